@@ -1,0 +1,196 @@
+"""The command line: what can be asked for, and nothing that needs torch to say so."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clip_pkg.config.flags import add_config_flags
+
+DEFAULT_LOG_DIR = Path("logs/clip_training")
+DESCRIPTION = """\
+Cross-validate CLIP and SuperCLIP classifiers on a folder with one sub-folder of images per class.
+
+A JSON list of configs in, one folder with cv_summary.json per config out:
+  python train_clip.py --data-dir images --output-dir results \\
+      --config-file train_clip_config.json --multi-config --gpus 0,1
+
+The same without a file, every setting a flag:
+  python train_clip.py --data-dir images --output-dir results \\
+      --image-encoder resnet18 --text-encoder clip:ViT-B/32 --use-cv --n-splits 5
+"""
+COMMANDS_HELP = """\
+other commands (python train_clip.py COMMAND --help):
+  validate      check configs, images, texts and weights without training
+  prefetch      download the pretrained weights that the configs name
+  class-texts   write a class-texts file to fill in for a folder of images
+  schema        print the JSON Schema of the config list, for editors
+  summarize     rebuild cv_summary.json from the folds' files
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes flags only as they are written."""
+
+    def __init__(self, *, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to train on")
+    group.add_argument(
+        "--data-dir",
+        "--data_dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with one sub-folder of images per class, or a CSV file: path,label[,group]",
+    )
+    group.add_argument(
+        "--config-file", "--config_file", type=Path, metavar="FILE", help="JSON list of configs"
+    )
+    group.add_argument(
+        "--multi-config",
+        "--multi_config",
+        action="store_true",
+        help="train every config of the file; without it the file must hold just one",
+    )
+    group.add_argument(
+        "--splits-file",
+        "--splits_file",
+        type=Path,
+        metavar="FILE",
+        help="use the folds of this folds_info.json instead of making new ones",
+    )
+    group.add_argument(
+        "--skip-unreadable",
+        "--skip_unreadable",
+        action="store_true",
+        help="leave out images that cannot be read; each is named. Without it they are an error",
+    )
+
+
+def training_parser() -> Parser:
+    """Parser of the main command."""
+    parser = Parser(prog="train_clip.py", description=DESCRIPTION, epilog=COMMANDS_HELP)
+    _add_inputs(parser)
+    group = parser.add_argument_group("where results go")
+    group.add_argument(
+        "--output-dir",
+        "--output_dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="results of each config go to DIR/<config name>",
+    )
+    group.add_argument(
+        "--log-dir",
+        "--log_dir",
+        type=Path,
+        default=DEFAULT_LOG_DIR,
+        metavar="DIR",
+        help=f"log files, one per config and device (default: {DEFAULT_LOG_DIR})",
+    )
+    group.add_argument(
+        "--cache-dir",
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="decoded pixels, safe to delete (default: OUTPUT_DIR/.cache)",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew where a folder holds another run, which moves to OUTPUT_DIR/replaced",
+    )
+    group.add_argument(
+        "--resume-from",
+        "--resume_from",
+        type=Path,
+        metavar="PATH",
+        help="go on from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
+        "A run that was interrupted in OUTPUT_DIR goes on by itself",
+    )
+    devices = parser.add_argument_group("where it runs").add_mutually_exclusive_group()
+    devices.add_argument(
+        "--gpus", metavar="IDS", help="GPUs to use, such as 0,1 or UUIDs (default: all)"
+    )
+    devices.add_argument(
+        "--gpu-id", "--gpu_id", dest="gpus", metavar="ID", help="use this one GPU: --gpus ID"
+    )
+    parser.add_argument_group("for debugging").add_argument(
+        "--executor",
+        choices=["process", "inline"],
+        default="process",
+        help="inline: train in this very process, so that a debugger can follow (default: process)",
+    )
+    add_config_flags(parser, exclude={"gpu_id"})
+    return parser
+
+
+def validate_parser() -> Parser:
+    """Parser of `validate`."""
+    parser = Parser(
+        prog="train_clip.py validate",
+        description="Check configs, images, class texts, folds and weights; nothing is written.",
+    )
+    _add_inputs(parser)
+    return parser
+
+
+def prefetch_parser() -> Parser:
+    """Parser of `prefetch`."""
+    parser = Parser(
+        prog="train_clip.py prefetch",
+        description="Download the pretrained weights that the configs name, for machines that "
+        "train without a network.",
+    )
+    parser.add_argument("--config-file", "--config_file", type=Path, required=True, metavar="FILE")
+    return parser
+
+
+def class_texts_parser() -> Parser:
+    """Parser of `class-texts`."""
+    parser = Parser(
+        prog="train_clip.py class-texts",
+        description="Write a JSON file with a text per class, to fill in; never overwrites one.",
+    )
+    parser.add_argument("--data-dir", "--data_dir", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--text-template",
+        "--text_template",
+        default="a photo of {}",
+        metavar="TEXT",
+        help="with {} where the class name goes (default: %(default)s)",
+    )
+    return parser
+
+
+def summarize_parser() -> Parser:
+    """Parser of `summarize`."""
+    parser = Parser(
+        prog="train_clip.py summarize",
+        description="Rebuild cv_summary.json from the folds' files, without training.",
+    )
+    parser.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="a config's result folder, or the folder that holds several",
+    )
+    return parser
+
+
+def schema_parser() -> Parser:
+    """Parser of `schema`."""
+    return Parser(
+        prog="train_clip.py schema",
+        description="Print the JSON Schema of the config list. Editors complete and check with it.",
+    )

@@ -1,0 +1,58 @@
+"""The small commands: each one call into the room that does the work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from clip_pkg.cli.probe import prefetch_weights
+from clip_pkg.config.json_schema import config_list_schema
+from clip_pkg.config.load import load_configs
+from clip_pkg.errors import RunFolderError
+from clip_pkg.evaluation.summary import summarize
+from clip_pkg.paths import ConfigPaths
+from clip_pkg.planning.class_texts import write_template
+from clip_pkg.planning.inspection import class_names
+
+
+def schema() -> int:
+    """Print the JSON Schema of the config list."""
+    print(json.dumps(config_list_schema(), ensure_ascii=False, indent=2))
+    return 0
+
+
+def prefetch(config_file: Path) -> int:
+    """Download the pretrained weights of all configs."""
+    for line in prefetch_weights(load_configs(config_file).configs):
+        print(line)
+    return 0
+
+
+def class_texts(data_dir: Path, output: Path, template: str) -> int:
+    """Write a class-texts file for the folders in `data_dir`."""
+    classes = class_names(data_dir)
+    write_template(classes, output, template)
+    print(f"Wrote {output} with {len(classes)} classes; edit the texts, then set class_texts_file.")
+    return 0
+
+
+def summarize_directory(directory: Path) -> int:
+    """Rebuild the summary of one config's folder, or of every one in a folder."""
+    from clip_pkg.cli.terminal import results_table  # noqa: PLC0415
+
+    folders = (
+        [directory] if ConfigPaths(directory).folds_info.exists() else sorted(directory.glob("*"))
+    )
+    found = [ConfigPaths(folder) for folder in folders if ConfigPaths(folder).folds_info.exists()]
+    if not found:
+        raise RunFolderError(
+            f"{directory} holds no results: no folds_info.json in it or one level below"
+        )
+    summaries = [summarize(paths) for paths in found]
+    Console().print(results_table(summaries))
+    incomplete = [s["config"]["name"] for s in summaries if not s["complete"]]
+    if incomplete:
+        print(f"Incomplete (averages are over the finished folds only): {', '.join(incomplete)}")
+    return 0

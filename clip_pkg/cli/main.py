@@ -1,0 +1,97 @@
+"""Entry point: picks the command and turns our exceptions into sentences and exit codes.
+
+0 all done, 1 some folds failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from clip_pkg.cli.arguments import (
+    Parser,
+    class_texts_parser,
+    prefetch_parser,
+    schema_parser,
+    summarize_parser,
+    training_parser,
+    validate_parser,
+)
+from clip_pkg.config.flags import suggest_flag
+from clip_pkg.errors import UserError
+
+EXIT_INTERRUPTED = 130
+
+
+# Each command imports its room only when it runs: `--help` and a rejected config stay fast.
+def _train(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.launch import train  # noqa: PLC0415
+
+    return train(parsed)
+
+
+def _validate(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.launch import validate  # noqa: PLC0415
+
+    return validate(parsed)
+
+
+def _prefetch(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.commands import prefetch  # noqa: PLC0415
+
+    return prefetch(parsed.config_file)
+
+
+def _class_texts(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.commands import class_texts  # noqa: PLC0415
+
+    return class_texts(parsed.data_dir, parsed.output, parsed.text_template)
+
+
+def _schema(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.commands import schema  # noqa: PLC0415
+
+    del parsed
+    return schema()
+
+
+def _summarize(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.commands import summarize_directory  # noqa: PLC0415
+
+    return summarize_directory(parsed.directory)
+
+
+COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
+    "validate": (validate_parser, _validate),
+    "prefetch": (prefetch_parser, _prefetch),
+    "class-texts": (class_texts_parser, _class_texts),
+    "schema": (schema_parser, _schema),
+    "summarize": (summarize_parser, _summarize),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words and words[0] in COMMANDS else ""
+    make_parser, run = COMMANDS.get(name, (training_parser, _train))
+    parser = make_parser()
+    try:
+        parsed, unknown = parser.parse_known_args(words[1:] if name else words)
+        if unknown:
+            raise UserError(_unknown(unknown[0], parser))
+        return run(parsed)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _unknown(word: str, parser: Parser) -> str:
+    if not word.startswith("-"):
+        return f"{word!r} is no command; there are {', '.join(COMMANDS)}, or flags to train"
+    near = suggest_flag(word, parser)
+    return f"{word} is no flag" + (f"; did you mean {near}?" if near else "; --help lists all")

@@ -1,0 +1,179 @@
+"""Everything that is checked before anything is written: configs, images, texts, folds, weights."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clip_pkg.cli.probe import start_probe
+from clip_pkg.cli.terminal import Terminal
+from clip_pkg.config.flags import config_from_flags, given_flags
+from clip_pkg.config.load import LoadedConfigs, dump_canonical, load_configs
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.errors import ConfigErrors, ConfigProblem, DataError, UserError, WeightsError
+from clip_pkg.planning.audit import Audit, check_folds, fold_table
+from clip_pkg.planning.class_texts import ClassTexts, resolve_class_texts
+from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.scan import ScanResult, scan
+from clip_pkg.planning.splits import Splits, make_splits, splits_from_json
+from clip_pkg.planning.tasks import Identity, code_digest, config_digest, digest
+
+
+@dataclass(frozen=True)
+class PreparedConfig:
+    """A config with all that its folds share."""
+
+    config: RunConfig
+    manifest: Manifest
+    splits: Splits
+    texts: ClassTexts
+
+    @property
+    def identity(self) -> Identity:
+        """What its numbers follow from."""
+        return Identity(
+            config=config_digest(dump_canonical(self.config)),
+            data=self.manifest.fingerprint,
+            splits=self.splits.hash,
+            class_texts=digest([list(prompts) for prompts in self.texts.prompts]),
+            code=code_digest(),
+        )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a run stands on, checked."""
+
+    configs: tuple[PreparedConfig, ...]
+    audit: Audit
+    notices: tuple[str, ...]
+
+
+def read_configs(parsed: argparse.Namespace) -> LoadedConfigs:
+    """Configs from the file, or one from the flags. Raises ConfigErrors."""
+    flags = given_flags(parsed)
+    if parsed.config_file is None:
+        if parsed.multi_config:
+            raise UserError("--multi-config needs --config-file FILE")
+        return config_from_flags(parsed)
+    if flags:
+        raise UserError(
+            f"{', '.join(flags)}: settings come from {parsed.config_file} or from flags, not from "
+            "both; write them into the file"
+        )
+    loaded = load_configs(parsed.config_file)
+    if len(loaded.configs) > 1 and not parsed.multi_config:
+        names = ", ".join(config.name for config in loaded.configs)
+        raise UserError(
+            f"{parsed.config_file} holds {len(loaded.configs)} configs ({names}); add "
+            "--multi-config to train all of them"
+        )
+    return loaded
+
+
+def prepare(parsed: argparse.Namespace, loaded: LoadedConfigs, terminal: Terminal) -> Preparation:
+    """Check images, texts, folds and weights for every config; report all that is wrong at once."""
+    probe = start_probe(loaded.configs)
+    try:
+        scanned = _scan(parsed, terminal)
+        configs, problems = _prepare_each(parsed, loaded.configs, scanned)
+    except BaseException:
+        probe.process.kill()
+        probe.process.communicate()
+        raise
+    with terminal.waiting("Checking encoders and weights"):
+        encoder_problems = probe.problems()
+    if problems:
+        raise ConfigErrors([*problems, *(ConfigProblem(text) for text in encoder_problems)])
+    if encoder_problems:
+        raise WeightsError(
+            "\n  ".join(["these encoders cannot be used as configured:", *encoder_problems])
+        )
+    notices = [*loaded.notices, *scanned.audit.notices]
+    for prepared in configs:
+        notices += [f"{prepared.config.name}: {text}" for text in prepared.texts.notices]
+        notices += check_folds(prepared.manifest, prepared.splits)
+    if any(_flips(prepared.config) for prepared in configs):
+        notices += scanned.audit.side_warnings
+    return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))
+
+
+def report_lines(preparation: Preparation) -> list[str]:
+    """The preflight report: the images, then a fold table for each way of splitting them."""
+    lines = preparation.audit.lines()
+    shown: set[str] = set()
+    for prepared in preparation.configs:
+        if prepared.splits.hash not in shown:
+            shown.add(prepared.splits.hash)
+            lines += ["", *fold_table(prepared.manifest, prepared.splits)]
+    return lines
+
+
+def audit_json(preparation: Preparation) -> dict[str, object]:
+    """The preflight report for `preflight.json`."""
+    return {"notices": list(preparation.notices), **preparation.audit.to_json()}
+
+
+def _scan(parsed: argparse.Namespace, terminal: Terminal) -> ScanResult:
+    with terminal.counting("Checking images") as progress:
+        return scan(parsed.data_dir, skip_unreadable=parsed.skip_unreadable, progress=progress)
+
+
+def _prepare_each(
+    parsed: argparse.Namespace, configs: Sequence[RunConfig], scanned: ScanResult
+) -> tuple[list[PreparedConfig], list[ConfigProblem]]:
+    prepared: list[PreparedConfig] = []
+    problems: list[ConfigProblem] = []
+    beside = [] if parsed.config_file is None else [parsed.config_file.parent]
+    made: dict[tuple[object, ...], Splits] = {}
+    for config in configs:
+        try:
+            manifest = scanned.manifest.grouped(config.group_pattern)
+            texts = resolve_class_texts(
+                manifest.classes,
+                class_texts_file=config.class_texts_file,
+                text_template=config.text_template,
+                prompts_per_class=None
+                if config.text_encoder.family == "prompts"
+                else config.prompts_per_class,
+                search_dirs=[*beside, Path.cwd()],
+            )
+            key = (
+                config.group_pattern,
+                config.use_cv,
+                config.n_splits if config.use_cv else config.val_fraction,
+                config.random_state,
+            )
+            if key not in made:
+                made[key] = _splits(parsed.splits_file, config, manifest, scanned)
+            prepared.append(PreparedConfig(config, manifest, made[key], texts))
+        except DataError as error:
+            problems.append(ConfigProblem(str(error), where=config.name))
+    return prepared, problems
+
+
+def _splits(
+    splits_file: Path | None, config: RunConfig, manifest: Manifest, scanned: ScanResult
+) -> Splits:
+    if splits_file is not None:
+        return splits_from_json(splits_file, manifest)
+    return make_splits(
+        manifest,
+        use_cv=config.use_cv,
+        n_splits=config.n_splits,
+        random_state=config.random_state,
+        val_fraction=config.val_fraction,
+        linked=scanned.linked,
+    )
+
+
+def _flips(config: RunConfig) -> bool:
+    sideways = config.horizontal_flip
+    return config.augmentation != "none" if sideways is None else sideways
+
+
+def identity_json(prepared: PreparedConfig) -> dict[str, str]:
+    """Plain form of the identity for `identity.json`."""
+    return asdict(prepared.identity)

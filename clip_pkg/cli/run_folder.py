@@ -1,0 +1,156 @@
+"""The output folder of a run: whose it is, what is replaced, and the files that all folds need."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from clip_pkg.atomic import write_json
+from clip_pkg.cli.preparation import Preparation, PreparedConfig, audit_json, identity_json
+from clip_pkg.cli.terminal import Terminal
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.data.pixel_store import build_store, store_size
+from clip_pkg.errors import RunFolderError
+from clip_pkg.paths import ConfigPaths, RunPaths
+from clip_pkg.planning.splits import splits_to_json
+from clip_pkg.planning.tasks import FoldTask, Identity, write_record
+
+
+def folders_to_replace(
+    run: RunPaths, configs: Sequence[PreparedConfig], *, overwrite: bool
+) -> list[ConfigPaths]:
+    """Folders to be set aside; raises RunFolderError for foreign ones unless `overwrite`."""
+    replaced, problems = [], []
+    for prepared in configs:
+        paths = run.config(prepared.config.name)
+        if not paths.root.exists() or not any(paths.root.iterdir()):
+            continue
+        reason = _mismatch(paths, prepared.identity)
+        if overwrite:
+            replaced.append(paths)
+        elif reason:
+            problems.append(f"{paths.root}: {reason}")
+    if problems:
+        raise RunFolderError(
+            "\n  ".join(["these folders hold other results, nothing was started:", *problems])
+            + "\nUse --overwrite to start anew (what is there moves to "
+            f"{run.replaced}), another --output-dir, or another `name`."
+        )
+    return replaced
+
+
+def _mismatch(paths: ConfigPaths, identity: Identity) -> str:
+    try:
+        found = Identity(**json.loads(paths.identity.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return "it is not empty and holds no run of this program"
+    except (ValueError, TypeError):
+        return f"{paths.identity.name} is damaged"
+    differences = identity.differences(found)
+    return f"made with different {', '.join(differences)}" if differences else ""
+
+
+@contextmanager
+def sole_launcher(run: RunPaths) -> Iterator[None]:
+    """Hold the output folder; the operating system lets go of the lock when the process ends."""
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.lock)
+    holder = run.lock.with_suffix(".holder")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "an unknown process"
+        raise RunFolderError(
+            f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
+        ) from None
+    with lock:
+        holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        try:
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+
+
+def set_aside(run: RunPaths, old: ConfigPaths, terminal: Terminal) -> None:
+    """Move an old result folder to where `--overwrite` keeps what it replaces."""
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    target = run.replaced / f"{old.root.name}-{stamp}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(old.root, target)
+    terminal.line(f"NOTE: {old.root} was moved to {target}", "yellow")
+
+
+def write_config_files(run: RunPaths, preparation: Preparation) -> None:
+    """Write what all folds of each config share."""
+    for prepared in preparation.configs:
+        paths = run.config(prepared.config.name)
+        # First of all: from here on the folder is known as this run's.
+        write_json(paths.identity, identity_json(prepared))
+        write_json(paths.config, dump_canonical(prepared.config))
+        write_json(paths.folds_info, splits_to_json(prepared.splits, prepared.manifest))
+        write_json(paths.class_texts, prepared.texts.to_json())
+        write_json(paths.preflight, audit_json(preparation))
+
+
+def write_tasks(
+    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, terminal: Terminal
+) -> list[FoldTask]:
+    """Decode the images once per size, then write one task file per fold."""
+    cache = (parsed.cache_dir or run.cache).resolve()
+    manifests = {one.manifest.fingerprint: one.manifest for one in preparation.configs}
+    files = {key: cache / f"manifest-{key[:16]}.json" for key in manifests}
+    for key, manifest in manifests.items():
+        write_json(files[key], manifest.to_json())
+    stores: dict[tuple[str, int], Path] = {}
+    tasks = []
+    for one in preparation.configs:
+        size = store_size(one.config.img_size, one.config.augmentation)
+        key = one.manifest.fingerprint
+        if (key, size) not in stores:
+            with terminal.counting(f"Decoding images to {size} px") as progress:
+                stores[key, size] = build_store(
+                    one.manifest,
+                    size,
+                    cache,
+                    workers=min(one.config.num_workers, os.cpu_count() or 1),
+                    progress=progress,
+                    notify=terminal.line,
+                )
+        paths = run.config(one.config.name)
+        for fold in one.splits.folds:
+            task = FoldTask(
+                identity=one.identity,
+                config=dump_canonical(one.config),
+                fold=fold.number,
+                n_folds=len(one.splits.folds),
+                run_dir=str(paths.root),
+                manifest_file=str(files[key]),
+                folds_info_file=str(paths.folds_info),
+                class_texts_file=str(paths.class_texts),
+                pixel_store=str(stores[key, size]),
+                cache_dir=str(cache),
+                resume_from=_resume_source(parsed.resume_from, fold.number),
+            )
+            write_record(task.paths.task, task)
+            tasks.append(task)
+    return tasks
+
+
+def _resume_source(source: Path | None, fold: int) -> str | None:
+    """Checkpoint to go on from: one file for all folds, or each fold's own in a result folder."""
+    if source is None:
+        return None
+    if not source.exists():
+        raise RunFolderError(f"--resume-from: {source} does not exist")
+    if source.is_file():
+        return str(source.resolve())
+    checkpoint = ConfigPaths(source.resolve()).fold(fold).checkpoint_latest
+    return str(checkpoint) if checkpoint.exists() else None

@@ -1,0 +1,244 @@
+"""Encoder names as users write them, read without importing timm, open_clip or torch.
+
+The known names come from the installed packages' source files: importing the packages would load
+torch, which a rejected config or `--help` must not wait for.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+Family: TypeAlias = Literal["timm", "clip", "hf", "prompts", "none"]
+Weights: TypeAlias = Literal["pretrained", "scratch"]
+
+# Spellings of the training guides that no general rule turns into a timm name.
+IMAGE_ALIASES: Mapping[str, str] = {"vit": "vit_base_patch16_224"}
+TEXT_ALIASES: Mapping[str, str] = {"bert-base-chinese": "hf:bert-base-chinese"}
+
+_REGISTERED_MODEL = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
+_TAGGED_NAME = re.compile(r"""^\s+['"](\w+)\.([\w.]+)['"]\s*:""", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One encoder of a config.
+
+    family: which library builds it; `none` stands for a side that a model does not have.
+    model: timm name (with its `.tag` if one was written), open_clip's own name (`ViT-B-32`), or a
+        hub id or local folder for transformers; empty for `prompts`.
+    tag: open_clip's name of the pretrained weights; None from scratch and for other families.
+    written: the text of the config.
+    """
+
+    family: Family
+    model: str
+    weights: Weights
+    tag: str | None
+    written: str
+
+
+@lru_cache(maxsize=4096)
+def parse_image_encoder(text: str) -> EncoderSpec:
+    """Read `image_encoder_name`. Raises ValueError with a sentence and the nearest known name."""
+    name, weights = _split_weights(text)
+    if name.startswith("clip:"):
+        return _clip_spec(text, name, weights)
+    known = timm_names()
+    candidate = IMAGE_ALIASES.get(name.lower(), name)
+    for spelling in (candidate, candidate.lower().replace("-", "_")):
+        base, _, tag = spelling.partition(".")
+        if base in known:
+            _check_timm_tag(text, base, tag, weights)
+            return EncoderSpec("timm", spelling, weights or "pretrained", None, text)
+    if re.match(r"vim(?:_|$)", name.lower()):
+        raise ValueError(
+            f"{_short(text)}: Vision Mamba is not in timm; `vit_tiny_patch16_224` is the nearest "
+            "size there (learned class prompts are chosen by text_encoder_name `prompts`)"
+        )
+    if name.startswith("hf:") or name in ("prompts", *TEXT_ALIASES):
+        raise ValueError(
+            f"{_short(text)} is a text encoder; images need a timm name or `clip:<model>`"
+        )
+    lower = candidate.lower().replace("-", "_").partition(".")[0]
+    near = [f"clip:{model}" for model in open_clip_tags() if _clip_name(name) == model]
+    near = near or _nearest(lower, known)
+    raise ValueError(f"unknown image encoder {_short(text)}{_suggest(near)}")
+
+
+@lru_cache(maxsize=4096)
+def parse_text_encoder(text: str) -> EncoderSpec:
+    """Read `text_encoder_name`. Raises ValueError with a sentence and the nearest known name."""
+    name, weights = _split_weights(text)
+    if name == "prompts":
+        if weights == "pretrained":
+            raise ValueError("`prompts` are learned from nothing; leave `:pretrained` out")
+        return EncoderSpec("prompts", "", "scratch", None, text)
+    name = TEXT_ALIASES.get(name, name)
+    if name.startswith("clip:"):
+        return _clip_spec(text, name, weights)
+    if name.startswith("hf:"):
+        model = name.removeprefix("hf:")
+        if not model.strip():
+            raise ValueError(f"{_short(text)} names no model; write `hf:<hub id or local folder>`")
+        return EncoderSpec("hf", model, weights or "pretrained", None, text)
+    near = _nearest(name, ["prompts", *TEXT_ALIASES])
+    near = near or [f"clip:{model}" for model in _nearest(_clip_name(name), open_clip_tags())]
+    near = near or ([f"hf:{name}"] if "bert" in name.lower() or "/" in name else [])
+    raise ValueError(
+        f"unknown text encoder {_short(text)}{_suggest(near)}; known are `clip:<open_clip model>`, "
+        "`hf:<hub id or local folder>`, `bert-base-chinese` and `prompts`"
+    )
+
+
+@cache
+def timm_names() -> frozenset[str]:
+    """Names of every model that the installed timm registers."""
+    return frozenset(
+        name for source in _timm_sources() for name in _REGISTERED_MODEL.findall(source)
+    )
+
+
+@cache
+def timm_tags() -> Mapping[str, frozenset[str]]:
+    """Names of pretrained weights per timm model, as far as timm spells them out."""
+    tags: dict[str, set[str]] = {}
+    for source in _timm_sources():
+        for name, tag in _TAGGED_NAME.findall(source):
+            tags.setdefault(name, set()).add(tag)
+    return {name: frozenset(found) for name, found in tags.items()}
+
+
+@cache
+def open_clip_tags() -> Mapping[str, tuple[str, ...]]:
+    """Every open_clip model with the tags of its pretrained weights, in open_clip's order."""
+    folder = _package_folder("open_clip")
+    models = sorted(file.stem for file in (folder / "model_configs").glob("*.json"))
+    table = _pretrained_table((folder / "pretrained.py").read_text(encoding="utf-8"))
+    return {model: table.get(model, ()) for model in models}
+
+
+def _clip_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
+    written_model, _, tag = name.removeprefix("clip:").partition(":")
+    model = _clip_name(written_model)
+    known = open_clip_tags()
+    if model not in known:
+        near = [f"clip:{found}" for found in _nearest(model, known)]
+        raise ValueError(f"unknown CLIP model {_short(text)}{_suggest(near)}")
+    if weights == "scratch":
+        if tag:
+            raise ValueError(
+                f"{_short(text)} asks for the weights {_short(tag)} and for none; keep one of them"
+            )
+        return EncoderSpec("clip", model, "scratch", None, text)
+    tags = known[model]
+    if not tags:
+        raise ValueError(f"{model} has no pretrained weights; write `clip:{model}:scratch`")
+    if not tag:
+        default = "openai" if "openai" in tags else tags[0]
+        return EncoderSpec("clip", model, "pretrained", default, text)
+    clean = tag.lower().replace("-", "_")  # open_clip reads its tags this way
+    if clean not in tags:
+        raise ValueError(
+            f"unknown weights {_short(tag)} for {model}{_suggest(_nearest(clean, tags))}; "
+            f"there are {', '.join(tags)}"
+        )
+    return EncoderSpec("clip", model, "pretrained", clean, text)
+
+
+def _clip_name(name: str) -> str:
+    """OpenAI's spelling of a CLIP model in open_clip's: `ViT-L/14@336px` is `ViT-L-14-336`."""
+    return re.sub(r"@(\d+)px$", r"-\1", name).replace("/", "-")
+
+
+def _check_timm_tag(text: str, base: str, tag: str, weights: Weights | None) -> None:
+    if not tag:
+        return
+    if weights == "scratch":
+        raise ValueError(
+            f"{_short(text)} asks for the weights {_short(tag)} and for none; keep one of them"
+        )
+    tags = timm_tags().get(base)
+    if tags and tag not in tags:
+        near = [f"{base}.{found}" for found in _nearest(tag, tags)]
+        raise ValueError(
+            f"unknown weights {_short(tag)} for {base}{_suggest(near)}; "
+            f"there are {', '.join(sorted(tags))}"
+        )
+
+
+def _split_weights(text: str) -> tuple[str, Weights | None]:
+    """Take `:pretrained` or `:scratch` off the end."""
+    name, _, suffix = text.rpartition(":")
+    if name and suffix == "pretrained":
+        return name, "pretrained"
+    if name and suffix == "scratch":
+        return name, "scratch"
+    return text, None
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
+    return [by_lower[found] for found in get_close_matches(name.lower()[:200], by_lower, n=3)]
+
+
+def _suggest(near: list[str]) -> str:
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:80]}…")
+
+
+def _package_folder(package: str) -> Path:
+    """Folder of an installed package, found without running its code."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"the package {package} is not installed; run the set-up again")
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def _timm_sources() -> tuple[str, ...]:
+    files = sorted((_package_folder("timm") / "models").glob("*.py"))
+    return tuple(file.read_text(encoding="utf-8") for file in files)
+
+
+def _pretrained_table(source: str) -> dict[str, tuple[str, ...]]:
+    """Read open_clip's `_PRETRAINED`, a table of `dict(tag=_pcfg(…), …)` per model.
+
+    open_clip adds `<model>-quickgelu` with the tags whose entry says `quick_gelu=True`.
+    """
+    named: dict[str, ast.expr] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            named.setdefault(node.targets[0].id, node.value)
+    table: dict[str, tuple[str, ...]] = {}
+    pretrained = named.get("_PRETRAINED")
+    if not isinstance(pretrained, ast.Dict):
+        return table
+    for key, value in zip(pretrained.keys, pretrained.values, strict=True):
+        entries = named.get(value.id) if isinstance(value, ast.Name) else value
+        if isinstance(key, ast.Constant) and isinstance(entries, ast.Call):
+            model = str(key.value)
+            table[model] = tuple(entry.arg for entry in entries.keywords if entry.arg)
+            quick = tuple(entry.arg for entry in entries.keywords if entry.arg and _is_quick(entry))
+            if quick:
+                table[f"{model}-quickgelu"] = quick
+    return table
+
+
+def _is_quick(entry: ast.keyword) -> bool:
+    return isinstance(entry.value, ast.Call) and any(
+        option.arg == "quick_gelu"
+        and isinstance(option.value, ast.Constant)
+        and option.value.value is True
+        for option in entry.value.keywords
+    )

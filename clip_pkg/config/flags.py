@@ -1,0 +1,151 @@
+"""One command-line flag per config key, generated from the schema.
+
+The values go through the same checks as those of a file; a message then begins with the flag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from clip_pkg.config.findings import Source
+from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
+from clip_pkg.config.keys import ConfigKey, config_keys
+from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
+from clip_pkg.config.problems import nearest
+from clip_pkg.config.schema_nodes import describe
+from clip_pkg.errors import ConfigErrors, ConfigProblem
+
+# The guides leave `_name` out on the command line; both spellings work.
+_SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
+_NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")
+_METAVARS = {"integer": "N", "number": "X", "object": "JSON", "array": "JSON"}
+
+
+class _Switch(argparse.Action):
+    """A flag without a value: `--use-amp` stores True, `--no-amp` stores False."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, default: Any, help: str) -> None:  # noqa: A002 - argparse's own name
+        super().__init__(option_strings, dest, nargs=0, default=default, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store which of the two spellings was used."""
+        setattr(namespace, self.dest, not (option_string or "").startswith("--no-"))
+
+
+def add_config_flags(parser: argparse.ArgumentParser, *, exclude: Collection[str] = ()) -> None:
+    """Add a flag for each config key, in groups; unset ones stay out of the namespace.
+
+    Hyphens and underscores both work; `--help` shows hyphens. Values stay text in the namespace,
+    under the name of the key, until `config_from_flags`. `exclude` names keys that the parser
+    defines itself, under the same name.
+    """
+    groups: dict[str, Any] = {}
+    for key in config_keys():
+        if key.key in exclude:
+            continue
+        if key.section not in groups:
+            groups[key.section] = parser.add_argument_group(key.section)
+        shown, hidden = _spellings(key)
+        for spellings, text in ((shown, _help(key)), (hidden, argparse.SUPPRESS)):
+            if not spellings:
+                continue
+            options: dict[str, Any] = {"dest": key.key, "default": argparse.SUPPRESS, "help": text}
+            if key.kinds == {"boolean"}:
+                options["action"] = _Switch
+            else:
+                kinds = [_METAVARS[kind] for kind in sorted(key.kinds) if kind in _METAVARS]
+                options["metavar"] = kinds[0] if len(key.kinds) == 1 and kinds else "TEXT"
+            groups[key.section].add_argument(*spellings, **options)
+
+
+def given_flags(namespace: argparse.Namespace) -> tuple[str, ...]:
+    """List the config flags that were set, as `--help` spells them."""
+    return tuple(flag_name(key.key) for key in config_keys() if hasattr(namespace, key.key))
+
+
+def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
+    """Make one config from the flags of `add_config_flags`; what is unset has its default.
+
+    Raises ConfigErrors with every problem, each beginning with its flag.
+    """
+    values: dict[str, Any] = {}
+    problems: list[ConfigProblem] = []
+    for key in config_keys():
+        if not hasattr(namespace, key.key):
+            continue
+        try:
+            values[key.key] = _read(getattr(namespace, key.key), key)
+        except ConfigErrors as errors:
+            flag = flag_name(key.key)
+            problems += [ConfigProblem(problem.message, flag) for problem in errors.problems]
+    return configs_from_mapping([values], Source(name=_name), problems)
+
+
+def suggest_flag(unknown: str, parser: argparse.ArgumentParser) -> str | None:
+    """Find the parser's flag nearest to one that it does not know, or None."""
+    known = [flag for action in _visible(parser) for flag in action.option_strings]
+    suggestion = nearest(unknown.partition("=")[0].replace("_", "-"), known)
+    return suggestion.split('"')[1] if suggestion else None
+
+
+def flag_name(key: str) -> str:
+    """Spell the flag of a config key as `--help` does."""
+    return f"--{_SHORT_NAMES.get(key, key.replace('_', '-'))}"
+
+
+def _spellings(key: ConfigKey) -> tuple[list[str], list[str]]:
+    """Spell a key's flag: what `--help` shows, and what works as well."""
+    shown = [flag_name(key.key)]
+    every = [shown[0], f"--{key.key.replace('_', '-')}"]
+    if key.kinds == {"boolean"}:
+        shown.append(f"--no-{key.key.replace('_', '-').removeprefix('use-')}")
+        every += [shown[1], f"--no-{key.key.replace('_', '-')}"]
+    every += [f"--{flag[2:].replace('-', '_')}" for flag in every]
+    every += [f"--no-{flag[5:]}" for flag in every if flag.startswith("--no_")]
+    return shown, [flag for flag in dict.fromkeys(every) if flag not in shown]
+
+
+def _help(key: ConfigKey) -> str:
+    parts = [key.description]
+    if key.kinds not in ({"boolean"}, {"string"}) or key.has_choices:
+        values = describe(key.node).replace("null", "none").replace('"', "")
+        parts.append(f"{values[0].upper()}{values[1:]}.")
+    if key.default != "":
+        shown = key.default if isinstance(key.default, str) else show(key.default, 200)
+        parts.append(f"Default: {'none' if key.default is None else shown}.")
+    return " ".join(parts).replace("%", "%%")
+
+
+def _read(value: object, key: ConfigKey) -> Any:
+    """Turn the text of a flag into the JSON value that a file would hold."""
+    if not isinstance(value, str):
+        return value
+    if key.nullable and value.lower() in ("none", "null"):
+        return None
+    if key.kinds & {"object", "array"}:
+        return parse(value).value
+    if key.kinds & {"integer", "number"} and _NUMBER.fullmatch(value):
+        return int(value) if re.fullmatch(r"[+-]?[0-9]{1,4000}", value) else float(value)
+    return value
+
+
+def _name(path: JsonPath) -> str:
+    """Write the JSON path of the one config as its flag: `--loss.focal.gamma`."""
+    if len(path) < 2:
+        return "the flags"
+    inner = path_text(path[2:])
+    return flag_name(str(path[1])) + (f".{inner}" if inner and inner[0] != "[" else inner)
+
+
+def _visible(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    # argparse has no public list of its options
+    return [action for action in parser._actions if action.help != argparse.SUPPRESS]

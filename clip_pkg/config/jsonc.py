@@ -1,0 +1,299 @@
+"""JSON with comments and trailing commas, read with the place of every value.
+
+A parser of our own, because the published ones answer another question: those for JSON5 also accept
+single quotes, bare keys and hexadecimal numbers, those that strip comments leave the rest to
+`json`, and none reports where each key stands or that a key is given twice. The grammar is that of
+RFC 8259 plus `//` and `/* */` comments and one trailing comma per list or object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+from clip_pkg.errors import ConfigErrors, ConfigProblem
+
+JsonPath: TypeAlias = tuple[str | int, ...]
+
+MAX_DEPTH = 100  # a config needs five; beyond a thousand Python's own stack would give way
+
+_BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
+_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"')
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![\w.+-])")
+_WORD = re.compile(r"[^\s,:\[\]{}\"/]+")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONSTANTS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None}
+_HINTS: Mapping[str, str] = {
+    "True": "; write true",
+    "False": "; write false",
+    "None": "; write null",
+    "nan": "; JSON has no NaN",
+    "NaN": "; JSON has no NaN",
+    "Infinity": "; JSON has no infinity",
+    "-Infinity": "; JSON has no infinity",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Line and column, both counted from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """The values of a text and where they stand.
+
+    places: JSON path → start of the key for members of an object, start of the value for others.
+    problems: keys that are given twice; the later value is in `value`.
+    """
+
+    value: Any
+    places: Mapping[JsonPath, Place]
+    problems: tuple[ConfigProblem, ...]
+
+
+def parse(text: str, file: Path | None = None) -> Document:
+    """Read `text`. Raises ConfigErrors with line and column for whatever is no JSON."""
+    parser = _Parser(text, file)
+    try:
+        value = parser.document()
+    except _SyntaxFault as fault:
+        place = parser.place(fault.position)
+        problem = ConfigProblem(
+            f"column {place.column}: {fault.message}", file=file, line=place.line
+        )
+        raise ConfigErrors([*parser.problems, problem]) from None
+    return Document(value, parser.places, tuple(parser.problems))
+
+
+def path_text(path: JsonPath) -> str:
+    """Write a JSON path the way messages show it: `[2].loss.gamma`."""
+    parts = []
+    for step in path:
+        if isinstance(step, int):
+            parts.append(f"[{step}]")
+        elif re.fullmatch(r"\w+", step):
+            parts.append(f".{step}" if parts else step)
+        else:
+            parts.append(f"[{show(step)}]")
+    return "".join(parts)
+
+
+def show(value: object, limit: int = 60) -> str:
+    """Write a value as JSON for a message, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+class _SyntaxFault(Exception):  # noqa: N818 - never leaves this module
+    def __init__(self, position: int, message: str) -> None:
+        super().__init__(message)
+        self.position = position
+        self.message = message
+
+
+class _Parser:
+    """Recursive descent; `position` is the index of the next character to read."""
+
+    def __init__(self, text: str, file: Path | None) -> None:
+        self.text = text
+        self.file = file
+        self.position = 0
+        self.line_starts = [0, *(match.end() for match in _LINE_END.finditer(text))]
+        self.places: dict[JsonPath, Place] = {}
+        self.problems: list[ConfigProblem] = []
+
+    def place(self, position: int) -> Place:
+        line = bisect_right(self.line_starts, position)
+        return Place(line, position - self.line_starts[line - 1] + 1)
+
+    def document(self) -> Any:
+        self.skip_blank()
+        if self.position == len(self.text):
+            self.fail(self.position, "there is nothing but blanks and comments")
+        self.places[()] = self.place(self.position)
+        value = self.value(())
+        self.skip_blank()
+        if self.position < len(self.text):
+            self.fail(self.position, f"{self.found()} after the end of the JSON value")
+        return value
+
+    def value(self, path: JsonPath) -> Any:
+        if len(path) > MAX_DEPTH:
+            self.fail(self.position, f"more than {MAX_DEPTH} brackets inside each other")
+        match self.peek():
+            case "{":
+                return self.object(path)
+            case "[":
+                return self.array(path)
+            case '"':
+                return self.string()
+            case _:
+                return self.scalar()
+
+    def object(self, path: JsonPath) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        start = self.position
+        self.position += 1
+        self.skip_blank()
+        while self.peek() != "}":
+            key_start = self.position
+            if self.peek() != '"':
+                self.end_check(start, "}")
+                self.fail(key_start, f'expected a key in double quotes or "}}", not {self.found()}')
+            key = self.string()
+            self.note_key((*path, key), key_start, repeated=key in members)
+            self.skip_blank()
+            if self.peek() != ":":
+                self.end_check(start, "}")
+                self.fail(self.position, f'expected ":" after the key, not {self.found()}')
+            self.position += 1
+            self.skip_blank()
+            self.end_check(start, "}")
+            members[key] = self.value((*path, key))
+            self.separator(start, "}")
+        self.position += 1
+        return members
+
+    def array(self, path: JsonPath) -> list[Any]:
+        items: list[Any] = []
+        start = self.position
+        self.position += 1
+        self.skip_blank()
+        while self.peek() != "]":
+            self.end_check(start, "]")
+            item_path = (*path, len(items))
+            self.places[item_path] = self.place(self.position)
+            items.append(self.value(item_path))
+            self.separator(start, "]")
+        self.position += 1
+        return items
+
+    def separator(self, start: int, closing: str) -> None:
+        """Pass the comma after a value; a comma before the closing bracket is fine."""
+        value_end = self.position
+        self.skip_blank()
+        if self.peek() == ",":
+            self.position += 1
+            self.skip_blank()
+        elif self.peek() != closing:
+            self.end_check(start, closing)
+            if self.peek() == '"':  # the comma is missed where the value ends, not a line below
+                self.fail(value_end, 'expected "," after the value')
+            self.fail(self.position, f'expected "," or "{closing}", not {self.found()}')
+
+    def string(self) -> str:
+        match = _STRING.match(self.text, self.position)
+        if match is None:
+            self.bad_string()
+        body = match[0]
+        value: str = json.loads(body) if "\\" in body else body[1:-1]
+        if _SURROGATE.search(value):
+            self.fail(self.position, "text with one half of a surrogate pair (\\ud800 to \\udfff)")
+        self.position = match.end()
+        return value
+
+    def scalar(self) -> bool | float | None:
+        start = self.position
+        if number := _NUMBER.match(self.text, start):
+            self.position = number.end()
+            return self.number(start, number)
+        word = _WORD.match(self.text, start)
+        if word is None or word[0] not in _CONSTANTS:
+            self.bad_scalar(word[0] if word else "")
+        self.position = word.end()
+        return _CONSTANTS[word[0]]
+
+    def bad_scalar(self, word: str) -> NoReturn:
+        if word[:1] in tuple("0123456789+-.") and word not in _HINTS:
+            self.fail(self.position, f"{show(word)} is no JSON number")
+        hint = _HINTS.get(word, "")
+        self.fail(self.position, f"expected a value, not {self.found()}{hint}")
+
+    def number(self, start: int, match: re.Match[str]) -> float:
+        if match[1] is None and match[2] is None:
+            try:
+                return int(match[0])
+            except ValueError:  # beyond Python's limit on digits
+                self.fail(start, f"a number of {len(match[0])} digits")
+        value = float(match[0])
+        if value in (float("inf"), float("-inf")):
+            self.fail(start, f"{show(match[0])} is too large for a number")
+        return value
+
+    def note_key(self, path: JsonPath, position: int, *, repeated: bool) -> None:
+        place = self.place(position)
+        if repeated:
+            first = self.places[path].line
+            where = "on this line" if first == place.line else f"on line {first}"
+            self.problems.append(
+                ConfigProblem(
+                    f"column {place.column}: the key is given twice, first {where}",
+                    path_text(path),
+                    self.file,
+                    place.line,
+                )
+            )
+        self.places[path] = place
+
+    def skip_blank(self) -> None:
+        blank = _BLANK.match(self.text, self.position)
+        assert blank is not None
+        self.position = blank.end()
+        if self.text.startswith("/*", self.position):
+            self.fail(self.position, 'the comment that begins here has no "*/"')
+
+    def peek(self) -> str:
+        return self.text[self.position : self.position + 1]
+
+    def found(self) -> str:
+        """Describe what stands at the position."""
+        char = self.peek()
+        if not char:
+            return "the end of the text"
+        if char == "'":
+            return "a single quote (JSON has double quotes)"
+        if char == "#":
+            return '"#" (comments begin with "//")'
+        if not char.isascii() or not char.isprintable():
+            return f"{show(char)} ({unicodedata.name(char, f'U+{ord(char):04X}')})"
+        word = _WORD.match(self.text, self.position)
+        return show(word[0] if word else char, 30)
+
+    def end_check(self, start: int, closing: str) -> None:
+        if self.position == len(self.text):
+            line = self.place(start).line
+            self.fail(
+                self.position,
+                f'the text ends before the "{closing}" for the bracket on line {line}',
+            )
+
+    def bad_string(self) -> NoReturn:
+        index = self.position + 1
+        while index < len(self.text) and self.text[index] != '"':
+            char = self.text[index]
+            if char in "\r\n":
+                break
+            if char < " ":
+                self.fail(index, f"text contains the control character U+{ord(char):04X}")
+            if char == "\\":
+                if not _STRING.match(f'"{self.text[index : index + 6]}"') and not _STRING.match(
+                    f'"{self.text[index : index + 2]}"'
+                ):
+                    self.fail(index, f"{show(self.text[index : index + 2])} is no escape sequence")
+                index += 1
+            index += 1
+        self.fail(self.position, "the text that begins here is not closed on its line")
+
+    def fail(self, position: int, message: str) -> NoReturn:
+        raise _SyntaxFault(position, message)

@@ -1,0 +1,169 @@
+"""From text or mappings to checked configs, with every problem of every config at once."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pydantic import ValidationError
+
+from clip_pkg.config.dialects import to_canonical
+from clip_pkg.config.findings import Draft, Findings, Source
+from clip_pkg.config.jsonc import JsonPath, parse, show
+from clip_pkg.config.keys import key_names
+from clip_pkg.config.problems import sentences
+from clip_pkg.config.schema import RunConfig, default_name
+from clip_pkg.config.sweep import expand
+from clip_pkg.errors import ConfigErrors, ConfigProblem
+from clip_pkg.paths import RunPaths
+
+Item: TypeAlias = tuple[JsonPath, Any]  # where a config stands, and what stands there
+
+# Names in the output folder that belong to the whole run; no config may write there.
+_RESERVED = frozenset({RunPaths(Path()).replaced.name, RunPaths(Path()).ledger.name})
+
+
+@dataclass(frozen=True)
+class LoadedConfigs:
+    """Valid configs in the order of the file, each with a folder name of its own.
+
+    notices: sentences with file and line about settings that are allowed but have no effect.
+    """
+
+    configs: tuple[RunConfig, ...]
+    notices: tuple[str, ...]
+
+
+def load_configs(path: Path) -> LoadedConfigs:
+    """Read a JSON list of configs, or a single one.
+
+    Raises ConfigErrors with every problem: unreadable file, syntax, keys, values, sweeps, and
+    configs that would write into one folder.
+    """
+    document = parse(_read(path), path)
+    items: list[Item] = [((), document.value)]
+    if isinstance(document.value, list):
+        items = [((index,), item) for index, item in enumerate(document.value)]
+    return _load(items, Source(path, document.places), document.problems)
+
+
+def configs_from_mapping(
+    configs: Sequence[Mapping[str, Any]],
+    source: Source | None = None,
+    problems: Sequence[ConfigProblem] = (),
+) -> LoadedConfigs:
+    """Check configs that did not come from a file, by the rules of `load_configs`.
+
+    source: how messages name the values. problems: found earlier, raised together with the others.
+    """
+    items: list[Item] = [((index,), dict(config)) for index, config in enumerate(configs)]
+    return _load(items, source or Source(), problems)
+
+
+def dump_canonical(config: RunConfig) -> dict[str, Any]:
+    """Write a config as JSON values, every key present; loading it gives an equal config."""
+    return config.model_dump(mode="json")
+
+
+def _load(
+    items: Sequence[Item], source: Source, problems: Sequence[ConfigProblem]
+) -> LoadedConfigs:
+    findings = Findings(source)
+    swept_keys = [key for key in key_names() if key not in ("name", "sweep")]
+    checked: list[tuple[Draft, RunConfig]] = []
+    for root, item in items:
+        if not isinstance(item, dict):
+            findings.problem(root, f"expected a config in braces, not {show(item)}")
+            continue
+        for draft in expand(item, root, swept_keys, findings):
+            config = _check(to_canonical(draft, findings), findings)
+            if config is not None and not draft.provisional:
+                checked.append((draft, config))
+    if not items:
+        findings.problem((), "the list is empty; it needs at least one config")
+    _check_folders(checked, findings)
+    findings.raise_problems(problems)
+    return LoadedConfigs(tuple(config for _, config in checked), findings.notices)
+
+
+def _check(draft: Draft, findings: Findings) -> RunConfig | None:
+    """Validate one config; None if it has problems."""
+    values = dict(draft.values)
+    if draft.label and isinstance(values.get("name", ""), str):
+        values["name"] = f"{values.get('name') or default_name(values)}_{draft.label}"
+        if "name" not in draft.values:
+            draft = replace(draft, moved={**draft.moved, ("name",): (*draft.root, "sweep")})
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        found = sentences(error, RunConfig, key_names())
+    # Rules over several keys are only looked at once every key is valid, so ask again without the
+    # wrong ones: a problem that remains is one of the keys that were right.
+    wrong = {path[0] for path in found if path}
+    remaining = {key: value for key, value in values.items() if key not in wrong}
+    try:
+        RunConfig.model_validate(remaining)
+    except ValidationError as error:
+        further = sentences(error, RunConfig, key_names())
+        found |= {path: text for path, text in further.items() if path[:1] and path[0] in remaining}
+    if "name" not in values and wrong & {"image_encoder_name", "text_encoder_name"}:
+        found.pop(("name",), None)  # the name was made from what is wrong
+    for path, sentence in found.items():
+        findings.problem(draft.written(path), sentence)
+    return None
+
+
+def _check_folders(checked: Sequence[tuple[Draft, RunConfig]], findings: Findings) -> None:
+    """No two configs may write into one folder, on file systems that ignore case either."""
+    first: dict[str, tuple[Draft, RunConfig]] = {}
+    contents: dict[tuple[JsonPath, str], tuple[Draft, RunConfig]] = {}
+    for draft, config in checked:
+        folder = unicodedata.normalize("NFC", config.name).casefold()
+        place = (*draft.root, "name") if "name" in draft.values else draft.root
+        if folder in _RESERVED:
+            findings.problem(
+                place, f"the folder {config.name} belongs to the run; set another name"
+            )
+        other_draft, other = first.setdefault(folder, (draft, config))
+        if other is not config:
+            where = findings.source.where(other_draft.root)
+            if other == config:
+                findings.problem(draft.root, f"is the same config as {where}; remove one of them")
+            else:
+                spelt = "" if other.name == config.name else f' with "{other.name}"'
+                findings.problem(
+                    place,
+                    f'writes the folder "{config.name}", as does {where}{spelt}; '
+                    "set a different `name` in one of them",
+                )
+        if draft.label:  # members of one sweep that differ in nothing but the name
+            nameless = config.model_copy(update={"name": ""}).model_dump_json()
+            _, twin = contents.setdefault((draft.root, nameless), (draft, config))
+            if twin is not config and other is config:
+                findings.problem(
+                    (*draft.root, "sweep"),
+                    f'the members "{twin.name}" and "{config.name}" are the same config',
+                )
+
+
+def _read(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigErrors([ConfigProblem("there is no such file", file=path)]) from None
+    except IsADirectoryError:
+        raise ConfigErrors([ConfigProblem("is a folder, not a config file", file=path)]) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigErrors([ConfigProblem(f"cannot be read: {reason}", file=path)]) from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigErrors([ConfigProblem("is UTF-16; save it as UTF-8", file=path, line=1)])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        raise ConfigErrors([ConfigProblem(message, file=path, line=line)]) from None

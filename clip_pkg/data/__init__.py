@@ -1,0 +1,1 @@
+"""From decoded pixels to batches on the device."""

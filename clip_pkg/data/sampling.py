@@ -1,0 +1,126 @@
+"""Which training images an epoch shows, in which order, and how much a class weighs.
+
+Legend: C classes, N images of the training fold. Weights and counts have no unit.
+
+Everything here concerns the training side only; validation is complete and in order. Orders are
+functions of (seed, fold, epoch), so a resumed run draws what the uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clip_pkg.config.losses import WeightMethod
+from clip_pkg.data.random_streams import StreamKey, uniforms
+from clip_pkg.errors import DataError
+
+EFFECTIVE_NUMBER_BETA = 0.9999  # Cui et al.'s choice for their long-tailed sets
+
+
+def class_weights(
+    counts: ArrayLike, method: WeightMethod, smooth: float = 1.0
+) -> NDArray[np.float64]:
+    """Weight of each class, [C] ≥ 0 and finite, from its number of training images.
+
+    With n_c images of class c, N = Σ n_c and s = `smooth` ≥ 0:
+
+    - `inverse_freq`: w_c = N / (C·(n_c + s))
+    - `inverse_sqrt`: w_c = √(N / (C·(n_c + s)))
+    - `balanced`: w_c = N / (C·n_c), scikit-learn's "balanced"; `smooth` plays no part
+    - `effective_number`: w_c ∝ (1 − β) / (1 − β^(n_c + s)), β = 0.9999, scaled to mean 1 over the
+      classes that have images (Cui et al. 2019, "Class-balanced loss based on effective number of
+      samples", CVPR, equations 2 and 4; the smoothing is not theirs)
+
+    Where a denominator is 0 (a class without images and no smoothing) the weight is 0: there is
+    nothing to draw and nothing to weigh.
+    """
+    n = np.asarray(counts, dtype=np.float64)
+    smoothed = n if method == "balanced" else n + smooth
+    weights: NDArray[np.float64]
+    if method == "effective_number":
+        # 1 − β^n without the cancellation of 1 − (something near 1)
+        size = np.expm1(smoothed * np.log(EFFECTIVE_NUMBER_BETA)) / (EFFECTIVE_NUMBER_BETA - 1)
+        weights = _reciprocal(size)
+        present = weights[n > 0]
+        return weights / present.mean() if present.size else weights
+    weights = _reciprocal(smoothed) * (n.sum() / len(n))
+    return np.sqrt(weights) if method == "inverse_sqrt" else weights
+
+
+def epoch_order(
+    labels: NDArray[np.integer[Any]],
+    weights: NDArray[np.float64] | None,
+    *,
+    seed: int,
+    fold: int,
+    epoch: int,
+    batch_size: int,
+) -> NDArray[np.int64]:
+    """Positions into `labels` [N] in the order of one epoch, int64 [N] or [N − 1].
+
+    With class `weights` [C]: N draws with replacement, an image with the probability
+    w[label] / Σ w[label]. Without: every image once, shuffled. A last batch of one image would
+    break batch normalisation, so that image is left out. Raises DataError if nothing can be drawn.
+    """
+    count = len(labels)
+    if count < 2:
+        raise DataError(
+            f"the training side of fold {fold} has {count} image{'' if count == 1 else 's'}; a "
+            "training step needs at least 2: add images or use fewer folds"
+        )
+    numbers = uniforms(StreamKey(seed, fold, epoch, "order"), np.arange(count), 1)[:, 0]
+    if weights is None:
+        order = np.argsort(numbers, kind="stable")
+    else:
+        edges = np.cumsum(weights[labels])
+        if not edges[-1] > 0:
+            raise DataError(f"every class of fold {fold} has the sampling weight 0")
+        # "right" steps over images of weight 0, whose edge equals the one before
+        order = np.searchsorted(edges, numbers * edges[-1], side="right")
+    return order[: count - 1 if count % batch_size == 1 else count].astype(np.int64, copy=False)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Count the training batches of an epoch over `count` images."""
+    return count // batch_size + (count % batch_size > 1)
+
+
+def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each place of `order`, how often its value came earlier: [3, 5, 3] → [0, 0, 1]."""
+    by_value = np.argsort(order, kind="stable")
+    ordered = order[by_value]
+    starts = np.searchsorted(ordered, ordered, side="left")
+    earlier = np.empty_like(order)
+    earlier[by_value] = np.arange(len(order)) - starts
+    return earlier
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How often each training image was shown: `counts` int64 [N], aligned with the images."""
+
+    counts: NDArray[np.int64]
+
+    def plus(self, order: NDArray[np.int64]) -> Exposure:
+        """Return the exposure after one more epoch in this order."""
+        return Exposure(self.counts + np.bincount(order, minlength=len(self.counts)))
+
+    def summary(self) -> dict[str, float | int]:
+        """Images, images never shown, and views per image (fewest, median, mean, most)."""
+        return {
+            "images": len(self.counts),
+            "never_shown": int((self.counts == 0).sum()),
+            "fewest_views": int(self.counts.min()),
+            "median_views": float(np.median(self.counts)),
+            "mean_views": float(self.counts.mean()),
+            "most_views": int(self.counts.max()),
+        }
+
+
+def _reciprocal(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / values, and 0 where a value is 0."""
+    return np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)

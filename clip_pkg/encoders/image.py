@@ -1,0 +1,140 @@
+"""Image encoders: timm's models and the visual towers of open_clip.
+
+Legend: B batch, H = W = img_size in pixels, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import timm
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.encoders import clip_towers
+from clip_pkg.encoders.assets import assets
+from clip_pkg.encoders.state import mismatch, read_state_dict
+from clip_pkg.encoders.weights import obtain
+from clip_pkg.errors import CheckpointError, UserError
+
+Channels: TypeAlias = tuple[float, float, float]
+
+# What a user's file may hold beyond the encoder: classifiers, and leftovers of pretraining.
+_HEADS = ("fc.", "head", "classif", "last_linear.", "aux", "mask_token", "decoder")
+
+
+class ImageEncoder(nn.Module):
+    """Images [B, 3, H, W], normalised with `mean` and `std` → features [B, F].
+
+    num_features: F. mean, std: per channel, of pixels in [0, 1].
+    """
+
+    def __init__(self, model: nn.Module, num_features: int, mean: Channels, std: Channels) -> None:
+        super().__init__()
+        self.model = model
+        self.num_features = num_features
+        self.mean = mean
+        self.std = std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features [B, F] in the precision that autocast chooses."""
+        features: Tensor = self.model(images)
+        return features
+
+
+def build_image_encoder(
+    spec: EncoderSpec, *, img_size: int, weights_dir: Path | None = None
+) -> ImageEncoder:
+    """Build the encoder that a config names; `:scratch` is drawn from torch's global generator.
+
+    Raises WeightsError if pretrained weights are neither here nor to be had, CheckpointError if a
+    file does not fit the model, UserError if the model cannot be built for `img_size` pixels.
+    """
+    weights = next((obtain(asset, spec, weights_dir) for asset in assets(spec, "image")), None)
+    try:
+        if spec.family == "clip":
+            return _clip_encoder(spec, img_size, weights)
+        users_own = bool(weights and weights_dir and weights.is_relative_to(weights_dir))
+        return _timm_encoder(spec, img_size, weights, users_own=users_own)
+    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{spec.written} cannot be built for img_size {img_size}: {error}"
+        ) from error
+
+
+def _clip_encoder(spec: EncoderSpec, img_size: int, weights: Path | None) -> ImageEncoder:
+    tower = clip_towers.visual_tower(spec, img_size, weights)
+    mean, std = clip_towers.normalisation(spec)
+    return ImageEncoder(tower, clip_towers.embedding_size(spec), _channels(mean), _channels(std))
+
+
+def _timm_encoder(
+    spec: EncoderSpec, img_size: int, weights: Path | None, *, users_own: bool
+) -> ImageEncoder:
+    cfg = timm.models.get_pretrained_cfg(spec.model)
+    size = {"img_size": img_size} if cfg.fixed_input_size else {}
+    if weights is None:
+        model = timm.create_model(spec.model, pretrained=False, num_classes=0, **size)
+    else:
+        model = _loaded_timm_model(spec, size, weights, users_own=users_own)
+    features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    return ImageEncoder(model, features, _channels(cfg.mean), _channels(cfg.std))
+
+
+def _loaded_timm_model(
+    spec: EncoderSpec, size: dict[str, int], weights: Path, *, users_own: bool
+) -> nn.Module:
+    """Let timm adapt the file to the model (names, position embeddings), then check it took all.
+
+    timm itself only logs names that found no match. Norm scales and biases may be absent from
+    published files, where they start as the identity; matrices and kernels may not.
+    """
+    state = read_state_dict(weights)
+    overlay = {"state_dict": state}
+    try:
+        with _recorded_loads() as reports:
+            model = timm.create_model(
+                spec.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **size
+            )
+    except Exception as error:  # timm's filters raise all kinds of errors on foreign files
+        raise CheckpointError(f"{weights}: does not fit {spec.model}: {error}") from error
+    model.pretrained_cfg.pop("state_dict")  # timm would keep a second copy for ever
+    missing, unexpected = reports[-1] if reports else ([], [])
+    own = model.state_dict()
+    missing = [name for name in missing if users_own or own[name].ndim > 1]
+    unexpected = [name for name in unexpected if users_own and not name.startswith(_HEADS)]
+    if missing or unexpected:
+        raise CheckpointError(mismatch(str(weights), missing, unexpected))
+    loaded: nn.Module = model
+    return loaded
+
+
+@contextmanager
+def _recorded_loads() -> Iterator[list[tuple[list[str], list[str]]]]:
+    """Note missing and unexpected names of every `load_state_dict`; a model's own come last."""
+    reports: list[tuple[list[str], list[str]]] = []
+    watched: dict[nn.Module, None] = {}
+
+    def note(_module: nn.Module, keys: Any) -> None:
+        reports.append((list(keys.missing_keys), list(keys.unexpected_keys)))
+
+    def watch(parent: nn.Module, _name: str, _child: nn.Module | None) -> None:
+        if parent not in watched:
+            watched[parent] = None
+            handles.append(parent.register_load_state_dict_post_hook(note))  # type: ignore[no-untyped-call]  # torch's
+
+    handles = [register_module_module_registration_hook(watch)]
+    try:
+        yield reports
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _channels(values: tuple[float, ...]) -> Channels:
+    red, green, blue = values
+    return float(red), float(green), float(blue)

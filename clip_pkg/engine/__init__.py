@@ -1,0 +1,1 @@
+"""Trains one fold: `run_fold(FoldTask) -> FoldResult`."""

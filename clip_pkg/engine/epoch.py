@@ -1,0 +1,192 @@
+"""One pass over the training fold, and one over a validation fold.
+
+Legend: B images of a batch, N images of the fold, C classes, D embedding size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_pkg.data.batches import Batch
+from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.precision import Precision
+from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
+from clip_pkg.model import ImageTextModel
+
+# Called after each batch with the number done and, in training, a way to fetch the means so far.
+OnStep = Callable[[int, "Callable[[], EpochScores] | None"], None]
+
+
+@dataclass(frozen=True)
+class EpochScores:
+    """Means over the images seen: total loss, its unweighted parts, accuracy as a fraction."""
+
+    loss: float
+    parts: Mapping[str, float]
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answers on a set of images, in the order of `index`.
+
+    probabilities: [N, C] float64, rows sum to 1. targets, index: [N] int64; `index` is the
+    position in the manifest.
+    """
+
+    scores: EpochScores
+    probabilities: NDArray[np.float64]
+    targets: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+
+class RunningScores:
+    """Sums on the device, fetched once."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+        self._images = 0
+
+    def add(self, output: LossOutput, logits: Tensor, targets: Tensor) -> None:
+        """Count one batch: its mean loss and parts (scalars), and logits [B, C]."""
+        count = int(targets.numel())
+        values = {f"part:{name}": part for name, part in output.parts.items()}
+        values["loss"] = output.total
+        for name, value in values.items():
+            self._sum(name, value.detach().double() * count)
+        self._sum("correct", (logits.detach().argmax(dim=1) == targets).sum().double())
+        self._images += count
+
+    def _sum(self, name: str, value: Tensor) -> None:
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def fetch(self) -> EpochScores:
+        """Return means so far. Waits for the device."""
+        names = list(self._sums)
+        values = torch.stack([self._sums[name] for name in names]).tolist()
+        means = {name: value / self._images for name, value in zip(names, values, strict=True)}
+        parts = {
+            name.removeprefix("part:"): value
+            for name, value in means.items()
+            if name.startswith("part:")
+        }
+        return EpochScores(means["loss"], parts, means["correct"])
+
+
+def loss_inputs(
+    model: ImageTextModel, image_features: Tensor, class_features: Tensor, targets: Tensor
+) -> LossInputs:
+    """Gather what the objectives need."""
+    return LossInputs(
+        image_features=image_features,
+        class_features=class_features,
+        targets=targets,
+        logit_scale=model.logit_scale(),
+    )
+
+
+def train_epoch(
+    model: ImageTextModel,
+    objective: Objective,
+    batches: Iterable[Batch],
+    optimisation: Optimisation,
+    *,
+    precision: Precision,
+    prompt_generator: torch.Generator,
+    device: torch.device,
+    on_step: OnStep,
+) -> EpochScores:
+    """Train on every batch once; one image forward and one text forward per step.
+
+    Raises Diverged when the steps stop being finite.
+    """
+    model.train()
+    objective.train()
+    running = RunningScores(device)
+    for done, batch in enumerate(batches, start=1):
+        # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout
+        # for the rest of the epoch, and nobody would see it.
+        assert model.training, "the model left training mode within an epoch"
+        assert objective.training, "the loss left training mode within an epoch"
+        rows = model.draw_prompts(prompt_generator)
+        with precision.autocast():
+            image_features = model.image_features(batch.images)
+            class_features = model.class_features(rows)
+        inputs = loss_inputs(model, image_features, class_features, batch.targets)
+        output = objective(inputs)
+        with torch.no_grad():
+            running.add(output, objective.prediction_logits(inputs), batch.targets)
+        optimisation.apply(output.total)
+        model.clamp_logit_scale()
+        if device.type == "cpu":
+            optimisation.check()
+        on_step(done, running.fetch)
+    optimisation.check()
+    return running.fetch()
+
+
+@torch.inference_mode()
+def evaluate(
+    model: ImageTextModel,
+    objective: Objective,
+    batches: Iterable[Batch],
+    *,
+    precision: Precision,
+    loss_batch_size: int,
+    loss_order: Tensor,
+    device: torch.device,
+    on_step: OnStep | None = None,
+) -> Evaluation:
+    """Score every image once, in evaluation mode; the model's mode is put back afterwards.
+
+    Contrastive losses depend on who shares a batch, so the loss is computed over batches of the
+    training size in the fixed mixed order `loss_order` (a permutation of N), whatever batches the
+    images came in. The last of them may be smaller.
+    """
+    was_training = model.training
+    model.eval()
+    objective.eval()
+    try:
+        with precision.autocast():
+            class_features = model.mean_class_features()
+        features, targets, index = _all_features(model, batches, precision, on_step)
+        running = RunningScores(device)
+        logits = torch.empty(len(targets), len(class_features), device=device)
+        for chunk in loss_order.to(device).split(loss_batch_size):
+            inputs = loss_inputs(model, features[chunk], class_features, targets[chunk])
+            logits[chunk] = objective.prediction_logits(inputs)
+            running.add(objective(inputs), logits[chunk], targets[chunk])
+        probabilities = logits.double().softmax(dim=1)
+        return Evaluation(
+            scores=running.fetch(),
+            probabilities=probabilities.cpu().numpy(),
+            targets=targets.cpu().numpy(),
+            index=index.cpu().numpy(),
+        )
+    finally:
+        model.train(was_training)
+        objective.train(was_training)
+
+
+def _all_features(
+    model: ImageTextModel,
+    batches: Iterable[Batch],
+    precision: Precision,
+    on_step: OnStep | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    features, targets, index = [], [], []
+    for done, batch in enumerate(batches, start=1):
+        with precision.autocast():
+            features.append(model.image_features(batch.images))
+        targets.append(batch.targets)
+        index.append(batch.index)
+        if on_step is not None:
+            on_step(done, None)
+    return torch.cat(features), torch.cat(targets), torch.cat(index)

@@ -1,0 +1,322 @@
+"""Trains one fold from its task to its result; goes on where an interrupted attempt stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+import torch
+
+from clip_pkg.atomic import remove_leftovers
+from clip_pkg.data.random_streams import derive_seed
+from clip_pkg.engine.banner import configuration_lines
+from clip_pkg.engine.checkpoint import Cadence, load_checkpoint
+from clip_pkg.engine.console import FoldConsole
+from clip_pkg.engine.early_stopping import BestEpoch
+from clip_pkg.engine.environment import describe_environment
+from clip_pkg.engine.epoch import EpochScores, Evaluation, evaluate, train_epoch
+from clip_pkg.engine.history import History
+from clip_pkg.engine.optimisation import Diverged
+from clip_pkg.engine.outputs import (
+    BestModel,
+    predictions,
+    snapshot,
+    write_best,
+    write_exposure,
+    write_latest,
+)
+from clip_pkg.engine.setup import EvalSide, FoldSetup, set_up
+from clip_pkg.engine.tensorboard import FoldCurves
+from clip_pkg.errors import CheckpointError
+from clip_pkg.losses.table import LOSSES
+from clip_pkg.metrics.classification import classification_metrics
+from clip_pkg.metrics.units import history_scores
+from clip_pkg.planning.tasks import FoldResult, FoldTask, Identity
+
+
+class Interrupted(Exception):
+    """A stop was asked for; the fold goes on from its latest checkpoint next time."""
+
+
+class Stop(Protocol):
+    """True once the fold should end early."""
+
+    def __bool__(self) -> bool: ...
+
+
+def run_fold(
+    task: FoldTask, *, device: torch.device, device_id: str, stream: TextIO, stop: Stop
+) -> FoldResult:
+    """Train a fold and return its result; every file but the result itself is written here.
+
+    Raises Interrupted when `stop` became true, Diverged when training went to NaN.
+    """
+    started = time.monotonic()
+    task.paths.root.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(task.paths.root)
+    torch.backends.cudnn.benchmark = True
+    source = _checkpoint_to_continue(task)
+    state = None if source is None else _matching_state(task, source)
+    setup = set_up(task, device, None if state is None else state["model"])
+    console = FoldConsole(
+        stream,
+        task.paths.progress,
+        epochs=setup.config.epochs,
+        labels=LOSSES[setup.config.loss.type].parts,
+    )
+    console.banner("TRAINING CONFIGURATION", configuration_lines(setup, device_id))
+    for notice in setup.notices:
+        console.line(f"NOTE: {notice}")
+    training = FoldTraining(setup, console, stop)
+    if state is not None:
+        training.restore(state)
+        console.line(f"Going on after epoch {state['epoch']} from {source}")
+    training.run()
+    result = training.result(time.monotonic() - started)
+    console.line(
+        f"Fold {task.fold} done: best epoch {result.best_epoch} "
+        f"({setup.config.early_stopping_monitor}), last epoch {result.last_epoch}, "
+        f"{result.seconds:.1f} s"
+    )
+    return result
+
+
+def _checkpoint_to_continue(task: FoldTask) -> Path | None:
+    """The fold's own latest checkpoint, or else the one that the user named."""
+    if task.paths.checkpoint_latest.exists():
+        return task.paths.checkpoint_latest
+    return None if task.resume_from is None else Path(task.resume_from)
+
+
+def _matching_state(task: FoldTask, source: Path) -> dict[str, Any]:
+    """Read a checkpoint. Raises CheckpointError when it is not of this fold of this run."""
+    state = load_checkpoint(source)
+    differences = task.identity.differences(Identity(**state["identity"]))
+    if state["fold"] != task.fold:
+        differences.append(f"fold ({state['fold']} instead of {task.fold})")
+    if differences:
+        raise CheckpointError(
+            f"{source} belongs to another run: its {', '.join(differences)} differ; "
+            "use the settings it was made with, or start anew without it"
+        )
+    return state
+
+
+class FoldTraining:
+    """State of a fold between epochs, and what happens in one."""
+
+    def __init__(self, setup: FoldSetup, console: FoldConsole, stop: Stop) -> None:
+        self._setup = setup
+        self._console = console
+        self._stop = stop
+        config = setup.config
+        self._history = History()
+        self._best = BestEpoch(
+            config.monitor_sign, config.early_stopping_patience, config.early_stopping_min_delta
+        )
+        self._untrained: dict[str, float | None] = {}
+        self._pending: BestModel | None = None
+        self._last: Evaluation | None = None
+        self._train_seconds = 0.0
+        self._cadence = Cadence()
+        prefix = "inner_" if setup.inner is not None else ""
+        self._monitor = prefix + config.early_stopping_monitor
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a checkpoint; the model itself was built from it."""
+        self._setup.objective.load_state_dict(state["objective"])
+        # A finished fold has none; all that can be missing then is the result file.
+        if state["optimisation"] is not None:
+            self._setup.optimisation.load_state_dict(state["optimisation"])
+        self._history = History(state["history"])
+        self._best = BestEpoch(**state["best"])
+        self._untrained = state["untrained"]
+        self._train_seconds = state["train_seconds"]
+
+    # --- the epochs
+
+    def run(self) -> None:
+        """Train the epochs that are left, until the last or until patience runs out."""
+        config = self._setup.config
+        curves = FoldCurves(
+            self._setup.task.config_paths.tensorboard,
+            self._setup.task.fold,
+            LOSSES[config.loss.type].parts,
+            self._history,
+        )
+        with curves:
+            if not self._untrained:
+                self._untrained = self._scores("val", self._evaluate(self._setup.val, epoch=0))
+            while self._history.epochs < config.epochs and not self._best.should_stop:
+                self._epoch(self._history.epochs + 1)
+                curves.add(self._history)
+                if self._stop:
+                    self._save()
+                    raise Interrupted
+                if self._cadence.due():
+                    self._save()
+        self._save(finished=True)
+
+    def _epoch(self, epoch: int) -> None:
+        started = time.monotonic()
+        setup, config = self._setup, self._setup.config
+        learning_rate = setup.optimisation.learning_rate
+        train = self._train(epoch)
+        trained = time.monotonic() - started
+        self._train_seconds += trained
+        inner = None if setup.inner is None else self._evaluate(setup.inner, epoch=epoch)
+        val = self._last = self._evaluate(setup.val, epoch=epoch)
+        row: dict[str, float | None] = {
+            "train_loss": train.loss,
+            "train_acc": 100 * train.accuracy,
+            **{f"train_{name}_loss": value for name, value in train.parts.items()},
+            **self._scores("val", val),
+            **({} if inner is None else self._scores("inner_val", inner)),
+            "learning_rate": learning_rate,
+            "temperature": 1 / float(setup.model.logit_scale()),
+            "epoch_seconds": time.monotonic() - started,
+            "train_images_per_second": len(setup.train) * config.batch_size / trained,
+        }
+        self._history.append(row)
+        self._best = self._best.after(epoch, row[self._monitor])
+        improved = self._best.epoch == epoch
+        if improved:
+            self._pending = snapshot(setup, epoch, row, val)
+        self._history.write(setup.task.paths.history)
+        self._console.epoch_lines(
+            train,
+            val.scores,
+            row["val_mAP"],
+            monitored=row[self._monitor],
+            remark=f"Best epoch so far by {self._monitor}" if improved else "",
+        )
+
+    def _train(self, epoch: int) -> EpochScores:
+        setup, config = self._setup, self._setup.config
+        # Dropout and the like draw from the global generator; with a seed per epoch a resumed run
+        # needs none of its state.
+        torch.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "layers"))
+        prompts = torch.Generator()
+        prompts.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "prompts"))
+        steps = len(setup.train)
+        progress = self._console.phase(
+            "train", epoch=epoch, steps=steps, batch_size=config.batch_size
+        )
+
+        def on_step(done: int, scores: Any) -> None:
+            progress(done, scores)
+            if self._stop and done < steps:
+                raise Interrupted  # the epoch is repeated; what was pending is still pending
+
+        started = time.monotonic()
+        train = train_epoch(
+            setup.model,
+            setup.objective,
+            setup.train.epoch(epoch),
+            setup.optimisation,
+            precision=setup.precision,
+            prompt_generator=prompts,
+            device=setup.device,
+            on_step=on_step,
+        )
+        self._console.phase_done(
+            "train", steps=steps, seconds=time.monotonic() - started, scores=train
+        )
+        return train
+
+    def _evaluate(self, side: EvalSide, *, epoch: int) -> Evaluation:
+        setup, config = self._setup, self._setup.config
+        steps = len(side.batches)
+        started = time.monotonic()
+        evaluation = evaluate(
+            setup.model,
+            setup.objective,
+            side.batches,
+            precision=setup.precision,
+            loss_batch_size=config.batch_size,
+            loss_order=side.loss_order,
+            device=setup.device,
+            on_step=self._console.phase(
+                "val", epoch=epoch, steps=steps, batch_size=config.batch_size
+            ),
+        )
+        if not np.isfinite(evaluation.probabilities).all():
+            raise Diverged(f"the model's outputs are not finite after epoch {epoch}")
+        if epoch > 0:
+            self._console.phase_done(
+                "val", steps=steps, seconds=time.monotonic() - started, scores=evaluation.scores
+            )
+        return evaluation
+
+    def _scores(self, prefix: str, evaluation: Evaluation) -> dict[str, float | None]:
+        """Columns of one evaluation: losses, then metrics; some in percent as in the log."""
+        metrics = classification_metrics(evaluation.probabilities, evaluation.targets)
+        columns: dict[str, float | None] = {f"{prefix}_loss": evaluation.scores.loss}
+        for name, value in evaluation.scores.parts.items():
+            columns[f"{prefix}_{name}_loss"] = value
+        return columns | {
+            f"{prefix}_{name}": value for name, value in history_scores(metrics).items()
+        }
+
+    # --- files
+
+    def _save(self, *, finished: bool = False) -> None:
+        """Write the best model if it is new, then the latest state.
+
+        In this order: a latest checkpoint never claims a best one that was not written.
+        """
+        started = time.monotonic()
+        if self._pending is not None:
+            write_best(self._setup, self._pending)
+            self._pending = None
+        epoch = self._history.epochs
+        write_latest(
+            self._setup,
+            epoch=epoch,
+            metrics=self._history.row(epoch),
+            run_state={
+                "history": self._history.columns,
+                "best": vars(self._best),
+                "untrained": self._untrained,
+                "train_seconds": self._train_seconds,
+            },
+            finished=finished,
+        )
+        self._cadence.record(time.monotonic() - started)
+
+    def result(self, seconds: float) -> FoldResult:
+        """Write the files of the end and return what the fold achieved."""
+        setup, paths = self._setup, self._setup.task.paths
+        last_epoch = self._history.epochs
+        if self._last is None:  # stopped between the last epoch and the result
+            self._last = self._evaluate(setup.val, epoch=last_epoch)
+        predictions(setup, self._last).write(paths.predictions_last)
+        self._history.write(paths.history)
+        write_exposure(setup, last_epoch)
+        columns = [name for name in self._history.columns if name.startswith("val_")]
+
+        def scores(epoch: int) -> dict[str, float | None]:
+            row = self._history.row(epoch)
+            return {name: row[name] for name in columns}
+
+        return FoldResult(
+            identity=setup.task.identity,
+            fold=setup.task.fold,
+            n_train=len(setup.train_indices),
+            n_val=setup.val.size,
+            best_epoch=self._best.epoch,
+            last_epoch=last_epoch,
+            stopped_early=last_epoch < setup.config.epochs,
+            best=scores(self._best.epoch),
+            last=scores(last_epoch),
+            untrained=self._untrained,
+            chosen_on="reported fold" if setup.inner is None else "inner validation split",
+            device=str(setup.device),
+            environment=describe_environment(setup.device, setup.precision),
+            seconds=seconds,
+            train_seconds=self._train_seconds,
+            notices=list(setup.notices),
+        )

@@ -1,0 +1,121 @@
+"""AdamW, its schedule, clipping and the guard against non-finite steps.
+
+Nothing here waits for the device: whether a step was finite is decided where the gradients are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clip_pkg.engine.precision import Precision
+
+MAX_NON_FINITE_STEPS = 10  # in a row; after these a fold counts as diverged
+WARMUP_SHARE = 0.1  # of all steps, at most
+
+
+class Diverged(Exception):
+    """Loss or gradients were NaN or infinite for `MAX_NON_FINITE_STEPS` steps in a row."""
+
+
+def cosine_with_warmup(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Factor on the peak learning rate for `step` (from 0): linear rise, then half a cosine."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Optimisation:
+    """Owns optimiser, schedule and loss scaling of one fold.
+
+    `groups` are AdamW's parameter groups with their peak `lr`. `step` counts optimiser steps over
+    the whole training, so that the schedule goes on where an interrupted run stopped.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        *,
+        precision: Precision,
+        total_steps: int,
+        warmup_steps: float,
+        grad_clip_norm: float | None,
+    ) -> None:
+        self._optimizer = torch.optim.AdamW(groups, fused=True)
+        self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._scaler = torch.amp.GradScaler(precision.device_type, enabled=precision.needs_scaling)
+        self._total_steps = total_steps
+        self._warmup_steps = max(1, round(min(warmup_steps, WARMUP_SHARE * total_steps)))
+        self._grad_clip_norm = math.inf if grad_clip_norm is None else grad_clip_norm
+        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        device = self._parameters[0].device
+        self._streak = torch.zeros((), device=device)
+        self._longest = torch.zeros((), device=device)
+        self.step_count = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Unscaled rate of the step to come: the schedule's factor times the first group's peak."""
+        return self._peaks[0] * self._factor()
+
+    def _factor(self) -> float:
+        return cosine_with_warmup(self.step_count, self._total_steps, self._warmup_steps)
+
+    def apply(self, loss: Tensor) -> None:
+        """Backward pass and one update; a non-finite loss or gradient changes nothing."""
+        factor = self._factor()
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._grad_clip_norm)
+        bad = (~torch.isfinite(norm + loss.detach())).float()
+        if self._scaler.is_enabled():
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            # The fused kernel leaves out the update where this is 1, without asking the host.
+            self._optimizer.found_inf = bad  # type: ignore[attr-defined]
+            self._optimizer.step()
+        self._streak = (self._streak + 1) * bad
+        self._longest = torch.maximum(self._longest, self._streak)
+        self.step_count += 1
+
+    def check(self) -> None:
+        """Raise Diverged when too many steps in a row were not finite. Waits for the device."""
+        if float(self._longest) >= MAX_NON_FINITE_STEPS:
+            raise Diverged(
+                f"loss or gradients were not finite for {MAX_NON_FINITE_STEPS} steps in a row "
+                f"(by step {self.step_count} of {self._total_steps}); a smaller learning_rate, a "
+                "larger temperature or use_amp: false usually helps"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a continued run needs."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "step_count": self.step_count,
+            "streak": self._streak.cpu(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.step_count = int(state["step_count"])
+        self._streak = state["streak"].to(self._streak.device)
+
+
+def objective_groups(
+    parameters: Iterable[nn.Parameter], *, learning_rate: float
+) -> list[dict[str, Any]]:
+    """Parameter group of what a loss owns (proxies, biases); never decayed."""
+    own = [parameter for parameter in parameters if parameter.requires_grad]
+    return [{"params": own, "lr": learning_rate, "weight_decay": 0.0}] if own else []

@@ -1,0 +1,130 @@
+"""The files of one fold: checkpoints, predictions, sampler exposure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clip_pkg.atomic import write_text
+from clip_pkg.engine.checkpoint import save_checkpoint
+from clip_pkg.engine.epoch import Evaluation
+from clip_pkg.engine.setup import FoldSetup
+from clip_pkg.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """A best epoch that is not on the disk yet."""
+
+    epoch: int
+    metrics: Mapping[str, float | None]
+    model: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    evaluation: Evaluation
+
+
+def snapshot(
+    setup: FoldSetup, epoch: int, metrics: Mapping[str, float | None], evaluation: Evaluation
+) -> BestModel:
+    """Copy the model as it is now; later steps do not change the copy."""
+
+    def copied(state: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.detach().clone() if torch.is_tensor(value) else value
+            for key, value in state.items()
+        }
+
+    return BestModel(
+        epoch,
+        dict(metrics),
+        copied(setup.model.checkpoint_state()),
+        copied(setup.objective.state_dict()),
+        evaluation,
+    )
+
+
+def write_best(setup: FoldSetup, best: BestModel) -> None:
+    """Write `predictions.csv`, and `checkpoint_best.pth` unless the config wants none."""
+    paths = setup.task.paths
+    predictions(setup, best.evaluation).write(paths.predictions)
+    if setup.config.save_best:
+        save_checkpoint(
+            paths.checkpoint_best,
+            {
+                **_inference_state(setup),
+                "epoch": best.epoch,
+                "metrics": dict(best.metrics),
+                "model": dict(best.model),
+                "objective": dict(best.objective),
+            },
+        )
+
+
+def write_latest(
+    setup: FoldSetup,
+    *,
+    epoch: int,
+    metrics: Mapping[str, float | None],
+    run_state: Mapping[str, Any],
+    finished: bool,
+) -> None:
+    """Write `checkpoint_latest.pth`; `run_state` is what a continued run needs besides the model.
+
+    A finished fold is never continued, and the optimiser is two thirds of the file: it is left out.
+    """
+    save_checkpoint(
+        setup.task.paths.checkpoint_latest,
+        {
+            **_inference_state(setup),
+            **run_state,
+            "epoch": epoch,
+            "metrics": dict(metrics),
+            "model": setup.model.checkpoint_state(),
+            "objective": setup.objective.state_dict(),
+            "optimisation": None if finished else setup.optimisation.state_dict(),
+        },
+    )
+
+
+def predictions(setup: FoldSetup, evaluation: Evaluation) -> Predictions:
+    """Name the images and classes of an evaluation."""
+    return Predictions(
+        classes=setup.manifest.classes,
+        paths=tuple(setup.manifest.paths[index] for index in evaluation.index),
+        targets=evaluation.targets,
+        probabilities=evaluation.probabilities,
+    )
+
+
+def write_exposure(setup: FoldSetup, epochs: int) -> None:
+    """Write how often each training image was shown: `sampler_exposure.csv`."""
+    manifest = setup.manifest
+    counts = setup.train.exposure(epochs).counts.tolist()
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("path", "label", "times_seen"))
+    for index, count in zip(setup.train_indices.tolist(), counts, strict=True):
+        writer.writerow((manifest.paths[index], manifest.classes[manifest.labels[index]], count))
+    write_text(setup.task.paths.exposure, stream.getvalue())
+
+
+def _inference_state(setup: FoldSetup) -> dict[str, Any]:
+    """What turns weights into a classifier again."""
+    return {
+        "identity": vars(setup.task.identity),
+        "fold": setup.task.fold,
+        "config": setup.task.config,
+        "classes": list(setup.texts.classes),
+        "prompts": [list(prompts) for prompts in setup.texts.prompts],
+        "transform": {
+            "img_size": setup.config.img_size,
+            "store_size": setup.augmentation.store_size,
+            "mean": list(setup.model.image_encoder.mean),
+            "std": list(setup.model.image_encoder.std),
+        },
+    }

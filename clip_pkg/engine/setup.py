@@ -1,0 +1,211 @@
+"""Builds everything one fold trains with, once, from its task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import Augmentation
+from clip_pkg.data.batches import EvalBatches, TrainBatches
+from clip_pkg.data.pixel_sources import open_pixels
+from clip_pkg.data.pixel_store import PixelStore
+from clip_pkg.data.random_streams import derive_seed
+from clip_pkg.data.sampling import class_weights
+from clip_pkg.engine.optimisation import Optimisation, objective_groups
+from clip_pkg.engine.precision import Precision, choose_precision
+from clip_pkg.errors import DataError
+from clip_pkg.losses.contract import Objective, TrainingSet
+from clip_pkg.losses.table import LOSSES, build_objective, class_weight_method
+from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.planning.class_texts import ClassTexts
+from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.splits import inner_split, splits_from_json
+from clip_pkg.planning.tasks import FoldTask
+
+
+@dataclass(frozen=True)
+class EvalSide:
+    """Images that are only looked at, with the order in which their loss is computed."""
+
+    batches: EvalBatches
+    loss_order: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return int(self.loss_order.numel())
+
+
+@dataclass(frozen=True)
+class FoldSetup:
+    """One fold, ready to train. `inner` chooses the epoch where the config asks for it."""
+
+    task: FoldTask
+    config: RunConfig
+    device: torch.device
+    precision: Precision
+    manifest: Manifest
+    texts: ClassTexts
+    train_indices: NDArray[np.int64]
+    model: ImageTextModel
+    objective: Objective
+    optimisation: Optimisation
+    augmentation: Augmentation
+    train: TrainBatches
+    val: EvalSide
+    inner: EvalSide | None
+    notices: tuple[str, ...]
+
+
+def read_inputs(task: FoldTask) -> tuple[RunConfig, Manifest, ClassTexts]:
+    """Read what the launcher wrote for all folds of a config."""
+    config = RunConfig.model_validate(task.config)
+    manifest = Manifest.from_json(json.loads(Path(task.manifest_file).read_text(encoding="utf-8")))
+    texts = ClassTexts.from_json(
+        json.loads(Path(task.class_texts_file).read_text(encoding="utf-8"))
+    )
+    return config, manifest, texts
+
+
+def set_up(
+    task: FoldTask, device: torch.device, model_state: Mapping[str, Tensor] | None = None
+) -> FoldSetup:
+    """Build model, objective, optimiser and batches of a fold.
+
+    `model_state` of a checkpoint takes the place of initial or pretrained weights.
+
+    Initial weights depend on (random_state, fold) alone, so that configs that differ only in
+    their loss start from the same model and see the same images in the same order.
+    """
+    config, manifest, texts = read_inputs(task)
+    fold = splits_from_json(Path(task.folds_info_file), manifest).folds[task.fold - 1]
+    train_indices, inner_indices = fold.train, None
+    if config.inner_val_fraction > 0:
+        train_indices, inner_indices = inner_split(
+            manifest, fold.train, config.inner_val_fraction, seed=config.random_state
+        )
+    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
+    model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    objective = _objective(config, manifest, train_indices).to(device)
+    pixels = open_pixels(PixelStore.open(Path(task.pixel_store), manifest), device)
+    augmentation = Augmentation(
+        config.augmentation,
+        img_size=config.img_size,
+        mean=model.image_encoder.mean,
+        std=model.image_encoder.std,
+        horizontal_flip=config.horizontal_flip,
+        vertical_flip=config.vertical_flip,
+        device=device,
+        channels_last=True,
+    )
+    train = TrainBatches(
+        pixels,
+        manifest.labels,
+        train_indices,
+        batch_size=config.batch_size,
+        augmentation=augmentation,
+        weights=_sampling_weights(config, manifest, train_indices),
+        seed=config.random_state,
+        fold=task.fold,
+    )
+    smallest = LOSSES[config.loss.type].smallest_batch
+    if len(train) == 0 or len(train_indices) < smallest:
+        raise DataError(
+            f"{task.label}: {len(train_indices)} training images make no batch; "
+            f"the loss needs at least {smallest}"
+        )
+
+    def eval_side(indices: NDArray[np.int64], purpose: str) -> EvalSide:
+        batches = EvalBatches(
+            pixels,
+            manifest.labels,
+            indices,
+            batch_size=config.batch_size,
+            augmentation=augmentation,
+        )
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(config.random_state, task.fold, f"loss order {purpose}"))
+        return EvalSide(batches, torch.randperm(len(indices), generator=generator))
+
+    precision = choose_precision(device, use_amp=config.use_amp, amp_dtype=config.amp_dtype)
+    optimisation = Optimisation(
+        [
+            *model.parameter_groups(
+                config.learning_rate,
+                config.weight_decay,
+                image_lr_scale=config.image_lr_scale,
+                text_lr_scale=config.text_lr_scale,
+            ),
+            *objective_groups(objective.parameters(), learning_rate=config.learning_rate),
+        ],
+        precision=precision,
+        total_steps=len(train) * config.epochs,
+        warmup_steps=len(train) * config.warmup_epochs,
+        grad_clip_norm=config.grad_clip_norm,
+    )
+    return FoldSetup(
+        task=task,
+        config=config,
+        device=device,
+        precision=precision,
+        manifest=manifest,
+        texts=texts,
+        train_indices=train_indices,
+        model=model,
+        objective=objective,
+        optimisation=optimisation,
+        augmentation=augmentation,
+        train=train,
+        val=eval_side(fold.val, "val"),
+        inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
+        notices=_notices(config),
+    )
+
+
+def _counts(manifest: Manifest, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.bincount(manifest.labels[indices], minlength=len(manifest.classes))
+
+
+def _objective(
+    config: RunConfig, manifest: Manifest, train_indices: NDArray[np.int64]
+) -> Objective:
+    counts = _counts(manifest, train_indices)
+    method = class_weight_method(config.loss, config.weight_method)
+    weights = None
+    if method is not None:
+        weights = torch.from_numpy(
+            class_weights(counts, method, config.weight_smooth_factor)
+        ).float()
+    return build_objective(
+        config.loss, TrainingSet(torch.from_numpy(counts), config.embed_dim, weights)
+    )
+
+
+def _sampling_weights(
+    config: RunConfig, manifest: Manifest, train_indices: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Weight of each class in the sampler; None for a plain shuffle."""
+    if not config.use_weighted_sampling:
+        return None
+    counts = _counts(manifest, train_indices)
+    return class_weights(counts, config.weight_method, config.weight_smooth_factor)
+
+
+def _notices(config: RunConfig) -> tuple[str, ...]:
+    notices = []
+    if config.use_weighted_sampling and class_weight_method(config.loss, config.weight_method):
+        notices.append(
+            "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
+            'the loss. Set loss.class_weighting to "none" to correct it once.'
+        )
+    return tuple(notices)

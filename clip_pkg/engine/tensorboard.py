@@ -1,0 +1,72 @@
+"""A fold's curves for TensorBoard: `fold_<k>/train` and `fold_<k>/val` with the same tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from clip_pkg.engine.history import History
+from clip_pkg.event_files import ScalarWriter
+from clip_pkg.losses.contract import PartLabel
+
+SIDES = ("train", "val", "inner_val")
+
+
+class FoldCurves:
+    """Writes the rows of `history`, those of an interrupted attempt first, then one per epoch."""
+
+    def __init__(
+        self, folder: Path, fold: int, parts: Mapping[str, PartLabel], history: History
+    ) -> None:
+        self._folder = folder / f"fold_{fold}"
+        self._parts = parts
+        self._history = history
+        self._writers: dict[str, ScalarWriter] = {}
+
+    def __enter__(self) -> FoldCurves:
+        for epoch in range(1, self._history.epochs + 1):
+            self._write(epoch, self._history)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def add(self, history: History) -> None:
+        """Write the newest row of `history`."""
+        self._write(history.epochs, history)
+
+    def _write(self, epoch: int, history: History) -> None:
+        row = history.row(epoch)
+        for side in SIDES:
+            values = {
+                tag: value
+                for name, tag in self._tags(side).items()
+                if (value := row.get(name)) is not None
+            }
+            if values:
+                if side not in self._writers:
+                    self._writers[side] = ScalarWriter(self._folder / side)
+                self._writers[side].add(epoch, values)
+                self._writers[side].flush()
+
+    def _tags(self, side: str) -> dict[str, str]:
+        tags = {f"{side}_loss": "Loss/Total"}
+        tags |= {f"{side}_{name}_loss": part.tag for name, part in self._parts.items()}
+        if side == "train":
+            tags |= {
+                "learning_rate": "Optimisation/learning_rate",
+                "temperature": "Optimisation/temperature",
+                "train_images_per_second": "Speed/images_per_second",
+            }
+        known = set(tags)
+        for name in self._history.columns:
+            if name.startswith(f"{side}_") and name not in known:
+                tags[name] = f"Metrics/{name.removeprefix(f'{side}_')}"
+        return tags

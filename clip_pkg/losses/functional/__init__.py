@@ -1,0 +1,86 @@
+"""Losses as plain functions of tensors; each returns a scalar tensor.
+
+float64 stays float64; half precision is computed in float32, also inside autocast.
+"""
+
+from clip_pkg.losses.functional.classification import (
+    cross_entropy,
+    focal,
+    inverse_frequency_weights,
+    weighted_cross_entropy,
+)
+from clip_pkg.losses.functional.image_text import (
+    class_text_clip,
+    clip,
+    multi_positive_clip,
+    siglip,
+)
+from clip_pkg.losses.functional.labelled_contrast import (
+    nt_xent_labels,
+    supcon,
+    supcon_mean_over_batch,
+)
+from clip_pkg.losses.functional.margins import arcface, cosface
+from clip_pkg.losses.functional.proxies import center_half, center_mean, proxy_anchor
+from clip_pkg.losses.functional.redundancy import VicregTerms, vicreg, vicreg_terms
+from clip_pkg.losses.functional.sampled import (
+    bce_pos_neg,
+    info_nce_sampled_negatives,
+    sampled_softmax_collision_masked,
+)
+from clip_pkg.losses.functional.token_classification import (
+    SuperClipTerms,
+    superclip,
+    superclip_terms,
+)
+from clip_pkg.losses.functional.triplets import triplet, triplet_explicit
+from clip_pkg.losses.functional.two_views import (
+    dcl_oneway,
+    dcl_symmetric,
+    dclw_oneway,
+    dclw_oneway_undetached,
+    dclw_symmetric,
+    dhel,
+    info_nce,
+    kcl_gaussian,
+    nt_xent,
+)
+
+__all__ = [
+    "SuperClipTerms",
+    "VicregTerms",
+    "arcface",
+    "bce_pos_neg",
+    "center_half",
+    "center_mean",
+    "class_text_clip",
+    "clip",
+    "cosface",
+    "cross_entropy",
+    "dcl_oneway",
+    "dcl_symmetric",
+    "dclw_oneway",
+    "dclw_oneway_undetached",
+    "dclw_symmetric",
+    "dhel",
+    "focal",
+    "info_nce",
+    "info_nce_sampled_negatives",
+    "inverse_frequency_weights",
+    "kcl_gaussian",
+    "multi_positive_clip",
+    "nt_xent",
+    "nt_xent_labels",
+    "proxy_anchor",
+    "sampled_softmax_collision_masked",
+    "siglip",
+    "supcon",
+    "supcon_mean_over_batch",
+    "superclip",
+    "superclip_terms",
+    "triplet",
+    "triplet_explicit",
+    "vicreg",
+    "vicreg_terms",
+    "weighted_cross_entropy",
+]

@@ -1,0 +1,147 @@
+"""Losses of class logits.
+
+Legend: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip_pkg.losses.functional.precision import full_precision
+
+Reduction = Literal["weighted_mean", "sum_over_batch_size"]
+
+
+@full_precision
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "weighted_mean",
+) -> Tensor:
+    """Cross-entropy of the softmax over classes.
+
+    1/B · Σ_i [lse_c z_ic − Σ_c q_ic z_ic], where q is one-hot, or (1 − ε)·one-hot + ε/C under
+    label smoothing ε (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
+
+    Args:
+        logits: [B, C].
+        labels: [B] int64 in 0…C−1.
+        label_smoothing: ε in [0, 1].
+        reduction: without class weights both choices are the mean over B.
+
+    Returns:
+        Scalar.
+    """
+    return _reduced(logits, labels, None, label_smoothing, reduction)
+
+
+def inverse_frequency_weights(class_counts: Tensor, smooth: float = 0.0) -> Tensor:
+    """w_c = N / (C·(n_c + smooth)), N = Σ n_c; float64 [C].
+
+    A class without images gets weight 0 where the formula would divide by zero: it cannot be a
+    target, and an infinite weight would turn label smoothing into NaN.
+    """
+    counts = class_counts.to(torch.float64)
+    divisor = counts.numel() * (counts + smooth)
+    return torch.where(divisor > 0, counts.sum() / divisor.clamp(min=1e-300), 0.0)
+
+
+@full_precision
+def weighted_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    class_counts: Tensor | None = None,
+    *,
+    smooth: float = 0.0,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "weighted_mean",
+) -> Tensor:
+    """Cross-entropy in which a sample of class y counts w_y times.
+
+    `weighted_mean`: Σ_i w_{y_i}·ℓ_i / Σ_i w_{y_i}; `sum_over_batch_size`: Σ_i w_{y_i}·ℓ_i / B.
+    Label smoothing weighs each class's share of the smoothed target by that class's weight.
+
+    Args:
+        logits: [B, C].
+        labels: [B] int64 in 0…C−1.
+        class_weights: [C], not negative; used as given.
+        class_counts: [C] images per class; the weights are `inverse_frequency_weights` of them
+            when `class_weights` is None.
+        smooth: added to each count in that formula.
+        label_smoothing: ε in [0, 1].
+        reduction: see above.
+
+    Returns:
+        Scalar; 0 when all weights in the batch are 0.
+
+    Raises:
+        ValueError: neither weights nor counts are given.
+    """
+    if class_weights is None:
+        if class_counts is None:
+            raise ValueError("weighted_cross_entropy needs class_weights or class_counts")
+        class_weights = inverse_frequency_weights(class_counts, smooth)
+    return _reduced(logits, labels, class_weights.to(logits), label_smoothing, reduction)
+
+
+def _reduced(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    label_smoothing: float,
+    reduction: Reduction,
+) -> Tensor:
+    if reduction not in ("weighted_mean", "sum_over_batch_size"):
+        raise ValueError(f"reduction is weighted_mean or sum_over_batch_size, not {reduction!r}")
+    if weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        logits, labels, weights, reduction="sum", label_smoothing=label_smoothing
+    )
+    if reduction == "sum_over_batch_size":
+        return total / logits.shape[0]
+    # A sum of zero belongs to a batch whose every weight is zero; its loss is 0, not 0/0.
+    return total / weights[labels].sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+
+@full_precision
+def focal(
+    logits: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = None,
+) -> Tensor:
+    """Focal loss: Σ_i w_{y_i}·α·(1 − p_i)^γ·(−log p_i) / Σ_i w_{y_i}, p_i the target's probability.
+
+    Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5, for a softmax. γ = 0,
+    α = 1 is (weighted) cross-entropy.
+
+    Args:
+        logits: [B, C].
+        labels: [B] int64 in 0…C−1.
+        class_weights: [C] or None for all 1.
+        gamma: focusing power, ≥ 0.
+        alpha: constant factor; None is 1.
+
+    Returns:
+        Scalar.
+    """
+    log_p = -F.cross_entropy(logits, labels, reduction="none")
+    # −expm1 keeps 1 − p exact near p = 1; the floor keeps the power's slope finite for γ < 1.
+    miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    losses = -log_p if gamma == 0 else miss**gamma * -log_p
+    if alpha is not None:
+        losses = alpha * losses
+    if class_weights is None:
+        return losses.mean()
+    weights = class_weights.to(logits)[labels]
+    return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(logits.dtype).tiny)

@@ -1,0 +1,139 @@
+"""Contrastive losses between images and texts.
+
+Legend: B batch, C classes, D embedding size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clip_pkg.losses.functional.log_sums import log1p_exp
+from clip_pkg.losses.functional.normalization import unit
+from clip_pkg.losses.functional.precision import full_precision
+
+
+@full_precision
+def clip(
+    image: Tensor, text: Tensor, logit_scale: Tensor | float, *, normalize_inputs: bool = True
+) -> Tensor:
+    """Symmetric contrastive loss; the i-th text belongs to the i-th image.
+
+    With z = s·I·Tᵀ: 1/(2B) · Σ_i [(lse_j z_ij − z_ii) + (lse_j z_ji − z_ii)].
+    Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
+    figure 3.
+
+    Args:
+        image: [B, D].
+        text: [B, D].
+        logit_scale: s = 1/temperature, scalar, already exponentiated.
+        normalize_inputs: L2-normalise `image` and `text` first.
+
+    Returns:
+        Scalar.
+    """
+    logits = _similarities(image, text, logit_scale, normalize_inputs)
+    log_norm = 0.5 * (torch.logsumexp(logits, dim=1) + torch.logsumexp(logits, dim=0))
+    return (log_norm - logits.diagonal()).mean()
+
+
+@full_precision
+def multi_positive_clip(
+    image: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    logit_scale: Tensor | float,
+    *,
+    normalize_inputs: bool = True,
+) -> Tensor:
+    """As `clip`, but every pair of one label matches: the target of a row is uniform over them.
+
+    1/(2B) · Σ_i [(lse_j z_ij − mean_{j: y_j = y_i} z_ij) + the same of zᵀ]. Equals `clip` when all
+    labels differ. Tian et al. 2023, "StableRep", equation 3, between images and texts; Yang et
+    al. 2022, "Unified Contrastive Learning in Image-Text-Label Space", equations 3–5.
+
+    Args:
+        image: [B, D].
+        text: [B, D].
+        labels: [B] int64.
+        logit_scale: s = 1/temperature, scalar, already exponentiated.
+        normalize_inputs: L2-normalise `image` and `text` first.
+
+    Returns:
+        Scalar.
+    """
+    logits = _similarities(image, text, logit_scale, normalize_inputs)
+    same = labels[:, None] == labels[None, :]
+    log_norm = 0.5 * (torch.logsumexp(logits, dim=1) + torch.logsumexp(logits, dim=0))
+    # Row i and column i hold equally many matches, so the targets serve both directions at once.
+    matched = torch.where(same, logits, 0.0).sum(dim=1) / same.sum(dim=1)
+    return (log_norm - matched).mean()
+
+
+@full_precision
+def class_text_clip(class_logits: Tensor, targets: Tensor) -> Tensor:
+    """`multi_positive_clip` and `clip` of a batch whose texts are its classes' texts.
+
+    Images of one class then share one text, so the columns of the [B, B] logits are repetitions of
+    those of the [B, C] ones, which is all that is needed (n_c: images of class c in the batch):
+
+    1/(2B) · [Σ_i lse_c(z_ic + log n_c) + Σ_c n_c·lse_i z_ic − 2·Σ_i z_{i,y_i}].
+
+    Both conventions of what matches give this same value and gradient: they distribute the same
+    total of target mass over columns that are equal, and cross-entropy is linear in its targets.
+
+    Args:
+        class_logits: [B, C] scaled cosines of image i to the text of class c.
+        targets: [B] int64 in 0…C−1; classes may be absent from the batch.
+
+    Returns:
+        Scalar.
+    """
+    batch, classes = class_logits.shape
+    is_target = targets[:, None] == torch.arange(classes, device=targets.device)
+    counts = is_target.sum(dim=0, dtype=class_logits.dtype)
+    own = class_logits.gather(1, targets[:, None]).mean()
+    # log 0 = −inf takes an absent class out of the sum, with gradient exactly 0.
+    image_to_text = torch.logsumexp(class_logits + counts.log(), dim=1).mean() - own
+    text_to_image = (counts * torch.logsumexp(class_logits, dim=0)).sum() / batch - own
+    return 0.5 * (image_to_text + text_to_image)
+
+
+@full_precision
+def siglip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+    *,
+    normalize_inputs: bool = True,
+) -> Tensor:
+    """Sigmoid loss: every pair is a yes-or-no question of its own.
+
+    −1/B · Σ_ij log σ(z_ij·(s·I_i·T_j + b)), z = 1 on the diagonal and −1 elsewhere; the sum over
+    B² pairs is divided by B. Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training",
+    equation 1 and algorithm 1.
+
+    Args:
+        image: [B, D].
+        text: [B, D].
+        logit_scale: s, scalar, already exponentiated.
+        logit_bias: b, scalar.
+        normalize_inputs: L2-normalise `image` and `text` first.
+
+    Returns:
+        Scalar.
+    """
+    logits = _similarities(image, text, logit_scale, normalize_inputs) + logit_bias
+    against = torch.diagonal_scatter(logits, -logits.diagonal())
+    return log1p_exp(against).sum() / logits.shape[0]
+
+
+def _similarities(
+    image: Tensor, text: Tensor, logit_scale: Tensor | float, normalize_inputs: bool
+) -> Tensor:
+    """Scaled similarities, [B, B]; row: image, column: text."""
+    if normalize_inputs:
+        image, text = unit(image), unit(text)
+    # Scaling [B, D] is cheaper than scaling [B, B].
+    return (logit_scale * image) @ text.T

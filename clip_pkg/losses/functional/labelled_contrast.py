@@ -1,0 +1,90 @@
+"""Contrastive losses in which samples of one label are positives of each other.
+
+Legend: B batch, D embedding size, T temperature; P(i) are the others with the label of i.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clip_pkg.losses.functional.log_sums import log1p_exp, masked_logsumexp, without_diagonal
+from clip_pkg.losses.functional.normalization import unit
+from clip_pkg.losses.functional.precision import full_precision
+
+
+@full_precision
+def supcon(embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Supervised contrastive loss, mean over the anchors that have a positive.
+
+    ℓ_i = lse_{a≠i} z_ia − 1/|P(i)| · Σ_{p∈P(i)} z_ip, z = cosines/T.
+    Khosla et al. 2020, "Supervised Contrastive Learning", equation 2. A batch of one label teaches
+    no contrast and costs 0; `supcon_mean_over_batch` keeps the formula there.
+
+    Args:
+        embeddings: [B, D]; L2-normalised here. With several views, concatenate them.
+        labels: [B] int64.
+        temperature: T > 0.
+
+    Returns:
+        Scalar; 0 when no sample has a positive or none a negative.
+    """
+    losses, has_positive = _per_anchor(embeddings, labels, temperature)
+    mean = losses.sum() / has_positive.sum().clamp(min=1)
+    return torch.where((labels != labels[0]).any(), mean, 0.0)
+
+
+@full_precision
+def supcon_mean_over_batch(
+    embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1
+) -> Tensor:
+    """`supcon` as a mean over all B; anchors without a positive count as 0.
+
+    Args:
+        embeddings: [B, D]; L2-normalised here.
+        labels: [B] int64.
+        temperature: T > 0.
+
+    Returns:
+        Scalar.
+    """
+    losses, _ = _per_anchor(embeddings, labels, temperature)
+    return losses.mean()
+
+
+@full_precision
+def nt_xent_labels(embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Mean over all ordered positive pairs (i, p) of −log(e^{z_ip} / (e^{z_ip} + Σ_n e^{z_in})).
+
+    The n are the samples with another label than i, z = cosines/T: NT-Xent (Chen et al. 2020,
+    equation 1) with positives given by labels and none of the other positives in the denominator.
+
+    Args:
+        embeddings: [B, D]; L2-normalised here.
+        labels: [B] int64.
+        temperature: T > 0.
+
+    Returns:
+        Scalar; 0 when there is no positive pair.
+    """
+    logits, same = _similarities(embeddings, labels, temperature)
+    negatives = masked_logsumexp(logits, ~same, dim=1)
+    positive = same.fill_diagonal_(False)
+    losses = torch.where(positive, log1p_exp(negatives[:, None] - logits), 0.0)
+    return losses.sum() / positive.sum().clamp(min=1)
+
+
+def _per_anchor(embeddings: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Loss of each anchor, [B], 0 without a positive; whether it has one, [B]."""
+    logits, same = _similarities(embeddings, labels, temperature)
+    log_norm = without_diagonal(logits).logsumexp(dim=1)
+    positive = same.fill_diagonal_(False)
+    count = positive.sum(dim=1)
+    mean_positive = torch.where(positive, logits, 0.0).sum(dim=1) / count.clamp(min=1)
+    return torch.where(count > 0, log_norm - mean_positive, 0.0), count > 0
+
+
+def _similarities(embeddings: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Cosines/T, [B, B], and whether two samples have the same label, [B, B]."""
+    x = unit(embeddings)
+    return (x / temperature) @ x.T, labels[:, None] == labels[None, :]

@@ -1,0 +1,38 @@
+"""Sums of exponentials that stay finite, in value and gradient, at any temperature.
+
+What is left out of a sum is set to the lowest finite number: its exponential is exactly 0 beside
+any kept entry, and a sum of which nothing is kept is a huge negative number instead of −∞, whose
+gradient would be NaN.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lowest(like: Tensor) -> float:
+    """Return the lowest finite number of the tensor's type."""
+    return torch.finfo(like.dtype).min
+
+
+def masked_logsumexp(values: Tensor, keep: Tensor, dim: int) -> Tensor:
+    """Logarithm of the sum of exp(values) over `dim` where `keep` is true.
+
+    Args:
+        values: any shape.
+        keep: bool, of the same shape or broadcastable to it.
+        dim: the dimension that is summed.
+    """
+    return torch.logsumexp(values.masked_fill(~keep, lowest(values)), dim=dim)
+
+
+def without_diagonal(square: Tensor) -> Tensor:
+    """Take the diagonal of a fresh [B, B] matrix out of all log-sum-exps; changes it in place."""
+    return square.fill_diagonal_(lowest(square))
+
+
+def log1p_exp(values: Tensor) -> Tensor:
+    """log(1 + exp(x)), to full float64 precision; torch's own threshold of 20 is off by 2e-9."""
+    return F.softplus(values, threshold=50.0)

@@ -1,0 +1,96 @@
+"""Softmax over class weights with a margin on the target's angle.
+
+Legend: B batch, C classes, D embedding size; θ_y is the angle to the target's class weight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip_pkg.losses.functional.normalization import unit
+from clip_pkg.losses.functional.precision import full_precision
+
+
+@full_precision
+def arcface(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    margin_radians: float | None = None,
+    margin_degrees: float | None = None,
+    scale: float = 64.0,
+) -> Tensor:
+    """Additive angular margin: cross-entropy in which the target's logit is s·cos(θ_y + m).
+
+    Where θ_y > π − m, cos(θ_y + m) would rise again; cos θ_y − m·sin m takes its place.
+    Deng et al. 2019, "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
+    equation 3. At θ_y = 0 or π, where the slope of sin θ is infinite, its gradient is set to 0.
+
+    Args:
+        embeddings: [B, D]; L2-normalised here.
+        weight: [C, D]; L2-normalised here.
+        labels: [B] int64 in 0…C−1.
+        margin_radians: m in [0, π]; 0.5 when neither form is given.
+        margin_degrees: the same in degrees.
+        scale: s > 0.
+
+    Returns:
+        Scalar, mean over B.
+
+    Raises:
+        ValueError: the two forms of the margin contradict each other.
+    """
+    margin = _margin(margin_radians, margin_degrees)
+    cosine = unit(embeddings) @ unit(weight).T
+    own = cosine.gather(1, labels[:, None])
+    sine_squared = (1 - own) * (1 + own)
+    has_slope = sine_squared > 0
+    sine = torch.where(has_slope, torch.where(has_slope, sine_squared, 1.0).sqrt(), 0.0)
+    moved = torch.where(
+        own < -math.cos(margin),
+        own - margin * math.sin(margin),
+        own * math.cos(margin) - sine * math.sin(margin),
+    )
+    return F.cross_entropy(scale * cosine.scatter(1, labels[:, None], moved), labels)
+
+
+@full_precision
+def cosface(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.35,
+    scale: float = 64.0,
+) -> Tensor:
+    """Additive cosine margin: cross-entropy in which the target's logit is s·(cos θ_y − m).
+
+    Wang et al. 2018, "CosFace: Large Margin Cosine Loss for Deep Face Recognition", equation 4.
+
+    Args:
+        embeddings: [B, D]; L2-normalised here.
+        weight: [C, D]; L2-normalised here.
+        labels: [B] int64 in 0…C−1.
+        margin: m ≥ 0.
+        scale: s > 0.
+
+    Returns:
+        Scalar, mean over B.
+    """
+    cosine = unit(embeddings) @ unit(weight).T
+    taken_off = torch.full_like(labels[:, None], -margin, dtype=cosine.dtype)
+    return F.cross_entropy(scale * cosine.scatter_add(1, labels[:, None], taken_off), labels)
+
+
+def _margin(radians: float | None, degrees: float | None) -> float:
+    if degrees is None:
+        return 0.5 if radians is None else radians
+    from_degrees = math.radians(degrees)
+    if radians is not None and not math.isclose(radians, from_degrees, rel_tol=1e-9, abs_tol=1e-12):
+        raise ValueError(f"margin_degrees={degrees} is {from_degrees} rad, not {radians}")
+    return from_degrees if radians is None else radians

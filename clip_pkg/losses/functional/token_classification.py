@@ -1,0 +1,106 @@
+"""SuperCLIP in its published form: image features also predict the tokens of their text.
+
+Legend: B batch, D embedding size, V vocabulary, L tokens per text.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clip_pkg.losses.functional.image_text import clip
+from clip_pkg.losses.functional.precision import full_precision
+
+
+class SuperClipTerms(NamedTuple):
+    """Loss, its two terms (scalars), and the running state to hand to the next batch."""
+
+    total: Tensor
+    class_loss: Tensor
+    contrastive_loss: Tensor
+    cap_fq_out: Tensor
+    num_samples_out: Tensor
+
+
+@full_precision
+def superclip_terms(
+    logits: Tensor,
+    labels: Tensor,
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor | float,
+    cap_fq_in: Tensor,
+    num_samples_in: Tensor,
+    *,
+    normalize_inputs: bool = True,
+) -> SuperClipTerms:
+    """Classify each image over its text's tokens, rare tokens weighing more, plus `clip`.
+
+    The share of the batch's texts that hold a token is added to f, and 1 to n, before use. Token v
+    weighs w_v = log((n + 1/B)/(f_v + 1/B)); the target t_i of a text is w over its distinct
+    tokens, scaled to sum 1 (all zero when every token is in every text so far);
+    class = 1/B · Σ_i −t_i·log_softmax(z_i). total = class + contrastive.
+    Zhao et al. 2025, "SuperCLIP: CLIP with Simple Classification Supervision", section 3.
+
+    Args:
+        logits: [B, V] of the images over the vocabulary.
+        labels: [B, L] int64 token ids; a padding id counts as a token like any other.
+        image: [B, D].
+        text: [B, D].
+        logit_scale: s = 1/temperature of `clip`, scalar, already exponentiated.
+        cap_fq_in: [1, V], f before this batch; zeros at the start.
+        num_samples_in: [1, 1], n before this batch; zero at the start.
+        normalize_inputs: L2-normalise `image` and `text` first.
+
+    Returns:
+        The terms; the state passed in is not changed.
+    """
+    batch = logits.shape[0]
+    tokens, order_is_new = _distinct(labels)
+    share = order_is_new.to(cap_fq_in.dtype).flatten() / batch
+    frequency = cap_fq_in.flatten().scatter_add(0, tokens.flatten(), share)[None, :]
+    count = num_samples_in + 1
+
+    weights = torch.log((count + 1 / batch) / (frequency + 1 / batch)).flatten().to(logits.dtype)
+    target = torch.where(order_is_new, weights[tokens], 0.0)
+    target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    # Only the L tokens of a text have a target, so the rest of [B, V] is needed in one lse alone.
+    log_norm = torch.logsumexp(logits, dim=1) * target.sum(dim=1)
+    class_loss = (log_norm - (target * logits.gather(1, tokens)).sum(dim=1)).mean()
+    contrastive = clip(image, text, logit_scale, normalize_inputs=normalize_inputs)
+    return SuperClipTerms(class_loss + contrastive, class_loss, contrastive, frequency, count)
+
+
+@full_precision
+def superclip(
+    logits: Tensor,
+    labels: Tensor,
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor | float,
+    cap_fq_in: Tensor,
+    num_samples_in: Tensor,
+    *,
+    normalize_inputs: bool = True,
+) -> Tensor:
+    """`superclip_terms(…).total`, for those who keep no state; see there."""
+    terms = superclip_terms(
+        logits,
+        labels,
+        image,
+        text,
+        logit_scale,
+        cap_fq_in,
+        num_samples_in,
+        normalize_inputs=normalize_inputs,
+    )
+    return terms.total
+
+
+def _distinct(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorted tokens of each text, [B, L], and whether each is the first of its kind, [B, L]."""
+    tokens = labels.sort(dim=1).values
+    first = torch.ones_like(tokens[:, :1], dtype=torch.bool)
+    return tokens, torch.cat([first, tokens[:, 1:] != tokens[:, :-1]], dim=1)

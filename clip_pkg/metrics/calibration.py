@@ -1,0 +1,46 @@
+"""Scores that take the probabilities at their word.
+
+Legend: N samples, C classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS = 15
+SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)
+
+
+def log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Mean −log of the true class's probability, in nats, ≥ 0.
+
+    Probabilities below 2.2e-16 count as 2.2e-16, so one certain mistake costs 36 and not infinity.
+    """
+    own = np.take_along_axis(probabilities, targets[:, None], axis=1)
+    return max(0.0, float(-np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()))
+
+
+def brier_score(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
+    """Mean over samples of Σ_c (p_c − [y = c])², in [0, 2] for any C (Brier 1950)."""
+    own = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
+    others = np.einsum("nc,nc->n", probabilities, probabilities) - own**2
+    return float(np.maximum(others + (1.0 - own) ** 2, 0.0).mean())
+
+
+def expected_calibration_error(
+    probabilities: NDArray[np.float64],
+    targets: NDArray[np.int64],
+    *,
+    bins: int = CALIBRATION_BINS,
+) -> float:
+    """Σ_b |B_b|/N · |accuracy(B_b) − confidence(B_b)|, in [0, 1].
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3: the confidence is the
+    largest probability, the bins ((b−1)/bins, b/bins] are equally wide.
+    """
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(place, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(targets))

@@ -1,0 +1,298 @@
+"""The image–text model: images and class texts → features in one space.
+
+Legend: B images, C classes, M prompts of all classes one after another, F features of an encoder,
+D embed_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.encoders.image import ImageEncoder, build_image_encoder
+from clip_pkg.encoders.state import load_strictly
+from clip_pkg.encoders.text import (
+    FrozenTextFeatures,
+    LearnedPrompts,
+    TextEncoder,
+    build_text_encoder,
+    precompute,
+)
+from clip_pkg.errors import CheckpointError
+
+# The range that a config's `temperature` may have; CLIP has the same upper end.
+MAX_LOG_SCALE = math.log(100)
+MIN_LOG_SCALE = -MAX_LOG_SCALE
+
+_FROZEN_KEY = "text_encoder.features"
+_VOCABULARY_KEY = "text_encoder.vocabulary"
+
+
+class ImageTextModel(nn.Module):
+    """Two encoders, projections into one space, and a learned temperature.
+
+    prompt_counts: prompts per class, [C]; the text encoder's rows are the classes' one after
+    another. Under autocast the encoders and projections run in half precision; the features that
+    come out are float32.
+    """
+
+    first_rows: Tensor
+    counts: Tensor
+    averaging: Tensor
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        prompt_counts: Sequence[int],
+        *,
+        embed_dim: int,
+        temperature: float,
+        freeze_image_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        assert min(prompt_counts) >= 1, "every class has a prompt"
+        self.image_encoder = image_encoder
+        self.image_projection = _projection(image_encoder.num_features, embed_dim)
+        self.text_encoder = text_encoder
+        # Learned prompts are vectors of the joint space already.
+        self.text_projection: nn.Module = (
+            nn.Identity()
+            if isinstance(text_encoder, LearnedPrompts)
+            else _projection(text_encoder.num_features, embed_dim)
+        )
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+        self.image_encoder_is_frozen = freeze_image_encoder
+        if freeze_image_encoder:
+            self.image_encoder.requires_grad_(requires_grad=False)
+        counts = torch.tensor(prompt_counts)
+        first_rows = counts.cumsum(0) - counts
+        classes = torch.arange(len(counts)).repeat_interleave(counts)
+        averaging = F.one_hot(classes, len(counts)).T / counts.unsqueeze(1)
+        self.register_buffer("counts", counts, persistent=False)
+        self.register_buffer("first_rows", first_rows, persistent=False)
+        self.register_buffer("averaging", averaging, persistent=False)
+
+    @property
+    def embed_dim(self) -> int:
+        """D."""
+        return self.image_projection.out_features
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch mode; a frozen image encoder keeps its BatchNorm statistics as they are."""
+        super().train(mode)
+        if self.image_encoder_is_frozen:
+            self.image_encoder.eval()
+        return self
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] → L2-normalised features [B, D], float32."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_encoder_is_frozen):
+            features = self.image_encoder(images)
+        return F.normalize(self.image_projection(features).float(), dim=-1)
+
+    def class_features(self, prompt_rows: Tensor) -> Tensor:
+        """Rows [C] of one prompt per class → L2-normalised features [C, D], float32.
+
+        Any other number of rows works as well.
+        """
+        features = self.text_encoder(prompt_rows)
+        return F.normalize(self.text_projection(features).float(), dim=-1)
+
+    def mean_class_features(self) -> Tensor:
+        """Normalised mean of the normalised features of all prompts of each class, [C, D]."""
+        every = self.class_features(
+            torch.arange(self.averaging.shape[1], device=self.counts.device)
+        )
+        with torch.autocast(every.device.type, enabled=False):
+            return F.normalize(self.averaging @ every, dim=-1)
+
+    def draw_prompts(self, generator: torch.Generator | None = None) -> Tensor:
+        """Rows [C] of one random prompt per class, on the model's device.
+
+        The draw happens on the generator's device; one on the model's device needs no transfer.
+        """
+        device = self.counts.device if generator is None else generator.device
+        uniform = torch.rand(
+            len(self.counts), generator=generator, device=device, dtype=torch.float64
+        )
+        offsets = (uniform.to(self.counts.device, non_blocking=True) * self.counts).long()
+        return self.first_rows + offsets
+
+    def logit_scale(self) -> Tensor:
+        """1/temperature, a scalar with gradient."""
+        return self.log_logit_scale.exp()
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep 1/temperature within [0.01, 100], as CLIP does above; call it after each step."""
+        self.log_logit_scale.clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE)
+
+    def parameter_groups(
+        self,
+        lr: float,
+        weight_decay: float,
+        image_lr_scale: float = 1.0,
+        text_lr_scale: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Sort every trainable parameter into exactly one group for AdamW; none is empty.
+
+        Each has `name`, `params`, `lr`, `weight_decay`. Weights decay, but not biases, norms, the
+        logit scale and what an encoder itself excludes (position embeddings and the like). The
+        scales are factors on the learning rate of the encoders; projections have `lr` itself.
+        """
+        scales = {"image_encoder": image_lr_scale, "text_encoder": text_lr_scale}
+        undecayed = set(self._undecayed_names())
+        groups: dict[str, dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            part = next((part for part in scales if name.startswith(f"{part}.")), "head")
+            decays = parameter.ndim > 1 and name not in undecayed
+            key = part if decays else f"{part}_undecayed"
+            group = groups.setdefault(
+                key,
+                {
+                    "name": key,
+                    "params": [],
+                    "lr": lr * scales.get(part, 1.0),
+                    "weight_decay": weight_decay if decays else 0.0,
+                },
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All parameters and persistent buffers, on the CPU.
+
+        With a frozen text encoder that includes its features and not its tower.
+        """
+        return {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+
+    def load_checkpoint_state(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Load what `checkpoint_state` made. Raises CheckpointError if it is another model's."""
+        own = self.state_dict().get(_VOCABULARY_KEY)
+        theirs = state.get(_VOCABULARY_KEY)
+        if own is not None and theirs is not None and not torch.equal(own.cpu(), theirs.cpu()):
+            raise CheckpointError(f"{source}: was trained with other class texts than these")
+        load_strictly(self, state, source=source)
+
+    def _undecayed_names(self) -> Iterator[str]:
+        """Parameters that the encoders' own libraries never decay."""
+        for name, module in self.named_modules():
+            if callable(excluded := getattr(module, "no_weight_decay", None)):
+                yield from (f"{name}.{parameter}" for parameter in excluded())
+
+
+def build_model(
+    config: RunConfig,
+    classes: Sequence[str],
+    prompts: Sequence[Sequence[str]],
+    *,
+    text_features: Tensor | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> ImageTextModel:
+    """Build the model that a config describes, on the CPU, in training mode.
+
+    prompts: of each class, [C][P]; the number P may differ. Random weights come from torch's global
+    generator, in the order image encoder, text encoder, projections.
+    text_features: from `frozen_text_features`, when the text encoder is frozen.
+    state: a checkpoint to continue from; then nothing pretrained is needed.
+    Raises WeightsError, CheckpointError or UserError as the encoders do.
+    """
+    assert len(classes) == len(prompts), "one list of prompts per class"
+    counts = _prompt_counts(config, prompts)
+    directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
+    image_spec = config.image_encoder if state is None else _untrained(config.image_encoder)
+    image = build_image_encoder(image_spec, img_size=config.img_size, weights_dir=directory)
+    if state is not None and _FROZEN_KEY in state:
+        text_features = state[_FROZEN_KEY]
+    text: TextEncoder
+    if text_features is not None:
+        text = FrozenTextFeatures(text_features)
+    else:
+        text = _text_encoder(config, prompts, trained=state is None)
+        if config.freeze_text_encoder:
+            text = precompute(text, sum(counts))
+    model = ImageTextModel(
+        image,
+        text,
+        counts,
+        embed_dim=config.embed_dim,
+        temperature=config.temperature,
+        freeze_image_encoder=config.freeze_image_encoder,
+    )
+    if _are_one_clip(config.image_encoder, config.text_encoder):
+        _keep_alignment(model)
+    if state is not None:
+        model.load_checkpoint_state(state, source="the checkpoint")
+    return model.train()
+
+
+def frozen_text_features(config: RunConfig, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Features [M, F] of a frozen text encoder; the same for all folds of a config.
+
+    Of a `:scratch` encoder they depend on torch's global generator.
+    """
+    text = _text_encoder(config, prompts, trained=True)
+    return precompute(text, sum(_prompt_counts(config, prompts))).features
+
+
+def _text_encoder(
+    config: RunConfig, prompts: Sequence[Sequence[str]], *, trained: bool
+) -> TextEncoder:
+    spec = config.text_encoder if trained else _untrained(config.text_encoder)
+    flat = [prompt for of_class in prompts for prompt in of_class]
+    if spec.family == "prompts":
+        flat = [""] * sum(_prompt_counts(config, prompts))
+    directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
+    return build_text_encoder(spec, flat, embed_dim=config.embed_dim, weights_dir=directory)
+
+
+def _prompt_counts(config: RunConfig, prompts: Sequence[Sequence[str]]) -> list[int]:
+    """Rows per class: the prompts there are, or the vectors that are to be learned."""
+    if config.text_encoder.family == "prompts":
+        return [config.prompts_per_class or 1] * len(prompts)
+    return [len(of_class) for of_class in prompts]
+
+
+def _untrained(spec: EncoderSpec) -> EncoderSpec:
+    """Describe the same architecture without its weights; the tag still says how it normalises."""
+    return replace(spec, weights="scratch")
+
+
+def _projection(features: int, embed_dim: int) -> nn.Linear:
+    """Make a linear map into the joint space, initialised as CLIP's."""
+    projection = nn.Linear(features, embed_dim, bias=False)
+    nn.init.normal_(projection.weight, std=features**-0.5)
+    return projection
+
+
+def _are_one_clip(image: EncoderSpec, text: EncoderSpec) -> bool:
+    """Whether both encoders are the towers of one pretrained CLIP model."""
+    return (
+        image.family == text.family == "clip"
+        and (image.model, image.tag) == (text.model, text.tag)
+        and image.weights == text.weights == "pretrained"
+    )
+
+
+def _keep_alignment(model: ImageTextModel) -> None:
+    """Start from CLIP's own joint space: projections alike, and the identity if sizes allow."""
+    weight = model.image_projection.weight
+    if weight.shape[0] == weight.shape[1]:
+        nn.init.eye_(weight)
+    else:
+        nn.init.orthogonal_(weight)
+    assert isinstance(model.text_projection, nn.Linear), "a CLIP tower has a projection"
+    with torch.no_grad():
+        model.text_projection.weight.copy_(weight)

@@ -1,0 +1,191 @@
+"""The unit of work: one fold of one config, as a JSON file that any process can carry out.
+
+The launcher writes a `FoldTask`; a worker reads it, trains, and writes a `FoldResult` or a
+`FoldFailure`. Nothing else passes between them, so the same files serve a child process, a
+cluster's job and a rerun next Monday.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from clip_pkg.atomic import write_json
+from clip_pkg.errors import RunFolderError
+from clip_pkg.paths import ConfigPaths, FoldPaths
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# What can change a trained number. The command line, reports and schedulers cannot.
+ROOMS_THAT_MAKE_NUMBERS = (
+    "losses",
+    "encoders",
+    "metrics",
+    "data",
+    "engine",
+    "planning",
+    "model.py",
+)
+# Settings that say where or how fast a config runs, not what comes out.
+NO_PART_OF_THE_RESULT = frozenset({"name", "gpu_id", "num_workers"})
+
+FailureKind: TypeAlias = Literal["diverged", "out of memory", "error", "crash", "user error"]
+Record = TypeVar("Record", "FoldTask", "FoldResult", "FoldFailure")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Digests of everything that a fold's numbers follow from.
+
+    Two runs with equal identities may share folds; where one part differs, its name tells which.
+    """
+
+    config: str
+    data: str
+    splits: str
+    class_texts: str
+    code: str
+
+    def differences(self, other: Identity) -> list[str]:
+        """Name the parts in which `other` is different."""
+        mine, theirs = asdict(self), asdict(other)
+        return [part.replace("_", " ") for part in mine if mine[part] != theirs[part]]
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """What a worker needs to know. Paths are absolute; `fold` counts from 1."""
+
+    identity: Identity
+    config: dict[str, Any]
+    fold: int
+    n_folds: int
+    run_dir: str
+    manifest_file: str
+    folds_info_file: str
+    class_texts_file: str
+    pixel_store: str
+    cache_dir: str
+    resume_from: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The config's name."""
+        return str(self.config["name"])
+
+    @property
+    def label(self) -> str:
+        """How people call it."""
+        return f"{self.name} fold {self.fold}"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one worker that may write into the fold's folder."""
+        return Path(self.cache_dir) / "locks" / f"{digest([self.run_dir, self.fold])[:24]}.lock"
+
+    @property
+    def config_paths(self) -> ConfigPaths:
+        """Files of the config that the fold belongs to."""
+        return ConfigPaths(Path(self.run_dir))
+
+    @property
+    def paths(self) -> FoldPaths:
+        """Files of the fold."""
+        return self.config_paths.fold(self.fold)
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A finished fold. Metrics are by history column, None where undefined."""
+
+    identity: Identity
+    fold: int
+    n_train: int
+    n_val: int
+    best_epoch: int
+    last_epoch: int
+    stopped_early: bool
+    best: dict[str, float | None]
+    last: dict[str, float | None]
+    untrained: dict[str, float | None]
+    chosen_on: Literal["reported fold", "inner validation split"]
+    device: str
+    environment: dict[str, str]
+    seconds: float
+    train_seconds: float
+    notices: list[str]
+
+
+@dataclass(frozen=True)
+class FoldFailure:
+    """Why an attempt ended without a result; `detail` is the traceback, for our own bugs."""
+
+    identity: Identity
+    fold: int
+    kind: FailureKind
+    reason: str
+    detail: str = ""
+    log_file: str = ""
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_digest(canonical: Mapping[str, Any]) -> str:
+    """Digest of the part of a canonical config that decides the numbers."""
+    return digest({key: canonical[key] for key in canonical if key not in NO_PART_OF_THE_RESULT})
+
+
+def code_digest() -> str:
+    """Digest of the package's own sources that make numbers."""
+    sources: list[Path] = []
+    for room in ROOMS_THAT_MAKE_NUMBERS:
+        path = PACKAGE / room
+        sources += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    checksum = hashlib.sha256()
+    for source in sources:
+        checksum.update(source.relative_to(PACKAGE).as_posix().encode())
+        checksum.update(source.read_bytes())
+    return checksum.hexdigest()
+
+
+def write_record(path: Path, record: FoldTask | FoldResult | FoldFailure) -> None:
+    """Write a task, result or failure, whole or not at all."""
+    write_json(path, asdict(record))
+
+
+def read_record(kind: type[Record], path: Path) -> Record | None:
+    """Read a record; None if there is none.
+
+    Raises RunFolderError when the file is there but is not one of ours.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error}); move it away and run again"
+        ) from None
+    names = {item.name for item in fields(kind)}
+    if not isinstance(content, dict) or not {"identity", "fold"} <= set(content) <= names:
+        raise RunFolderError(f"{path} was not written by this program; move it away and run again")
+    try:
+        content["identity"] = Identity(**content["identity"])
+        return kind(**content)
+    except TypeError:
+        raise RunFolderError(
+            f"{path} was written by another version of this program; move it away and run again"
+        ) from None
+
+
+def finished(task: FoldTask) -> FoldResult | None:
+    """Return the task's result if an earlier run left one that fits, else None."""
+    result = read_record(FoldResult, task.paths.result)
+    return result if result is not None and result.identity == task.identity else None

@@ -1,0 +1,1 @@
+"""Decides which fold task runs where and when; knows no torch."""

@@ -1,0 +1,188 @@
+"""One worker process per device that lives for several tasks.
+
+Importing torch and the model libraries takes seconds, so a worker imports once and then takes
+assignments as JSON lines on its standard input and answers with one JSON line each. After a
+failure of any kind the next task gets a fresh process. A worker that loses its launcher sees the
+end of its standard input and ends too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+from clip_pkg.planning.tasks import FoldFailure, finished, read_record, write_record
+from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.job import Assignment, JobState
+
+SECONDS_TO_LEAVE = 5.0
+LINES_OF_A_CRASH = 15
+
+
+class Worker:
+    """A worker process bound to one device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "clip_pkg.worker", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=device.environment(os.environ),
+            start_new_session=True,  # Ctrl-C reaches the launcher only; it decides what to do
+            text=True,
+            encoding="utf-8",
+        )
+        os.set_blocking(self._stdout.fileno(), False)
+        self._received = ""
+
+    @property
+    def _stdout(self) -> IO[str]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def send(self, assignment: Assignment) -> None:
+        """Hand over an assignment."""
+        assert self._process.stdin is not None
+        message = {
+            "task_file": str(assignment.task.paths.task),
+            "place": {
+                "device": assignment.device.torch_name,
+                "device_id": assignment.device.id,
+                "threads": assignment.threads,
+                "log_file": str(assignment.log_file),
+            },
+        }
+        # A worker that died at once is noticed by the next poll.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self) -> str | None:
+        """Return the next answer (`done`, `failed`, `interrupted`), None if there is none yet."""
+        with contextlib.suppress(BlockingIOError):
+            self._received += os.read(self._stdout.fileno(), 65536).decode("utf-8")
+        line, found, rest = self._received.partition("\n")
+        if not found:
+            return None
+        self._received = rest
+        return str(json.loads(line)["state"])
+
+    def exit_code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it lives."""
+        return self._process.poll()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it still lives."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def close(self) -> None:
+        """End an idle worker politely, then by force."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(SECONDS_TO_LEAVE)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._stdout.close()
+
+
+class ProcessJob:
+    """One assignment in a worker."""
+
+    def __init__(self, assignment: Assignment, worker: Worker) -> None:
+        self.assignment = assignment
+        self._worker = worker
+        self._state = JobState.RUNNING
+
+    def poll(self) -> JobState:
+        """Return the state now, without waiting."""
+        if self._state is not JobState.RUNNING:
+            return self._state
+        code = self._worker.exit_code()
+        answer = self._worker.answer()
+        if answer is not None:
+            self._state = JobState(answer)
+        elif code is not None:
+            self._state = self._after_crash(code)
+        if self._state is JobState.DONE and finished(self.assignment.task) is None:
+            self._state = JobState.FAILED  # an answer without a valid result file is no success
+        return self._state
+
+    def _after_crash(self, code: int) -> JobState:
+        task = self.assignment.task
+        if read_record(FoldFailure, task.paths.failure) is None:
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            failure = FoldFailure(
+                identity=task.identity,
+                fold=task.fold,
+                kind="crash",
+                reason=f"the worker process ended with {how} and left no message",
+                detail="\n".join(last_lines(self.assignment.log_file, LINES_OF_A_CRASH)),
+                log_file=str(self.assignment.log_file),
+            )
+            write_record(task.paths.failure, failure)
+        return JobState.FAILED
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and an end."""
+        self._worker.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._worker.signal(signal.SIGKILL)
+
+
+class ProcessExecutor:
+    """Keeps a worker per device and replaces those that failed."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._jobs: dict[str, ProcessJob] = {}
+
+    def submit(self, assignment: Assignment) -> ProcessJob:
+        """Start on the device's worker, or on a fresh one if the last task there failed."""
+        device = assignment.device
+        previous = self._jobs.get(device.id)
+        worker = self._workers.get(device.id)
+        if worker is not None and (previous is None or previous.poll() is not JobState.DONE):
+            worker.close()
+            worker = None
+        if worker is None:
+            worker = self._workers[device.id] = Worker(device)
+        job = self._jobs[device.id] = ProcessJob(assignment, worker)
+        assignment.task.paths.failure.unlink(missing_ok=True)
+        worker.send(assignment)
+        return job
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for device_id, worker in self._workers.items():
+            job = self._jobs.get(device_id)
+            if job is not None and job.poll() is JobState.RUNNING:
+                job.kill()
+            worker.close()
+        self._workers.clear()
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Last lines of a log; empty if there is no log."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,200 @@
+"""Carries out fold tasks: reads a task file, trains, leaves a result file or a failure file.
+
+    python -m clip_pkg.worker --serve       assignments as JSON lines on standard input
+    python -m clip_pkg.worker TASK.json     one task, for clusters
+
+In serve mode the process imports the heavy packages once and lives for several tasks, until one
+fails; the launcher then starts a fresh one. It also ends when its standard input does, because
+that means that the launcher is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from filelock import FileLock
+
+from clip_pkg.errors import UserError
+from clip_pkg.planning.tasks import (
+    FailureKind,
+    FoldFailure,
+    FoldTask,
+    finished,
+    read_record,
+    write_record,
+)
+
+SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
+SECONDS_TO_WAIT_FOR_ORPHANS = 30.0
+LONGEST_REASON = 2000  # characters
+EXIT_INTERRUPTED = 130
+
+
+class StopRequest:
+    """Becomes true once someone wants the worker to end."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask."""
+        self._event.set()
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: the first time ask for a checkpoint and an end, the second time end."""
+        del frame
+        if self:
+            os._exit(128 + number)
+        self.set()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a task is carried out: torch device, the user's name for it, CPU threads, log."""
+
+    device: str
+    device_id: str
+    threads: int
+    log_file: str
+
+
+def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: StopRequest) -> str:
+    """Train one fold; returns `done`, `failed` or `interrupted` and leaves the matching file."""
+    # Imported here so that reading the command line needs no torch.
+    import torch  # noqa: PLC0415
+
+    from clip_pkg.engine.fold import Interrupted, run_fold  # noqa: PLC0415
+
+    task.lock.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(place.threads)
+    try:
+        # A worker that lost its launcher may still be ending; two must never write one folder.
+        with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
+            if finished(task) is None:
+                result = run_fold(
+                    task,
+                    device=torch.device(place.device),
+                    device_id=place.device_id,
+                    stream=stream,
+                    stop=stop,
+                )
+                write_record(task.paths.result, result)
+        return "done"
+    except Interrupted:
+        return "interrupted"
+    except Exception as error:
+        kind = _kind(error)
+        detail = traceback.format_exc() if kind == "error" else ""
+        reason = " ".join(str(error).split()) or type(error).__name__
+        stream.write(f"FAILED ({kind}): {reason}\n{detail}")
+        stream.flush()
+        failure = FoldFailure(
+            task.identity, task.fold, kind, reason[:LONGEST_REASON], detail, place.log_file
+        )
+        write_record(task.paths.failure, failure)
+        return "failed"
+
+
+def _kind(error: Exception) -> FailureKind:
+    import torch  # noqa: PLC0415
+
+    from clip_pkg.engine.optimisation import Diverged  # noqa: PLC0415
+
+    if isinstance(error, Diverged):
+        return "diverged"
+    if isinstance(error, UserError):
+        return "user error"
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out of memory"
+    return "error"
+
+
+@contextlib.contextmanager
+def output_into(log_file: Path) -> Iterator[TextIO]:
+    """Send whatever the process prints, libraries' warnings too, to the end of `log_file`."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    with log_file.open("a", encoding="utf-8", buffering=1) as log:
+        try:
+            for number, _ in kept:
+                os.dup2(log.fileno(), number)
+            yield log
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, copy in kept:
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def serve(stop: StopRequest) -> int:
+    """Take assignments from standard input until it ends or a task does not succeed."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    assignments: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    threading.Thread(target=_read_assignments, args=(assignments, stop), daemon=True).start()
+    while (message := assignments.get()) is not None:
+        log_file = Path(message["place"]["log_file"])
+        task = read_record(FoldTask, Path(message["task_file"]))
+        assert task is not None, f"no task file {message['task_file']}"
+        with output_into(log_file) as stream:
+            state = carry_out(task, Place(**message["place"]), stream, stop)
+        answers.write(json.dumps({"task_file": message["task_file"], "state": state}) + "\n")
+        if state != "done":
+            return EXIT_INTERRUPTED if state == "interrupted" else 1
+    return 0
+
+
+def _read_assignments(assignments: queue.Queue[dict[str, Any] | None], stop: StopRequest) -> None:
+    # File descriptor 0 directly: a blocked sys.stdin.readline would hold the interpreter's exit.
+    with open(0, encoding="utf-8", closefd=False) as lines:
+        for line in lines:
+            assignments.put(json.loads(line))
+    assignments.put(None)
+    # The launcher closes the pipe of an idle worker only. A busy one has lost its launcher.
+    stop.set()
+    timer = threading.Timer(SECONDS_TO_CHECKPOINT, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the worker process."""
+    parser = argparse.ArgumentParser(prog="python -m clip_pkg.worker", allow_abbrev=False)
+    parser.add_argument("task", nargs="?", type=Path, help="a task.json written by the launcher")
+    parser.add_argument("--serve", action="store_true", help="read assignments from standard input")
+    parser.add_argument("--device", default="cpu", help="torch device of a single task")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    parsed = parser.parse_args(arguments)
+    stop = StopRequest()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.on_signal)
+    if parsed.serve:
+        return serve(stop)
+    task = read_record(FoldTask, parsed.task) if parsed.task else None
+    if task is None:
+        parser.error("needs a task file, or --serve")
+    place = Place(parsed.device, parsed.device, parsed.threads, "standard output")
+    state = carry_out(task, place, sys.stdout, stop)
+    return {"done": 0, "interrupted": EXIT_INTERRUPTED}.get(state, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Sets up .venv with the development packages, then checks style, types and tests with coverage.
+#
+#   bash run_tests.sh                       everything; fails below 90 % line coverage
+#   bash run_tests.sh tests/config -x       arguments go to pytest; coverage is then only shown
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. environment/prepare.sh
+prepare_environment dev
+
+python=.venv/bin/python
+echo "ruff check";  "$python" -m ruff check .
+echo "ruff format"; "$python" -m ruff format --check .
+echo "mypy";        "$python" -m mypy
+
+required=()
+[ $# -gt 0 ] || required=(--cov-fail-under=90)
+exec "$python" -m pytest --cov --cov-report=term ${required[@]+"${required[@]}"} "$@"

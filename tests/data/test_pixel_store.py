@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from clip_pkg.data import pixel_blocks, pixel_store
+from clip_pkg.data.pixel_blocks import squash
+from clip_pkg.data.pixel_store import PixelStore, StoreError, build_store
+from clip_pkg.errors import DataError, UserError
+from clip_pkg.planning.manifest import Manifest
+
+MakeImages = Callable[..., Manifest]
+
+
+@pytest.fixture
+def manifest(make_images: MakeImages) -> Manifest:
+    return make_images({"good place": 40, "松动": 30})  # three blocks
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start decoding processes at once."""
+    monkeypatch.setattr(pixel_blocks, "SECONDS_ALONE", 0.0)
+
+
+def slow_to_decode(tmp_path: Path, count: int) -> Manifest:
+    """Some ten milliseconds per image, but one image on the disk."""
+    folder = tmp_path / "slow" / "a"
+    folder.mkdir(parents=True)
+    names = [f"{number:04d}.png" for number in range(count)]
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / names[0])
+    for name in names[1:]:
+        (folder / name).hardlink_to(folder / names[0])
+    return Manifest(
+        data_dir=tmp_path / "slow",
+        classes=("a",),
+        paths=tuple(f"a/{name}" for name in names),
+        labels=np.zeros(count, dtype=np.int64),
+        groups=None,
+        digests=(hashlib.sha256((folder / names[0]).read_bytes()).hexdigest(),) * count,
+    )
+
+
+def leftovers(cache: Path) -> list[str]:
+    return sorted(file.name for file in cache.iterdir() if file.suffix != ".lock")
+
+
+def overwrite(path: Path, offset: int, *, keep_time: bool) -> None:
+    """Change one byte."""
+    before = path.stat()
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        byte = stream.read(1)[0]
+        stream.seek(offset)
+        stream.write(bytes([byte ^ 255]))
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_pixels_are_the_resized_images(manifest: Manifest, cache: Path) -> None:
+    store = PixelStore.open(build_store(manifest, 16, cache), manifest)
+    assert store.images.shape == (70, 16, 16, 3)
+    assert store.images.dtype == np.uint8
+    assert store.size == 16
+    for row in range(70):
+        with Image.open(manifest.file(row)) as image:
+            expected = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(store.images[row], np.asarray(expected))
+    index = np.array([69, 3, 3, 0])
+    gathered = store.gather(index)
+    np.testing.assert_array_equal(gathered, store.images[index])
+    assert gathered.flags.writeable
+    assert not store.images.flags.writeable
+
+
+def test_processes_make_the_same_store(manifest: Manifest, cache: Path, in_processes: None) -> None:
+    steps: list[tuple[int, int]] = []
+    path = build_store(manifest, 16, cache, workers=2, progress=lambda *step: steps.append(step))
+    alone = build_store(manifest, 16, cache.with_name("alone"), workers=0)
+    assert path.read_bytes() == alone.read_bytes()
+    assert sorted(steps) == steps
+    assert steps[-1] == (70, 70)
+    assert len(steps) == 3
+
+
+def test_built_once(manifest: Manifest, cache: Path) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    path = build_store(manifest, 16, cache)
+    modified = path.stat().st_mtime_ns
+    assert build_store(manifest, 16, cache, progress=never, notify=never) == path
+    assert path.stat().st_mtime_ns == modified
+    other_labels = replace(manifest, labels=1 - manifest.labels, groups=("p",) * 70)
+    assert build_store(other_labels, 16, cache, progress=never, notify=never) == path
+    assert leftovers(cache) == sorted([path.name, path.with_suffix(".json").name])
+
+
+def test_other_images_and_sizes_have_stores_of_their_own(
+    make_images: MakeImages, manifest: Manifest, cache: Path
+) -> None:
+    path = build_store(manifest, 16, cache)
+    assert build_store(manifest, 8, cache) != path
+    changed = make_images({"good place": 40, "松动": 30}, name="others", seed=1)
+    assert build_store(changed, 16, cache) != path
+    with pytest.raises(StoreError, match="other images"):
+        PixelStore.open(path, changed)
+
+
+@pytest.mark.parametrize("keep_time", [True, False])
+def test_a_damaged_store_is_noticed_and_built_again(
+    manifest: Manifest, cache: Path, keep_time: bool
+) -> None:
+    path = build_store(manifest, 16, cache)
+    whole = path.read_bytes()
+    overwrite(path, len(whole) - 5, keep_time=keep_time)
+    with pytest.raises(StoreError, match=r"damaged from image 64 on"):
+        PixelStore.open(path, manifest, verify=keep_time)
+    told: list[str] = []
+    assert build_store(manifest, 16, cache, notify=told.append) == path
+    assert path.read_bytes() == whole
+    (sentence,) = told
+    assert "damaged" in sentence
+    assert "decoding the images again" in sentence
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"0")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _no_header(path: Path) -> None:
+    overwrite(path, 1, keep_time=True)
+
+
+def _lose_record(path: Path) -> None:
+    path.with_suffix(".json").unlink()
+
+
+def _break_record(path: Path) -> None:
+    path.with_suffix(".json").write_text('{"images": ')
+
+
+def _foreign_record(path: Path) -> None:
+    path.with_suffix(".json").write_text("[1]")
+
+
+def _older_recipe(path: Path) -> None:
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["recipe"]["pillow"] = "1.0"
+    path.with_suffix(".json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _shorten,
+        _lengthen,
+        _empty,
+        _no_header,
+        _lose_record,
+        _break_record,
+        _foreign_record,
+        _older_recipe,
+    ],
+)
+def test_what_does_not_fit_is_refused_without_reading_it_all(
+    manifest: Manifest, cache: Path, harm: Callable[[Path], None]
+) -> None:
+    path = build_store(manifest, 16, cache)
+    whole = path.read_bytes()
+    harm(path)
+    with pytest.raises(StoreError):
+        PixelStore.open(path, manifest)
+    told: list[str] = []
+    build_store(manifest, 16, cache, notify=told.append)
+    assert len(told) == 1
+    assert path.read_bytes() == whole
+    PixelStore.open(path, manifest, verify=True)
+
+
+def test_a_missing_store_is_a_sentence(manifest: Manifest, cache: Path) -> None:
+    path = build_store(manifest, 16, cache)
+    path.unlink()
+    with pytest.raises(StoreError, match="damaged"):
+        PixelStore.open(path, manifest)
+    build_store(manifest, 16, cache)
+    PixelStore.open(path, manifest)
+
+
+def test_a_copied_store_is_accepted_after_a_full_check(manifest: Manifest, cache: Path) -> None:
+    path = build_store(manifest, 16, cache)
+    os.utime(path, ns=(1, 1))
+    PixelStore.open(path, manifest)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named(
+    manifest: Manifest, cache: Path, workers: int, in_processes: None
+) -> None:
+    manifest.file(50).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"松动/010.jpg: changed while"):
+        build_store(manifest, 16, cache, workers=workers)
+    digests = list(manifest.digests)
+    digests[50] = hashlib.sha256(b"no image").hexdigest()
+    with pytest.raises(DataError, match=r"松动/010.jpg: .*not an image"):
+        build_store(replace(manifest, digests=tuple(digests)), 16, cache, workers=workers)
+    manifest.file(50).unlink()
+    with pytest.raises(DataError, match=r"松动/010.jpg: does not exist"):
+        build_store(manifest, 16, cache, workers=workers)
+    assert leftovers(cache) == []
+
+
+def test_a_full_disk_is_noticed_before_decoding(
+    manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    needed = 70 * 16 * 16 * 3 + pixel_store.SPACE_TO_LEAVE
+    with pytest.raises(UserError, match=f"{needed:,} bytes there, 1,000,000 are free") as caught:
+        build_store(manifest, 16, cache)
+    assert str(cache) in str(caught.value)
+    assert leftovers(cache) == []
+
+
+def test_a_disk_that_fills_up_is_a_sentence(
+    manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pixel_store, "fill_blocks", full)
+    with pytest.raises(UserError, match=r"No space left on device.*free some space"):
+        build_store(manifest, 16, cache)
+    assert leftovers(cache) == []
+
+
+def test_a_place_that_is_no_folder_is_a_sentence(manifest: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        build_store(manifest, 16, tmp_path / "file" / "cache")
+
+
+def test_a_killed_decoder_is_a_sentence(tmp_path: Path, cache: Path, in_processes: None) -> None:
+    def kill(*_: object) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(DataError, match="lower `num_workers`"):
+        build_store(slow_to_decode(tmp_path, 1000), 16, cache, workers=2, progress=kill)
+    assert leftovers(cache) == []
+
+
+def test_temporary_files_of_killed_builders_go(manifest: Manifest, cache: Path) -> None:
+    path = build_store(manifest, 16, cache)
+    path.unlink()
+    abandoned = cache / f".{path.name}.0123.tmp"
+    abandoned.write_bytes(b"half")
+    other = cache / ".cv_summary.json.0123.tmp"
+    other.write_bytes(b"not ours")
+    build_store(manifest, 16, cache)
+    assert not abandoned.exists()
+    assert other.exists()
+
+
+def test_two_launchers_build_once(manifest: Manifest, cache: Path) -> None:
+    path = build_store(manifest, 16, cache)
+    path.unlink()
+    told: list[str] = []
+    lock = FileLock(path.with_suffix(".lock"))
+    lock.acquire()
+    second = threading.Thread(
+        target=build_store, args=(manifest, 16, cache), kwargs={"notify": told.append}
+    )
+    second.start()
+    deadline = time.monotonic() + 10
+    while not told and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert told == [f"waiting for another process that prepares {path.name}"]
+    assert not path.exists()
+    lock.release()
+    second.join()
+    PixelStore.open(path, manifest)
+
+
+def test_a_square_of_the_right_size_is_left_alone() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(squash(image, 16), image)
+
+
+@pytest.mark.parametrize("shape", [(7, 31), (300, 5), (1, 1), (64, 64)])
+def test_flat_images_stay_flat(shape: tuple[int, int]) -> None:
+    # weights that do not sum to one, or a border, would show here
+    assert (squash(np.full((*shape, 3), 77, dtype=np.uint8), 16) == 77).all()
+
+
+def test_shrinking_averages_instead_of_skipping() -> None:
+    stripes = np.zeros((512, 512, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(squash(stripes, 32).astype(int) - 127.5).max() < 4  # borders see half a filter
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, clip_pkg.data.pixel_store; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SLOW_BUILD = """
+import json
+import sys
+from pathlib import Path
+from clip_pkg.data import pixel_blocks
+from clip_pkg.data.pixel_store import build_store
+from clip_pkg.planning.manifest import Manifest
+pixel_blocks.SECONDS_ALONE = 0.0
+manifest = Manifest.from_json(json.loads(Path(sys.argv[1]).read_text()))
+build_store(
+    manifest, 224, Path(sys.argv[2]), workers=2, progress=lambda *_: print("on", flush=True)
+)
+"""
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_its_launcher(tmp_path: Path, cache: Path, how: signal.Signals) -> None:
+    manifest = slow_to_decode(tmp_path, 3000)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.to_json()))
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", SLOW_BUILD, tmp_path / "manifest.json", cache],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline() == "on\n"
+    children = _children(launcher.pid)
+    assert len(children) >= 2
+    launcher.send_signal(how)
+    launcher.wait(timeout=30)
+    launcher.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(map(_alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_alive, children))
+    assert not list(cache.glob("*.npy"))  # and nothing that looks finished

@@ -1,0 +1,81 @@
+"""The house: imports go strictly downward, and what must start fast knows no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "clip_pkg"
+LEVELS = {
+    "errors": 0,
+    "paths": 0,
+    "atomic": 0,
+    "config": 1,
+    "event_files": 1,
+    "predictions": 1,
+    "planning": 2,
+    "losses": 2,
+    "encoders": 2,
+    "metrics": 2,
+    "data": 3,
+    "model": 3,
+    "scheduling": 3,
+    "engine": 4,
+    "evaluation": 4,
+    "worker": 5,
+    "demo": 5,
+    "cli": 6,
+}
+TORCH_FREE = [
+    "clip_pkg.config.load",
+    "clip_pkg.config.flags",
+    "clip_pkg.planning.splits",
+    "clip_pkg.planning.tasks",
+    "clip_pkg.scheduling.loop",
+    "clip_pkg.scheduling.processes",
+    "clip_pkg.evaluation.summary",
+    "clip_pkg.evaluation.curves",
+    "clip_pkg.cli.launch",
+    "clip_pkg.cli.commands",
+]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("clip_pkg.")}
+    return rooms
+
+
+SOURCES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__"
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_strictly_downward(path: Path) -> None:
+    mine = room(path)
+    assert mine in LEVELS, f"{mine} has no level; give it one here and in the README"
+    for other in imported_rooms(path) - {mine}:
+        assert LEVELS[other] < LEVELS[mine], f"{path}: {mine} must not import {other}"
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_module_starts_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'timm', 'open_clip') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
