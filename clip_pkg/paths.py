@@ -18,9 +18,7 @@ def folder_name(text: str) -> str:
     `:` and `/` become `_`, as in `resnet18_clip_ViT-B_32`. Raises ValueError for names that
     would leave the folder, hide in it or exceed the file system's limit.
     """
-    name = unicodedata.normalize("NFC", text).translate(
-        str.maketrans({":": "_", "/": "_", "\\": "_"})
-    )
+    name = unicodedata.normalize("NFC", text).translate(str.maketrans(":/\\", "___"))
     name = name.strip()
     if (
         not name

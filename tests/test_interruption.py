@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import TINY, command, program_environment
+from tiny import TINY, command, program_environment
 
 from clip_pkg.evaluation.summary import without_times
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import TINY, Program
+from tiny import TINY, Program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clip_pkg.evaluation.summary import without_times
@@ -42,7 +42,7 @@ def run_folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two configs, two folds, trained once through the launcher's form of the command."""
     import subprocess
 
-    from conftest import command, program_environment
+    from tiny import command, program_environment
 
     root = tmp_path_factory.mktemp("run")
     configs = [

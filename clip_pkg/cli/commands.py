@@ -14,7 +14,7 @@ from clip_pkg.errors import RunFolderError
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import ConfigPaths
 from clip_pkg.planning.class_texts import write_template
-from clip_pkg.planning.inspection import class_names
+from clip_pkg.planning.scan import class_names
 
 
 def schema() -> int:

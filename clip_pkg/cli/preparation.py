@@ -158,7 +158,7 @@ def _splits(
     splits_file: Path | None, config: RunConfig, manifest: Manifest, scanned: ScanResult
 ) -> Splits:
     if splits_file is not None:
-        return splits_from_json(splits_file, manifest)
+        return splits_from_json(splits_file, manifest, scanned.linked)
     return make_splits(
         manifest,
         use_cv=config.use_cv,

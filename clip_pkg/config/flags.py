@@ -38,7 +38,7 @@ class _Switch(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Store which of the two spellings was used."""
-        setattr(namespace, self.dest, not (option_string or "").startswith("--no-"))
+        setattr(namespace, self.dest, not (option_string or "").startswith(("--no-", "--no_")))
 
 
 def add_config_flags(parser: argparse.ArgumentParser, *, exclude: Collection[str] = ()) -> None:

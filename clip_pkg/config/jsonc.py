@@ -95,7 +95,7 @@ def show(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-class _SyntaxFault(Exception):  # noqa: N818 - never leaves this module
+class _SyntaxFault(Exception):
     def __init__(self, position: int, message: str) -> None:
         super().__init__(message)
         self.position = position

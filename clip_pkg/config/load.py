@@ -79,8 +79,9 @@ def _load(
             findings.problem(root, f"expected a config in braces, not {show(item)}")
             continue
         for draft in expand(item, root, swept_keys, findings):
+            before = findings.problem_count
             config = _check(to_canonical(draft, findings), findings)
-            if config is not None and not draft.provisional:
+            if config is not None and not draft.provisional and findings.problem_count == before:
                 checked.append((draft, config))
     if not items:
         findings.problem((), "the list is empty; it needs at least one config")

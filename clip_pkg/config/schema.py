@@ -69,13 +69,16 @@ class RunConfig(BaseModel):
     name: str = Field("", description="Folder of the results; from the encoders when left out.")
     image_encoder_name: str = Field(
         "resnet18",
-        description="Any timm name or `clip:<model>`; `:pretrained` (default) or `:scratch` after it.",
+        description=(
+            "Any timm name or `clip:<model>`; `:pretrained` (default) or `:scratch` after it."
+        ),
     )
     text_encoder_name: str = Field(
         "clip:ViT-B/32",
         description=(
             "`clip:<open_clip model>[:<tag>]`, `hf:<name or folder>`, `bert-base-chinese`, or "
-            "`prompts` (learned class vectors, no text tower); `:pretrained` or `:scratch` after it."
+            "`prompts` (learned class vectors, no text tower); `:pretrained` or `:scratch` "
+            "after it."
         ),
     )
     weights_dir: str | None = Field(
@@ -118,7 +121,9 @@ class RunConfig(BaseModel):
         None,
         ge=1,
         le=256,
-        description="Use at most so many prompts per class; with `prompts`: learned vectors per class.",
+        description=(
+            "Use at most so many prompts per class; with `prompts`: learned vectors per class."
+        ),
     )
 
     # --- optimisation
@@ -157,7 +162,9 @@ class RunConfig(BaseModel):
     )
     weight_method: WeightMethod = Field(
         "inverse_freq",
-        description="Class weight: N/(C·(n+smooth)), its square root, balanced or effective number.",
+        description=(
+            "Class weight: N/(C·(n+smooth)), its square root, balanced or effective number."
+        ),
     )
     weight_smooth_factor: NonNegative = Field(
         1.0, description="Added to each class count before weights are made."
@@ -173,12 +180,15 @@ class RunConfig(BaseModel):
         0.0,
         description=(
             "Share of each training fold set aside to choose the epoch, so that the reported fold "
-            "has no say in it. 0: the epoch is chosen on the reported fold, and the summary says so."
+            "has no say in it. 0: the epoch is chosen on the reported fold, and the summary says "
+            "so."
         ),
     )
     group_pattern: str | None = Field(
         None,
-        description="Regular expression on the file name; images with equal first group stay together.",
+        description=(
+            "Regular expression on the file name; images with equal first group stay together."
+        ),
     )
     random_state: int = Field(42, ge=0, le=2**32 - 1, description="Seed of folds and training.")
     early_stopping_patience: int | None = Field(

@@ -158,7 +158,7 @@ def _pieces(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Pixels, targets and manifest positions of each batch, on the device."""
     # Copied to the device once per pass, cut up there: a copy per batch would make the host wait.
-    targets = torch.from_numpy(labels[index]).to(source.device)
-    positions = torch.from_numpy(index).to(source.device)
+    targets = torch.tensor(labels[index], device=source.device)
+    positions = torch.tensor(index, device=source.device)
     pixels = source.stream(index, size)
     yield from zip(pixels, torch.split(targets, size), torch.split(positions, size), strict=True)

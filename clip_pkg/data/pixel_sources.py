@@ -62,7 +62,7 @@ class ResidentPixels:
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
         """See `PixelSource`."""
         # The order goes over once: a small copy per batch would make the host wait for the device.
-        for chunk in torch.split(torch.from_numpy(order).to(self.device), batch_size):
+        for chunk in torch.split(torch.tensor(order, device=self.device), batch_size):
             yield self._images[chunk]
 
 

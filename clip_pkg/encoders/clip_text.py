@@ -45,7 +45,7 @@ class ClipText(nn.Module):
         if isinstance(mask, Tensor) and getattr(tower, "cls_emb", 0) is None:
             tower.attn_mask = mask[: tokens.shape[1], : tokens.shape[1]].contiguous()
         self.tower = tower
-        self.register_buffer("tokens", tokens.contiguous(), persistent=False)
+        self.register_buffer("tokens", tokens, persistent=False)
         # Kept with the weights: rows of the token table mean nothing without it.
         self.register_buffer("vocabulary", vocabulary)
 
@@ -139,4 +139,4 @@ def _cut_vocabulary(tower: nn.Module, tokens: Tensor) -> tuple[Tensor | None, Te
     for name in ("pad_id", "eos_id"):
         position = (vocabulary == getattr(tower, name)).nonzero()
         setattr(tower, name, int(position) if len(position) else -1)
-    return vocabulary, torch.searchsorted(vocabulary, tokens)
+    return vocabulary, torch.searchsorted(vocabulary, tokens.contiguous())

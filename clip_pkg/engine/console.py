@@ -154,4 +154,5 @@ class FoldConsole:
 
 
 def _bar(prefix: str, done: int, total: int, seconds: float, postfix: str) -> str:
-    return tqdm.format_meter(done, total, seconds, prefix=prefix, postfix=postfix, ascii=False)
+    bar = tqdm.format_meter(done, total, seconds, prefix=prefix, postfix=postfix, ascii=False)
+    return str(bar)

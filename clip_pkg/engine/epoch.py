@@ -159,7 +159,7 @@ def evaluate(
         features, targets, index = _all_features(model, batches, precision, on_step)
         running = RunningScores(device)
         logits = torch.empty(len(targets), len(class_features), device=device)
-        for chunk in loss_order.to(device).split(loss_batch_size):
+        for chunk in torch.split(loss_order.to(device), loss_batch_size):
             inputs = loss_inputs(model, features[chunk], class_features, targets[chunk])
             logits[chunk] = objective.prediction_logits(inputs)
             running.add(objective(inputs), logits[chunk], targets[chunk])

@@ -86,11 +86,16 @@ def set_up(
     their loss start from the same model and see the same images in the same order.
     """
     config, manifest, texts = read_inputs(task)
-    fold = splits_from_json(Path(task.folds_info_file), manifest).folds[task.fold - 1]
+    splits = splits_from_json(Path(task.folds_info_file), manifest)
+    fold = splits.folds[task.fold - 1]
     train_indices, inner_indices = fold.train, None
     if config.inner_val_fraction > 0:
         train_indices, inner_indices = inner_split(
-            manifest, fold.train, config.inner_val_fraction, seed=config.random_state
+            manifest,
+            fold.train,
+            config.inner_val_fraction,
+            seed=config.random_state,
+            linked=splits.linked,
         )
     torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
     model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)

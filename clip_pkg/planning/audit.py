@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from statistics import median
 from typing import Any
 
 from clip_pkg.planning.duplicates import Clusters, Duplicates
+from clip_pkg.planning.fold import Splits
 from clip_pkg.planning.inspection import Inspection
 from clip_pkg.planning.listing import Listing
 from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.problems import shown, some
 from clip_pkg.planning.side_words import side_words
-from clip_pkg.planning.splits import Splits
 
 COLUMNS = 12  # folds shown side by side; more are summed up
 DARK = 1 / 8  # share of the bit depth's range below which 16-bit images come out black
@@ -89,7 +91,9 @@ class Audit:
                 count = sum(len(cluster) for cluster in clusters)
                 lines.append(f"  {name}: {count} images in {len(clusters)} clusters, kept together")
         if self.ignored:
-            lines.append(f"  ignored: {len(self.ignored)} ({some(path for path, _ in self.ignored)})")
+            lines.append(
+                f"  ignored: {len(self.ignored)} ({some(path for path, _ in self.ignored)})"
+            )
         if self.unreadable:
             paths = some(path for path, _ in self.unreadable)
             lines.append(f"  unreadable and left out: {len(self.unreadable)} ({paths})")
@@ -108,7 +112,7 @@ def make_audit(
     unreadable: Sequence[tuple[str, str]],
 ) -> Audit:
     """Put together what scanning found; `inspections` are in the manifest's order."""
-    names = {part for path in manifest.paths for part in path.rsplit("/", 1)[-1:]}
+    names = [PurePosixPath(path).name for path in manifest.paths]
     counts = manifest.class_counts.tolist()
     return Audit(
         data_dir=str(manifest.data_dir),
@@ -132,7 +136,7 @@ def make_audit(
     )
 
 
-def _counts(values: Any) -> dict[str, int]:
+def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
@@ -143,10 +147,7 @@ def _spread(values: Sequence[int]) -> tuple[int, int, int]:
 def _range(width: tuple[int, int, int], height: tuple[int, int, int]) -> str:
     if width[0] == width[2] and height[0] == height[2]:
         return f"all {width[0]} × {height[0]} px"
-    return (
-        f"{width[0]}–{width[2]} × {height[0]}–{height[2]} px, "
-        f"median {width[1]} × {height[1]} px"
-    )
+    return f"{width[0]}–{width[2]} × {height[0]}–{height[2]} px, median {width[1]} × {height[1]} px"
 
 
 def _paths(manifest: Manifest, clusters: Clusters) -> tuple[tuple[str, ...], ...]:
@@ -196,8 +197,8 @@ def _duplicate_notices(manifest: Manifest, duplicates: Duplicates) -> list[str]:
         count = sum(len(cluster) for cluster in duplicates.look_alikes)
         first = some(manifest.paths[index] for index in duplicates.look_alikes[0])
         notices.append(
-            f"{count} images look alike in clusters too large to be copies ({first}); they may fall "
-            "into different folds: give groups if they show the same thing"
+            f"{count} images look alike in clusters too large to be copies ({first}); they may "
+            "fall into different folds: give groups if they show the same thing"
         )
     if not duplicates.searched:
         notices.append("the set is too large to search for near copies; only exact ones were found")
@@ -221,20 +222,33 @@ def fold_table(manifest: Manifest, splits: Splits) -> list[str]:
     for row, (name, total) in enumerate(zip(manifest.classes, manifest.class_counts, strict=True)):
         table.append([shown(name), str(total), *cells[row]])
     table.append(["all classes", str(len(manifest)), *sums])
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    return [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in table
-    ]
+    return _aligned(table)
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and the others to the right."""
+    widths = [max(_cells(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = []
+    for line in table:
+        blanks = [" " * (width - _cells(text)) for text, width in zip(line, widths, strict=True)]
+        rest = [blank + text for blank, text in zip(blanks[1:], line[1:], strict=True)]
+        lines.append("  ".join([line[0] + blanks[0], *rest]))
+    return lines
+
+
+def _cells(text: str) -> int:
+    """Columns that a text takes on a terminal: Chinese characters take two, accents none."""
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
 
 
 def check_folds(manifest: Manifest, splits: Splits) -> list[str]:
     """Warn of classes whose scores on a fold rest on a single image."""
     notices = []
     for label, name in enumerate(manifest.classes):
-        single = [
-            fold.number for fold in splits.folds if manifest.counts_of(fold.val)[label] < 2
-        ]
+        single = [fold.number for fold in splits.folds if manifest.counts_of(fold.val)[label] < 2]
         if single:
             notices.append(
                 f"class {shown(name)!r} has fewer than 2 validation images in fold(s) "

@@ -26,7 +26,7 @@ WHITE_IS_ZERO = 0
 DEEP = 65535  # largest level of 16-bit grey
 
 
-class UnreadableImage(DataError):  # noqa: N818 - "unreadable image error" would say less
+class UnreadableImage(DataError):
     """A file that should be an image cannot be turned into pixels."""
 
     def __init__(self, path: Path | str, reason: str) -> None:

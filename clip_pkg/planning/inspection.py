@@ -18,6 +18,7 @@ from PIL import Image
 from clip_pkg.planning.decoding import UnreadableImage, decode, read_file
 
 THUMBNAIL = 32  # side in pixels
+MAX_THREADS = 16  # each may hold a few hundred megabytes of a huge image
 Progress: TypeAlias = Callable[[int, int], None]
 
 
@@ -93,11 +94,15 @@ def inspect_files(
             return error
 
     found: list[Inspection | UnreadableImage] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # What Pillow warns of (large images, odd EXIF) is either refused or of no consequence here.
-        warnings.filterwarnings("ignore", module="PIL")
-        for result in pool.map(attempt, files):
-            found.append(result)
-            if progress is not None:
-                progress(len(found), len(files))
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    try:
+        with warnings.catch_warnings():
+            # What Pillow warns of (size, odd EXIF) is either refused or of no consequence here.
+            warnings.filterwarnings("ignore", module="PIL")
+            for result in pool.map(attempt, files):
+                found.append(result)
+                if progress is not None:
+                    progress(len(found), len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images in work, not for all
     return found

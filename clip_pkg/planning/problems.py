@@ -9,7 +9,7 @@ from clip_pkg.errors import DataError
 SHOWN = 20
 
 
-class DataErrors(DataError):  # noqa: N818 - the plural is the point
+class DataErrors(DataError):
     """Everything that is wrong with a set of images; the message shows the first 20.
 
     `problems` holds all of them, one sentence each, for a report.

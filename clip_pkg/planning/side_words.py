@@ -6,16 +6,13 @@ import re
 from collections.abc import Iterable
 
 # Sure on their own, in the languages that X-ray archives are labelled in.
-SIDES = (
-    frozenset({"left", "links", "gauche", "izquierda", "izquierdo", "sinistra", "sinistro"}),
-    frozenset({"right", "rechts", "droite", "droit", "derecha", "derecho", "destra", "destro"}),
+SIDES = frozenset(
+    {"left", "links", "gauche", "izquierda", "izquierdo", "sinistra", "sinistro"}
+    | {"right", "rechts", "droite", "droit", "derecha", "derecho", "destra", "destro"}
 )
-# Too short or too common alone; they count where the other side is named as well.
-SHORT_SIDES = (
-    frozenset({"l", "lt", "li", "sx", "izq", "lhs"}),
-    frozenset({"r", "rt", "re", "dx", "der", "rhs"}),
-)
-SIDE_CHARACTERS = (frozenset("左"), frozenset("右"))  # part of many words: both must occur
+# Too short or too common alone; they count where the other one is named as well.
+PAIRS = (("l", "r"), ("lt", "rt"), ("li", "re"), ("sx", "dx"), ("izq", "der"), ("lhs", "rhs"))
+CHARACTERS = ("左", "右")  # parts of many words, so both must occur too
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -26,14 +23,14 @@ def side_words(names: Iterable[str]) -> tuple[str, ...]:
     and the Chinese characters only if some name says the other side in the same way.
     """
     words = {name: frozenset(word.lower() for word in WORD.findall(name)) for name in set(names)}
-    found = {name for name, parts in words.items() if parts & (SIDES[0] | SIDES[1])}
-    found |= _paired(words, SHORT_SIDES)
-    found |= _paired({name: frozenset(name) for name in words}, SIDE_CHARACTERS)
+    found = {name for name, parts in words.items() if parts & SIDES}
+    for pair in PAIRS:
+        found |= _paired(words, *pair)
+    found |= _paired({name: frozenset(name) for name in words}, *CHARACTERS)
     return tuple(sorted(found))
 
 
-def _paired(
-    parts: dict[str, frozenset[str]], sides: tuple[frozenset[str], frozenset[str]]
-) -> set[str]:
-    left, right = ({name for name, have in parts.items() if have & side} for side in sides)
-    return left | right if left and right else set()
+def _paired(parts: dict[str, frozenset[str]], left: str, right: str) -> set[str]:
+    """Names with either part, if there are some with each."""
+    sides = [{name for name, have in parts.items() if side in have} for side in (left, right)]
+    return sides[0] | sides[1] if all(sides) else set()

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_pkg.config.jsonc import Place, parse, path_text
@@ -32,6 +32,7 @@ def equal(left, right):
     return left == right
 
 
+@settings(deadline=None)
 @given(values, st.booleans(), st.sampled_from([None, 0, 2]))
 def test_reads_what_json_reads(value, ascii_only, indent):
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
@@ -42,6 +43,7 @@ def refuse(name):
     raise ValueError(f"{name} is no JSON")
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet='[]{}",:0123456789.eE+-truefalsn \n\\u/', max_size=30)
     | st.text(max_size=20)
@@ -86,12 +88,14 @@ def with_comments(text: str, seed: int) -> str:
     return "".join(written)
 
 
+@settings(deadline=None)
 @given(values, st.integers(0, 2**32))
 def test_comments_and_trailing_commas_change_nothing(value, seed):
     text = json.dumps(value)
     assert equal(parse(with_comments(text, seed)).value, json.loads(text))
 
 
+@settings(deadline=None)
 @given(values.filter(lambda value: isinstance(value, list | dict)), st.data())
 def test_truncated_text_is_a_problem_with_a_line(value, data):
     text = json.dumps(value, indent=1)

@@ -86,7 +86,7 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
 @pytest.mark.parametrize(
     ("member", "where", "message"),
     [
-        ('"epochs": "10"', "epochs", "a whole number from 1 to 1000000, not \"10\"; numbers stand"),
+        ('"epochs": "10"', "epochs", 'a whole number from 1 to 1000000, not "10"; numbers stand'),
         ('"epochs": true', "epochs", "a whole number from 1 to 1000000, not true"),
         ('"epochs": 1e2', "epochs", "not 100.0; write 100"),
         ('"epochs": 0', "epochs", "from 1 to 1000000, not 0"),
@@ -237,9 +237,8 @@ def test_files_that_cannot_be_read(tmp_path):
 )
 def test_two_configs_may_not_share_a_folder(tmp_path, first, second):
     configs = [{"name": first, "epochs": 1}, {"name": second, "epochs": 2}]
-    ((line, where, message),) = problems(
-        tmp_path, ",\n".join(json.dumps(configs)[0:].split(", {")).replace(",\n", ",\n{")
-    )
+    text = "[" + ",\n".join(json.dumps(config) for config in configs) + "]"
+    ((line, where, message),) = problems(tmp_path, text)
     assert (line, where) == (2, "[1].name")
     assert "[0] (line 1)" in message
     assert "different `name`" in message

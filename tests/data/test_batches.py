@@ -156,6 +156,23 @@ def test_evaluation_is_complete_and_in_order() -> None:
     assert same(passed, list(batches))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [HostPixels, ResidentPixels])
+def test_read_only_arrays_are_fine(kind) -> None:
+    augmentation = augmentation_of()
+    arrays = [store_of(augmentation.store_size).images, LABELS.copy(), VAL.copy()]
+    for array in arrays:
+        array.flags.writeable = False
+    images, labels, indices = arrays
+    source = kind(PixelStore(images), CPU)
+    train = TrainBatches(
+        source, labels, indices, batch_size=4, augmentation=augmentation, seed=1, fold=1
+    )
+    assert len(list(train.epoch(1))) == 2
+    held_out = EvalBatches(source, labels, indices, batch_size=4, augmentation=augmentation)
+    assert len(list(held_out)) == 1
+
+
 @pytest.mark.parametrize(
     ("img_size", "batch_size", "device_type", "expected"),
     [

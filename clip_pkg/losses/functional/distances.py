@@ -23,7 +23,7 @@ def pairwise_distances(x: Tensor) -> Tensor:
     """
     if len(x) * x.numel() <= EXACT_UP_TO:
         return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
-    distances: Tensor = _GramDistances.apply(x)  # type: ignore[no-untyped-call]
+    distances: Tensor = _GramDistances.apply(x)
     return distances
 
 
@@ -40,9 +40,10 @@ class _GramDistances(torch.autograd.Function):
         return distances
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, distances = ctx.saved_tensors
         ratio = (gradient / distances).masked_fill_(distances == 0, 0.0)
         both = ratio + ratio.T
-        return both.sum(dim=1, keepdim=True) * x - both @ x
+        of_x: Tensor = both.sum(dim=1, keepdim=True) * x - both @ x
+        return of_x

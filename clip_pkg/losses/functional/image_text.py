@@ -49,8 +49,9 @@ def multi_positive_clip(
     """As `clip`, but every pair of one label matches: the target of a row is uniform over them.
 
     1/(2B) · Σ_i [(lse_j z_ij − mean_{j: y_j = y_i} z_ij) + the same of zᵀ]. Equals `clip` when all
-    labels differ. Tian et al. 2023, "StableRep", equation 3, between images and texts; Yang et
-    al. 2022, "Unified Contrastive Learning in Image-Text-Label Space", equations 3–5.
+    labels differ. Yang et al. 2022, "Unified Contrastive Learning in Image-Text-Label Space",
+    section 3, the bidirectional loss; Tian et al. 2023, "StableRep", section 3, the multi-positive
+    loss, here between images and texts.
 
     Args:
         image: [B, D].
@@ -112,7 +113,7 @@ def siglip(
 
     −1/B · Σ_ij log σ(z_ij·(s·I_i·T_j + b)), z = 1 on the diagonal and −1 elsewhere; the sum over
     B² pairs is divided by B. Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training",
-    equation 1 and algorithm 1.
+    algorithm 1.
 
     Args:
         image: [B, D].

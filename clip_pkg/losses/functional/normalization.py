@@ -15,7 +15,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def two_views(first: Tensor, second: Tensor, *, smallest_batch: int = 1) -> tuple[Tensor, Tensor]:
-    """Unit vectors of two views of one batch.
+    """Check two views of one batch and make them unit vectors.
 
     Args:
         first: [B, D].

@@ -50,10 +50,10 @@ def sampled_softmax_collision_masked(
     anchors: Tensor,
     positives: Tensor,
     negatives: Tensor,
-    pos_ids: Tensor,
-    neg_ids: Tensor,
     mask: Tensor | None = None,
     *,
+    pos_ids: Tensor,
+    neg_ids: Tensor,
     temperature: float = 0.05,
     masked_logit: float = -5e4,
 ) -> Tensor:
@@ -66,9 +66,9 @@ def sampled_softmax_collision_masked(
         anchors: […, D]; L2-normalised here.
         positives: […, D]; L2-normalised here.
         negatives: [N, D]; L2-normalised here.
+        mask: […] bool, or None for all.
         pos_ids: […] int64, what each positive is.
         neg_ids: [N] int64, what each negative is.
-        mask: […] bool, or None for all.
         temperature: T > 0.
         masked_logit: takes the place of a colliding negative's logit, after the division by T.
 
@@ -92,7 +92,7 @@ def bce_pos_neg(
     """Binary cross-entropy of positives (as 1) and negatives (as 0), each a masked mean.
 
     mean log(1 + e^{−z⁺}) + mean log(1 + e^{z⁻}), or half of it. Kang and McAuley 2018,
-    "Self-Attentive Sequential Recommendation", equation 7.
+    "Self-Attentive Sequential Recommendation", the training objective.
 
     Args:
         pos_logits: […].

@@ -31,9 +31,9 @@ def superclip_terms(
     image: Tensor,
     text: Tensor,
     logit_scale: Tensor | float,
+    *,
     cap_fq_in: Tensor,
     num_samples_in: Tensor,
-    *,
     normalize_inputs: bool = True,
 ) -> SuperClipTerms:
     """Classify each image over its text's tokens, rare tokens weighing more, plus `clip`.
@@ -80,9 +80,9 @@ def superclip(
     image: Tensor,
     text: Tensor,
     logit_scale: Tensor | float,
+    *,
     cap_fq_in: Tensor,
     num_samples_in: Tensor,
-    *,
     normalize_inputs: bool = True,
 ) -> Tensor:
     """`superclip_terms(…).total`, for those who keep no state; see there."""
@@ -92,8 +92,8 @@ def superclip(
         image,
         text,
         logit_scale,
-        cap_fq_in,
-        num_samples_in,
+        cap_fq_in=cap_fq_in,
+        num_samples_in=num_samples_in,
         normalize_inputs=normalize_inputs,
     )
     return terms.total

@@ -36,7 +36,7 @@ def triplet(
 ) -> Tensor:
     """Mean of relu(d_ap − d_an + m) over triplets found in the batch.
 
-    Schroff et al. 2015, "FaceNet", equation 3; `batch_all` and `batch_hard`: Hermans et al. 2017,
+    Schroff et al. 2015, "FaceNet", section 3.1; `batch_hard` and `batch_all`: Hermans et al. 2017,
     "In Defense of the Triplet Loss for Person Re-Identification", equations 5 and 6.
 
     `batch_all` needs memory for B² numbers, whatever the number of triplets; only with `swap` or
@@ -88,7 +88,7 @@ def triplet_explicit(
     """Mean of relu(‖a − p + ε‖ − ‖a − n + ε‖ + m) over given triplets.
 
     Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow convolutional
-    neural networks", section 3, as in torch: ε is added to every component of the differences.
+    neural networks", as in torch: ε is added to every component of the differences.
 
     Args:
         anchor: [B, D].

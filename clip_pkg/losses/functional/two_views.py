@@ -15,10 +15,10 @@ from clip_pkg.losses.functional.precision import full_precision
 
 @full_precision
 def info_nce(query: Tensor, positive: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Each query picks its own positive among the batch's: 1/B · Σ_i [lse_j z_ij − z_ii], z = a·bᵀ/T.
+    """Each query picks its own positive among the batch's.
 
-    van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding",
-    equation 4.
+    1/B · Σ_i [lse_j z_ij − z_ii], z = a·bᵀ/T. van den Oord et al. 2018, "Representation Learning
+    with Contrastive Predictive Coding", equation 4.
 
     Args:
         query: [B, D]; L2-normalised here.
@@ -79,7 +79,7 @@ def dcl_oneway(out0: Tensor, out1: Tensor, *, temperature: float = 0.1) -> Tenso
     """Decoupled contrastive loss: the positive is no part of the denominator.
 
     1/B · Σ_i [−a_i·b_i/T + lse over the 2(B−1) negatives a_i·a_j/T and a_i·b_j/T, j ≠ i].
-    Yeh et al. 2022, "Decoupled Contrastive Learning", equation 6.
+    Yeh et al. 2022, "Decoupled Contrastive Learning", section 3, the loss DC.
 
     Args:
         out0: [B, D], B ≥ 2; L2-normalised here.
@@ -117,7 +117,7 @@ def dclw_oneway(
     """`dcl_oneway` whose positive term is weighted by w_i = 2 − B·softmax_i(a_i·b_i/σ).
 
     The weights are constants for the gradient. Yeh et al. 2022, "Decoupled Contrastive Learning",
-    equation 7.
+    section 3, the loss DCW with the negative von Mises–Fisher weight.
 
     Args:
         out0: [B, D], B ≥ 2; L2-normalised here.
@@ -183,7 +183,7 @@ def dhel(
 
     1/B · Σ_i [−a_i·b_i/τ + lse_{j≠i} a_i·a_j/τ], and with `include_augs` also
     + lse_{j≠i} b_i·b_j/τ. Koromilas et al. 2024, "Bridging Mini-Batch and Asymptotic Analysis in
-    Contrastive Learning: From InfoNCE to Kernel-Based Losses", section 5.
+    Contrastive Learning: From InfoNCE to Kernel-Based Losses", the loss DHEL.
 
     Args:
         anchor: [B, D], B ≥ 2; L2-normalised here.
@@ -210,7 +210,7 @@ def kcl_gaussian(
 
     −2·mean_i k(a_i, b_i) + γ·[mean_{i<j} k(a_i, a_j) + mean_{i<j} k(b_i, b_j)].
     Koromilas et al. 2024, "Bridging Mini-Batch and Asymptotic Analysis in Contrastive Learning:
-    From InfoNCE to Kernel-Based Losses", section 4.
+    From InfoNCE to Kernel-Based Losses", the loss KCL.
 
     Args:
         anchor: [B, D], B ≥ 2; L2-normalised here.

@@ -1,0 +1,139 @@
+"""From a data folder or table to a manifest: every file opened once, every problem told at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clip_pkg.errors import DataError
+from clip_pkg.planning.audit import Audit, make_audit
+from clip_pkg.planning.decoding import UnreadableImage
+from clip_pkg.planning.duplicates import Clusters, find_duplicates
+from clip_pkg.planning.image_folder import list_folder
+from clip_pkg.planning.image_table import list_table
+from clip_pkg.planning.inspection import Inspection, Progress, inspect_files
+from clip_pkg.planning.listing import ListedImage, Listing
+from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.problems import DataErrors, shown, some
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """The images, what was found out about them, and the copies among them.
+
+    `linked` holds clusters of indices into the manifest that must share a fold.
+    """
+
+    manifest: Manifest
+    audit: Audit
+    linked: Clusters
+
+
+def list_images(data_dir: Path) -> Listing:
+    """List the images of a folder per class, or of a CSV file.
+
+    Raises:
+        DataError: There is no such folder or table.
+    """
+    root = data_dir.absolute()
+    if root.is_dir():
+        return list_folder(root)
+    if not root.exists():
+        raise DataError(f"{shown(data_dir)}: there is no such data folder or CSV file")
+    if root.suffix.lower() != ".csv":
+        raise DataError(f"{shown(data_dir)}: is neither a folder nor a .csv file")
+    return list_table(root)
+
+
+def class_names(data_dir: Path) -> tuple[str, ...]:
+    """Names of the classes in `data_dir`, sorted, without opening an image.
+
+    Raises:
+        DataError: See `scan`.
+    """
+    listing = list_images(data_dir)
+    if listing.problems:
+        raise DataErrors(data_dir, listing.problems)
+    return tuple(sorted({image.label for image in listing.images}))
+
+
+def scan(
+    data_dir: Path,
+    *,
+    group_pattern: str | None = None,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> ScanResult:
+    """Open every image once and describe the set.
+
+    Args:
+        data_dir: A folder with one folder of images per class, or a CSV file (path,label[,group]).
+        group_pattern: See `Manifest.grouped`.
+        skip_unreadable: Leave out files that cannot be decoded instead of refusing the set.
+        progress: Called with (done, total) after each image.
+
+    Raises:
+        DataErrors: Everything that is wrong with the set: its layout, empty classes, unreadable
+            files, identical images under different labels, file names without a group.
+    """
+    listing = list_images(Path(data_dir))
+    found = inspect_files([listing.root / image.path for image in listing.images], progress)
+    readable = [
+        (image, one)
+        for image, one in zip(listing.images, found, strict=True)
+        if isinstance(one, Inspection)
+    ]
+    unreadable = [
+        (image.path, one.reason)
+        for image, one in zip(listing.images, found, strict=True)
+        if isinstance(one, UnreadableImage)
+    ]
+    problems = list(listing.problems)
+    if skip_unreadable:
+        problems += _emptied_classes(listing, [image for image, _ in readable])
+    else:
+        problems += [f"{shown(path)}: {reason}" for path, reason in unreadable]
+    images, inspections = [image for image, _ in readable], [one for _, one in readable]
+    classes = sorted({image.label for image in images})
+    labels = np.array([classes.index(image.label) for image in images], dtype=np.int64)
+    duplicates = find_duplicates(inspections, labels)
+    problems += _contradictions(images, duplicates.exact)
+    if problems:
+        raise DataErrors(data_dir, problems)
+    groups = [image.group for image in images if image.group is not None]
+    manifest = Manifest(
+        data_dir=listing.root,
+        classes=tuple(classes),
+        paths=tuple(image.path for image in images),
+        labels=labels,
+        groups=tuple(groups) if groups else None,
+        digests=tuple(one.digest for one in inspections),
+    ).grouped(group_pattern)
+    audit = make_audit(manifest, inspections, duplicates, listing, unreadable)
+    return ScanResult(manifest, audit, duplicates.linked)
+
+
+def _emptied_classes(listing: Listing, readable: Sequence[ListedImage]) -> list[str]:
+    before = Counter(image.label for image in listing.images)
+    after = Counter(image.label for image in readable)
+    return [
+        f"class {shown(label)!r}: none of its {count} file(s) can be read"
+        for label, count in sorted(before.items())
+        if not after[label]
+    ]
+
+
+def _contradictions(images: Sequence[ListedImage], exact: Clusters) -> list[str]:
+    problems = []
+    for cluster in exact:
+        labels = sorted({images[index].label for index in cluster})
+        if len(labels) > 1:
+            problems.append(
+                f"the same image under different labels ({some(labels)}): "
+                f"{some((images[index].path for index in cluster), 10)}; keep the one that is right"
+            )
+    return problems

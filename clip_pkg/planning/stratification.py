@@ -1,0 +1,110 @@
+"""Dividing labels evenly while units stay whole: plain arrays in, plain arrays out.
+
+N images, C classes, U units. A unit is a set of images that must not be torn apart: a patient's, or
+copies of one image. `units` [N] holds any equal number for the images of one unit.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices: TypeAlias = NDArray[np.int64]
+ATTEMPTS = 20
+
+
+def units_per_class(labels: Indices, units: Indices) -> Indices:
+    """[C] how many units have at least one image of each class."""
+    pairs = np.unique(np.stack([labels, units]), axis=1)
+    return np.bincount(pairs[0], minlength=int(labels.max()) + 1).astype(np.int64)
+
+
+def stratified_folds(
+    labels: Indices, units: Indices, n_splits: int, seed: int
+) -> tuple[Indices, str]:
+    """Assign each image to one of `n_splits` folds; returns the fold [N] from 0, and the method.
+
+    scikit-learn's StratifiedKFold where every unit is one image, its StratifiedGroupKFold
+    otherwise. The latter may leave a fold without a class; then it is asked again with seeds
+    derived from `seed`, up to `ATTEMPTS` times, and the last answer stands for the caller to judge.
+    StratifiedGroupKFold takes about 25 s for 100,000 units.
+    """
+    # Imported late: it takes a second, and checking a config does not need it.
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # noqa: PLC0415
+
+    if len(np.unique(units)) == len(units):
+        plain = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
+        return _fold_of(plain.split(labels, labels), len(labels)), "StratifiedKFold"
+    for attempt in range(ATTEMPTS):
+        grouped = StratifiedGroupKFold(n_splits, shuffle=True, random_state=_derived(seed, attempt))
+        fold_of = _fold_of(grouped.split(labels, labels, units), len(labels))
+        if fold_class_counts(labels, fold_of, n_splits).min() > 0:
+            break
+    suffix = f", attempt {attempt + 1}" if attempt else ""
+    return fold_of, f"StratifiedGroupKFold{suffix}"
+
+
+def fold_class_counts(labels: Indices, fold_of: Indices, n_splits: int) -> Indices:
+    """[K, C] images of each class in each fold."""
+    classes = int(labels.max()) + 1
+    flat = np.bincount(fold_of * classes + labels, minlength=n_splits * classes)
+    return flat.reshape(n_splits, classes).astype(np.int64)
+
+
+def stratified_holdout(
+    labels: Indices, units: Indices, fraction: float, seed: int
+) -> NDArray[np.bool_]:
+    """Choose about `fraction` of each class; returns True [N] for the images held out.
+
+    Every class of at least two units is on both sides. The largest units are placed first, in
+    random order among equals, each only if it brings the classes closer to their shares; with units
+    of one image the shares are met exactly, up to rounding.
+    """
+    unit_of, counts = _unit_counts(labels, units)
+    totals = counts.sum(axis=0)
+    target = np.clip(np.rint(fraction * totals), np.minimum(1, totals - 1), totals - 1)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    held = np.zeros(len(counts), dtype=np.bool_)
+    have = np.zeros_like(totals)
+
+    def fits(unit: int) -> bool:
+        """Whether each class keeps an image for training when `unit` is held out too."""
+        row = counts[unit]
+        return bool((have + row < totals)[row > 0].all())
+
+    for unit in order:
+        gain = np.abs(target - have).sum() - np.abs(target - have - counts[unit]).sum()
+        if gain > 0 and fits(unit):
+            held[unit] = True
+            have += counts[unit]
+    for label in np.argsort(totals, kind="stable"):  # units too large for a small class's share
+        if have[label] == 0:
+            smallest = [u for u in order[::-1] if counts[u, label] and not held[u] and fits(u)][:1]
+            held[smallest] = True
+            have += counts[smallest].sum(axis=0)
+    return held[unit_of]
+
+
+def _unit_counts(labels: Indices, units: Indices) -> tuple[Indices, Indices]:
+    """Number the units by first occurrence [N], and count their images per class [U, C]."""
+    _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
+    unit_of = np.argsort(np.argsort(first))[inverse]
+    counts = np.zeros((len(first), int(labels.max()) + 1), dtype=np.int64)
+    np.add.at(counts, (unit_of, labels), 1)
+    return unit_of, counts
+
+
+def _fold_of(folds: object, count: int) -> Indices:
+    assert hasattr(folds, "__iter__")
+    fold_of = np.full(count, -1, dtype=np.int64)
+    for number, (_, val) in enumerate(folds):
+        fold_of[val] = number
+    return fold_of
+
+
+def _derived(seed: int, attempt: int) -> int:
+    """Seed of a further attempt; the first one is `seed` itself."""
+    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0]) if attempt else seed

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import argparse
+import shlex
+
+import pytest
+
+from clip_pkg.config.flags import (
+    add_config_flags,
+    config_from_flags,
+    given_flags,
+    suggest_flag,
+)
+from clip_pkg.config.keys import SECTIONS, config_keys
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.errors import ConfigErrors
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--data-dir")
+    add_config_flags(parser)
+    return parser
+
+
+def config(parser, line):
+    (made,) = config_from_flags(parser.parse_args(shlex.split(line))).configs
+    return made
+
+
+def problems(parser, line):
+    with pytest.raises(ConfigErrors) as caught:
+        config_from_flags(parser.parse_args(shlex.split(line)))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_the_command_of_the_guide(parser):
+    made = config(
+        parser,
+        "--data-dir single_label_data --image-encoder resnet18 --text-encoder clip:ViT-B/32"
+        " --use-cv --n-splits 5 --use-superclip-loss --class-loss-weight 1.0"
+        " --contrastive-loss-weight 1.0 --class-texts-file class_texts_hip_prosthesis.json"
+        " --use-weighted-sampling --gpu-id 0",
+    )
+    assert made == RunConfig.model_validate(
+        {
+            "loss": {"type": "superclip"},
+            "class_texts_file": "class_texts_hip_prosthesis.json",
+            "use_weighted_sampling": True,
+            "gpu_id": 0,
+        }
+    )
+
+
+def test_no_flag_is_the_default_config(parser):
+    assert config(parser, "") == RunConfig()
+    assert vars(parser.parse_args([])) == {"data_dir": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("--batch-size 8", "batch_size", 8),
+        ("--batch_size 8", "batch_size", 8),
+        ("--learning-rate 1e-3", "learning_rate", 1e-3),
+        ("--learning_rate=.5", "learning_rate", 0.5),
+        ("--image-encoder-name resnet34", "image_encoder_name", "resnet34"),
+        ("--image_encoder resnet34", "image_encoder_name", "resnet34"),
+        ("--no-amp", "use_amp", False),
+        ("--no-use-amp", "use_amp", False),
+        ("--no_amp", "use_amp", False),
+        ("--no-use_amp", "use_amp", False),
+        ("--no-amp --use-amp", "use_amp", True),
+        ("--no-cv", "use_cv", False),
+        ("--use_weighted_sampling", "use_weighted_sampling", True),
+        ("--no-weighted-sampling", "use_weighted_sampling", False),
+        ("--freeze-text-encoder", "freeze_text_encoder", True),
+        ("--no-freeze-text-encoder", "freeze_text_encoder", False),
+        ("--no-horizontal-flip", "horizontal_flip", False),
+        ("--early-stopping-patience none", "early_stopping_patience", None),
+        ("--early-stopping-patience 3", "early_stopping_patience", 3),
+        ("--grad-clip-norm null", "grad_clip_norm", None),
+        ("--gpu-id 6", "gpu_id", 6),
+        ("--gpu-id GPU-1a2b", "gpu_id", "GPU-1a2b"),
+        ("--name 7", "name", "7"),
+    ],
+)
+def test_spellings_and_values(parser, line, key, value):
+    actual = getattr(config(parser, line), key)
+    assert actual == value
+    assert type(actual) is type(value)
+
+
+def test_loss_as_json(parser):
+    made = config(parser, """--loss '{"type": "superclip", "focal": {"gamma": 1},}'""")
+    assert made.loss.focal.gamma == 1.0
+
+
+def test_all_problems_begin_with_their_flags(parser):
+    line = (
+        "--batch-size x --epochs 1e2 --learning_rate=-1 --image-encoder resnet19 --no-cv"
+        """ --augmentation standart --loss '{"type": "superclip", "focal": {"gama": 1}}'"""
+    )
+    found = dict(problem.split(": ", 1) for problem in problems(parser, line))
+    assert found["--batch-size"] == 'expected a whole number from 2 to 1048576, not "x"'
+    assert found["--epochs"].endswith("not 100.0; write 100")
+    assert found["--learning-rate"].endswith("not -1")
+    assert "did you mean" in found["--image-encoder"]
+    assert found["--augmentation"].endswith('did you mean "standard"?')
+    assert found["--loss.focal.gama"] == 'unknown key; did you mean "gamma"?'
+    assert len(found) == 6
+
+
+def test_broken_json_is_reported_with_the_rest(parser):
+    found = problems(parser, "--loss '{type}' --epochs 0")
+    assert [problem.split(":")[0] for problem in found] == ["--loss", "--epochs"]
+
+
+def test_flat_flags_without_effect_are_noticed(parser):
+    loaded = config_from_flags(parser.parse_args(["--class-loss-weight", "2"]))
+    (notice,) = loaded.notices
+    assert notice.startswith("--class-loss-weight: has no effect")
+
+
+def test_given_flags_are_listed(parser):
+    namespace = parser.parse_args(["--epochs", "3", "--no-amp", "--text_encoder", "prompts"])
+    assert given_flags(namespace) == ("--text-encoder", "--epochs", "--use-amp")
+
+
+def test_excluded_flags_are_left_to_the_parser():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--gpu-id", default=argparse.SUPPRESS, type=int)
+    add_config_flags(parser, exclude=("gpu_id",))
+    assert config(parser, "--gpu-id 3").gpu_id == 3
+
+
+def test_help_shows_every_key_with_default_and_choices(parser):
+    text = " ".join(parser.format_help().split())
+    for key in config_keys():
+        assert f"--{key.key.replace('_name', '').replace('_', '-')} " in text.replace(",", " ")
+        assert key.section in text
+    assert "One of none, minimal, standard. Default: standard." in text
+    assert "A whole number of at least 1, or none. Default: none." in text
+    assert "--use-amp, --no-amp" in text
+    assert "--batch_size" not in text
+
+
+def test_sections_begin_at_keys_of_the_schema():
+    assert set(SECTIONS) <= set(RunConfig.model_fields)
+    assert next(iter(SECTIONS)) == next(iter(RunConfig.model_fields))
+
+
+@pytest.mark.parametrize(
+    ("unknown", "suggestion"),
+    [
+        ("--epoch", "--epochs"),
+        ("--batchsize", "--batch-size"),
+        ("--use_superclip", "--use-superclip-loss"),
+        ("--data_dri", "--data-dir"),
+        ("--learnin-rate=3", "--learning-rate"),
+        ("--zzzz", None),
+    ],
+)
+def test_unknown_flags_get_a_suggestion(parser, unknown, suggestion):
+    assert suggest_flag(unknown, parser) == suggestion

@@ -1,0 +1,162 @@
+"""Generated valid configs: they survive a round trip, and the JSON Schema accepts them."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clip_pkg.config.json_schema import config_list_schema
+from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
+from clip_pkg.config.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, RunConfig
+from clip_pkg.errors import ConfigErrors
+
+VALIDATOR = jsonschema.Draft202012Validator(config_list_schema())
+
+weights = st.floats(0, 1e6) | st.integers(0, 100)
+focal = st.fixed_dictionaries(
+    {}, optional={"gamma": weights, "alpha": st.none() | st.floats(1e-3, 10)}
+)
+methods = st.sampled_from(["inverse_freq", "inverse_sqrt", "balanced", "effective_number"])
+positives = st.sampled_from(["same_class", "diagonal"])
+losses = st.fixed_dictionaries(
+    {"type": st.just("clip")}, optional={"positives": positives}
+) | st.fixed_dictionaries(
+    {"type": st.just("superclip")},
+    optional={
+        "class_loss_weight": weights,
+        "contrastive_loss_weight": weights,
+        "positives": positives,
+        "class_weighting": methods | st.sampled_from(["none", "auto"]),
+        "focal": st.none() | focal,
+    },
+)
+texts = st.text(st.characters(exclude_categories=["C"]), max_size=20)
+optional = {
+    "name": st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(
+        lambda name: not name.startswith(".")
+    ),
+    "image_encoder_name": st.sampled_from(["resnet18", "vit", "clip:ViT-L/14:scratch"]),
+    "text_encoder_name": st.sampled_from(["clip:ViT-B/32", "prompts", "hf:a/b:scratch"]),
+    "weights_dir": st.none() | texts,
+    "embed_dim": st.integers(1, 65536),
+    "temperature": st.floats(0.01, 100),
+    "freeze_image_encoder": st.booleans(),
+    "freeze_text_encoder": st.booleans(),
+    "img_size": st.sampled_from([112, 224, 448]),
+    "augmentation": st.sampled_from(["none", "minimal", "standard"]),
+    "horizontal_flip": st.none() | st.booleans(),
+    "vertical_flip": st.booleans(),
+    "num_workers": st.integers(0, 256),
+    "class_texts_file": st.none() | texts,
+    "text_template": st.none() | texts.filter(lambda t: "{}" not in t).map(lambda t: t + " {}"),
+    "prompts_per_class": st.none() | st.integers(1, 256),
+    "batch_size": st.integers(2, 4096),
+    "epochs": st.integers(1, 10**6),
+    "learning_rate": st.floats(1e-9, 10),
+    "weight_decay": st.floats(0, 1),
+    "image_lr_scale": st.floats(0, 100),
+    "text_lr_scale": st.floats(0, 100),
+    "warmup_epochs": st.floats(0, 1e9),
+    "grad_clip_norm": st.none() | st.floats(1e-6, 1e9),
+    "use_amp": st.booleans(),
+    "amp_dtype": st.sampled_from(["auto", "bfloat16", "float16"]),
+    "loss": losses,
+    "use_weighted_sampling": st.booleans(),
+    "weight_method": methods,
+    "weight_smooth_factor": weights,
+    "use_cv": st.booleans(),
+    "n_splits": st.integers(2, 1000),
+    "val_fraction": st.floats(0.001, 0.999),
+    "inner_val_fraction": st.floats(0, 0.999),
+    "group_pattern": st.none() | st.just(r"^(p\d+)_"),
+    "random_state": st.integers(0, 2**32 - 1),
+    "early_stopping_patience": st.none() | st.integers(1, 10**9),
+    "early_stopping_min_delta": weights,
+    "early_stopping_monitor": st.sampled_from(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER)),
+    "save_best": st.booleans(),
+    "gpu_id": st.none() | st.integers(0, 64) | st.just("GPU-1a2b"),
+}
+configs = st.fixed_dictionaries({}, optional=optional)
+flat_losses = st.fixed_dictionaries(
+    {}, optional={"use_superclip_loss": st.booleans(), "class_loss_weight": weights}
+)
+
+
+def test_every_key_of_the_schema_is_generated():
+    assert optional.keys() == RunConfig.model_fields.keys()
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(config=configs)
+def test_canonical_form_loads_back_to_an_equal_config(tmp_path, config):
+    (made,) = configs_from_mapping([config]).configs
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(dump_canonical(made), ensure_ascii=False), encoding="utf-8")
+    (again,) = load_configs(file).configs
+    assert again == made
+    assert dump_canonical(again) == dump_canonical(made)
+    for key, value in config.items():
+        if key not in ("name", "loss"):
+            assert getattr(made, key) == value
+
+
+@settings(max_examples=40, deadline=None)
+@given(config=configs, flat=flat_losses, learning_rates=st.lists(st.floats(0.1, 1), unique=True))
+def test_the_json_schema_accepts_what_the_loader_accepts(config, flat, learning_rates):
+    config = {key: value for key, value in config.items() if key != "loss"} | flat
+    if learning_rates:
+        config.pop("learning_rate", None)
+        config["sweep"] = {"learning_rate": learning_rates}
+    made = configs_from_mapping([config]).configs
+    VALIDATOR.validate([config])
+    VALIDATOR.validate(config)
+    VALIDATOR.validate([dump_canonical(member) for member in made])
+
+
+wrong = st.sampled_from([None, True, -1, 0.5, 1e9, "x", "", [], {}, {"type": "clip"}])
+
+
+@settings(max_examples=150, deadline=None)
+@given(config=configs, key=st.sampled_from(sorted(optional)), value=wrong)
+def test_the_json_schema_refuses_only_what_the_loader_refuses(config, key, value):
+    config = {**config, key: value}
+    try:
+        configs_from_mapping([config])
+    except ConfigErrors:
+        return
+    VALIDATOR.validate([config])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"epoch": 3},
+        {"epochs": "3"},
+        {"epochs": 0},
+        {"learning_rate": 0},
+        {"augmentation": "standrad"},
+        {"loss": {}},
+        {"loss": {"type": "clop"}},
+        {"loss": {"type": "clip", "class_loss_weight": 1}},
+        {"loss": {"type": "superclip", "focal": {"gama": 1}}},
+        {"use_superclip_loss": "yes"},
+        {"class_loss_weight": -1},
+        {"main_loss_type": "ce_infonce"},
+        {"sweep": {}},
+        {"sweep": {"epochs": []}},
+        {"sweep": {"epochs": [1, 1]}},
+        {"sweep": {"epoch": [1]}},
+        {"sweep": {"name": ["a"]}},
+        {"sweep": {"epochs": ["1"]}},
+    ],
+)
+def test_both_refuse_typos_and_wrong_values(config):
+    assert not VALIDATOR.is_valid([config])
+    with pytest.raises(ConfigErrors):
+        configs_from_mapping([config])

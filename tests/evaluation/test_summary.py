@@ -1,0 +1,195 @@
+"""Summaries from hand-made fold files: averages, gaps, refusals."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from clip_pkg.atomic import write_json
+from clip_pkg.errors import RunFolderError
+from clip_pkg.evaluation.curves import write_mean_curves
+from clip_pkg.evaluation.summary import summarize
+from clip_pkg.paths import ConfigPaths
+from clip_pkg.planning.tasks import FoldFailure, FoldResult, Identity, write_record
+from clip_pkg.predictions import Predictions
+
+CLASSES = ("a", "b", "c")
+IDENTITY = Identity("config", "data", "splits", "texts", "code")
+
+
+def result(fold: int, accuracy: float, auroc: float | None = 0.9) -> FoldResult:
+    scores = {"val_acc": accuracy, "val_auroc": auroc}
+    return FoldResult(
+        identity=IDENTITY,
+        fold=fold,
+        n_train=4,
+        n_val=2,
+        best_epoch=fold,
+        last_epoch=9,
+        stopped_early=False,
+        best=scores,
+        last={"val_acc": accuracy - 1, "val_auroc": auroc},
+        untrained={"val_acc": 30.0, "val_auroc": 0.5},
+        chosen_on="reported fold",
+        device="cpu",
+        environment={"torch": "2", "device": "cpu"},
+        seconds=1.0,
+        train_seconds=0.5,
+        notices=[],
+    )
+
+
+def predictions(fold: int) -> Predictions:
+    random = np.random.default_rng(fold)
+    scores = random.dirichlet((1, 1, 1), size=2)
+    return Predictions(CLASSES, (f"{fold}/x.png", f"{fold}/y.png"), np.array([fold % 3, 2]), scores)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ConfigPaths:
+    paths = ConfigPaths(tmp_path / "config")
+    write_json(paths.identity, asdict(IDENTITY))
+    config = {"name": "config", "early_stopping_monitor": "val_loss", "inner_val_fraction": 0.0}
+    write_json(paths.config, config)
+    fold = {"train_per_class": {"a": 3, "b": 1, "c": 0}, "val_per_class": {"a": 1, "b": 1, "c": 0}}
+    write_json(
+        paths.folds_info,
+        {
+            "folds": [{"fold": number, **fold} for number in (1, 2, 3)],
+            "data_fingerprint": "data",
+            "splits_hash": "splits",
+        },
+    )
+    for number, accuracy in enumerate((80.0, 90.0, 70.0), start=1):
+        write_record(paths.fold(number).result, result(number, accuracy))
+        predictions(number).write(paths.fold(number).predictions)
+    return paths
+
+
+def test_averages_are_means_with_sample_deviation(folder: ConfigPaths) -> None:
+    summary = summarize(folder)
+    averages = summary["average_results"]
+    assert averages["avg_val_acc"] == pytest.approx(80.0)
+    assert averages["std_val_acc"] == pytest.approx(np.std([80, 90, 70], ddof=1))
+    assert (averages["n"], averages["ddof"]) == (3, 1)
+    assert summary["fold_results"]["fold_best_epoch"] == [1, 2, 3]
+    assert summary["last_epoch"]["average_results"]["avg_val_acc"] == pytest.approx(79.0)
+    assert summary["baselines"]["majority_class"]["avg_val_acc"] == pytest.approx(50.0)
+    assert summary["baselines"]["majority_class"]["avg_val_balanced_acc"] == pytest.approx(50.0)
+    assert json.loads(folder.summary.read_text()) == json.loads(json.dumps(summary))
+
+
+def test_pooled_scores_equal_scikit_learn(folder: ConfigPaths) -> None:
+    together = [predictions(number) for number in (1, 2, 3)]
+    scores = np.concatenate([one.probabilities for one in together])
+    labels = np.concatenate([one.targets for one in together])
+    pooled = summarize(folder)["out_of_fold"]
+    assert pooled["n"] == 6
+    chosen = scores.argmax(axis=1)
+    assert pooled["acc"] == pytest.approx(100 * sklearn.metrics.accuracy_score(labels, chosen))
+    assert pooled["mcc"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, chosen))
+    assert pooled["log_loss"] == pytest.approx(
+        sklearn.metrics.log_loss(labels, scores, labels=[0, 1, 2])
+    )
+
+
+def test_missing_and_failed_folds_are_named_and_left_out(folder: ConfigPaths) -> None:
+    folder.fold(2).result.unlink()
+    folder.fold(3).result.unlink()
+    failure = FoldFailure(IDENTITY, 3, "diverged", "NaN", "", "log")
+    write_record(folder.fold(3).failure, failure)
+    summary = summarize(folder)
+    assert summary["status"] == {"fold_1": "done", "fold_2": "missing", "fold_3": "diverged"}
+    assert summary["complete"] is False
+    assert summary["fold_results"]["fold_val_acc"] == [80.0, None, None]
+    assert summary["average_results"]["n"] == 1
+    assert summary["average_results"]["std_val_acc"] is None
+    assert summary["failures"]["fold_3"]["kind"] == "diverged"
+
+
+def test_no_fold_at_all_is_a_summary_too(folder: ConfigPaths) -> None:
+    for number in (1, 2, 3):
+        folder.fold(number).result.unlink()
+    summary = summarize(folder)
+    assert summary["average_results"] == {"n": 0, "ddof": 1}
+    assert summary["out_of_fold"] is None
+
+
+def test_an_undefined_score_is_counted_and_not_averaged_as_zero(folder: ConfigPaths) -> None:
+    write_record(folder.fold(2).result, result(2, 90.0, auroc=None))
+    averages = summarize(folder)["average_results"]
+    assert averages["avg_val_auroc"] == pytest.approx(0.9)
+    assert averages["n_val_auroc"] == 2
+
+
+def test_folds_of_another_run_are_refused(folder: ConfigPaths) -> None:
+    other = replace(result(1, 80.0), identity=replace(IDENTITY, data="other", code="other"))
+    write_record(folder.fold(1).result, other)
+    with pytest.raises(RunFolderError, match="its data, code differ"):
+        summarize(folder)
+
+
+def test_an_image_in_two_folds_is_refused(folder: ConfigPaths) -> None:
+    predictions(1).write(folder.fold(2).predictions)
+    with pytest.raises(RunFolderError, match="in two folds"):
+        summarize(folder)
+
+
+@pytest.mark.parametrize("name", ["config", "folds_info", "identity"])
+def test_a_folder_that_is_none_of_ours(folder: ConfigPaths, name: str) -> None:
+    getattr(folder, name).unlink()
+    with pytest.raises(RunFolderError, match="is no result folder"):
+        summarize(folder)
+    getattr(folder, name).write_text("{")
+    with pytest.raises(RunFolderError, match="damaged"):
+        summarize(folder)
+
+
+def test_damaged_result_and_predictions_are_named(folder: ConfigPaths) -> None:
+    folder.fold(1).predictions.write_text("path,label\nx,q\n")
+    with pytest.raises(RunFolderError, match=r"predictions\.csv"):
+        summarize(folder)
+    folder.fold(1).result.write_text('{"identity": {}}')
+    with pytest.raises(RunFolderError, match="not written by this program"):
+        summarize(folder)
+
+
+def test_predictions_round_trip_to_the_last_bit(tmp_path: Path) -> None:
+    from clip_pkg.predictions import read_predictions
+
+    names = ('comma, "quote"', "grün\u2028", "plain")
+    random = np.random.default_rng(0)
+    mine = Predictions(names, ("a,b.png", "ü.png"), np.array([0, 2]), random.dirichlet((1, 1, 1), 2))
+    mine.write(tmp_path / "p.csv")
+    again = read_predictions(tmp_path / "p.csv")
+    assert (again.classes, again.paths) == (mine.classes, mine.paths)
+    np.testing.assert_array_equal(again.probabilities, mine.probabilities)
+    np.testing.assert_array_equal(again.targets, mine.targets)
+
+
+def test_mean_curves_follow_the_folds_that_are_still_running(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    paths = ConfigPaths(tmp_path)
+    histories: list[dict[str, list[Any]]] = [
+        {"val_acc": [10.0, 20.0], "val_auroc": [None, 0.5]},
+        {"val_acc": [30.0], "val_auroc": [None]},
+    ]
+    for number, history in enumerate(histories, start=1):
+        write_json(paths.fold(number).history, history)
+    write_mean_curves(paths)
+    events = EventAccumulator(str(paths.tensorboard / "mean"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("Folds/val_acc")] == [(1, 20.0), (2, 20.0)]
+    assert [(e.step, e.value) for e in events.Scalars("Folds/val_auroc")] == [(2, 0.5)]
+    assert [e.value for e in events.Scalars("Folds/count")] == [2.0, 1.0]
+    upper = EventAccumulator(str(paths.tensorboard / "mean_plus_std"))
+    upper.Reload()
+    deviation = np.std([10, 30], ddof=1)
+    assert upper.Scalars("Folds/val_acc")[0].value == pytest.approx(20 + deviation, rel=1e-6)
