@@ -190,7 +190,7 @@ def test_the_screen_shows_progress_results_and_next_steps(run_folder: Path) -> N
     for piece in (
         "No usable NVIDIA GPU found: training runs on the CPU.",
         "fold 2 of 2 done",
-        "Accuracy %",
+        "Bal. acc %",
         "super",
         "tensorboard --logdir",
         "corrected twice",

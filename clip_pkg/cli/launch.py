@@ -16,7 +16,6 @@ from clip_pkg.cli.preparation import (
     Preparation,
     PreparedConfig,
     prepare,
-    read_configs,
     report_lines,
 )
 from clip_pkg.cli.run_folder import (
@@ -27,6 +26,7 @@ from clip_pkg.cli.run_folder import (
     write_tasks,
 )
 from clip_pkg.cli.terminal import RunView, Terminal, results_table
+from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.evaluation.curves import write_mean_curves
 from clip_pkg.evaluation.summary import summarize
@@ -42,20 +42,18 @@ from clip_pkg.scheduling.processes import ProcessExecutor
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
-def validate(parsed: argparse.Namespace) -> int:
+def validate(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Check everything that training checks first; write nothing."""
     terminal = Terminal()
-    loaded = read_configs(parsed)
     preparation = prepare(parsed, loaded, terminal)
     _report(preparation, terminal)
     terminal.line(f"{len(preparation.configs)} config(s) can be trained on these images.", "green")
     return 0
 
 
-def train(parsed: argparse.Namespace) -> int:
+def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Train every config and fold that is not done yet; returns the exit code."""
     terminal = Terminal()
-    loaded = read_configs(parsed)
     wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
     devices, device_notices = find_devices(wanted)
     preparation = prepare(parsed, loaded, terminal)

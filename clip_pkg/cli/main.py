@@ -18,6 +18,7 @@ from clip_pkg.cli.arguments import (
     training_parser,
     validate_parser,
 )
+from clip_pkg.cli.configs import read_configs
 from clip_pkg.config.flags import suggest_flag
 from clip_pkg.errors import UserError
 
@@ -26,15 +27,17 @@ EXIT_INTERRUPTED = 130
 
 # Each command imports its room only when it runs: `--help` and a rejected config stay fast.
 def _train(parsed: argparse.Namespace) -> int:
+    loaded = read_configs(parsed)
     from clip_pkg.cli.launch import train  # noqa: PLC0415
 
-    return train(parsed)
+    return train(parsed, loaded)
 
 
 def _validate(parsed: argparse.Namespace) -> int:
+    loaded = read_configs(parsed)
     from clip_pkg.cli.launch import validate  # noqa: PLC0415
 
-    return validate(parsed)
+    return validate(parsed, loaded)
 
 
 def _prefetch(parsed: argparse.Namespace) -> int:

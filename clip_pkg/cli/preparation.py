@@ -9,10 +9,9 @@ from pathlib import Path
 
 from clip_pkg.cli.probe import start_probe
 from clip_pkg.cli.terminal import Terminal
-from clip_pkg.config.flags import config_from_flags, given_flags
-from clip_pkg.config.load import LoadedConfigs, dump_canonical, load_configs
+from clip_pkg.config.load import LoadedConfigs, dump_canonical
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import ConfigErrors, ConfigProblem, DataError, UserError, WeightsError
+from clip_pkg.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
 from clip_pkg.planning.audit import Audit, check_folds, fold_table
 from clip_pkg.planning.class_texts import ClassTexts, resolve_class_texts
 from clip_pkg.planning.manifest import Manifest
@@ -51,28 +50,6 @@ class Preparation:
     notices: tuple[str, ...]
 
 
-def read_configs(parsed: argparse.Namespace) -> LoadedConfigs:
-    """Configs from the file, or one from the flags. Raises ConfigErrors."""
-    flags = given_flags(parsed)
-    if parsed.config_file is None:
-        if parsed.multi_config:
-            raise UserError("--multi-config needs --config-file FILE")
-        return config_from_flags(parsed)
-    if flags:
-        raise UserError(
-            f"{', '.join(flags)}: settings come from {parsed.config_file} or from flags, not from "
-            "both; write them into the file"
-        )
-    loaded = load_configs(parsed.config_file)
-    if len(loaded.configs) > 1 and not parsed.multi_config:
-        names = ", ".join(config.name for config in loaded.configs)
-        raise UserError(
-            f"{parsed.config_file} holds {len(loaded.configs)} configs ({names}); add "
-            "--multi-config to train all of them"
-        )
-    return loaded
-
-
 def prepare(parsed: argparse.Namespace, loaded: LoadedConfigs, terminal: Terminal) -> Preparation:
     """Check images, texts, folds and weights for every config; report all that is wrong at once."""
     probe = start_probe(loaded.configs)
@@ -93,7 +70,8 @@ def prepare(parsed: argparse.Namespace, loaded: LoadedConfigs, terminal: Termina
         )
     notices = [*loaded.notices, *scanned.audit.notices]
     for prepared in configs:
-        notices += [f"{prepared.config.name}: {text}" for text in prepared.texts.notices]
+        if prepared.config.text_encoder.family != "prompts":  # which reads no texts
+            notices += [f"{prepared.config.name}: {text}" for text in prepared.texts.notices]
         notices += check_folds(prepared.manifest, prepared.splits)
     if any(_flips(prepared.config) for prepared in configs):
         notices += scanned.audit.side_warnings

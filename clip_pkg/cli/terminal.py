@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,20 +21,23 @@ from clip_pkg.planning.tasks import FoldFailure, FoldResult, FoldTask, finished,
 from clip_pkg.scheduling.job import Assignment, JobState
 
 COLUMNS = (
-    ("acc", "Accuracy %"),
-    ("balanced_acc", "Balanced acc. %"),
+    ("acc", "Acc %"),
+    ("balanced_acc", "Bal. acc %"),
     ("f1", "Macro F1"),
     ("mAP", "mAP %"),
     ("auroc", "AUROC"),
 )
 SECONDS_BETWEEN_LOOKS = 0.5
+PLAIN_WIDTH = 120
 
 
 class Terminal:
     """Output of the launcher; `rich` draws on a terminal, plain lines go to files and pipes."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        # Files and pipes have no width; a table must not be squeezed into a guess of one.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
+        self.console = console or Console(highlight=False, width=width)
 
     @property
     def is_live(self) -> bool:
@@ -42,7 +46,7 @@ class Terminal:
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line as it is; brackets in names are no markup."""
-        self.console.print(text, style=style or None, markup=False)
+        self.console.print(text, style=style or None, markup=False, soft_wrap=True)
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
@@ -192,12 +196,14 @@ def _progress(path: Path) -> dict[str, Any]:
 
 def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """One row per config: mean ± SD over folds at the best epoch, and accuracy at the last."""
-    table = Table(title="Validation scores, mean ± SD over folds at each fold's best epoch")
+    table = Table(
+        title="Validation, mean ± SD over folds at the best epoch; Last: at the last epoch"
+    )
     table.add_column("Config", overflow="fold")
-    table.add_column("Folds", justify="right")
+    table.add_column("Folds", justify="right", no_wrap=True)
     for _, title in COLUMNS:
-        table.add_column(title, justify="right")
-    table.add_column("Accuracy %\nlast epoch", justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("Last acc %", justify="right", no_wrap=True)
     for summary in summaries:
         best, last = summary["average_results"], summary["last_epoch"]["average_results"]
         table.add_row(

@@ -176,7 +176,7 @@ class FoldTraining:
             **self._scores("val", val),
             **({} if inner is None else self._scores("inner_val", inner)),
             "learning_rate": learning_rate,
-            "temperature": 1 / float(setup.model.logit_scale()),
+            "temperature": 1 / float(setup.model.logit_scale().detach()),
             "epoch_seconds": time.monotonic() - started,
             "train_images_per_second": len(setup.train) * config.batch_size / trained,
         }

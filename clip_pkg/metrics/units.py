@@ -1,4 +1,4 @@
-"""In which units scores are shown and stored: some in percent, as in the log, the rest as fractions."""
+"""Units of stored and shown scores: some in percent, as in the log, the rest as fractions."""
 
 from __future__ import annotations
 

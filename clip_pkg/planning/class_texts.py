@@ -100,7 +100,8 @@ def resolve_class_texts(
     file = _find(class_texts_file, search_dirs)
     texts, problems = _read(file)
     missing = [name for name in classes if name not in texts]
-    unused = [key for key in texts if key not in set(classes)]
+    known = set(classes)
+    unused = [key for key in texts if key not in known]
     notices = []
     if unused:
         notices.append(f"{shown(file)}: no images of {some(unused)}; their texts are not used")
@@ -208,5 +209,5 @@ def _line(document: Document, key: str) -> str:
 def _missing(name: str, keys: Sequence[str]) -> str:
     by_letters = {key.casefold(): key for key in keys}
     near = difflib.get_close_matches(name.casefold(), by_letters, n=1)
-    hint = f"; did you mean its {shown(by_letters[near[0]])!r}?" if near else ""
+    hint = f"; the file has {shown(by_letters[near[0]])!r}" if near else ""
     return f"class {shown(name)!r} has no text{hint}"

@@ -1,0 +1,164 @@
+"""Check encoders in a child process, so that its parent need not import torch.
+
+`python -m clip_pkg.encoders.probe [--fetch]` reads a JSON list of requests from standard input
+
+    {"image_encoder_name": …, "text_encoder_name": …, "img_size": …, "weights_dir": null}
+
+and writes a JSON list of problems to standard output
+
+    {"encoder": …, "kind": "unknown" | "img_size" | "weights" | "extra", "message": …,
+     "requests": [positions of the requests that have this problem]}
+
+Each distinct encoder is looked at once: it is built on the meta device and sees one image that has
+a shape and no content; weights that are on this machine are read and fitted to it. With `--fetch`,
+missing weights are downloaded first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_text_encoder
+from clip_pkg.encoders.assets import Snapshot, assets
+from clip_pkg.encoders.hf_text import import_transformers
+from clip_pkg.encoders.image import ImageEncoder, build_image_encoder
+from clip_pkg.encoders.text import build_text_encoder
+from clip_pkg.encoders.weights import WeightsRequest, missing_weights, prefetch
+from clip_pkg.errors import UserError, WeightsError
+
+Kind: TypeAlias = Literal["unknown", "img_size", "weights", "extra"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an encoder cannot be used. requests: positions in the list that was asked about."""
+
+    encoder: str
+    kind: Kind
+    message: str
+    requests: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """One encoder to look at; `img_size` is 0 for text encoders."""
+
+    written: str
+    side: Literal["image", "text"]
+    img_size: int
+    weights_dir: str | None
+
+
+def probe(requests: Sequence[Mapping[str, Any]], *, fetch: bool = False) -> list[Problem]:
+    """Problems of all requested encoders, each named once."""
+    asked: dict[Target, list[int]] = {}
+    for position, request in enumerate(requests):
+        for target in _targets(request):
+            asked.setdefault(target, []).append(position)
+    found: dict[Problem, set[int]] = {}
+    for target, positions in asked.items():
+        for problem in _problems(target, fetch=fetch):
+            found.setdefault(problem, set()).update(positions)
+    return [replace(problem, requests=tuple(sorted(at))) for problem, at in found.items()]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a program; exit code 0 whether or not there are problems."""
+    parser = argparse.ArgumentParser(prog="clip_pkg.encoders.probe", description=__doc__)
+    parser.add_argument("--fetch", action="store_true", help="download missing weights")
+    fetch = parser.parse_args(arguments).fetch
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print; standard output is for JSON
+        problems = probe(json.load(sys.stdin), fetch=fetch)
+    json.dump([asdict(problem) for problem in problems], sys.stdout, ensure_ascii=True)
+    return 0
+
+
+def _targets(request: Mapping[str, Any]) -> Iterator[Target]:
+    directory = request.get("weights_dir")
+    yield Target(request["image_encoder_name"], "image", request["img_size"], directory)
+    yield Target(request["text_encoder_name"], "text", 0, directory)
+
+
+def _problems(target: Target, *, fetch: bool) -> Iterable[Problem]:
+    try:
+        parse = parse_image_encoder if target.side == "image" else parse_text_encoder
+        spec = parse(target.written)
+    except ValueError as error:
+        return [Problem(target.written, "unknown", str(error))]
+    if target.side == "image" and (problem := _image_problem(spec, target.img_size)):
+        return [problem]
+    needs_transformers = any(isinstance(asset, Snapshot) for asset in assets(spec, target.side))
+    if needs_transformers and (problem := _extra_problem(spec)):
+        return [problem]
+    return _weights_problems(spec, target, fetch=fetch)
+
+
+def _image_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
+    """Whether the architecture takes images of this size; its weights do not matter here."""
+    architecture = replace(spec, weights="scratch")
+    try:
+        with torch.device("meta"):
+            _check_forward(build_image_encoder(architecture, img_size=img_size), img_size)
+    except Exception:  # noqa: BLE001  some architectures cannot be built without memory at all
+        try:
+            _check_forward(build_image_encoder(architecture, img_size=img_size), img_size)
+        except Exception as error:  # noqa: BLE001  any failure inside a library is the answer
+            return Problem(spec.written, "img_size", _too_bad(spec, img_size, error))
+    return None
+
+
+@torch.no_grad()
+def _check_forward(encoder: ImageEncoder, img_size: int) -> None:
+    features = encoder.eval()(torch.zeros(1, 3, img_size, img_size))
+    if features.shape != (1, encoder.num_features):
+        raise UserError(f"it gives {list(features.shape[1:])} instead of one vector per image")
+
+
+def _too_bad(spec: EncoderSpec, img_size: int, error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{spec.written} does not work with img_size {img_size}: {lines[0][:300]}"
+
+
+def _extra_problem(spec: EncoderSpec) -> Problem | None:
+    try:
+        import_transformers()
+    except UserError as error:
+        return Problem(spec.written, "extra", f"{spec.written}: {error}")
+    return None
+
+
+def _weights_problems(spec: EncoderSpec, target: Target, *, fetch: bool) -> list[Problem]:
+    """What is missing; where nothing is, whether the weights fit."""
+    directory = Path(target.weights_dir).expanduser() if target.weights_dir else None
+    request = WeightsRequest(spec, target.side, directory)
+    reason = ""
+    if fetch and missing_weights([request]):
+        try:
+            prefetch([request])
+        except WeightsError as error:
+            reason = f" ({str(error).splitlines()[0]})"
+    if missing := missing_weights([request]):
+        return [Problem(spec.written, "weights", f"{item}{reason}") for item in missing]
+    if not assets(spec, target.side):
+        return []
+    try:
+        if target.side == "image":
+            build_image_encoder(spec, img_size=target.img_size, weights_dir=directory)
+        else:
+            build_text_encoder(spec, ["a photo"], embed_dim=1, weights_dir=directory)
+    except UserError as error:
+        return [Problem(spec.written, "weights", str(error))]
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
