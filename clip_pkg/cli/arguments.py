@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from clip_pkg.config.flags import add_config_flags
+from clip_pkg.errors import UserError
 
 DEFAULT_LOG_DIR = Path("logs/clip_training")
 DESCRIPTION = """\
@@ -30,9 +33,20 @@ other commands (python train_clip.py COMMAND --help):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes flags only as they are written."""
+    """Takes flags only as they are written, and says what is wrong in one sentence.
 
-    def __init__(self, *, prog: str, description: str, epilog: str | None = None) -> None:
+    needed: flags without which nothing can be done. They are looked at after unknown words, so
+    that `--data-dirr X` is told as what it is and not as a missing --data-dir.
+    """
+
+    def __init__(
+        self,
+        *,
+        prog: str,
+        description: str,
+        epilog: str | None = None,
+        needed: Sequence[str] = (),
+    ) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -40,6 +54,21 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        self.needed = tuple(needed)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what `main` turns into a sentence; argparse itself would print all its flags."""
+        raise UserError(f"{message} ({self.prog} --help explains)")
+
+    def check_needed(self, parsed: argparse.Namespace) -> None:
+        """Raise UserError naming every needed flag that was not given."""
+        absent = [
+            flag
+            for flag in self.needed
+            if getattr(parsed, flag.removeprefix("--").replace("-", "_")) is None
+        ]
+        if absent:
+            self.error(f"{' and '.join(absent)} must be given")
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +77,6 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         "--data_dir",
         type=Path,
-        required=True,
         metavar="DIR",
         help="folder with one sub-folder of images per class, or a CSV file: path,label[,group]",
     )
@@ -78,14 +106,18 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 def training_parser() -> Parser:
     """Parser of the main command."""
-    parser = Parser(prog="train_clip.py", description=DESCRIPTION, epilog=COMMANDS_HELP)
+    parser = Parser(
+        prog="train_clip.py",
+        description=DESCRIPTION,
+        epilog=COMMANDS_HELP,
+        needed=("--data-dir", "--output-dir"),
+    )
     _add_inputs(parser)
     group = parser.add_argument_group("where results go")
     group.add_argument(
         "--output-dir",
         "--output_dir",
         type=Path,
-        required=True,
         metavar="DIR",
         help="results of each config go to DIR/<config name>",
     )
@@ -139,6 +171,7 @@ def validate_parser() -> Parser:
     parser = Parser(
         prog="train_clip.py validate",
         description="Check configs, images, class texts, folds and weights; nothing is written.",
+        needed=("--data-dir",),
     )
     _add_inputs(parser)
     return parser
@@ -150,8 +183,9 @@ def prefetch_parser() -> Parser:
         prog="train_clip.py prefetch",
         description="Download the pretrained weights that the configs name, for machines that "
         "train without a network.",
+        needed=("--config-file",),
     )
-    parser.add_argument("--config-file", "--config_file", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--config-file", "--config_file", type=Path, metavar="FILE")
     return parser
 
 
@@ -160,9 +194,10 @@ def class_texts_parser() -> Parser:
     parser = Parser(
         prog="train_clip.py class-texts",
         description="Write a JSON file with a text per class, to fill in; never overwrites one.",
+        needed=("--data-dir", "--output"),
     )
-    parser.add_argument("--data-dir", "--data_dir", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--data-dir", "--data_dir", type=Path, metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="FILE")
     parser.add_argument(
         "--text-template",
         "--text_template",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clip_pkg.cli.probe import prefetch_weights
+from clip_pkg.cli.probe import start_probe
 from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import load_configs
-from clip_pkg.errors import RunFolderError
+from clip_pkg.errors import RunFolderError, WeightsError
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import ConfigPaths
 from clip_pkg.planning.class_texts import write_template
@@ -25,8 +25,11 @@ def schema() -> int:
 
 def prefetch(config_file: Path) -> int:
     """Download the pretrained weights of all configs."""
-    for line in prefetch_weights(load_configs(config_file).configs):
-        print(line)
+    configs = load_configs(config_file).configs
+    problems = start_probe(configs, fetch=True).problems()
+    if problems:
+        raise WeightsError("\n  ".join(["not everything could be downloaded:", *problems]))
+    print(f"All weights of {len(configs)} config(s) are on this machine.")
     return 0
 
 

@@ -187,6 +187,8 @@ def _finish(
     terminal.line()
     terminal.console.print(results_table(summaries))
     terminal.line(f"Epochs: {summaries[0]['epoch_choice']}.")
+    for notice in dict.fromkeys(note for summary in summaries for note in summary["notices"]):
+        terminal.line(f"NOTE: {notice}", "yellow")
     failed = [task.label for task in tasks if finished(task) is None]
     interrupted = bool(outcome[JobState.INTERRUPTED]) or len(failed) > len(outcome[JobState.FAILED])
     if interrupted:

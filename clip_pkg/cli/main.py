@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed, unknown = parser.parse_known_args(words[1:] if name else words)
         if unknown:
             raise UserError(_unknown(unknown[0], parser))
+        parser.check_needed(parsed)
         return run(parsed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -128,7 +128,7 @@ def _prepare_each(
                 made[key] = _splits(parsed.splits_file, config, manifest, scanned)
             prepared.append(PreparedConfig(config, manifest, made[key], texts))
         except DataError as error:
-            problems.append(ConfigProblem(str(error), where=config.name))
+            problems.append(ConfigProblem(str(error), config.name, parsed.config_file))
     return prepared, problems
 
 

@@ -282,9 +282,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _network_ways(source: str | None) -> tuple[str, ...]:
     if source is None:
         return ()
-    return (
-        "run `python train_clip.py prefetch` where there is a network and bring its cache here",
-    )
+    return ("run `python train_clip.py prefetch` (with a network, then copy its hub cache here)",)
 
 
 def _named(weights_dir: Path | None) -> str:

@@ -60,9 +60,7 @@ def fetch_file(repo: str, filenames: Sequence[str]) -> Path:
     """Download the first of `filenames` that `repo` has. Raises WeightsError with the reason."""
     for filename in filenames:
         try:
-            return Path(
-                huggingface_hub.hf_hub_download(repo, filename, endpoint=constants.ENDPOINT)
-            )
+            return Path(huggingface_hub.hf_hub_download(repo, filename))
         except LocalEntryNotFoundError as error:
             raise _refused(repo, error) from error
         except EntryNotFoundError:
@@ -75,11 +73,7 @@ def fetch_file(repo: str, filenames: Sequence[str]) -> Path:
 def fetch_folder(repo: str, patterns: Sequence[str]) -> Path:
     """Download the files of `repo` that match. Raises WeightsError with the reason."""
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repo, allow_patterns=list(patterns), endpoint=constants.ENDPOINT
-            )
-        )
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         raise _refused(repo, error) from error
 

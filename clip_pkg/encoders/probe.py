@@ -108,10 +108,10 @@ def _image_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
     try:
         with torch.device("meta"):
             _check_forward(build_image_encoder(architecture, img_size=img_size), img_size)
-    except Exception:  # noqa: BLE001  some architectures cannot be built without memory at all
+    except Exception:  # some architectures cannot be built without memory at all
         try:
             _check_forward(build_image_encoder(architecture, img_size=img_size), img_size)
-        except Exception as error:  # noqa: BLE001  any failure inside a library is the answer
+        except Exception as error:  # any failure inside a library is the answer
             return Problem(spec.written, "img_size", _too_bad(spec, img_size, error))
     return None
 

@@ -30,7 +30,7 @@ class MissingWeights:
     ways: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.encoder}: {self.what} not found. Either " + "; or ".join(self.ways)
+        return f"{self.encoder}: {self.what} not found here; {'; or '.join(self.ways)}"
 
 
 def obtain(asset: Asset, spec: EncoderSpec, weights_dir: Path | None) -> Path:

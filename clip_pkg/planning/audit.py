@@ -197,7 +197,7 @@ def _duplicate_notices(manifest: Manifest, duplicates: Duplicates) -> list[str]:
         count = sum(len(cluster) for cluster in duplicates.look_alikes)
         first = some(manifest.paths[index] for index in duplicates.look_alikes[0])
         notices.append(
-            f"{count} images look alike in clusters too large to be copies ({first}); they may "
+            f"{count} images look alike, too many of their class to be copies ({first}); they may "
             "fall into different folds: give groups if they show the same thing"
         )
     if not duplicates.searched:
@@ -251,7 +251,7 @@ def check_folds(manifest: Manifest, splits: Splits) -> list[str]:
         single = [fold.number for fold in splits.folds if manifest.counts_of(fold.val)[label] < 2]
         if single:
             notices.append(
-                f"class {shown(name)!r} has fewer than 2 validation images in fold(s) "
+                f"class '{shown(name)}' has fewer than 2 validation images in fold(s) "
                 f"{some(single, 5)}: its scores there are 0 or 100 %"
             )
     return notices

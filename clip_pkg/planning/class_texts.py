@@ -148,7 +148,7 @@ def _class_texts(
     for name, texts in zip(classes, used, strict=True):
         same[tuple(sorted(" ".join(text.casefold().split()) for text in texts))].append(name)
     problems = [
-        f"classes {some(names)} have the same text {shown(texts[0])!r} and cannot be told apart"
+        f"classes {some(names)} have the same text '{shown(texts[0])}' and cannot be told apart"
         for texts, names in same.items()
         if len(names) > 1
     ]
@@ -190,13 +190,13 @@ def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     for key, value in document.value.items():
         name, where = label_of(key), _line(document, key)
         if name in texts:
-            problems.append(f"{where}class {shown(name)!r} is given in two spellings")
+            problems.append(f"{where}class '{shown(name)}' is given in two spellings")
         prompts = [value] if isinstance(value, str) else value
         if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts):
-            problems.append(f"{where}class {shown(name)!r} needs a text or a list of texts")
+            problems.append(f"{where}class '{shown(name)}' needs a text or a list of texts")
             prompts = []
         elif not prompts or not all(one.strip() for one in prompts):
-            problems.append(f"{where}class {shown(name)!r} has an empty text or list")
+            problems.append(f"{where}class '{shown(name)}' has an empty text or list")
         texts[name] = tuple(" ".join(one.split()) for one in prompts)
     return texts, problems
 
@@ -209,5 +209,5 @@ def _line(document: Document, key: str) -> str:
 def _missing(name: str, keys: Sequence[str]) -> str:
     by_letters = {key.casefold(): key for key in keys}
     near = difflib.get_close_matches(name.casefold(), by_letters, n=1)
-    hint = f"; the file has {shown(by_letters[near[0]])!r}" if near else ""
-    return f"class {shown(name)!r} has no text{hint}"
+    hint = f"; the file has '{shown(by_letters[near[0]])}'" if near else ""
+    return f"class '{shown(name)}' has no text{hint}"

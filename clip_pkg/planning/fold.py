@@ -72,7 +72,7 @@ def unit_numbers(manifest: Manifest, linked: Sequence[Sequence[int]] = ()) -> In
 def missing_classes(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
     """Name each fold that lacks a class in training or validation."""
     return [
-        f"fold {fold.number}: no image of class {shown(manifest.classes[label])!r} for {side}"
+        f"fold {fold.number}: no image of class '{shown(manifest.classes[label])}' for {side}"
         for fold in folds
         for side, indices in (("training", fold.train), ("validation", fold.val))
         for label in np.flatnonzero(manifest.counts_of(indices) == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,8 @@ def _indices(
     if unknown:
         problems.append(f"{where}: {len(unknown)} path(s) are not in the data: {some(unknown)}")
     indices = [place[path] for path in paths if path in place]
-    if len(set(indices)) < len(indices):
-        repeated = sorted({path for path in paths if paths.count(path) > 1})
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
         problems.append(f"{where}: listed more than once: {some(repeated)}")
     return np.array(sorted(set(indices)), dtype=np.int64)
 

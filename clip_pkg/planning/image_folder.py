@@ -63,7 +63,7 @@ def list_folder(data_dir: Path) -> Listing:
     classes: list[str] = []
     stray: list[str] = []
     for entry in walk.entries(data_dir, PurePosixPath()):
-        if entry.is_dir():
+        if _is_folder(entry):
             classes.append(entry.name)
         elif _suffix(entry.name) in SUFFIXES:
             stray.append(entry.name)
@@ -78,7 +78,7 @@ def list_folder(data_dir: Path) -> Listing:
             f"ignored: {some(stray)}"
         )
     _note_other_images(walk)
-    problems, notices = check_names((f"folder {shown(name)!r}", name) for name in classes)
+    problems, notices = check_names((f"folder '{shown(name)}'", name) for name in classes)
     problems = walk.problems + problems + _layout_problems(data_dir, classes, stray)
     images = tuple(sorted(walk.images, key=lambda image: image.path))
     return Listing(
@@ -101,7 +101,7 @@ def _list_class(walk: _Walk, data_dir: Path, name: str) -> None:
         seen.add(identity)
         for entry in walk.entries(folder, relative):
             path = relative / entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
             elif _suffix(entry.name) in SUFFIXES:
                 walk.images.append(ListedImage(str(path), label))
@@ -109,7 +109,7 @@ def _list_class(walk: _Walk, data_dir: Path, name: str) -> None:
                 walk.ignored.append((shown(path), "not an image"))
     if len(walk.images) == before:
         walk.problems.append(
-            f"class {shown(name)!r} is empty: no image ({KINDS}) in {shown(data_dir / name)}; "
+            f"class '{shown(name)}' is empty: no image ({KINDS}) in {shown(data_dir / name)}; "
             "fill or remove the folder"
         )
 
@@ -118,7 +118,7 @@ def _layout_problems(data_dir: Path, classes: list[str], stray: list[str]) -> li
     """Say what the layout looks like when it is not one folder per class."""
     place = shown(data_dir)
     if len(classes) < 2:
-        found = f"only one class folder, {shown(classes[0])!r}" if classes else "no class folder"
+        found = f"only one class folder, '{shown(classes[0])}'" if classes else "no class folder"
         hint = "each class's images go into a folder of their own, and there are at least two"
         tables = sorted(path.name for path in data_dir.glob("*.csv"))
         if tables:
@@ -152,6 +152,13 @@ def _suffix(name: str) -> str:
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_utf8(name: str) -> bool:

@@ -58,7 +58,7 @@ def list_table(table_file: Path) -> Listing:
     classes = {image.label for image in table.rows.values()}
     if len(classes) == 1 and not table.problems:
         problems.append(
-            f"{shown(table_file.name)}: only one class, {shown(min(classes))!r}; two are the least"
+            f"{shown(table_file.name)}: only one class, '{shown(min(classes))}'; two are the least"
         )
     images = tuple(sorted(table.rows.values(), key=lambda image: image.path))
     return Listing(
@@ -122,7 +122,7 @@ def _read_row(
         table.problems.append(f"{place}: has {len(record)} values, the header has {width}")
         return
     written = record[columns["path"]].strip()
-    label = record[columns["label"]]
+    label = record[columns["label"]].strip()
     group = label_of(record[columns["group"]]) if "group" in columns else None
     table.names.append((place, label))
     if group == "":
@@ -144,7 +144,7 @@ def _path(root: Path, written: str) -> tuple[str, str]:
     if not written:
         return "", "the path is empty"
     if any(unicodedata.category(char) == "Cc" for char in written):
-        return "", f"the path {shown(written)!r} has control characters"
+        return "", f"the path '{shown(written)}' has control characters"
     path = os.path.normpath(written)
     if Path(path).is_absolute():
         home = os.path.normpath(root.absolute())

@@ -54,14 +54,14 @@ def check_names(names: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]
             problems.append(f"{place}: the label is empty")
         elif any(unicodedata.category(char) in {"Cc", "Cs"} for char in label):
             problems.append(
-                f"{place}: {shown(name)!r} has control characters or is no UTF-8: rename it"
+                f"{place}: '{shown(name)}' has control characters or is no UTF-8: rename it"
             )
         else:
             spellings[label].setdefault(name, place)
     for label, places in spellings.items():
         if len(places) > 1:
             problems.append(
-                f"{some(places.values())}: {len(places)} spellings of one class {shown(label)!r}, "
+                f"{some(places.values())}: {len(places)} spellings of one class '{shown(label)}', "
                 "which differ in Unicode form or outer blanks only: use one"
             )
     return problems, _case_notices(spellings)

@@ -99,7 +99,8 @@ def scan(
         problems += [f"{shown(path)}: {reason}" for path, reason in unreadable]
     images, inspections = [image for image, _ in readable], [one for _, one in readable]
     classes = sorted({image.label for image in images})
-    labels = np.array([classes.index(image.label) for image in images], dtype=np.int64)
+    number = {name: index for index, name in enumerate(classes)}
+    labels = np.array([number[image.label] for image in images], dtype=np.int64)
     duplicates = find_duplicates(inspections, labels)
     problems += _contradictions(images, duplicates.exact)
     if problems:
@@ -121,7 +122,7 @@ def _emptied_classes(listing: Listing, readable: Sequence[ListedImage]) -> list[
     before = Counter(image.label for image in listing.images)
     after = Counter(image.label for image in readable)
     return [
-        f"class {shown(label)!r}: none of its {count} file(s) can be read"
+        f"class '{shown(label)}': none of its {count} file(s) can be read"
         for label, count in sorted(before.items())
         if not after[label]
     ]

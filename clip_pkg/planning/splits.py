@@ -122,7 +122,7 @@ def _refuse_scarce_classes(
         if parts < needed:
             tied = f" in {parts} groups that must stay whole" if parts < images else ""
             problems.append(
-                f"class {shown(name)!r} has {images} image(s){tied}, too few for {goal}"
+                f"class '{shown(name)}' has {images} image(s){tied}, too few for {goal}"
             )
     if problems:
         least = int(available.min())

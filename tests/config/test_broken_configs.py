@@ -54,8 +54,8 @@ def misspelt(word: str, choose: random.Random) -> str:
     return choose.choice(
         [
             word[:index] + word[index + 1 :],
-            word[:index] + "q" + word[index:],
-            word[:index] + "q" + word[index + 1 :],
+            word[:index] + "z" + word[index:],
+            word[:index] + "z" + word[index + 1 :],
         ]
     )
 

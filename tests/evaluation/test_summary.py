@@ -165,7 +165,9 @@ def test_predictions_round_trip_to_the_last_bit(tmp_path: Path) -> None:
 
     names = ('comma, "quote"', "grün\u2028", "plain")
     random = np.random.default_rng(0)
-    mine = Predictions(names, ("a,b.png", "ü.png"), np.array([0, 2]), random.dirichlet((1, 1, 1), 2))
+    mine = Predictions(
+        names, ("a,b.png", "ü.png"), np.array([0, 2]), random.dirichlet((1, 1, 1), 2)
+    )
     mine.write(tmp_path / "p.csv")
     again = read_predictions(tmp_path / "p.csv")
     assert (again.classes, again.paths) == (mine.classes, mine.paths)

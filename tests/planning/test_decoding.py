@@ -134,7 +134,7 @@ def test_integers_of_unknown_range_are_refused() -> None:
             pixels_of(tiff(wrong))
 
 
-# Stored pixels for each EXIF orientation, from the standard's picture of what row 0 and column 0 are.
+# Stored pixels for each EXIF orientation: where the standard says row 0 and column 0 are.
 STORED = {
     1: lambda upright: upright,
     2: np.fliplr,
@@ -299,12 +299,12 @@ def test_suffix_does_not_decide(tmp_path: Path, noise: Callable[[int], Image.Ima
     assert np.array_equal(decode_image(tmp_path / "png.JPG"), np.asarray(noise(5)))
 
 
+KINDS = {"JPEG": "RGB", "PNG": "RGBA", "TIFF": "L", "WEBP": "RGB", "BMP": "P"}
 VALID = [
-    saved(Image.effect_noise((20, 20), 50).convert(mode), kind)
-    for mode, kind in [
-        ("RGB", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("L", "TIFF"), ("RGB", "WEBP"), ("RGB", "BMP"),
-    ]
-] + [tiff(RAMP), saved(Image.fromarray(RAMP), "PNG")]  # fmt: skip
+    *(saved(Image.effect_noise((20, 20), 50).convert(mode), kind) for kind, mode in KINDS.items()),
+    saved(Image.fromarray(RAMP), "PNG"),
+    tiff(RAMP),
+]
 
 
 @settings(max_examples=300, deadline=None)

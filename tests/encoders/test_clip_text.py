@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
+from clip_pkg.encoders.clip_text import build_clip_text
+from clip_pkg.errors import CheckpointError, WeightsError
+
+PROMPTS = [
+    "a photo of a cat",
+    "an X-ray of a loose acetabular cup, seen from the front",
+    "松动",
+    "a",
+]
+CUT = {"tiny-causal": 16, "tiny-custom": 16, "tiny-eos": 16}
+WHOLE = {"tiny-bidirectional": 77, "tiny-class-token": 76}
+
+Saved = Callable[[str], tuple[Any, Path]]
+Spec = Callable[..., EncoderSpec]
+
+
+def tokens_of(name: str) -> Tensor:
+    tokens: Tensor = open_clip.get_tokenizer(name)(PROMPTS)
+    return tokens
+
+
+@pytest.mark.parametrize("name", [*CUT, *WHOLE])
+def test_features_are_those_of_the_whole_tower(
+    name: str, saved_clip: Saved, tiny_spec: Spec
+) -> None:
+    model, path = saved_clip(name)
+    encoder = build_clip_text(tiny_spec(name), PROMPTS, path).eval()
+    rows = torch.tensor([2, 0, 3, 1, 1])
+    with torch.no_grad():
+        expected = model.encode_text(tokens_of(name))[rows]
+        found = encoder(rows)
+    assert found.shape == (5, encoder.num_features)
+    assert (found - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", [*CUT, *WHOLE])
+def test_gradients_are_those_of_the_whole_tower(
+    name: str, saved_clip: Saved, tiny_spec: Spec
+) -> None:
+    model, path = saved_clip(name)
+    encoder = build_clip_text(tiny_spec(name), PROMPTS, path).eval()
+    encoder(torch.arange(len(PROMPTS))).square().sum().backward()
+    model.encode_text(tokens_of(name)).square().sum().backward()
+    whole = model if name == "tiny-causal" else model.text
+    table = whole.token_embedding.weight.grad
+    assert encoder.vocabulary is not None
+    unused = torch.ones(len(table), dtype=torch.bool)
+    unused[encoder.vocabulary] = False
+    assert not table[unused].any()
+    pairs = {"token_embedding.weight": table[encoder.vocabulary]} | {
+        n: whole.get_parameter(n).grad
+        for n, _ in encoder.tower.named_parameters()
+        if n != "token_embedding.weight"
+    }
+    for parameter, expected in pairs.items():
+        found = encoder.tower.get_parameter(parameter).grad
+        assert torch.allclose(found, expected, atol=1e-5), parameter
+
+
+@pytest.mark.parametrize(("name", "length"), [*CUT.items(), *WHOLE.items()])
+def test_prompts_are_cut_only_where_that_is_exact(name: str, length: int, tiny_spec: Spec) -> None:
+    encoder = build_clip_text(tiny_spec(name, "scratch"), PROMPTS, None)
+    assert encoder.tokens.shape == (len(PROMPTS), length)
+
+
+def test_only_tokens_in_use_are_kept(tiny_spec: Spec) -> None:
+    encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
+    expected = tokens_of("tiny-causal").unique()
+    assert encoder.vocabulary is not None
+    assert torch.equal(encoder.vocabulary, expected)
+    assert encoder.tower.get_parameter("token_embedding.weight").shape == (len(expected), 32)
+
+
+def test_there_is_no_image_tower_and_tokens_stay_out_of_the_checkpoint(tiny_spec: Spec) -> None:
+    encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
+    names = list(encoder.state_dict())
+    assert not any("visual" in name for name in names)
+    assert "tokens" not in names
+    assert "vocabulary" in names
+
+
+def test_every_parameter_is_trained(tiny_spec: Spec) -> None:
+    encoder = build_clip_text(tiny_spec("tiny-custom", "scratch"), PROMPTS, None)
+    encoder(torch.arange(4)).sum().backward()
+    assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
+
+
+def test_the_last_token_survives_in_a_prompt_that_is_too_long(
+    tiny_spec: Spec, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), ["word " * 100, "a"], None)
+    assert encoder.tokens.shape == (2, 77)
+    assert "reads 77 tokens; a prompt of 102 loses its end: word word" in caplog.text
+
+
+def test_scratch_weights_follow_torchs_seed(tiny_spec: Spec) -> None:
+    states = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(seed)
+        encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
+        states.append(encoder.state_dict())
+    first, second, third = states
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    name = "tower.token_embedding.weight"
+    assert not torch.equal(first[name], third[name])
+
+
+def test_a_file_of_another_model_is_refused(saved_clip: Saved, tiny_spec: Spec) -> None:
+    _, path = saved_clip("tiny-class-token")
+    with pytest.raises(CheckpointError, match="unexpected.*cls_emb"):
+        build_clip_text(tiny_spec("tiny-bidirectional"), PROMPTS, path)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_tokenizer_that_is_not_here_is_named() -> None:
+    spec = parse_text_encoder("clip:ViT-B-16-SigLIP:scratch")
+    with pytest.raises(WeightsError, match="the tokenizer timm/ViT-B-16-SigLIP not found"):
+        build_clip_text(spec, PROMPTS, None)
+
+
+def test_openais_weights_use_the_activation_they_were_trained_with() -> None:
+    from clip_pkg.encoders.clip_towers import visual_tower
+
+    openai = parse_text_encoder("clip:ViT-B/32")
+    other = parse_text_encoder("clip:ViT-B/32:laion2b_s34b_b79k")
+    with torch.device("meta"):
+        assert "QuickGELU" in repr(visual_tower(openai, 32, None))
+        assert "QuickGELU" not in repr(visual_tower(other, 32, None))
