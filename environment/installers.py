@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,15 @@ def has_uv(program: str = "uv") -> bool:
     return bool(output_of([program, "--version"]))
 
 
+def index_of_pip() -> str:
+    """Whoever told pip to use a mirror means uv as well, which does not read pip's settings."""
+    if any(os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")):
+        return ""
+    settings = output_of([sys.executable, "-m", "pip", "config", "list"])
+    urls = dict(re.findall(r"^(\S+)\.index-url='(.+)'$", settings, re.MULTILINE))
+    return next((urls[place] for place in (":env:", "install", "global") if place in urls), "")
+
+
 @dataclass(frozen=True)
 class Uv:
     """Installs with uv: fast, and keeps one copy of a package for many environments."""
@@ -51,21 +61,12 @@ class Uv:
     checkout: Path
     python: Path
     program: str
+    index: str  # of packages; empty for uv's own choice
 
     def _install(self, *arguments: str) -> bool:
         target = ["--python", str(self.python)]
         command = [self.program, "pip", "install", *quietly(), *target, *arguments]
-        return succeeds(command, self._index_of_pip())
-
-    def _index_of_pip(self) -> dict[str, str]:
-        """Whoever told pip to use a mirror means uv as well, which does not read pip's files."""
-        if any(os.environ.get(name) for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")):
-            return {}
-        for setting in (":env:.index-url", "install.index-url", "global.index-url"):
-            url = output_of([sys.executable, "-m", "pip", "config", "get", setting])
-            if url:
-                return {"UV_DEFAULT_INDEX": url}
-        return {}
+        return succeeds(command, {"UV_DEFAULT_INDEX": self.index} if self.index else None)
 
     def install_lock(self, lock_file: Path) -> bool:
         """Install what `lock_file` pins; whether that went well."""
@@ -108,13 +109,12 @@ def installers(checkout: Path, python: Path, uv_lock: Path) -> Iterator[Uv | Pip
     """What to install with, best first: uv, fetched with pip where it is not there, then pip."""
     pip = Pip(checkout, python)
     own = str(python.with_name("uv"))
-    for program in ("uv", own):
-        if has_uv(program):
-            yield Uv(checkout, python, program)
-            break
-    else:
+    program = next(filter(has_uv, ("uv", own)), None)
+    if program is None:
         say("uv is not here; fetching it with pip.")
         if pip.install_lock(uv_lock) and has_uv(own):
-            yield Uv(checkout, python, own)
+            program = own
+    if program is not None:
+        yield Uv(checkout, python, program, index_of_pip())
     say("going on with pip, which takes longer.")
     yield pip

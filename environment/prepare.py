@@ -35,11 +35,13 @@ print(json.dumps({"version": list(sys.version_info[:3]), "site": sysconfig.get_p
 """
 
 # Every file that an installed package lists must be there: half-copied packages look installed.
+# The list is read as it was written, since `distribution.files` leaves out what is missing.
 LIST_MISSING_FILES = """
+import csv
 from importlib.metadata import distributions
 for package in distributions():
-    for file in package.files or ():
-        if file.suffix != ".pyc" and not package.locate_file(file).exists():
+    for name, *_ in csv.reader((package.read_text("RECORD") or "").splitlines()):
+        if not name.endswith(".pyc") and not package.locate_file(name).exists():
             print(package.metadata["Name"])
             break
 """

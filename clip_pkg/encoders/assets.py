@@ -207,14 +207,14 @@ def _timm_weights(spec: EncoderSpec) -> WeightsFile:
     cfg = timm.models.get_pretrained_cfg(spec.model)
     base = spec.model.partition(".")[0]
     tagged = f"{base}.{cfg.tag}" if cfg.tag else base
-    url = cfg.url if isinstance(cfg.url, str) or cfg.url is None else cfg.url[0]
+    url = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
     filename = cfg.hf_hub_filename or "pytorch_model.bin"
     return WeightsFile(
         what=f"pretrained weights {tagged}",
         names=tuple(dict.fromkeys((spec.model, tagged, base))),
         repo=cfg.hf_hub_id.partition("@")[0] if cfg.hf_hub_id else None,
         filenames=(_safe_name(filename), filename),
-        url=url,
+        url=url or None,
         architecture=base,
         scratch=f"{base}:scratch",
     )

@@ -105,14 +105,22 @@ def _problems(target: Target, *, fetch: bool) -> Iterable[Problem]:
 def _image_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
     """Whether the architecture takes images of this size; its weights do not matter here."""
     architecture = replace(spec, weights="scratch")
+    error = _failure(architecture, img_size, "meta")
+    if error is not None and "meta" in str(error):  # it wants to see values while it is built
+        error = _failure(architecture, img_size, "cpu")
+    if error is None:
+        return None
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    message = f"{spec.written} does not work with img_size {img_size}: {lines[0][:300]}"
+    return Problem(spec.written, "img_size", message)
+
+
+def _failure(spec: EncoderSpec, img_size: int, device: str) -> Exception | None:
     try:
-        with torch.device("meta"):
-            _check_forward(build_image_encoder(architecture, img_size=img_size), img_size)
-    except Exception:  # some architectures cannot be built without memory at all
-        try:
-            _check_forward(build_image_encoder(architecture, img_size=img_size), img_size)
-        except Exception as error:  # any failure inside a library is the answer
-            return Problem(spec.written, "img_size", _too_bad(spec, img_size, error))
+        with torch.device(device):
+            _check_forward(build_image_encoder(spec, img_size=img_size), img_size)
+    except Exception as error:  # any failure inside a library is the answer
+        return error
     return None
 
 
@@ -121,11 +129,6 @@ def _check_forward(encoder: ImageEncoder, img_size: int) -> None:
     features = encoder.eval()(torch.zeros(1, 3, img_size, img_size))
     if features.shape != (1, encoder.num_features):
         raise UserError(f"it gives {list(features.shape[1:])} instead of one vector per image")
-
-
-def _too_bad(spec: EncoderSpec, img_size: int, error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{spec.written} does not work with img_size {img_size}: {lines[0][:300]}"
 
 
 def _extra_problem(spec: EncoderSpec) -> Problem | None:

@@ -118,6 +118,7 @@ def train_epoch(
         rows = model.draw_prompts(prompt_generator)
         with precision.autocast():
             image_features = model.image_features(batch.images)
+        with precision.text_autocast():
             class_features = model.class_features(rows)
         inputs = loss_inputs(model, image_features, class_features, batch.targets)
         output = objective(inputs)
@@ -154,7 +155,7 @@ def evaluate(
     model.eval()
     objective.eval()
     try:
-        with precision.autocast():
+        with precision.text_autocast():
             class_features = model.mean_class_features()
         features, targets, index = _all_features(model, batches, precision, on_step)
         running = RunningScores(device)

@@ -58,6 +58,8 @@ def run_fold(
     task.paths.root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(task.paths.root)
     torch.backends.cudnn.benchmark = True
+    # At small temperatures most softmax terms are denormal, and CPUs take a hundredfold for these.
+    torch.set_flush_denormal(True)
     source = _checkpoint_to_continue(task)
     state = None if source is None else _matching_state(task, source)
     setup = set_up(task, device, None if state is None else state["model"])

@@ -27,6 +27,14 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device_type, dtype=self.dtype)
 
+    def text_autocast(self) -> AbstractContextManager[object]:
+        """Context in which the text encoder runs.
+
+        A few short class texts keep a CPU busy with reading the weights; casting them for every
+        step first costs more than half precision saves.
+        """
+        return nullcontext() if self.device_type == "cpu" else self.autocast()
+
     def __str__(self) -> str:
         return (
             "float32" if self.dtype is None else f"mixed {str(self.dtype).removeprefix('torch.')}"

@@ -99,8 +99,8 @@ def set_up(
         )
     torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
     model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
+    # Convolutions are several times faster in this layout wherever half precision has matrix units.
+    model = model.to(memory_format=torch.channels_last)
     objective = _objective(config, manifest, train_indices).to(device)
     pixels = open_pixels(PixelStore.open(Path(task.pixel_store), manifest), device)
     augmentation = Augmentation(

@@ -12,7 +12,7 @@ from typing import Any
 from clip_pkg.atomic import write_json
 from clip_pkg.config.jsonc import Document, parse
 from clip_pkg.errors import ConfigErrors, DataError
-from clip_pkg.planning.listing import label_of
+from clip_pkg.planning.listing import is_file, label_of
 from clip_pkg.planning.problems import DataErrors, shown, some
 
 FOLDER = "class_texts"
@@ -123,9 +123,9 @@ def write_template(classes: Sequence[str], path: Path, template: str) -> None:
     """
     if template.count("{}") != 1:
         raise DataError(f"the template {template!r} needs {{}} once, where the class name goes")
-    if path.exists() or path.is_symlink():
-        raise DataError(f"{shown(path)}: exists already; give another name or move it away")
     try:
+        if path.exists() or path.is_symlink():
+            raise DataError(f"{shown(path)}: exists already; give another name or move it away")
         write_json(path, {name: list(_from_template(name, template)) for name in classes})
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be written: {error.strerror}") from None
@@ -167,7 +167,7 @@ def _find(name: str, search_dirs: Sequence[Path]) -> Path:
     given = Path(name).expanduser()
     places = [given] if given.is_absolute() else list(_places(name, search_dirs))
     for place in places:
-        if place.is_file():
+        if is_file(place):
             return place.absolute()
     tried = dict.fromkeys(shown(place.absolute()) for place in places)
     raise DataError(f"class_texts_file {name!r} was not found; looked for {', '.join(tried)}")

@@ -192,16 +192,16 @@ def _candidates(flat: NDArray[np.uint8]) -> Iterator[Indices]:
     than `MIN_CORRELATION` allows, the whole ones are too, and one matrix product tells.
     """
     coarse = _coarse(flat)
-    half_norms = (coarse * coarse).sum(axis=1) / 2
-    # |a − b|² ≤ 2 − 2r for unit vectors; the last term is for float32.
-    limit = 1 - MIN_CORRELATION + 1e-4
+    half = (coarse * coarse).sum(axis=1, keepdims=True) / 2
+    half[half == 0] = np.inf  # no contrast: close to nothing
+    one = np.ones_like(half)
+    # One product for a·b − |a|²/2 − |b|²/2 = −|a − b|²/2, which is at least r − 1 for unit vectors.
+    left = np.concatenate([coarse, -half, -one], axis=1)
+    right = np.concatenate([coarse, one, half], axis=1)
+    least = MIN_CORRELATION - 1 - 1e-4  # the last term is for float32
     rows = max(1, CHUNK_PAIRS // len(flat))
-    usable = half_norms > 0
     for start in range(0, len(flat), rows):
-        stop = min(start + rows, len(flat))
-        products = coarse[start:stop] @ coarse[start:].T
-        close = half_norms[start:stop, None] + half_norms[None, start:] - products <= limit
-        close &= usable[start:stop, None] & usable[None, start:]
+        close = left[start : start + rows] @ right[start:].T >= least
         pairs = np.stack(np.nonzero(close)) + start
         yield pairs[:, pairs[0] < pairs[1]]
 

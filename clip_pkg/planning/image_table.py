@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from clip_pkg.errors import DataError
 from clip_pkg.planning.decoding import SUFFIXES
-from clip_pkg.planning.listing import ListedImage, Listing, check_names, label_of
+from clip_pkg.planning.listing import ListedImage, Listing, check_names, is_file, label_of
 from clip_pkg.planning.problems import shown, some
 
 COLUMNS = ("path", "label", "group")
@@ -156,7 +156,7 @@ def _path(root: Path, written: str) -> tuple[str, str]:
         )
     if PurePosixPath(path).suffix.lower() not in SUFFIXES:
         return "", f"{shown(written)} is not one of {', '.join(sorted(SUFFIXES))}"
-    if not (root / path).is_file():
+    if not is_file(root / path):
         hint = "; write / between folders" if "\\" in written else ""
         return "", f"there is no file {shown(root / path)}{hint}"
     return PurePosixPath(path).as_posix(), ""

@@ -39,6 +39,14 @@ class Listing:
     notices: tuple[str, ...]
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether there is such a file; a name that cannot be one, or be looked at, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def label_of(name: str) -> str:
     """Give the class called `name`: NFC-normalised, as it is compared with names in text files."""
     return unicodedata.normalize("NFC", name).strip()

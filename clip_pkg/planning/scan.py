@@ -40,10 +40,15 @@ def list_images(data_dir: Path) -> Listing:
         DataError: There is no such folder or table.
     """
     root = data_dir.absolute()
-    if root.is_dir():
-        return list_folder(root)
-    if not root.exists():
-        raise DataError(f"{shown(data_dir)}: there is no such data folder or CSV file")
+    try:
+        str(root).encode("utf-8")  # it is written into JSON files
+        if root.is_dir():
+            return list_folder(root)
+        if not root.exists():
+            raise DataError(f"{shown(data_dir)}: there is no such data folder or CSV file")
+    except (OSError, UnicodeEncodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "the name is not valid UTF-8"
+        raise DataError(f"{shown(data_dir)}: cannot be read: {reason}") from None
     if root.suffix.lower() != ".csv":
         raise DataError(f"{shown(data_dir)}: is neither a folder nor a .csv file")
     return list_table(root)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: exit code 2, a sentence that names the place, nothing written."""
+"""Whatever is wrong with the input: exit code 2, a sentence with the place, nothing written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine without network and with empty caches, and CLIP models small enough to build at once."""
+"""A machine without network and with empty caches, and CLIP models that are built at once."""
 
 from __future__ import annotations
 

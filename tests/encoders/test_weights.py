@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from huggingface_hub import constants
 
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
 from clip_pkg.encoders import hub
+from clip_pkg.encoders.assets import assets
 from clip_pkg.encoders.weights import WeightsRequest, missing_weights, obtain, prefetch
 from clip_pkg.errors import WeightsError
 
@@ -103,7 +105,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, *, body: bool) -> None:
-        content = self.files.get(self.path)
+        path = self.path.partition("?")[0]
+        content = self.files.get(path, self.about(path))
         self.send_response(200 if content is not None else 404)
         if content is None:
             self.send_header("X-Error-Code", "EntryNotFound")
@@ -115,6 +118,17 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.wfile.write(content)
+
+    def about(self, path: str) -> bytes | None:
+        """Answer the questions about a repository that a snapshot's download asks."""
+        files = [name.partition("/resolve/main/")[2] for name in self.files]
+        if path.startswith("/api/models/") and path.endswith("/revision/main"):
+            siblings = [{"rfilename": name} for name in files]
+            return json.dumps({"id": "r", "sha": "1" * 40, "siblings": siblings}).encode()
+        if path.startswith("/api/models/") and "/tree/" in path:
+            rows = [{"type": "file", "path": n, "size": 1, "oid": "1" * 40} for n in files]
+            return json.dumps(rows).encode()
+        return self.files.get(path.replace("1" * 40, "main"))
 
     def log_message(self, *_: object) -> None:
         """Keep quiet."""
@@ -148,10 +162,27 @@ def test_missing_weights_are_fetched_from_the_hub_once(local_hub: type[Hub]) -> 
     assert path.read_bytes() == b"weights"
 
 
+def test_a_transformers_model_is_fetched_with_all_its_parts(local_hub: type[Hub]) -> None:
+    request = text("hf:some/bert")
+    for name in ("config.json", "vocab.txt", "pytorch_model.bin", "flax_model.msgpack"):
+        local_hub.files[f"/some/bert/resolve/main/{name}"] = b"x"
+    prefetch([request])
+    assert missing_weights([request]) == []
+    (asset,) = assets(request.spec, "text")
+    folder = asset.find(None)
+    assert folder is not None
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["config.json", "pytorch_model.bin", "vocab.txt"]
+
+
+def test_parts_that_the_hub_lacks_are_said(local_hub: type[Hub]) -> None:
+    local_hub.files["/some/bert/resolve/main/config.json"] = b"x"
+    with pytest.raises(WeightsError, match="some/bert has no weights and no tokenizer"):
+        prefetch([text("hf:some/bert")])
+
+
 def test_what_the_hub_lacks_is_said(local_hub: type[Hub]) -> None:
     request = image("resnet18")
-    from clip_pkg.encoders.assets import assets
-
     (asset,) = assets(request.spec, "image")
     with pytest.raises(WeightsError, match=r"has none of model.safetensors, pytorch_model.bin"):
         obtain(asset, request.spec, None)

@@ -147,6 +147,14 @@ def test_where_a_file_is_looked_for(tmp_path: Path) -> None:
         resolve(("a", "b"), tmp_path / "none.json", search=(config, work))
 
 
+def test_impossible_file_names_are_not_found(tmp_path: Path) -> None:
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(DataError, match="was not found"):
+            resolve(("a", "b"), name, search=(tmp_path,))
+    with pytest.raises(DataError, match="cannot be written"):
+        write_template(("a",), tmp_path / ("x" * 5000), "{}")
+
+
 def test_hip_texts_come_with_the_checkout() -> None:
     found = resolve(HIP, "class_texts_hip_prosthesis.json")
     assert found.notices == ()

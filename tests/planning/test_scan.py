@@ -260,3 +260,39 @@ def test_any_bytes_as_table_end_in_problems(tmp_path: Path, content: bytes) -> N
 def test_classes_that_differ_in_case_are_mentioned(image_set: ImageSet) -> None:
     notices = scan(image_set({"Wear": 1, "wear": 1})).audit.notices
     assert any("upper and lower case" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("x" * 5000, "File name too long"), (os.fsdecode(b"caf\xe9"), "not valid UTF-8")],
+)
+def test_data_folders_that_cannot_be(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason) as caught:
+        scan(tmp_path / name)
+    str(caught.value).encode("utf-8")
+
+
+def test_folder_that_cannot_be_listed(image_set: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scandir = image_set({"a": 2, "b": 2, "c": 1}), os.scandir
+
+    def refuse(folder: Path) -> object:
+        if Path(folder).name == "c":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(DataError, match="c: cannot be read: Permission denied"):
+        scan(root)
+
+
+def test_names_too_long_for_a_file_are_missing_files(image_set: ImageSet) -> None:
+    table = image_set({"a": 1, "b": 1}) / "t.csv"
+    table.write_text(f"path,label\na/000.png,a\n{'x' * 5000}.png,b\n")
+    with pytest.raises(DataError, match=r"t\.csv:3: there is no file"):
+        scan(table)
+
+
+def test_class_names_of_a_broken_folder(image_set: ImageSet) -> None:
+    root = image_set({"a": 1, "b": 0})
+    with pytest.raises(DataError, match="class 'b' is empty"):
+        class_names(root)

@@ -19,7 +19,8 @@ from clip_pkg.planning.splits import (
     make_splits,
     splits_from_json,
     splits_to_json,
-)from clip_pkg.planning.stratification import (
+)
+from clip_pkg.planning.stratification import (
     fold_class_counts,
     stratified_folds,
     units_per_class,
@@ -155,6 +156,18 @@ def test_few_linked_pairs_keep_stratification_within_rounding() -> None:
     assert np.ptp(counts, axis=0).max() <= 1
     check_units(splits, unit_numbers(manifest, links))
     assert splits.linked == tuple(map(tuple, links))
+
+
+def test_very_many_units_are_divided_as_units() -> None:
+    labels = np.repeat([0, 1, 2], [18_000, 6_000, 300])
+    units = np.arange(len(labels))
+    units[1:2000:2] = units[:2000:2]
+    units[24_200:24_204] = 24_200
+    fold_of, method = stratified_folds(labels, units, 5, 0)
+    assert method == "StratifiedKFold of units"
+    assert np.array_equal(fold_of[1:2000:2], fold_of[:2000:2])
+    counts = fold_class_counts(labels, fold_of, 5)
+    assert (np.ptp(counts, axis=0) <= [110, 1, 4]).all()
 
 
 def test_class_in_too_few_groups_is_refused_by_name() -> None:
