@@ -20,7 +20,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -151,6 +151,9 @@ def serve(stop: StopRequest) -> int:
     assignments: queue.Queue[dict[str, Any] | None] = queue.Queue()
     threading.Thread(target=_read_assignments, args=(assignments, stop), daemon=True).start()
     while (message := assignments.get()) is not None:
+        if "probe" in message:
+            answers.write(json.dumps(_probe(message["probe"])) + "\n")
+            continue
         log_file = Path(message["place"]["log_file"])
         task = read_record(FoldTask, Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
@@ -160,6 +163,16 @@ def serve(stop: StopRequest) -> int:
         if state != "done":
             return EXIT_INTERRUPTED if state == "interrupted" else 1
     return 0
+
+
+def _probe(requests: list[dict[str, Any]]) -> dict[str, Any]:
+    with output_into(Path(os.devnull)):  # libraries talk while they are built
+        from clip_pkg.encoders.probe import probe  # noqa: PLC0415
+
+        try:
+            return {"problems": [asdict(problem) for problem in probe(requests)]}
+        except Exception:
+            return {"error": traceback.format_exc()}
 
 
 def _read_assignments(assignments: queue.Queue[dict[str, Any] | None], stop: StopRequest) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clip_pkg.cli.probe import start_probe
+from clip_pkg.cli.probe import start_child_probe
 from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import load_configs
 from clip_pkg.errors import RunFolderError, WeightsError
@@ -26,7 +26,7 @@ def schema() -> int:
 def prefetch(config_file: Path) -> int:
     """Download the pretrained weights of all configs."""
     configs = load_configs(config_file).configs
-    problems = start_probe(configs, fetch=True).problems()
+    problems = start_child_probe(configs, fetch=True).problems()
     if problems:
         raise WeightsError("\n  ".join(["not everything could be downloaded:", *problems]))
     print(f"All weights of {len(configs)} config(s) are on this machine.")

@@ -18,6 +18,13 @@ from clip_pkg.cli.preparation import (
     prepare,
     report_lines,
 )
+from clip_pkg.cli.probe import (
+    InlineProbe,
+    Probe,
+    WorkerProbe,
+    encoder_requests,
+    start_child_probe,
+)
 from clip_pkg.cli.run_folder import (
     folders_to_replace,
     set_aside,
@@ -45,7 +52,7 @@ EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 def validate(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Check everything that training checks first; write nothing."""
     terminal = Terminal()
-    preparation = prepare(parsed, loaded, terminal)
+    preparation = prepare(parsed, loaded, start_child_probe(loaded.configs), terminal)
     _report(preparation, terminal)
     terminal.line(f"{len(preparation.configs)} config(s) can be trained on these images.", "green")
     return 0
@@ -56,19 +63,40 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     terminal = Terminal()
     wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
     devices, device_notices = find_devices(wanted)
-    preparation = prepare(parsed, loaded, terminal)
-    run = RunPaths(parsed.output_dir.resolve())
-    kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
-    _report(preparation, terminal)
-    for notice in (*device_notices, *_pin_notices(preparation.configs, devices)):
-        terminal.line(f"NOTE: {notice}", "yellow")
-    with sole_launcher(run):
-        for old in kept:
-            set_aside(run, old, terminal)
-        write_config_files(run, preparation)
-        tasks = write_tasks(parsed, run, preparation, terminal)
-        outcome = _run(parsed, run, tasks, devices, terminal)
+    executor = InlineExecutor(_inline) if parsed.executor == "inline" else ProcessExecutor()
+    try:
+        probe = _ask(loaded.configs, executor, devices[0])
+        preparation = prepare(parsed, loaded, probe, terminal)
+        run = RunPaths(parsed.output_dir.resolve())
+        kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
+        _report(preparation, terminal)
+        for notice in (*device_notices, *_pin_notices(preparation.configs, devices)):
+            terminal.line(f"NOTE: {notice}", "yellow")
+        with sole_launcher(run):
+            for old in kept:
+                set_aside(run, old, terminal)
+            write_config_files(run, preparation)
+            tasks = write_tasks(parsed, run, preparation, terminal)
+            outcome = _run(
+                run,
+                tasks,
+                devices=devices,
+                executor=executor,
+                log_dir=parsed.log_dir,
+                terminal=terminal,
+            )
+    finally:
+        executor.close()
     return _finish(run, preparation, tasks, outcome, terminal)
+
+
+def _ask(configs: Sequence[RunConfig], executor: Executor, device: Device) -> Probe:
+    """Ask about the encoders where they will be trained."""
+    if not isinstance(executor, ProcessExecutor):
+        return InlineProbe(encoder_requests(configs))
+    worker = executor.worker(device)
+    worker.ask(encoder_requests(configs))
+    return WorkerProbe(worker)
 
 
 def _report(preparation: Preparation, terminal: Terminal) -> None:
@@ -116,46 +144,38 @@ class _StopOnSignal:
 
 
 def _run(
-    parsed: argparse.Namespace,
     run: RunPaths,
     tasks: Sequence[FoldTask],
+    *,
     devices: Sequence[Device],
+    executor: Executor,
+    log_dir: Path,
     terminal: Terminal,
 ) -> Outcome:
     waiting = [task for task in tasks if finished(task) is None]
     if len(waiting) < len(tasks):
         terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-    log_dir: Path = parsed.log_dir.resolve()
 
     def log_file(task: FoldTask, device: Device) -> Path:
-        return log_dir / f"{task.name}_{device.log_tag}_{stamp}.log"
+        return log_dir.resolve() / f"{task.name}_{device.log_tag}_{stamp}.log"
 
     def sum_up(name: str) -> None:
         summarize(run.config(name))
         write_mean_curves(run.config(name))
 
     stop = _StopOnSignal()
-    executor: Executor = (
-        InlineExecutor(_inline) if parsed.executor == "inline" else ProcessExecutor()
-    )
     cores = os.cpu_count() or 1
-    try:
-        with (
-            stop.watching(),
-            RunView(terminal, waiting, len(tasks) - len(waiting), sum_up) as view,
-        ):
-            return Loop(
-                devices=devices,
-                executor=executor,
-                ledger=Ledger(run.ledger),
-                observer=view,
-                log_file=log_file,
-                threads=max(1, cores // len(devices)),
-                stop_requested=lambda: stop.asked,
-            ).run(waiting)
-    finally:
-        executor.close()
+    with stop.watching(), RunView(terminal, waiting, len(tasks) - len(waiting), sum_up) as view:
+        return Loop(
+            devices=devices,
+            executor=executor,
+            ledger=Ledger(run.ledger),
+            observer=view,
+            log_file=log_file,
+            threads=max(1, cores // len(devices)),
+            stop_requested=lambda: stop.asked,
+        ).run(waiting)
 
 
 def _inline(assignment: Assignment) -> JobState:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clip_pkg.cli.probe import start_probe
+from clip_pkg.cli.probe import Probe
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.config.load import LoadedConfigs, dump_canonical
 from clip_pkg.config.schema import RunConfig
@@ -50,15 +50,18 @@ class Preparation:
     notices: tuple[str, ...]
 
 
-def prepare(parsed: argparse.Namespace, loaded: LoadedConfigs, terminal: Terminal) -> Preparation:
-    """Check images, texts, folds and weights for every config; report all that is wrong at once."""
-    probe = start_probe(loaded.configs)
+def prepare(
+    parsed: argparse.Namespace, loaded: LoadedConfigs, probe: Probe, terminal: Terminal
+) -> Preparation:
+    """Check images, texts, folds and weights for every config; report all that is wrong at once.
+
+    `probe` was asked about the encoders already and answers meanwhile.
+    """
     try:
         scanned = _scan(parsed, terminal)
         configs, problems = _prepare_each(parsed, loaded.configs, scanned)
     except BaseException:
-        probe.process.kill()
-        probe.process.communicate()
+        probe.cancel()
         raise
     with terminal.waiting("Checking encoders and weights"):
         encoder_problems = probe.problems()

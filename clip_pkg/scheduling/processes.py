@@ -14,8 +14,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from clip_pkg.planning.tasks import FoldFailure, finished, read_record, write_record
 from clip_pkg.scheduling.devices import Device
@@ -53,31 +54,40 @@ class Worker:
         return self._process.pid
 
     def send(self, assignment: Assignment) -> None:
-        """Hand over an assignment."""
+        """Hand over an assignment; the answer has its `state`: done, failed or interrupted."""
+        self._write(
+            {
+                "task_file": str(assignment.task.paths.task),
+                "place": {
+                    "device": assignment.device.torch_name,
+                    "device_id": assignment.device.id,
+                    "threads": assignment.threads,
+                    "log_file": str(assignment.log_file),
+                },
+            }
+        )
+
+    def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Ask whether these encoders can be used here; the answer has their `problems`."""
+        self._write({"probe": list(requests)})
+
+    def _write(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None
-        message = {
-            "task_file": str(assignment.task.paths.task),
-            "place": {
-                "device": assignment.device.torch_name,
-                "device_id": assignment.device.id,
-                "threads": assignment.threads,
-                "log_file": str(assignment.log_file),
-            },
-        }
         # A worker that died at once is noticed by the next poll.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
 
-    def answer(self) -> str | None:
-        """Return the next answer (`done`, `failed`, `interrupted`), None if there is none yet."""
+    def answer(self) -> dict[str, Any] | None:
+        """Return the next answer, None if there is none yet."""
         with contextlib.suppress(BlockingIOError):
             self._received += os.read(self._stdout.fileno(), 65536).decode("utf-8")
         line, found, rest = self._received.partition("\n")
         if not found:
             return None
         self._received = rest
-        return str(json.loads(line)["state"])
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def exit_code(self) -> int | None:
         """Return the exit code, negative for a signal; None while it lives."""
@@ -117,7 +127,7 @@ class ProcessJob:
         code = self._worker.exit_code()
         answer = self._worker.answer()
         if answer is not None:
-            self._state = JobState(answer)
+            self._state = JobState(answer["state"])
         elif code is not None:
             self._state = self._after_crash(code)
         if self._state is JobState.DONE and finished(self.assignment.task) is None:
@@ -159,16 +169,19 @@ class ProcessExecutor:
         """Start on the device's worker, or on a fresh one if the last task there failed."""
         device = assignment.device
         previous = self._jobs.get(device.id)
-        worker = self._workers.get(device.id)
-        if worker is not None and (previous is None or previous.poll() is not JobState.DONE):
-            worker.close()
-            worker = None
-        if worker is None:
-            worker = self._workers[device.id] = Worker(device)
+        if previous is not None and previous.poll() is not JobState.DONE:
+            self._workers.pop(device.id).close()
+        worker = self.worker(device)
         job = self._jobs[device.id] = ProcessJob(assignment, worker)
         assignment.task.paths.failure.unlink(missing_ok=True)
         worker.send(assignment)
         return job
+
+    def worker(self, device: Device) -> Worker:
+        """Return the device's worker; started if there is none."""
+        if device.id not in self._workers:
+            self._workers[device.id] = Worker(device)
+        return self._workers[device.id]
 
     def close(self) -> None:
         """Leave no process behind."""

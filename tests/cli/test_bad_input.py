@@ -14,24 +14,23 @@ from config.test_broken_configs import MEMBERS, MISTAKES, render
 from planning.test_broken_folders import BROKEN
 from tiny import TINY, Program, program_environment
 
-import clip_pkg.cli.preparation
+import clip_pkg.cli.launch
 from clip_pkg.cli import main
 
 
 class NoProbe:
     """Stands in for the encoder check, which has tests of its own."""
 
-    class process:
-        kill = staticmethod(lambda: None)
-        communicate = staticmethod(lambda: ("", ""))
-
     def problems(self) -> list[str]:
         return []
+
+    def cancel(self) -> None:
+        pass
 
 
 @pytest.fixture
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_pkg.cli.preparation, "start_probe", lambda configs: NoProbe())
+    monkeypatch.setattr(clip_pkg.cli.launch, "_ask", lambda *_: NoProbe())
 
 
 def arguments(data: Path, output: Path, config: Path) -> list[str]:
