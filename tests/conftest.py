@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from tiny import TINY, Program, command, make_folder, program_environment
 
+from clip_pkg.cli import main
+
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,6 +30,28 @@ def write_configs(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def train(
+    tmp_path: Path,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., str]:
+    """Train in this very process, which has torch already; returns what was printed."""
+
+    def run(
+        *arguments: str | Path, data: Path = images, output: str = "out", check: int = 0
+    ) -> str:
+        monkeypatch.chdir(tmp_path)
+        where = ["--data-dir", data, "--output-dir", tmp_path / output, "--executor", "inline"]
+        code = main([str(word) for word in [*where, *arguments]])
+        shown = capsys.readouterr()
+        assert code == check, shown.out + shown.err
+        return shown.out + shown.err
+
+    return run
 
 
 @pytest.fixture

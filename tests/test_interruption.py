@@ -19,13 +19,13 @@ from tiny import TINY, command, program_environment
 
 from clip_pkg.evaluation.summary import without_times
 
-KILLS = int(os.environ.get("CLIP_PKG_KILLS", "3"))  # more for a longer look
+KILLS = int(os.environ.get("CLIP_PKG_KILLS", "2"))  # more for a longer look
 
 
 def words(images: Path, root: Path, output: str) -> Sequence[str]:
     configs = [
-        {**TINY, "name": "a", "epochs": 8, "n_splits": 3, "use_superclip_loss": True},
-        {**TINY, "name": "b", "epochs": 8, "n_splits": 3, "use_weighted_sampling": True},
+        {**TINY, "name": "a", "epochs": 4, "n_splits": 3, "use_superclip_loss": True},
+        {**TINY, "name": "b", "epochs": 4, "n_splits": 3, "use_weighted_sampling": True},
     ]
     (root / "configs.json").write_text(json.dumps(configs), encoding="utf-8")
     where = ["--data-dir", images, "--output-dir", root / output, "--log-dir", root / "logs"]
@@ -96,7 +96,7 @@ def test_killed_at_random_moments_and_started_again(
     for config in ("a", "b"):
         for name in (1, 2, 3):
             history = json.loads((tmp_path / f"out/{config}/fold_{name}/history.json").read_text())
-            assert {len(column) for column in history.values()} == {8}
+            assert {len(column) for column in history.values()} == {4}
 
 
 def test_workers_end_soon_after_the_launcher_is_killed(images: Path, tmp_path: Path) -> None:

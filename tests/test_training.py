@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import TINY, Program
+from tiny import TINY, Program, command, make_folder, paint, program_environment
 
+from clip_pkg.cli import main
 from clip_pkg.evaluation.summary import without_times
 
 FOLD_FILES = {
@@ -40,10 +42,6 @@ CONFIG_FILES = {
 @pytest.fixture(scope="module")
 def run_folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two configs, two folds, trained once through the launcher's form of the command."""
-    import subprocess
-
-    from tiny import command, program_environment
-
     root = tmp_path_factory.mktemp("run")
     configs = [
         {**TINY, "name": "plain"},
@@ -217,57 +215,68 @@ def test_the_same_command_again_does_nothing_twice(
 
 
 def test_config_json_can_be_fed_back_and_flags_give_the_same_numbers(
-    run_folder: Path, images: Path, program: Program, tmp_path: Path
+    run_folder: Path, train: Callable[..., str], tmp_path: Path
 ) -> None:
-    wanted = without_times(read(run_folder / "out/super/cv_summary.json"))
-    canonical = run_folder / "out/super/config.json"
-    program("--data-dir", images, "--output-dir", tmp_path / "again", "--config-file", canonical)
-    assert without_times(read(tmp_path / "again/super/cv_summary.json")) == wanted
+    wanted = numbers(run_folder / "out/super/cv_summary.json")
+    train("--config-file", run_folder / "out/super/config.json", output="again")
+    assert numbers(tmp_path / "again/super/cv_summary.json") == wanted
     flags = (
         "--name super --image-encoder test_resnet:scratch --text-encoder prompts --img-size 32 "
         "--embed-dim 16 --batch-size 8 --epochs 2 --learning-rate 1e-3 --use-cv --n-splits 2 "
         "--augmentation minimal --num-workers 0 --use-superclip-loss --class-loss-weight 0.5 "
-        "--use-weighted-sampling --executor inline --gpu-id 0"
+        "--use-weighted-sampling --gpu-id 0"
     )
-    program("--data-dir", images, "--output-dir", tmp_path / "flags", *flags.split())
-    assert without_times(read(tmp_path / "flags/super/cv_summary.json")) == wanted
+    train(*flags.split(), output="flags")
+    assert numbers(tmp_path / "flags/super/cv_summary.json") == wanted
+
+
+def numbers(path: Path) -> dict[str, Any]:
+    return without_times(read(path))
 
 
 def test_another_config_in_the_same_folder_is_refused_and_overwrite_keeps_the_old(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
-    words = ["--data-dir", images, "--output-dir", tmp_path / "out"]
-    program(*words, "--config-file", write_configs({"name": "a", "epochs": 1, "use_cv": False}))
-    changed = write_configs({"name": "a", "epochs": 1, "use_cv": False, "learning_rate": 0.01})
-    refused = program(*words, "--config-file", changed, check=2)
-    assert "made with different config" in refused.stderr
-    assert "--overwrite" in refused.stderr
-    program(*words, "--config-file", changed, "--overwrite")
+    config = {"name": "a", "epochs": 1, "use_cv": False}
+    train("--config-file", write_configs(config))
+    changed = write_configs({**config, "learning_rate": 0.01})
+    refused = train("--config-file", changed, check=2)
+    assert "made with different config" in refused
+    assert "--overwrite" in refused
+    train("--config-file", changed, "--overwrite")
     (kept,) = (tmp_path / "out/replaced").iterdir()
     assert read(kept / "config.json")["learning_rate"] == 1e-3
     assert read(tmp_path / "out/a/config.json")["learning_rate"] == 0.01
     assert read(tmp_path / "out/a/cv_summary.json")["n_folds"] == 1
 
 
+def test_other_images_in_the_same_folder_are_refused(
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    data = make_folder(tmp_path / "data", {"a": 6, "b": 6})
+    config = write_configs({"name": "a", "epochs": 1, "use_cv": False})
+    train("--config-file", config, data=data)
+    paint(data / "a/new.png", 0, 99)
+    assert "made with different data, splits" in train("--config-file", config, data=data, check=2)
+
+
 def test_diverged_folds_are_named_and_the_other_config_is_finished(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
     wild = {"learning_rate": 10.0, "image_lr_scale": 100.0, "grad_clip_norm": None, "epochs": 40}
     configs = write_configs({"name": "wild", **wild}, {"name": "calm"})
-    words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", configs]
-    done = program(*words, "--multi-config", check=1)
+    shown = train("--config-file", configs, "--multi-config", check=1)
     summary = read(tmp_path / "out/wild/cv_summary.json")
     assert set(summary["status"].values()) == {"diverged"}
     assert summary["average_results"]["n"] == 0
-    assert "FAILED (diverged)" in done.stdout
+    assert "FAILED (diverged)" in shown
     assert read(tmp_path / "out/calm/cv_summary.json")["complete"] is True
 
 
 def test_an_inner_split_chooses_the_epoch_without_the_reported_fold(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
-    config = write_configs({"name": "a", "inner_val_fraction": 0.3})
-    program("--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", config)
+    train("--config-file", write_configs({"name": "a", "inner_val_fraction": 0.3}))
     result = read(tmp_path / "out/a/fold_1/result.json")
     history = read(tmp_path / "out/a/fold_1/history.json")
     assert result["chosen_on"] == "inner validation split"
@@ -278,17 +287,81 @@ def test_an_inner_split_chooses_the_epoch_without_the_reported_fold(
 
 
 def test_early_stopping_ends_a_fold_and_is_recorded(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
-    config = write_configs(
-        {
-            "name": "a",
-            "epochs": 50,
-            "early_stopping_patience": 1,
-            "early_stopping_min_delta": 1000.0,
-        }
-    )
-    program("--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", config)
+    stopping = {"early_stopping_patience": 1, "early_stopping_min_delta": 1000.0}
+    train("--config-file", write_configs({"name": "a", "epochs": 50, **stopping}))
     result = read(tmp_path / "out/a/fold_1/result.json")
     assert result["stopped_early"]
     assert result["last_epoch"] == 2
+
+
+@pytest.mark.parametrize("method", ["inverse_freq", "inverse_sqrt", "balanced", "effective_number"])
+def test_every_weight_method_trains(
+    method: str, train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    config = {"name": "a", "epochs": 1, "use_cv": False, "use_superclip_loss": True}
+    train("--config-file", write_configs({**config, "weight_method": method, "save_best": False}))
+    assert read(tmp_path / "out/a/cv_summary.json")["complete"]
+    assert not (tmp_path / "out/a/fold_1/checkpoint_best.pth").exists()
+
+
+def test_splits_of_another_run_are_imported_and_shared(
+    run_folder: Path, train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    splits = run_folder / "out/plain/folds_info.json"
+    config = write_configs({"name": "a", "epochs": 1, "random_state": 1})
+    train("--config-file", config, "--splits-file", splits)
+    mine, theirs = read(tmp_path / "out/a/folds_info.json"), read(splits)
+    assert mine["splits_hash"] == theirs["splits_hash"]
+
+
+def test_groups_of_a_csv_stay_together(
+    images: Path, train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    table = images / "table.csv"
+    rows = [
+        f"{path.relative_to(images)},{path.parent.name},{path.parent.name}{number // 2}"
+        for folder in sorted(path for path in images.iterdir() if path.is_dir())
+        for number, path in enumerate(sorted(folder.iterdir()))
+    ]
+    table.write_text("path,label,group\n" + "\n".join(rows), encoding="utf-8")
+    try:
+        train("--config-file", write_configs({"name": "a", "epochs": 1}), data=table)
+    finally:
+        table.unlink()
+    group_of = {row.split(",")[0]: row.split(",")[2] for row in rows}
+    for fold in read(tmp_path / "out/a/folds_info.json")["folds"]:
+        sides = [{group_of[path] for path in fold[side]} for side in ("train", "val")]
+        assert not sides[0] & sides[1]
+
+
+def test_summarize_rebuilds_what_was_there(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_folder / "out/super/cv_summary.json"
+    before = numbers(path)
+    path.unlink()
+    assert main(["summarize", str(run_folder / "out")]) == 0
+    assert numbers(path) == before
+    assert "super" in capsys.readouterr().out
+
+
+def test_a_real_clip_text_tower_reads_the_class_texts(
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    texts = {"red": ["a red thing", "stripes"], "grün": "a green thing", "blue sky": "a blue sky"}
+    (tmp_path / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    common = {
+        "text_encoder_name": "clip:ViT-S-32-alt:scratch",
+        "class_texts_file": "texts.json",
+        "epochs": 1,
+        "use_cv": False,
+    }
+    configs = write_configs(
+        {"name": "trained", **common}, {"name": "frozen", "freeze_text_encoder": True, **common}
+    )
+    train("--config-file", configs, "--multi-config")
+    for name in ("trained", "frozen"):
+        assert read(tmp_path / f"out/{name}/cv_summary.json")["complete"]
+        assert read(tmp_path / f"out/{name}/class_texts.json")["texts"]["red"] == texts["red"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from clip_pkg.cli.probe import start_child_probe
+from clip_pkg.cli.terminal import Terminal, results_table
 from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import load_configs
 from clip_pkg.errors import RunFolderError, WeightsError
@@ -43,8 +42,6 @@ def class_texts(data_dir: Path, output: Path, template: str) -> int:
 
 def summarize_directory(directory: Path) -> int:
     """Rebuild the summary of one config's folder, or of every one in a folder."""
-    from clip_pkg.cli.terminal import results_table  # noqa: PLC0415
-
     folders = (
         [directory] if ConfigPaths(directory).folds_info.exists() else sorted(directory.glob("*"))
     )
@@ -54,7 +51,7 @@ def summarize_directory(directory: Path) -> int:
             f"{directory} holds no results: no folds_info.json in it or one level below"
         )
     summaries = [summarize(paths) for paths in found]
-    Console().print(results_table(summaries))
+    Terminal().console.print(results_table(summaries))
     incomplete = [s["config"]["name"] for s in summaries if not s["complete"]]
     if incomplete:
         print(f"Incomplete (averages are over the finished folds only): {', '.join(incomplete)}")

@@ -199,11 +199,11 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title="Validation, mean ± SD over folds at the best epoch; Last: at the last epoch"
     )
-    table.add_column("Config", overflow="fold")
-    table.add_column("Folds", justify="right", no_wrap=True)
+    table.add_column("Config", overflow="fold", min_width=9)
+    table.add_column("Folds", justify="right")
     for _, title in COLUMNS:
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("Last acc %", justify="right", no_wrap=True)
+        table.add_column(title, justify="right")
+    table.add_column("Last acc %", justify="right")
     for summary in summaries:
         best, last = summary["average_results"], summary["last_epoch"]["average_results"]
         table.add_row(
