@@ -9,6 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 prepare_environment dev
 
 python=.venv/bin/python
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # tests train in several processes at once
 echo "ruff check";  "$python" -m ruff check .
 echo "ruff format"; "$python" -m ruff format --check .
 echo "mypy";        "$python" -m mypy

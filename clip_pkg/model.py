@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.encoders.clip_text import ClipText
 from clip_pkg.encoders.image import ImageEncoder, build_image_encoder
 from clip_pkg.encoders.state import load_strictly
 from clip_pkg.encoders.text import (
@@ -52,7 +53,7 @@ class ImageTextModel(nn.Module):
     def __init__(
         self,
         image_encoder: ImageEncoder,
-        text_encoder: TextEncoder,
+        text_encoder: TextEncoder | None,
         prompt_counts: Sequence[int],
         *,
         embed_dim: int,
@@ -64,12 +65,7 @@ class ImageTextModel(nn.Module):
         self.image_encoder = image_encoder
         self.image_projection = _projection(image_encoder.num_features, embed_dim)
         self.text_encoder = text_encoder
-        # Learned prompts are vectors of the joint space already.
-        self.text_projection: nn.Module = (
-            nn.Identity()
-            if isinstance(text_encoder, LearnedPrompts)
-            else _projection(text_encoder.num_features, embed_dim)
-        )
+        self.text_projection = _text_projection(text_encoder, embed_dim)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
         self.image_encoder_is_frozen = freeze_image_encoder
         if freeze_image_encoder:
@@ -94,17 +90,45 @@ class ImageTextModel(nn.Module):
             self.image_encoder.eval()
         return self
 
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.counts)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there are class features at all."""
+        return self.text_encoder is not None
+
     def image_features(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] → L2-normalised features [B, D], float32."""
+        return F.normalize(self.image_embeddings(images), dim=-1)
+
+    def image_embeddings(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] → features [B, D] before normalisation, float32."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_encoder_is_frozen):
             features = self.image_encoder(images)
-        return F.normalize(self.image_projection(features).float(), dim=-1)
+        embeddings: Tensor = self.image_projection(features).float()
+        return embeddings
+
+    def class_tokens(self, prompt_rows: Tensor) -> Tensor:
+        """Rows [C] of one prompt per class → the tokenizer's ids [C, L], -1 for padding."""
+        assert isinstance(self.text_encoder, ClipText), "only CLIP text towers give their tokens"
+        return self.text_encoder.prompt_tokens[prompt_rows]
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Number of ids in `class_tokens`; None where there are none."""
+        return (
+            self.text_encoder.vocabulary_size if isinstance(self.text_encoder, ClipText) else None
+        )
 
     def class_features(self, prompt_rows: Tensor) -> Tensor:
         """Rows [C] of one prompt per class → L2-normalised features [C, D], float32.
 
         Any other number of rows works as well.
         """
+        assert self.text_encoder is not None, "a model without texts has no class features"
         features = self.text_encoder(prompt_rows)
         return F.normalize(self.text_projection(features).float(), dim=-1)
 
@@ -216,8 +240,10 @@ def build_model(
     image = build_image_encoder(image_spec, img_size=config.img_size, weights_dir=directory)
     if state is not None and _FROZEN_KEY in state:
         text_features = state[_FROZEN_KEY]
-    text: TextEncoder
-    if text_features is not None:
+    text: TextEncoder | None
+    if config.text_encoder.family == "none":
+        text = None
+    elif text_features is not None:
         text = FrozenTextFeatures(text_features)
     else:
         text = _text_encoder(config, prompts, trained=state is None)
@@ -252,9 +278,15 @@ def _text_encoder(
 ) -> TextEncoder:
     spec = config.text_encoder if trained else _untrained(config.text_encoder)
     flat = [prompt for of_class in prompts for prompt in of_class]
-    if spec.family == "prompts":
-        flat = [""] * sum(_prompt_counts(config, prompts))
+    counts = _prompt_counts(config, prompts)
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
+    if spec.family == "prompts":
+        if spec.start is None:
+            return LearnedPrompts(sum(counts), config.embed_dim)
+        start = spec.start if trained else _untrained(spec.start)
+        tower = build_text_encoder(start, flat, embed_dim=config.embed_dim, weights_dir=directory)
+        features = precompute(tower, len(flat)).features
+        return LearnedPrompts(sum(counts), features.shape[1], features[_repeated(prompts, counts)])
     return build_text_encoder(spec, flat, embed_dim=config.embed_dim, weights_dir=directory)
 
 
@@ -263,6 +295,22 @@ def _prompt_counts(config: RunConfig, prompts: Sequence[Sequence[str]]) -> list[
     if config.text_encoder.family == "prompts":
         return [config.prompts_per_class or 1] * len(prompts)
     return [len(of_class) for of_class in prompts]
+
+
+def _repeated(prompts: Sequence[Sequence[str]], counts: Sequence[int]) -> Tensor:
+    """Flat prompt that each learned vector begins as: a class's own, over and over."""
+    rows, first = [], 0
+    for of_class, count in zip(prompts, counts, strict=True):
+        rows += [first + number % len(of_class) for number in range(count)]
+        first += len(of_class)
+    return torch.tensor(rows)
+
+
+def _text_projection(encoder: TextEncoder | None, embed_dim: int) -> nn.Module:
+    """Make the map from a text encoder's features into the joint space."""
+    if encoder is None or (isinstance(encoder, LearnedPrompts) and encoder.in_joint_space):
+        return nn.Identity()
+    return _projection(encoder.num_features, embed_dim)
 
 
 def _untrained(spec: EncoderSpec) -> EncoderSpec:

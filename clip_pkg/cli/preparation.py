@@ -73,12 +73,24 @@ def prepare(
         )
     notices = [*loaded.notices, *scanned.audit.notices]
     for prepared in configs:
-        if prepared.config.text_encoder.family != "prompts":  # which reads no texts
-            notices += [f"{prepared.config.name}: {text}" for text in prepared.texts.notices]
+        notices += _text_notices(prepared)
         notices += check_folds(prepared.manifest, prepared.splits)
     if any(_flips(prepared.config) for prepared in configs):
         notices += scanned.audit.side_warnings
     return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))
+
+
+def _text_notices(prepared: PreparedConfig) -> list[str]:
+    """What there is to say about the class texts, if anything reads them."""
+    config = prepared.config
+    if config.text_encoder.family in ("prompts", "none") and config.text_encoder.start is None:
+        if config.class_texts_file is None:
+            return []
+        return [
+            f"{config.name}: class_texts_file has no effect, because text_encoder_name "
+            f'"{config.text_encoder_name}" reads no texts'
+        ]
+    return [f"{config.name}: {text}" for text in prepared.texts.notices]
 
 
 def report_lines(preparation: Preparation) -> list[str]:

@@ -31,11 +31,14 @@ _TAGGED_NAME = re.compile(r"""^\s+['"](\w+)\.([\w.]+)['"]\s*:""", re.MULTILINE)
 class EncoderSpec:
     """One encoder of a config.
 
-    family: which library builds it; `none` stands for a side that a model does not have.
+    family: which library builds it; `none` stands for a side that a model does not have, `prompts`
+        for learned vectors in the place of a text tower.
     model: timm name (with its `.tag` if one was written), open_clip's own name (`ViT-B-32`), or a
         hub id or local folder for transformers; empty for `prompts`.
     tag: open_clip's name of the pretrained weights; None from scratch and for other families.
     written: the text of the config.
+    start: text encoder whose features of the class texts learned prompts start from; None for
+        random ones, and for other families.
     """
 
     family: Family
@@ -43,6 +46,7 @@ class EncoderSpec:
     weights: Weights
     tag: str | None
     written: str
+    start: EncoderSpec | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -60,10 +64,11 @@ def parse_image_encoder(text: str) -> EncoderSpec:
             return EncoderSpec("timm", spelling, weights or "pretrained", None, text)
     if re.match(r"vim(?:_|$)", name.lower()):
         raise ValueError(
-            f"{_short(text)}: Vision Mamba is not in timm; `vit_tiny_patch16_224` is the nearest "
-            "size there (learned class prompts are chosen by text_encoder_name `prompts`)"
+            f"{_short(text)}: Vision Mamba is not in timm; its relatives there are "
+            "`efficientvim_m1` to `efficientvim_m4` and `mambaout_femto` to `mambaout_base` "
+            "(learned class prompts are chosen by text_encoder_name `prompts`)"
         )
-    if name.startswith("hf:") or name in ("prompts", *TEXT_ALIASES):
+    if name.startswith(("hf:", "prompts:")) or name in ("prompts", "none", *TEXT_ALIASES):
         raise ValueError(
             f"{_short(text)} is a text encoder; images need a timm name or `clip:<model>`"
         )
@@ -77,10 +82,16 @@ def parse_image_encoder(text: str) -> EncoderSpec:
 def parse_text_encoder(text: str) -> EncoderSpec:
     """Read `text_encoder_name`. Raises ValueError with a sentence and the nearest known name."""
     name, weights = _split_weights(text)
+    if name == "none":
+        if weights:
+            raise ValueError(f"`none` stands for no text encoder; leave `:{weights}` out")
+        return EncoderSpec("none", "", "scratch", None, text)
     if name == "prompts":
         if weights == "pretrained":
             raise ValueError("`prompts` are learned from nothing; leave `:pretrained` out")
         return EncoderSpec("prompts", "", "scratch", None, text)
+    if name.startswith("prompts:"):
+        return _started_prompts(text)
     name = TEXT_ALIASES.get(name, name)
     if name.startswith("clip:"):
         return _clip_spec(text, name, weights)
@@ -89,12 +100,13 @@ def parse_text_encoder(text: str) -> EncoderSpec:
         if not model.strip():
             raise ValueError(f"{_short(text)} names no model; write `hf:<hub id or local folder>`")
         return EncoderSpec("hf", model, weights or "pretrained", None, text)
-    near = _nearest(name, ["prompts", *TEXT_ALIASES])
+    near = _nearest(name, ["prompts", "none", *TEXT_ALIASES])
     near = near or [f"clip:{model}" for model in _nearest(_clip_name(name), open_clip_tags())]
     near = near or ([f"hf:{name}"] if "bert" in name.lower() or "/" in name else [])
     raise ValueError(
         f"unknown text encoder {_short(text)}{_suggest(near)}; known are `clip:<open_clip model>`, "
-        "`hf:<hub id or local folder>`, `bert-base-chinese` and `prompts`"
+        "`hf:<hub id or local folder>`, `bert-base-chinese`, `prompts`, `prompts:<text encoder>` "
+        "and `none`"
     )
 
 
@@ -123,6 +135,16 @@ def open_clip_tags() -> Mapping[str, tuple[str, ...]]:
     models = sorted(file.stem for file in (folder / "model_configs").glob("*.json"))
     table = _pretrained_table((folder / "pretrained.py").read_text(encoding="utf-8"))
     return {model: table.get(model, ()) for model in models}
+
+
+def _started_prompts(text: str) -> EncoderSpec:
+    start = parse_text_encoder(text.removeprefix("prompts:"))
+    if start.family in ("prompts", "none"):
+        raise ValueError(
+            f"{_short(text)}: learned prompts start from a text encoder, as in "
+            "`prompts:clip:ViT-B/32`, or are written `prompts` alone"
+        )
+    return EncoderSpec("prompts", "", "scratch", None, text, start)
 
 
 def _clip_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:

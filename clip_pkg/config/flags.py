@@ -21,7 +21,7 @@ from clip_pkg.errors import ConfigErrors, ConfigProblem
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
 _NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")
-_METAVARS = {"integer": "N", "number": "X", "object": "JSON", "array": "JSON"}
+_METAVARS = {"integer": "N", "number": "X", "object": "JSON", "array": "VALUE"}
 
 
 class _Switch(argparse.Action):
@@ -64,6 +64,8 @@ def add_config_flags(parser: argparse.ArgumentParser, *, exclude: Collection[str
             else:
                 kinds = [_METAVARS[kind] for kind in sorted(key.kinds) if kind in _METAVARS]
                 options["metavar"] = kinds[0] if len(key.kinds) == 1 and kinds else "TEXT"
+                if key.kinds == {"array"}:
+                    options["nargs"] = "+"
             groups[key.section].add_argument(*spellings, **options)
 
 
@@ -127,15 +129,29 @@ def _help(key: ConfigKey) -> str:
 
 def _read(value: object, key: ConfigKey) -> Any:
     """Turn the text of a flag into the JSON value that a file would hold."""
+    if isinstance(value, list):
+        if len(value) == 1 and value[0].startswith("["):
+            return parse(value[0]).value
+        return [_read_entry(entry) for entry in value]
     if not isinstance(value, str):
         return value
     if key.nullable and value.lower() in ("none", "null"):
         return None
-    if key.kinds & {"object", "array"}:
+    if "object" in key.kinds:
         return parse(value).value
-    if key.kinds & {"integer", "number"} and _NUMBER.fullmatch(value):
-        return int(value) if re.fullmatch(r"[+-]?[0-9]{1,4000}", value) else float(value)
-    return value
+    return _number(value) if key.kinds & {"integer", "number"} else value
+
+
+def _read_entry(text: str) -> Any:
+    """One value of a list: an object, a number, or text as it stands."""
+    return parse(text).value if text.startswith("{") else _number(text)
+
+
+def _number(text: str) -> Any:
+    """The number that a text spells, or else the text, for a message that says what is wrong."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,4000}", text) else float(text)
 
 
 def _name(path: JsonPath) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from clip_pkg.config.aux_losses import aux_classes
 from clip_pkg.config.keys import config_keys
 from clip_pkg.config.schema_nodes import Node
 
@@ -21,8 +22,10 @@ def config_list_schema() -> dict[str, Any]:
     for key in config_keys():
         node = _plain(key.node)
         if key.default != "":
-            node["default"] = key.default
+            node["default"] = copy.deepcopy(key.default)
         properties[key.key] = node
+    aux = properties["aux_losses"]
+    aux["items"] = {"anyOf": [aux["items"], {"enum": list(aux_classes())}]}
     config = {
         "type": "object",
         "additionalProperties": False,

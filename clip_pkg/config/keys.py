@@ -8,7 +8,9 @@ from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
+from clip_pkg.config.aux_dialect import AuxWeights
 from clip_pkg.config.dialects import DIALECTS
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.config.schema_nodes import Node, model_schema, options
@@ -24,7 +26,7 @@ SECTIONS: Mapping[str, str] = {
     "use_weighted_sampling": "Imbalance",
     "use_cv": "Folds and choice of the epoch",
 }
-FLAT_SECTION = "Flat spellings of `loss`"
+FLAT_SECTION = "Flat spellings of `loss` and `aux_losses`"
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,10 @@ def config_keys() -> tuple[ConfigKey, ...]:
     for key, node in model_schema(RunConfig)["properties"].items():
         section = SECTIONS.get(key, section)
         keys.append(ConfigKey(key, section, node, _default(RunConfig, key), flat=False))
-    for dialect in DIALECTS:
-        for key, node in model_schema(dialect)["properties"].items():
-            keys.append(ConfigKey(key, FLAT_SECTION, node, _default(dialect, key), flat=True))
+    flat_models: tuple[type[BaseModel], ...] = (*DIALECTS, AuxWeights)
+    for model in flat_models:
+        for key, node in model_schema(model)["properties"].items():
+            keys.append(ConfigKey(key, FLAT_SECTION, node, _default(model, key), flat=True))
     return tuple(keys)
 
 
@@ -88,5 +91,4 @@ def key_names() -> tuple[str, ...]:
 
 
 def _default(model: type[BaseModel], key: str) -> Any:
-    default = model.model_fields[key].get_default(call_default_factory=True)
-    return default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+    return to_jsonable_python(model.model_fields[key].get_default(call_default_factory=True))

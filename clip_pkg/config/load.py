@@ -10,11 +10,12 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from clip_pkg.config.dialects import to_canonical
 from clip_pkg.config.findings import Draft, Findings, Source
+from clip_pkg.config.flat_keys import to_canonical
 from clip_pkg.config.jsonc import JsonPath, parse, show
 from clip_pkg.config.keys import key_names
 from clip_pkg.config.problems import sentences
+from clip_pkg.config.rules import notices
 from clip_pkg.config.schema import RunConfig, default_name
 from clip_pkg.config.sweep import expand
 from clip_pkg.errors import ConfigErrors, ConfigProblem
@@ -30,7 +31,8 @@ _RESERVED = frozenset({RunPaths(Path()).replaced.name, RunPaths(Path()).ledger.n
 class LoadedConfigs:
     """Valid configs in the order of the file, each with a folder name of its own.
 
-    notices: sentences with file and line about settings that are allowed but have no effect.
+    notices: sentences with file and line about settings that are allowed but have no effect, or one
+        that is easily overlooked.
     """
 
     configs: tuple[RunConfig, ...]
@@ -98,15 +100,19 @@ def _check(draft: Draft, findings: Findings) -> RunConfig | None:
         if "name" not in draft.values:
             draft = replace(draft, moved={**draft.moved, ("name",): (*draft.root, "sweep")})
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         found = sentences(error, RunConfig, key_names())
+    else:
+        for path, sentence in notices(config).items():
+            findings.notice(draft.written(path), sentence)
+        return config
     # Rules over several keys are only looked at once every key is valid, so ask again without the
     # wrong ones: a problem that remains is one of the keys that were right.
     wrong = {path[0] for path in found if path}
     remaining = {key: value for key, value in values.items() if key not in wrong}
     try:
-        RunConfig.model_validate(remaining)
+        RunConfig.model_validate(remaining, context={"wrong_keys": wrong})
     except ValidationError as error:
         further = sentences(error, RunConfig, key_names())
         found |= {path: text for path, text in further.items() if path[:1] and path[0] in remaining}

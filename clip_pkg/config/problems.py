@@ -27,6 +27,7 @@ _WRONG_VALUE = frozenset(
         "model_attributes_type",
         "model_type",
         "string_type",
+        "tuple_type",
     }
 )
 
@@ -56,6 +57,8 @@ def sentences(
                 )
             case "missing":
                 found[path] = "this key is required here"
+            case "contradictions":
+                found |= context["found"]
             case "value_error":
                 found[path] = str(context["error"])
             case kind if kind in _WRONG_VALUE:

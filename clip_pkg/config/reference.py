@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,16 +26,25 @@ def config_table_markdown() -> str:
 
 def _block_rows(name: str, node: Node) -> Iterator[str]:
     """Write one row per parameter of the blocks that a key can hold."""
+    if "items" in node:
+        yield from _block_rows(f"{name}[]", node["items"])
     tag = node.get("discriminator", {}).get("propertyName")
+    # Blocks that share a parameter to the letter share a row.
+    kinds: dict[tuple[str, str], list[str]] = {}
+    inner_nodes: dict[tuple[str, str], Node] = {}
     for block in options(node):
         properties: Mapping[str, Node] = block.get("properties", {})
-        kind = properties[tag]["const"] if tag else ""
         for key, inner in properties.items():
             if key != tag:
-                inside = f"{name}.{key}"
-                title = f"`{inside}`" + (f" (`{kind}`)" if kind else "")
-                yield _row(title, inner.get("default"), inner)
-                yield from _block_rows(inside, inner)
+                same = (key, json.dumps(inner, sort_keys=True))
+                kinds.setdefault(same, []).append(properties[tag]["const"] if tag else "")
+                inner_nodes[same] = inner
+    for same, of_kinds in kinds.items():
+        inside, inner = f"{name}.{same[0]}", inner_nodes[same]
+        listed = ", ".join(f"`{kind}`" for kind in of_kinds if kind)
+        title = f"`{inside}`" + (f" ({listed})" if listed else "")
+        yield _row(title, inner.get("default"), inner)
+        yield from _block_rows(inside, inner)
 
 
 def _row(title: str, default: Any, node: Node) -> str:

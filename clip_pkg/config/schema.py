@@ -6,50 +6,25 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from clip_pkg.config.aux_losses import AuxLossConfig
 from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_text_encoder
-from clip_pkg.config.losses import (
-    ClipLossConfig,
-    MainLossConfig,
-    NonNegative,
-    Positive,
-    WeightMethod,
-)
+from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
+from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
+from clip_pkg.config.monitors import LOWER_IS_BETTER, Monitor
+from clip_pkg.config.rules import contradictions
 from clip_pkg.paths import folder_name
 
-LOWER_IS_BETTER = frozenset({"val_loss", "val_log_loss", "val_brier", "val_ece"})
-HIGHER_IS_BETTER = frozenset(
-    {
-        "val_acc",
-        "val_balanced_acc",
-        "val_mAP",
-        "val_auroc",
-        "val_precision",
-        "val_recall",
-        "val_f1",
-        "val_mcc",
-        "val_kappa",
-    }
-)
-Monitor: TypeAlias = Literal[
-    "val_loss",
-    "val_acc",
-    "val_balanced_acc",
-    "val_mAP",
-    "val_auroc",
-    "val_precision",
-    "val_recall",
-    "val_f1",
-    "val_mcc",
-    "val_kappa",
-    "val_log_loss",
-    "val_brier",
-    "val_ece",
-]
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-PATCH_SIZE = re.compile(r"patch(\d+)|ViT-\w+-(\d+)")
 
 
 def default_name(values: Mapping[str, Any]) -> str:
@@ -76,9 +51,9 @@ class RunConfig(BaseModel):
     text_encoder_name: str = Field(
         "clip:ViT-B/32",
         description=(
-            "`clip:<open_clip model>[:<tag>]`, `hf:<name or folder>`, `bert-base-chinese`, or "
-            "`prompts` (learned class vectors, no text tower); `:pretrained` or `:scratch` "
-            "after it."
+            "`clip:<open_clip model>[:<tag>]`, `hf:<name or folder>`, `bert-base-chinese`, "
+            "`prompts` (learned class vectors, no text tower), `prompts:<text encoder>` (the same, "
+            "started from its features), or `none`; `:pretrained` or `:scratch` after it."
         ),
     )
     weights_dir: str | None = Field(
@@ -106,6 +81,19 @@ class RunConfig(BaseModel):
         None, description="Overrides the augmentation's own choice; false where sides matter."
     )
     vertical_flip: bool = Field(False, description="Flip upside down half of the time.")
+    mixup_alpha: NonNegative = Field(
+        0.0,
+        le=100,
+        description="α of mixup: two images blended by a share from Beta(α, α); 0: none.",
+    )
+    cutmix_alpha: NonNegative = Field(
+        0.0,
+        le=100,
+        description="α of cutmix: a rectangle of another image, area from Beta(α, α); 0: none.",
+    )
+    label_smoothing: NonNegative = Field(
+        0.0, lt=1, description="Share of each training label that is spread over all classes."
+    )
     num_workers: int = Field(
         4, ge=0, le=256, description="Processes that decode images when the pixel cache is built."
     )
@@ -154,6 +142,9 @@ class RunConfig(BaseModel):
     )
     loss: MainLossConfig = Field(
         default_factory=ClipLossConfig, description='Main loss: `{"type": …}` and its parameters.'
+    )
+    aux_losses: Annotated[tuple[AuxLossConfig, ...], Field(strict=False)] = Field(
+        (), description='Losses added to it: names, or objects `{"type": …, "weight": …}`.'
     )
 
     # --- imbalance
@@ -258,16 +249,11 @@ class RunConfig(BaseModel):
         return folder_name(value)
 
     @model_validator(mode="after")
-    def _image_size_fits_the_encoder(self) -> RunConfig:
-        match = PATCH_SIZE.search(self.image_encoder.model)
-        patch = int(next(group for group in match.groups() if group)) if match else 1
-        if self.img_size % patch:
-            lower, upper = self.img_size // patch * patch, -(-self.img_size // patch) * patch
-            near = " or ".join(str(size) for size in (lower, upper) if size >= patch)
+    def _keys_fit_together(self, info: ValidationInfo) -> RunConfig:
+        found = contradictions(self, (info.context or {}).get("wrong_keys", ()))
+        if found:
             raise PydanticCustomError(
-                "unfit_size",
-                "{size} is no multiple of the image encoder's patch size {patch}; use {near}",
-                {"key": "img_size", "size": self.img_size, "patch": patch, "near": near},
+                "contradictions", "{text}", {"found": found, "text": "; ".join(found.values())}
             )
         return self
 
@@ -280,6 +266,21 @@ class RunConfig(BaseModel):
     def text_encoder(self) -> EncoderSpec:
         """The text encoder, read."""
         return parse_text_encoder(self.text_encoder_name)
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether any loss looks at the class texts."""
+        return any(loss.needs_text for loss in (self.loss, *self.aux_losses))
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether any loss reads the token ids of the class texts."""
+        return any(loss.needs_tokens for loss in (self.loss, *self.aux_losses))
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images per batch below which a loss teaches nothing."""
+        return max(loss.smallest_batch for loss in (self.loss, *self.aux_losses))
 
     @property
     def monitor_sign(self) -> int:

@@ -185,6 +185,8 @@ Asset: TypeAlias = WeightsFile | Snapshot
 
 def assets(spec: EncoderSpec, side: Side) -> tuple[Asset, ...]:
     """List what an encoder needs from outside the installed packages."""
+    if spec.start is not None:  # learned prompts begin as what this encoder says
+        return assets(spec.start, side)
     if spec.family == "timm":
         return (_timm_weights(spec),) if spec.weights == "pretrained" else ()
     if spec.family == "clip":

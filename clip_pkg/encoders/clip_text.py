@@ -31,8 +31,11 @@ class ClipText(nn.Module):
     """Rows [m] of the prompts → features [m, F] of an open_clip text tower.
 
     tower: open_clip's text module. tokens: [M, context length] int64, padded at the end.
+
+    prompt_tokens: [M, L] the tokenizer's ids, -1 for padding; vocabulary_size: how many it has.
     """
 
+    prompt_tokens: Tensor
     tokens: Tensor
     vocabulary: Tensor | None
 
@@ -40,6 +43,8 @@ class ClipText(nn.Module):
         super().__init__()
         self.num_features = num_features
         tokens = tokens[:, : _visible_length(tower, tokens)]
+        self.vocabulary_size = _vocabulary_size(tower)
+        self.register_buffer("prompt_tokens", _without_padding(tokens), persistent=False)
         vocabulary, tokens = _cut_vocabulary(tower, tokens)
         mask = getattr(tower, "attn_mask", None)
         if isinstance(mask, Tensor) and getattr(tower, "cls_emb", 0) is None:
@@ -124,6 +129,24 @@ def _visible_length(tower: nn.Module, tokens: Tensor) -> int:
     else:
         return tokens.shape[1]
     return int(used.nonzero().max()) + 1
+
+
+def _vocabulary_size(tower: nn.Module) -> int:
+    """Count the ids of the tokenizer, before the token table is cut."""
+    embedding = getattr(tower, "token_embedding", None)
+    if isinstance(embedding, nn.Embedding):
+        return embedding.num_embeddings
+    size: int = getattr(tower, "config").vocab_size  # noqa: B009  a tower of transformers
+    return size
+
+
+def _without_padding(tokens: Tensor) -> Tensor:
+    """Replace what repeats the last token of the row's tail (0 or the tower's pad id) by -1."""
+    # Padding is the same id in every place behind the longest prompt's end, so it is what ends the
+    # rows that are not the longest; ids of real text never fill a whole tail.
+    tail = tokens.flip(1)
+    is_tail = (tail == 0).cumprod(dim=1).bool().flip(1)
+    return tokens.masked_fill(is_tail, -1)
 
 
 def _cut_vocabulary(tower: nn.Module, tokens: Tensor) -> tuple[Tensor | None, Tensor]:

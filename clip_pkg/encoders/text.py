@@ -20,13 +20,25 @@ _ROWS_AT_ONCE = 256
 
 
 class LearnedPrompts(nn.Module):
-    """One free vector per prompt instead of a text tower."""
+    """One free vector per prompt instead of a text tower.
 
-    def __init__(self, rows: int, num_features: int) -> None:
+    Args:
+        rows: M vectors.
+        num_features: F.
+        start: [M, F] what the vectors begin as; None draws them.
+    """
+
+    def __init__(self, rows: int, num_features: int, start: Tensor | None = None) -> None:
         super().__init__()
         self.num_features = num_features
+        # Vectors that are drawn lie in the joint space already; those of a tower lie in its own.
+        self.in_joint_space = start is None
         self.vectors = nn.Parameter(torch.empty(rows, num_features))
-        nn.init.normal_(self.vectors, std=0.02)
+        if start is None:
+            nn.init.normal_(self.vectors, std=0.02)
+        else:
+            with torch.no_grad():
+                self.vectors.copy_(start)
 
     def forward(self, prompt_rows: Tensor) -> Tensor:
         """Pick the chosen vectors."""

@@ -10,25 +10,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_pkg.data.batches import Batch
+from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.engine.precision import Precision
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
 from clip_pkg.model import ImageTextModel
 
+NEGATIVES_SEED = 0  # of evaluations
 # Called after each batch with the number done and, in training, a way to fetch the means so far.
 OnStep = Callable[[int, "Callable[[], EpochScores] | None"], None]
 
 
 @dataclass(frozen=True)
 class EpochScores:
-    """Means over the images seen: total loss, its unweighted parts, accuracy as a fraction."""
+    """Means over the images seen.
+
+    loss: the total. parts: its unweighted terms. statistics: what else the loss tells of a batch.
+    accuracy: a fraction; of mixed images, those whose larger share was found.
+    """
 
     loss: float
     parts: Mapping[str, float]
+    statistics: Mapping[str, float]
     accuracy: float
 
 
@@ -58,6 +66,7 @@ class RunningScores:
         """Count one batch: its mean loss and parts (scalars), and logits [B, C]."""
         count = int(targets.numel())
         values = {f"part:{name}": part for name, part in output.parts.items()}
+        values |= {f"statistic:{name}": value for name, value in output.statistics.items()}
         values["loss"] = output.total
         for name, value in values.items():
             self._sum(name, value.detach().double() * count)
@@ -72,24 +81,15 @@ class RunningScores:
         names = list(self._sums)
         values = torch.stack([self._sums[name] for name in names]).tolist()
         means = {name: value / self._images for name, value in zip(names, values, strict=True)}
-        parts = {
-            name.removeprefix("part:"): value
-            for name, value in means.items()
-            if name.startswith("part:")
-        }
-        return EpochScores(means["loss"], parts, means["correct"])
 
+        def named(kind: str) -> dict[str, float]:
+            return {
+                name.removeprefix(kind): value
+                for name, value in means.items()
+                if name.startswith(kind)
+            }
 
-def loss_inputs(
-    model: ImageTextModel, image_features: Tensor, class_features: Tensor, targets: Tensor
-) -> LossInputs:
-    """Gather what the objectives need."""
-    return LossInputs(
-        image_features=image_features,
-        class_features=class_features,
-        targets=targets,
-        logit_scale=model.logit_scale(),
-    )
+        return EpochScores(means["loss"], named("part:"), named("statistic:"), means["correct"])
 
 
 def train_epoch(
@@ -99,7 +99,10 @@ def train_epoch(
     optimisation: Optimisation,
     *,
     precision: Precision,
+    mixing: LabelMixing,
+    needs_tokens: bool,
     prompt_generator: torch.Generator,
+    negatives_generator: torch.Generator,
     device: torch.device,
     on_step: OnStep,
 ) -> EpochScores:
@@ -115,15 +118,25 @@ def train_epoch(
         # for the rest of the epoch, and nobody would see it.
         assert model.training, "the model left training mode within an epoch"
         assert objective.training, "the loss left training mode within an epoch"
+        images, targets, soft_targets = mixing(batch.images, batch.targets)
         rows = model.draw_prompts(prompt_generator)
         with precision.autocast():
-            image_features = model.image_features(batch.images)
+            embeddings = model.image_embeddings(images)
         with precision.text_autocast():
-            class_features = model.class_features(rows)
-        inputs = loss_inputs(model, image_features, class_features, batch.targets)
+            class_features = model.class_features(rows) if model.has_text else None
+        inputs = LossInputs(
+            image_features=F.normalize(embeddings, dim=-1),
+            class_features=class_features,
+            targets=targets,
+            logit_scale=model.logit_scale(),
+            image_embeddings=embeddings,
+            soft_targets=soft_targets,
+            class_tokens=model.class_tokens(rows) if needs_tokens else None,
+            generator=negatives_generator,
+        )
         output = objective(inputs)
         with torch.no_grad():
-            running.add(output, objective.prediction_logits(inputs), batch.targets)
+            running.add(output, objective.prediction_logits(inputs), targets)
         optimisation.apply(output.total)
         model.clamp_logit_scale()
         if device.type == "cpu":
@@ -142,6 +155,7 @@ def evaluate(
     precision: Precision,
     loss_batch_size: int,
     loss_order: Tensor,
+    needs_tokens: bool,
     device: torch.device,
     on_step: OnStep | None = None,
 ) -> Evaluation:
@@ -156,12 +170,24 @@ def evaluate(
     objective.eval()
     try:
         with precision.text_autocast():
-            class_features = model.mean_class_features()
-        features, targets, index = _all_features(model, batches, precision, on_step)
+            class_features = model.mean_class_features() if model.has_text else None
+        embeddings, targets, index = _all_embeddings(model, batches, precision, on_step)
+        features = F.normalize(embeddings, dim=-1)
         running = RunningScores(device)
-        logits = torch.empty(len(targets), len(class_features), device=device)
+        logits = torch.empty(len(targets), model.num_classes, device=device)
+        # The same negatives in every epoch, so that epochs can be compared.
+        negatives = torch.Generator(device)
+        negatives.manual_seed(NEGATIVES_SEED)
         for chunk in torch.split(loss_order.to(device), loss_batch_size):
-            inputs = loss_inputs(model, features[chunk], class_features, targets[chunk])
+            inputs = LossInputs(
+                image_features=features[chunk],
+                class_features=class_features,
+                targets=targets[chunk],
+                logit_scale=model.logit_scale(),
+                image_embeddings=embeddings[chunk],
+                class_tokens=model.class_tokens(model.first_rows) if needs_tokens else None,
+                generator=negatives,
+            )
             logits[chunk] = objective.prediction_logits(inputs)
             running.add(objective(inputs), logits[chunk], targets[chunk])
         probabilities = logits.double().softmax(dim=1)
@@ -176,18 +202,18 @@ def evaluate(
         objective.train(was_training)
 
 
-def _all_features(
+def _all_embeddings(
     model: ImageTextModel,
     batches: Iterable[Batch],
     precision: Precision,
     on_step: OnStep | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    features, targets, index = [], [], []
+    embeddings, targets, index = [], [], []
     for done, batch in enumerate(batches, start=1):
         with precision.autocast():
-            features.append(model.image_features(batch.images))
+            embeddings.append(model.image_embeddings(batch.images))
         targets.append(batch.targets)
         index.append(batch.index)
         if on_step is not None:
             on_step(done, None)
-    return torch.cat(features), torch.cat(targets), torch.cat(index)
+    return torch.cat(embeddings), torch.cat(targets), torch.cat(index)

@@ -31,7 +31,7 @@ from clip_pkg.engine.outputs import (
 from clip_pkg.engine.setup import EvalSide, FoldSetup, set_up
 from clip_pkg.engine.tensorboard import FoldCurves
 from clip_pkg.errors import CheckpointError
-from clip_pkg.losses.table import LOSSES
+from clip_pkg.losses.table import part_labels
 from clip_pkg.metrics.classification import classification_metrics
 from clip_pkg.metrics.units import history_scores
 from clip_pkg.planning.tasks import FoldResult, FoldTask, Identity
@@ -67,7 +67,7 @@ def run_fold(
         stream,
         task.paths.progress,
         epochs=setup.config.epochs,
-        labels=LOSSES[setup.config.loss.type].parts,
+        labels=part_labels(setup.config.loss, setup.config.aux_losses),
     )
     console.banner("TRAINING CONFIGURATION", configuration_lines(setup, device_id))
     for notice in setup.notices:
@@ -146,7 +146,7 @@ class FoldTraining:
         curves = FoldCurves(
             self._setup.task.config_paths.tensorboard,
             self._setup.task.fold,
-            LOSSES[config.loss.type].parts,
+            part_labels(config.loss, config.aux_losses),
             self._history,
         )
         with curves:
@@ -174,7 +174,7 @@ class FoldTraining:
         row: dict[str, float | None] = {
             "train_loss": train.loss,
             "train_acc": 100 * train.accuracy,
-            **{f"train_{name}_loss": value for name, value in train.parts.items()},
+            **self._loss_columns("train", train),
             **self._scores("val", val),
             **({} if inner is None else self._scores("inner_val", inner)),
             "learning_rate": learning_rate,
@@ -203,6 +203,8 @@ class FoldTraining:
         torch.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "layers"))
         prompts = torch.Generator()
         prompts.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "prompts"))
+        negatives = torch.Generator(setup.device)
+        negatives.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "negatives"))
         steps = len(setup.train)
         progress = self._console.phase(
             "train", epoch=epoch, steps=steps, batch_size=config.batch_size
@@ -220,7 +222,10 @@ class FoldTraining:
             setup.train.epoch(epoch),
             setup.optimisation,
             precision=setup.precision,
+            mixing=setup.mixing,
+            needs_tokens=config.needs_tokens,
             prompt_generator=prompts,
+            negatives_generator=negatives,
             device=setup.device,
             on_step=on_step,
         )
@@ -240,6 +245,7 @@ class FoldTraining:
             precision=setup.precision,
             loss_batch_size=config.batch_size,
             loss_order=side.loss_order,
+            needs_tokens=config.needs_tokens,
             device=setup.device,
             on_step=self._console.phase(
                 "val", epoch=epoch, steps=steps, batch_size=config.batch_size
@@ -253,12 +259,24 @@ class FoldTraining:
             )
         return evaluation
 
+    def _loss_columns(self, prefix: str, scores: EpochScores) -> dict[str, float | None]:
+        """Columns of the loss's unweighted parts, their shares of the total, and statistics."""
+        weights = self._setup.objective.part_weights
+        columns: dict[str, float | None] = {}
+        for name, value in scores.parts.items():
+            columns[f"{prefix}_{name}_loss"] = value
+            if len(scores.parts) > 1:
+                share = weights[name] * value / scores.loss if scores.loss else None
+                columns[f"{prefix}_{name}_share"] = share
+        return columns | {
+            f"{prefix}_logits_{name}": value for name, value in scores.statistics.items()
+        }
+
     def _scores(self, prefix: str, evaluation: Evaluation) -> dict[str, float | None]:
         """Columns of one evaluation: losses, then metrics; some in percent as in the log."""
         metrics = classification_metrics(evaluation.probabilities, evaluation.targets)
         columns: dict[str, float | None] = {f"{prefix}_loss": evaluation.scores.loss}
-        for name, value in evaluation.scores.parts.items():
-            columns[f"{prefix}_{name}_loss"] = value
+        columns |= self._loss_columns(prefix, evaluation.scores)
         return columns | {
             f"{prefix}_{name}": value for name, value in history_scores(metrics).items()
         }

@@ -6,7 +6,7 @@ Nothing here waits for the device: whether a step was finite is decided where th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -111,11 +111,3 @@ class Optimisation:
         self._scaler.load_state_dict(state["scaler"])
         self.step_count = int(state["step_count"])
         self._streak = state["streak"].to(self._streak.device)
-
-
-def objective_groups(
-    parameters: Iterable[nn.Parameter], *, learning_rate: float
-) -> list[dict[str, Any]]:
-    """Parameter group of what a loss owns (proxies, biases); never decayed."""
-    own = [parameter for parameter in parameters if parameter.requires_grad]
-    return [{"params": own, "lr": learning_rate, "weight_decay": 0.0}] if own else []

@@ -15,15 +15,16 @@ from torch import Tensor
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import EvalBatches, TrainBatches
+from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.data.pixel_sources import open_pixels
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
-from clip_pkg.engine.optimisation import Optimisation, objective_groups
+from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.engine.precision import Precision, choose_precision
-from clip_pkg.errors import DataError
+from clip_pkg.errors import DataError, UserError
 from clip_pkg.losses.contract import Objective, TrainingSet
-from clip_pkg.losses.table import LOSSES, build_objective, class_weight_method
+from clip_pkg.losses.table import build_objective, class_weight_method
 from clip_pkg.model import ImageTextModel, build_model
 from clip_pkg.planning.class_texts import ClassTexts
 from clip_pkg.planning.manifest import Manifest
@@ -59,6 +60,7 @@ class FoldSetup:
     objective: Objective
     optimisation: Optimisation
     augmentation: Augmentation
+    mixing: LabelMixing
     train: TrainBatches
     val: EvalSide
     inner: EvalSide | None
@@ -101,7 +103,7 @@ def set_up(
     model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
     # Convolutions are several times faster in this layout wherever half precision has matrix units.
     model = model.to(memory_format=torch.channels_last)
-    objective = _objective(config, manifest, train_indices).to(device)
+    objective = _objective(config, manifest, train_indices, model.vocabulary_size).to(device)
     pixels = open_pixels(PixelStore.open(Path(task.pixel_store), manifest), device)
     augmentation = Augmentation(
         config.augmentation,
@@ -123,11 +125,10 @@ def set_up(
         seed=config.random_state,
         fold=task.fold,
     )
-    smallest = LOSSES[config.loss.type].smallest_batch
-    if len(train) == 0 or len(train_indices) < smallest:
+    if len(train_indices) < config.smallest_batch:
         raise DataError(
             f"{task.label}: {len(train_indices)} training images make no batch; "
-            f"the loss needs at least {smallest}"
+            f"the loss needs at least {config.smallest_batch}"
         )
 
     def eval_side(indices: NDArray[np.int64], purpose: str) -> EvalSide:
@@ -151,7 +152,7 @@ def set_up(
                 image_lr_scale=config.image_lr_scale,
                 text_lr_scale=config.text_lr_scale,
             ),
-            *objective_groups(objective.parameters(), learning_rate=config.learning_rate),
+            *objective.parameter_groups(config.learning_rate, config.weight_decay),
         ],
         precision=precision,
         total_steps=len(train) * config.epochs,
@@ -170,6 +171,12 @@ def set_up(
         objective=objective,
         optimisation=optimisation,
         augmentation=augmentation,
+        mixing=LabelMixing(
+            len(manifest.classes),
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            label_smoothing=config.label_smoothing,
+        ),
         train=train,
         val=eval_side(fold.val, "val"),
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
@@ -182,7 +189,10 @@ def _counts(manifest: Manifest, indices: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _objective(
-    config: RunConfig, manifest: Manifest, train_indices: NDArray[np.int64]
+    config: RunConfig,
+    manifest: Manifest,
+    train_indices: NDArray[np.int64],
+    vocabulary_size: int | None,
 ) -> Objective:
     counts = _counts(manifest, train_indices)
     method = class_weight_method(config.loss, config.weight_method)
@@ -191,9 +201,13 @@ def _objective(
         weights = torch.from_numpy(
             class_weights(counts, method, config.weight_smooth_factor)
         ).float()
-    return build_objective(
-        config.loss, TrainingSet(torch.from_numpy(counts), config.embed_dim, weights)
-    )
+    if config.needs_tokens and vocabulary_size is None:
+        raise UserError(
+            f"{config.name}: loss {config.loss.type} reads the tokens of the class texts; it needs "
+            "a text_encoder_name of the form clip:<model> and freeze_text_encoder: false"
+        )
+    training_set = TrainingSet(torch.from_numpy(counts), config.embed_dim, weights, vocabulary_size)
+    return build_objective(config.loss, training_set, config.aux_losses)
 
 
 def _sampling_weights(

@@ -59,6 +59,16 @@ class FoldCurves:
     def _tags(self, side: str) -> dict[str, str]:
         tags = {f"{side}_loss": "Loss/Total"}
         tags |= {f"{side}_{name}_loss": part.tag for name, part in self._parts.items()}
+        tags |= {
+            f"{side}_{name}_share": f"Share/{part.tag.removeprefix('Loss/')}"
+            for name, part in self._parts.items()
+        }
+        logits = f"{side}_logits_"
+        tags |= {
+            name: f"Logits/{name.removeprefix(logits)}"
+            for name in self._history.columns
+            if name.startswith(logits)
+        }
         if side == "train":
             tags |= {
                 "learning_rate": "Optimisation/learning_rate",

@@ -1,6 +1,6 @@
 """What goes into a training objective and what comes out.
 
-Legend: B images of the batch, C classes, D embedding size.
+Legend: B images of the batch, C classes, D embedding size, L tokens per text.
 
 The engine makes one `LossInputs` per step; the objective adds up its parts; the engine logs them.
 Objectives are modules, so that whatever they own (a bias, proxies) reaches the optimiser and the
@@ -9,10 +9,12 @@ checkpoint like any other parameter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clip_pkg.losses.functional.precision import autocast_off, widened
@@ -24,25 +26,89 @@ class LossInputs:
 
     image_features: [B, D], L2-normalised.
     class_features: [C, D], L2-normalised text features, one row per class; the B texts of a batch
-        are the rows `class_features[targets]`.
-    targets: [B], int64 class of each image.
+        are the rows `class_features[targets]`. None in a model without texts.
+    targets: [B], int64 class of each image; of a mixed image, the class with the larger share.
     logit_scale: scalar 1/temperature, already exponentiated, with gradient when it is learned.
+    image_embeddings: [B, D], `image_features` before they were normalised.
+    soft_targets: [B, C] shares of the classes where labels are mixed or smoothed, rows sum to 1.
+    mask: [B] bool, true where an image counts; None when all do. What an image that does not count
+        holds, an invalid class or NaN even, has no influence on anything.
+    class_tokens: [C, L] int64 token ids of each class's text in this step, padded with -1.
+    generator: source of sampled negatives; None for torch's global one.
     """
 
     image_features: Tensor
-    class_features: Tensor
+    class_features: Tensor | None
     targets: Tensor
     logit_scale: Tensor
+    image_embeddings: Tensor | None = None
+    soft_targets: Tensor | None = None
+    mask: Tensor | None = None
+    class_tokens: Tensor | None = None
+    generator: torch.Generator | None = None
 
     def class_logits(self) -> Tensor:
         """Scaled cosine of each image to each class text, [B, C]; computed once, never in half."""
         return self._class_logits
 
+    def class_cosines(self) -> Tensor:
+        """Cosine of each image to each class text, [B, C]; computed once, never in half."""
+        return self._class_cosines
+
     @cached_property
     def _class_logits(self) -> Tensor:
         with autocast_off(self.image_features.device):
-            image, text = widened(self.image_features), widened(self.class_features)
-            return self.logit_scale * (image @ text.T)
+            return self.logit_scale * self._class_cosines
+
+    @cached_property
+    def _class_cosines(self) -> Tensor:
+        with autocast_off(self.image_features.device):
+            return widened(self.image_features) @ self.texts.T
+
+    @property
+    def texts(self) -> Tensor:
+        """`class_features` of a model that has them."""
+        assert self.class_features is not None, "the loss needs class texts; the config checks it"
+        return widened(self.class_features)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """`image_embeddings` of an engine that gives them."""
+        assert self.image_embeddings is not None, "this loss needs the features before scaling"
+        return widened(self.image_embeddings)
+
+    @property
+    def labels(self) -> Tensor:
+        """What a cross-entropy is to predict: `soft_targets` if there are any, else `targets`."""
+        return self.targets if self.soft_targets is None else self.soft_targets
+
+    def prepared(self) -> LossInputs:
+        """Widen half precision, and blank out the images that do not count.
+
+        Then nothing that such an image holds can spread through a batch. Where there is nothing to
+        do, these same inputs are returned, so that what they hold is computed once.
+        """
+        features = (self.image_features, self.class_features, self.image_embeddings)
+        is_wide = all(values is None or widened(values) is values for values in features)
+        if self.mask is None and is_wide:
+            return self
+        absent = None if self.mask is None else ~self.mask
+
+        def rows(values: Tensor) -> Tensor:
+            wide = widened(values)
+            return wide if absent is None else wide.masked_fill(absent[:, None], 0.0)
+
+        def rows_if_any(values: Tensor | None) -> Tensor | None:
+            return None if values is None else rows(values)
+
+        return replace(
+            self,
+            image_features=rows(self.image_features),
+            class_features=None if self.class_features is None else self.texts,
+            image_embeddings=rows_if_any(self.image_embeddings),
+            soft_targets=rows_if_any(self.soft_targets),
+            targets=self.targets if absent is None else self.targets.masked_fill(absent, 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -50,10 +116,15 @@ class LossOutput:
     """`total` is what is minimised; `parts` are its unweighted terms by name, all scalars.
 
     Names are lower case and become the columns `train_<name>_loss` of the history.
+
+    weights: of each part; total = Σ weight · part.
+    statistics: scalars that are worth a curve but are no loss, such as the mean positive logit.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,11 +137,37 @@ class PartLabel:
 
 
 class Objective(nn.Module):
-    """Base of all training objectives: `forward(LossInputs) -> LossOutput`."""
+    """Base of all training objectives: `forward(LossInputs) -> LossOutput`.
+
+    What `forward` gets has passed `LossInputs.prepared`.
+
+    Args:
+        part_weights: weight of each part in the total.
+
+    Attributes:
+        lr_scale: factor on the learning rate of the parameters that it owns.
+    """
+
+    lr_scale: float = 1.0
+
+    def __init__(self, part_weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.part_weights = dict(part_weights or {})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Compute the loss of one batch."""
         raise AssertionError(f"{type(self).__name__} has no forward")  # a subclass's omission
+
+    def weighted_sum(
+        self, parts: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
+    ) -> LossOutput:
+        """Add up unweighted parts, [] each, by `part_weights`."""
+        assert parts.keys() == self.part_weights.keys(), "every part has a weight"
+        terms = [self.part_weights[name] * part for name, part in parts.items()]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return LossOutput(total, parts, self.part_weights, statistics or {})
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Logits [B, C] whose softmax is the predicted class distribution.
@@ -79,20 +176,48 @@ class Objective(nn.Module):
         """
         return inputs.class_logits()
 
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Sort what the objective owns into groups for AdamW; none is empty.
+
+        Each has `name`, `params`, `lr`, `weight_decay`. The weights of linear classifiers decay;
+        points on the sphere, centres and biases do not.
+        """
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for owner in (module for module in self.modules() if isinstance(module, Objective)):
+            for parameter, decays in _owned(owner):
+                key = (learning_rate * owner.lr_scale, weight_decay if decays else 0.0)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {"name": f"objective_{number}", "params": params, "lr": lr, "weight_decay": decay}
+            for number, ((lr, decay), params) in enumerate(groups.items())
+        ]
+
+
+def _owned(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
+    """Trainable parameters outside nested objectives, and whether they decay."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.requires_grad:
+            yield parameter, isinstance(module, nn.Linear) and name == "weight"
+    for child in module.children():
+        if not isinstance(child, Objective):
+            yield from _owned(child)
+
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What an objective may know of the data when it is built.
+    """What an objective may know of the data and the model when it is built.
 
     class_counts: [C] images per class of the training fold.
     embed_dim: D.
     class_weights: [C], made from the counts by the method that `table.class_weight_method` names;
         None where that is None.
+    vocabulary_size: number of token ids of the text encoder's tokenizer; None without one.
     """
 
     class_counts: Tensor
     embed_dim: int
     class_weights: Tensor | None = None
+    vocabulary_size: int | None = None
 
     @property
     def num_classes(self) -> int:

@@ -45,6 +45,8 @@ class Device:
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Environment of a child that may use this device and no other."""
         return {
+            # Threads that wait by spinning make training many times slower on a CPU that is shared.
+            "OMP_WAIT_POLICY": "PASSIVE",
             **inherited,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": self.visible,

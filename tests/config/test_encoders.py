@@ -50,10 +50,23 @@ def test_image_encoders(written, family, model, weights, tag):
         ("hf:some/model:scratch", "hf", "some/model", "scratch", None),
         ("hf:/models/bert", "hf", "/models/bert", "pretrained", None),
         ("prompts", "prompts", "", "scratch", None),
+        ("prompts:scratch", "prompts", "", "scratch", None),
+        ("none", "none", "", "scratch", None),
     ],
 )
 def test_text_encoders(written, family, model, weights, tag):
     assert parse_text_encoder(written) == EncoderSpec(family, model, weights, tag, written)
+
+
+@pytest.mark.parametrize(
+    "start",
+    ["clip:ViT-B/32", "clip:ViT-B/32:scratch", "bert-base-chinese", "hf:/models/bert:scratch"],
+)
+def test_learned_prompts_can_start_from_a_text_encoder(start):
+    spec = parse_text_encoder(f"prompts:{start}")
+    assert spec.family == "prompts"
+    assert spec.start == parse_text_encoder(start)
+    assert parse_text_encoder("prompts").start is None
 
 
 @pytest.mark.parametrize(
@@ -65,6 +78,8 @@ def test_text_encoders(written, family, model, weights, tag):
         (parse_image_encoder, "resnet18.a1_in1k:scratch", "keep one of them"),
         (parse_image_encoder, "vim_tiny_patch16_224_clip_prompts", "Vision Mamba is not in timm"),
         (parse_image_encoder, "prompts", "is a text encoder"),
+        (parse_image_encoder, "prompts:clip:ViT-B/32", "is a text encoder"),
+        (parse_image_encoder, "none", "is a text encoder"),
         (parse_image_encoder, "bert-base-chinese", "is a text encoder"),
         (parse_image_encoder, "", "unknown image encoder"),
         (parse_image_encoder, "x" * 5000, "unknown image encoder"),
@@ -76,6 +91,12 @@ def test_text_encoders(written, family, model, weights, tag):
         (parse_text_encoder, "bert-base-chines", "did you mean 'bert-base-chinese'"),
         (parse_text_encoder, "bert-large", "did you mean 'hf:bert-large'"),
         (parse_text_encoder, "prompts:pretrained", "learned from nothing"),
+        (parse_text_encoder, "prompts:none", "learned prompts start from a text encoder"),
+        (parse_text_encoder, "prompts:prompts", "learned prompts start from a text encoder"),
+        (parse_text_encoder, "prompts:clip:ViT-B/33", "did you mean 'clip:ViT-B-32'"),
+        (parse_text_encoder, "prompts:", "unknown text encoder"),
+        (parse_text_encoder, "none:scratch", "leave `:scratch` out"),
+        (parse_text_encoder, "nome", "did you mean 'none'"),
         (parse_text_encoder, "hf:", "names no model"),
         (parse_text_encoder, "resnet18", "known are `clip:"),
     ],

@@ -53,6 +53,82 @@ def test_the_command_of_the_guide(parser):
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        (
+            "--batch-size 128 --main-loss-type ce_infonce --contrast-weight 0.5"
+            " --infonce-temp 0.07 --aux-losses center --aux-weights 0.1 --prompts-per-class 5",
+            {
+                "batch_size": 128,
+                "loss": {"type": "ce_infonce", "contrast_weight": 0.5, "infonce_temp": 0.07},
+                "aux_losses": [{"type": "center", "weight": 0.1}],
+                "prompts_per_class": 5,
+            },
+        ),
+        (
+            "--main-loss-type ce_infonce --aux-losses center arcface --aux-weights 0.1 0.2",
+            {
+                "loss": {"type": "ce_infonce"},
+                "aux_losses": [
+                    {"type": "center", "weight": 0.1},
+                    {"type": "arcface", "weight": 0.2},
+                ],
+            },
+        ),
+        (
+            "--use_infonce --infonce_temperature 0.2",
+            {"loss": {"type": "infonce", "temperature": 0.2}},
+        ),
+        (
+            "--use-infonce --infonce-temperature 0.1",
+            {"loss": {"type": "infonce", "temperature": 0.1}},
+        ),
+        ("--no-infonce", {"loss": {"type": "bce"}}),
+        (
+            "--loss-type Combined --proxy_type FocalStyleProxyAnchorLoss --lambda-combined 0.7",
+            {
+                "loss": {
+                    "type": "combined",
+                    "proxy_type": "FocalStyleProxyAnchorLoss",
+                    "lambda_combined": 0.7,
+                }
+            },
+        ),
+        (
+            """--aux-losses center '{"type": "triplet", "margin": 0.5}'""",
+            {"aux_losses": [{"type": "center"}, {"type": "triplet", "margin": 0.5}]},
+        ),
+        (
+            """--aux-losses '[{"type": "triplet", "margin": 0.5},]'""",
+            {"aux_losses": [{"type": "triplet", "margin": 0.5}]},
+        ),
+        ("--aux-losses []", {}),
+        (
+            '--mixup_alpha 0.2 --loss \'{"type": "ce"}\'',
+            {"mixup_alpha": 0.2, "loss": {"type": "ce"}},
+        ),
+    ],
+)
+def test_the_commands_of_the_loss_guides(parser, line, values):
+    assert config(parser, line) == RunConfig.model_validate(values)
+
+
+def test_problems_of_list_flags_begin_with_the_flag(parser):
+    found = problems(parser, "--aux-losses center arcfase --aux-weights 0.1 x")
+    by_flag = dict(problem.split(": ", 1) for problem in found)
+    assert by_flag.keys() == {"--aux-losses[1]", "--aux-weights[1]"}
+    assert 'did you mean "arcface"?' in by_flag["--aux-losses[1]"]
+    found = problems(parser, "--aux-losses center --aux-weights 0.1 0.2")
+    assert found == [
+        "--aux-weights: expected one number for each loss in aux_losses, 1 in all, not 2"
+    ]
+    found = problems(parser, "--main-loss-type ce --use-infonce")
+    assert found == [
+        "--use-infonce: asks for another loss than --main-loss-type; keep one of the two"
+    ]
+
+
 def test_no_flag_is_the_default_config(parser):
     assert config(parser, "") == RunConfig()
     assert vars(parser.parse_args([])) == {"data_dir": None}

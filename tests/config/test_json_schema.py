@@ -26,7 +26,7 @@ def test_is_a_schema_of_the_stated_draft():
 def test_every_key_has_a_description():
     properties = config_list_schema()["$defs"]["config"]["properties"]
     flat = [key for dialect in DIALECTS for key in dialect.model_fields]
-    assert set(properties) == {*RunConfig.model_fields, *flat, "sweep"}
+    assert set(properties) == {*RunConfig.model_fields, *flat, "aux_weights", "sweep"}
     sweep = config_list_schema()["$defs"]["sweep"]
     assert all(properties[key].get("description") for key in properties if key != "sweep")
     assert sweep["description"]
@@ -53,6 +53,8 @@ def test_table_has_a_row_of_four_cells_per_key():
     rows = {line.split("`")[1]: line for line in lines[2:]}
     assert {key.key for key in config_keys()} < set(rows)
     assert rows["epochs"].startswith("| `epochs` | `100` | a whole number from 1 to 1000000 | ")
-    assert "`superclip`" in rows["loss.class_loss_weight"]
+    assert "(`superclip`)" in next(line for line in lines if "`loss.class_loss_weight`" in line)
+    assert "`loss.classifier` (`ce`, `focal`, `ce_infonce`, `combined`)" in "\n".join(lines)
+    assert rows["aux_losses[].mining"].startswith("| `aux_losses[].mining` (`triplet`) | ")
     assert rows["loss.focal.gamma"].startswith("| `loss.focal.gamma` | `2.0` | a number of at")
     assert "sweep" in rows

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clip_pkg.config.aux_losses import aux_classes
 from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
-from clip_pkg.config.schema import HIGHER_IS_BETTER, LOWER_IS_BETTER, RunConfig
+from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.monitors import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from clip_pkg.config.schema import RunConfig
 from clip_pkg.errors import ConfigErrors
 
 VALIDATOR = jsonschema.Draft202012Validator(config_list_schema())
@@ -22,17 +25,68 @@ focal = st.fixed_dictionaries(
 )
 methods = st.sampled_from(["inverse_freq", "inverse_sqrt", "balanced", "effective_number"])
 positives = st.sampled_from(["same_class", "diagonal"])
-losses = st.fixed_dictionaries(
-    {"type": st.just("clip")}, optional={"positives": positives}
-) | st.fixed_dictionaries(
-    {"type": st.just("superclip")},
-    optional={
-        "class_loss_weight": weights,
-        "contrastive_loss_weight": weights,
-        "positives": positives,
-        "class_weighting": methods | st.sampled_from(["none", "auto"]),
-        "focal": st.none() | focal,
-    },
+above_zero = st.floats(1e-3, 1e3)
+temperatures = st.floats(0.01, 100)
+classifier = {
+    "classifier": st.sampled_from(["text", "linear"]),
+    "class_weighting": methods | st.sampled_from(["none", "auto"]),
+}
+proxy = {
+    "alpha": above_zero,
+    "delta": st.floats(0, 2),
+    "proxy_lr_scale": above_zero,
+} | {"proxy_type": st.just("ProxyAnchorLoss")}
+focused = proxy | {"gamma_pos": st.none() | weights, "gamma_neg": st.none() | weights}
+pairs = {"temperature": temperatures, "num_negatives": st.none() | st.integers(1, 65536)}
+main_losses: list[tuple[str, dict, dict]] = [  # kind, needed keys, other keys
+    ("clip", {}, {"positives": positives}),
+    (
+        "superclip",
+        {"contrastive_loss_weight": above_zero},
+        {
+            "class_loss_weight": weights,
+            "positives": positives,
+            "class_weighting": methods | st.sampled_from(["none", "auto"]),
+            "focal": st.none() | focal,
+        },
+    ),
+    (
+        "superclip_tokens",
+        {},
+        {"class_loss_weight": weights, "contrastive_loss_weight": above_zero},
+    ),
+    ("siglip", {}, {"initial_bias": st.floats(-1000, 1000)}),
+    ("supcon", {}, {"temperature": temperatures}),
+    ("ce", {}, classifier),
+    ("focal", {}, classifier | {"gamma": weights, "alpha": st.none() | above_zero}),
+    ("ce_infonce", {}, classifier | {"contrast_weight": weights, "infonce_temp": temperatures}),
+    ("proxy", {}, proxy),
+    ("proxy", {"proxy_type": st.just("FocalStyleProxyAnchorLoss")}, focused),
+    ("combined", {}, classifier | proxy | {"lambda_combined": st.floats(0, 1)}),
+    ("infonce", {}, pairs),
+    ("bce", {}, pairs),
+]
+losses = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.just(kind), **needed},
+        optional={key: value for key, value in other.items() if key not in needed},
+    )
+    for kind, needed, other in main_losses
+)
+aux_blocks: list[tuple[str, dict]] = [
+    ("center", {"lr_scale": above_zero}),
+    ("triplet", {"mining": st.sampled_from(["batch_hard", "batch_all"])}),
+    ("arcface", {"scale": above_zero, "margin": st.floats(0, 3)}),
+    ("cosface", {"scale": above_zero, "margin": st.floats(0, 2)}),
+    ("cosine_sim", {}),
+]
+aux_losses = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"type": st.just(kind)}, optional={"weight": weights, **other})
+        for kind, other in aux_blocks
+    ),
+    unique_by=lambda block: block["type"],
+    max_size=3,
 )
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=20)
 optional = {
@@ -40,7 +94,7 @@ optional = {
         lambda name: not name.startswith(".")
     ),
     "image_encoder_name": st.sampled_from(["resnet18", "vit", "clip:ViT-L/14:scratch"]),
-    "text_encoder_name": st.sampled_from(["clip:ViT-B/32", "prompts", "hf:a/b:scratch"]),
+    "text_encoder_name": st.sampled_from(["clip:ViT-B/32", "hf:a/b:scratch"]),
     "weights_dir": st.none() | texts,
     "embed_dim": st.integers(1, 65536),
     "temperature": st.floats(0.01, 100),
@@ -50,11 +104,14 @@ optional = {
     "augmentation": st.sampled_from(["none", "minimal", "standard"]),
     "horizontal_flip": st.none() | st.booleans(),
     "vertical_flip": st.booleans(),
+    "mixup_alpha": st.floats(0, 100),
+    "cutmix_alpha": st.floats(0, 100),
+    "label_smoothing": st.floats(0, 0.99),
     "num_workers": st.integers(0, 256),
     "class_texts_file": st.none() | texts,
     "text_template": st.none() | texts.filter(lambda t: "{}" not in t).map(lambda t: t + " {}"),
     "prompts_per_class": st.none() | st.integers(1, 256),
-    "batch_size": st.integers(2, 4096),
+    "batch_size": st.integers(3, 4096),
     "epochs": st.integers(1, 10**6),
     "learning_rate": st.floats(1e-9, 10),
     "weight_decay": st.floats(0, 1),
@@ -65,6 +122,7 @@ optional = {
     "use_amp": st.booleans(),
     "amp_dtype": st.sampled_from(["auto", "bfloat16", "float16"]),
     "loss": losses,
+    "aux_losses": aux_losses,
     "use_weighted_sampling": st.booleans(),
     "weight_method": methods,
     "weight_smooth_factor": weights,
@@ -80,14 +138,36 @@ optional = {
     "save_best": st.booleans(),
     "gpu_id": st.none() | st.integers(0, 64) | st.just("GPU-1a2b"),
 }
-configs = st.fixed_dictionaries({}, optional=optional)
+SOFT_LABELS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
+
+
+def without_contradictions(config):
+    """Leave out soft labels that the loss cannot take."""
+    kind = config.get("loss", {"type": "clip"})["type"]
+    if loss_classes()[kind].soft_targets == "no":
+        return {key: value for key, value in config.items() if key not in SOFT_LABELS}
+    return config
+
+
+configs = st.fixed_dictionaries({}, optional=optional).map(without_contradictions)
 flat_losses = st.fixed_dictionaries(
-    {}, optional={"use_superclip_loss": st.booleans(), "class_loss_weight": weights}
+    {},
+    optional={
+        "use_superclip_loss": st.booleans(),
+        "class_loss_weight": weights,
+        "aux_losses": st.lists(st.sampled_from(list(aux_classes())), unique=True),
+    },
 )
 
 
 def test_every_key_of_the_schema_is_generated():
     assert optional.keys() == RunConfig.model_fields.keys()
+    blocks = {kind: {"type", *needed, *other} for kind, needed, other in main_losses}
+    assert {kind: set(block.model_fields) for kind, block in loss_classes().items()} == {
+        **blocks,
+        "combined": blocks["combined"] | {"gamma_pos", "gamma_neg"},
+    }
+    assert {kind for kind, _ in aux_blocks} == set(aux_classes())
 
 
 @settings(
@@ -102,14 +182,16 @@ def test_canonical_form_loads_back_to_an_equal_config(tmp_path, config):
     assert again == made
     assert dump_canonical(again) == dump_canonical(made)
     for key, value in config.items():
-        if key not in ("name", "loss"):
+        if key not in ("name", "loss", "aux_losses"):
             assert getattr(made, key) == value
 
 
 @settings(max_examples=40, deadline=None)
 @given(config=configs, flat=flat_losses, learning_rates=st.lists(st.floats(0.1, 1), unique=True))
 def test_the_json_schema_accepts_what_the_loader_accepts(config, flat, learning_rates):
-    config = {key: value for key, value in config.items() if key != "loss"} | flat
+    flat = {"aux_losses": [], **flat}
+    dropped = ("loss", *SOFT_LABELS)
+    config = {key: value for key, value in config.items() if key not in dropped} | flat
     if learning_rates:
         config.pop("learning_rate", None)
         config["sweep"] = {"learning_rate": learning_rates}
@@ -147,7 +229,13 @@ def test_the_json_schema_refuses_only_what_the_loader_refuses(config, key, value
         {"loss": {"type": "superclip", "focal": {"gama": 1}}},
         {"use_superclip_loss": "yes"},
         {"class_loss_weight": -1},
-        {"main_loss_type": "ce_infonce"},
+        {"main_loss_type": "ce_info"},
+        {"loss_type": "center"},
+        {"aux_losses": ["centre"]},
+        {"aux_losses": [{"type": "center", "margin": 1}]},
+        {"aux_losses": "center"},
+        {"aux_losses": ["center"], "aux_weights": ["0.1"]},
+        {"infonce_temperature": 0.001},
         {"sweep": {}},
         {"sweep": {"epochs": []}},
         {"sweep": {"epochs": [1, 1]}},

@@ -13,6 +13,7 @@ from torch import Tensor
 from clip_pkg.config.losses import ClipLossConfig, SuperClipLossConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.batches import Batch
+from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.engine.epoch import EpochScores, evaluate, train_epoch
 from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.engine.precision import Precision
@@ -57,7 +58,10 @@ def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> EpochScore
         batches(),
         Optimisation(groups, precision=FLOAT32, total_steps=9, warmup_steps=1, grad_clip_norm=None),
         precision=FLOAT32,
+        mixing=LabelMixing(3),
+        needs_tokens=False,
         prompt_generator=torch.Generator().manual_seed(0),
+        negatives_generator=torch.Generator().manual_seed(0),
         device=CPU,
         on_step=lambda done, scores: None,
     )
@@ -71,6 +75,7 @@ def look(model: ImageTextModel, loss: Objective, sizes: tuple[int, int] = (3, 4)
         precision=FLOAT32,
         loss_batch_size=5,
         loss_order=torch.arange(12).flip(0),
+        needs_tokens=False,
         device=CPU,
     )
 
@@ -167,6 +172,7 @@ def test_validation_loss_does_not_depend_on_the_batches_images_came_in(
         precision=FLOAT32,
         loss_batch_size=5,
         loss_order=torch.arange(12).flip(0),
+        needs_tokens=False,
         device=CPU,
     )
     assert first.scores.loss == pytest.approx(second.scores.loss, rel=1e-5)  # type: ignore[attr-defined]

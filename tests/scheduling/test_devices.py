@@ -39,6 +39,7 @@ def test_a_child_sees_one_device_in_pci_order() -> None:
     devices, _ = find_devices(["1"], gpus=GPUS, environment={})
     child = devices[0].environment({"PATH": "p", "CUDA_VISIBLE_DEVICES": "0,1,2"})
     assert child == {
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PATH": "p",
         "CUDA_VISIBLE_DEVICES": "GPU-bbb",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

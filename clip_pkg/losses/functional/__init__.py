@@ -3,6 +3,12 @@
 float64 stays float64; half precision is computed in float32, also inside autocast.
 """
 
+from clip_pkg.losses.functional.class_pairs import (
+    PairStatistics,
+    class_text_bce,
+    class_text_info_nce,
+    pair_statistics,
+)
 from clip_pkg.losses.functional.classification import (
     cross_entropy,
     focal,
@@ -10,7 +16,9 @@ from clip_pkg.losses.functional.classification import (
     weighted_cross_entropy,
 )
 from clip_pkg.losses.functional.image_text import (
+    class_counts,
     class_text_clip,
+    class_text_siglip,
     clip,
     multi_positive_clip,
     siglip,
@@ -21,7 +29,12 @@ from clip_pkg.losses.functional.labelled_contrast import (
     supcon_mean_over_batch,
 )
 from clip_pkg.losses.functional.margins import arcface, cosface
-from clip_pkg.losses.functional.proxies import center_half, center_mean, proxy_anchor
+from clip_pkg.losses.functional.proxies import (
+    center_half,
+    center_mean,
+    focal_proxy_anchor,
+    proxy_anchor,
+)
 from clip_pkg.losses.functional.redundancy import VicregTerms, vicreg, vicreg_terms
 from clip_pkg.losses.functional.sampled import (
     bce_pos_neg,
@@ -30,8 +43,10 @@ from clip_pkg.losses.functional.sampled import (
 )
 from clip_pkg.losses.functional.token_classification import (
     SuperClipTerms,
+    TokenTerms,
     superclip,
     superclip_terms,
+    token_classification,
 )
 from clip_pkg.losses.functional.triplets import triplet, triplet_explicit
 from clip_pkg.losses.functional.two_views import (
@@ -47,13 +62,19 @@ from clip_pkg.losses.functional.two_views import (
 )
 
 __all__ = [
+    "PairStatistics",
     "SuperClipTerms",
+    "TokenTerms",
     "VicregTerms",
     "arcface",
     "bce_pos_neg",
     "center_half",
     "center_mean",
+    "class_counts",
+    "class_text_bce",
     "class_text_clip",
+    "class_text_info_nce",
+    "class_text_siglip",
     "clip",
     "cosface",
     "cross_entropy",
@@ -64,6 +85,7 @@ __all__ = [
     "dclw_symmetric",
     "dhel",
     "focal",
+    "focal_proxy_anchor",
     "info_nce",
     "info_nce_sampled_negatives",
     "inverse_frequency_weights",
@@ -71,6 +93,7 @@ __all__ = [
     "multi_positive_clip",
     "nt_xent",
     "nt_xent_labels",
+    "pair_statistics",
     "proxy_anchor",
     "sampled_softmax_collision_masked",
     "siglip",
@@ -78,6 +101,7 @@ __all__ = [
     "supcon_mean_over_batch",
     "superclip",
     "superclip_terms",
+    "token_classification",
     "triplet",
     "triplet_explicit",
     "vicreg",

@@ -1,6 +1,9 @@
 """Losses of class logits.
 
-Legend: B batch, C classes.
+Legend: B batch, C classes. Labels are classes, [B] int64 in 0…C−1, or shares of the classes,
+[B, C] with rows that sum to 1 (mixed or smoothed labels). `mask` [B] says which samples count; the
+others, which must be finite all the same, get a gradient of exactly 0, and a batch in which none
+counts costs 0.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ Reduction = Literal["weighted_mean", "sum_over_batch_size"]
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,
+    mask: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
     reduction: Reduction = "weighted_mean",
@@ -31,14 +35,17 @@ def cross_entropy(
 
     Args:
         logits: [B, C].
-        labels: [B] int64 in 0…C−1.
+        labels: [B] or [B, C].
+        mask: [B] bool, or None for all.
         label_smoothing: ε in [0, 1].
         reduction: without class weights both choices are the mean over B.
 
     Returns:
         Scalar.
     """
-    return _reduced(logits, labels, None, label_smoothing, reduction)
+    return _reduced(
+        logits, labels, None, mask, label_smoothing=label_smoothing, reduction=reduction
+    )
 
 
 def inverse_frequency_weights(class_counts: Tensor, smooth: float = 0.0) -> Tensor:
@@ -58,6 +65,7 @@ def weighted_cross_entropy(
     labels: Tensor,
     class_weights: Tensor | None = None,
     class_counts: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     smooth: float = 0.0,
     label_smoothing: float = 0.0,
@@ -66,14 +74,16 @@ def weighted_cross_entropy(
     """Cross-entropy in which a sample of class y counts w_y times.
 
     `weighted_mean`: Σ_i w_{y_i}·ℓ_i / Σ_i w_{y_i}; `sum_over_batch_size`: Σ_i w_{y_i}·ℓ_i / B.
-    Label smoothing weighs each class's share of the smoothed target by that class's weight.
+    Label smoothing weighs each class's share of the smoothed target by that class's weight. So do
+    shares q_ic as labels: w_y·ℓ is then Σ_c w_c·q_ic·(−log p_ic), and w_y is Σ_c w_c·q_ic.
 
     Args:
         logits: [B, C].
-        labels: [B] int64 in 0…C−1.
+        labels: [B] or [B, C].
         class_weights: [C], not negative; used as given.
         class_counts: [C] images per class; the weights are `inverse_frequency_weights` of them
             when `class_weights` is None.
+        mask: [B] bool, or None for all.
         smooth: added to each count in that formula.
         label_smoothing: ε in [0, 1].
         reduction: see above.
@@ -88,27 +98,46 @@ def weighted_cross_entropy(
         if class_counts is None:
             raise ValueError("weighted_cross_entropy needs class_weights or class_counts")
         class_weights = inverse_frequency_weights(class_counts, smooth)
-    return _reduced(logits, labels, class_weights.to(logits), label_smoothing, reduction)
+    weights = class_weights.to(logits)
+    return _reduced(
+        logits, labels, weights, mask, label_smoothing=label_smoothing, reduction=reduction
+    )
 
 
 def _reduced(
     logits: Tensor,
     labels: Tensor,
     weights: Tensor | None,
+    mask: Tensor | None,
+    *,
     label_smoothing: float,
     reduction: Reduction,
 ) -> Tensor:
     if reduction not in ("weighted_mean", "sum_over_batch_size"):
         raise ValueError(f"reduction is weighted_mean or sum_over_batch_size, not {reduction!r}")
-    if weights is None:
+    if labels.ndim == 2:
+        labels = labels.to(logits)
+    if weights is None and mask is None:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    total = F.cross_entropy(
-        logits, labels, weights, reduction="sum", label_smoothing=label_smoothing
+    losses = F.cross_entropy(
+        logits, labels, weights, reduction="none", label_smoothing=label_smoothing
     )
-    if reduction == "sum_over_batch_size":
-        return total / logits.shape[0]
+    if weights is None or reduction == "sum_over_batch_size":
+        return _weighted_mean(losses, torch.ones_like(losses), mask)
+    return _weighted_mean(losses, _sample_weights(labels, weights), mask)
+
+
+def _sample_weights(labels: Tensor, weights: Tensor) -> Tensor:
+    """w_y of each sample, [B]."""
+    return labels @ weights if labels.ndim == 2 else weights[labels]
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+    """Σ losses / Σ weights over the samples that count; the losses, [B], are weighted already."""
+    if mask is not None:
+        losses, weights = (torch.where(mask, values, 0.0) for values in (losses, weights))
     # A sum of zero belongs to a batch whose every weight is zero; its loss is 0, not 0/0.
-    return total / weights[labels].sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    return losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
 
 @full_precision
@@ -116,6 +145,7 @@ def focal(
     logits: Tensor,
     labels: Tensor,
     class_weights: Tensor | None = None,
+    mask: Tensor | None = None,
     *,
     gamma: float = 2.0,
     alpha: float | None = None,
@@ -123,25 +153,39 @@ def focal(
     """Focal loss: Σ_i w_{y_i}·α·(1 − p_i)^γ·(−log p_i) / Σ_i w_{y_i}, p_i the target's probability.
 
     Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5, for a softmax. γ = 0,
-    α = 1 is (weighted) cross-entropy.
+    α = 1 is (weighted) cross-entropy. With shares q_ic as labels, a sample's term is
+    Σ_c w_c·q_ic·α·(1 − p_ic)^γ·(−log p_ic) and its weight Σ_c w_c·q_ic.
 
     Args:
         logits: [B, C].
-        labels: [B] int64 in 0…C−1.
+        labels: [B] or [B, C].
         class_weights: [C] or None for all 1.
+        mask: [B] bool, or None for all.
         gamma: focusing power, ≥ 0.
         alpha: constant factor; None is 1.
 
     Returns:
         Scalar.
     """
-    log_p = -F.cross_entropy(logits, labels, reduction="none")
-    # −expm1 keeps 1 − p exact near p = 1; the floor keeps the power's slope finite for γ < 1.
-    miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
-    losses = -log_p if gamma == 0 else miss**gamma * -log_p
+    weights = None if class_weights is None else class_weights.to(logits)
+    if labels.ndim == 2:
+        labels = labels.to(logits)
+        shares = labels if weights is None else labels * weights
+        losses = (shares * _focal_terms(F.log_softmax(logits, dim=1), gamma)).sum(dim=1)
+    else:
+        losses = _focal_terms(-F.cross_entropy(logits, labels, reduction="none"), gamma)
+        losses = losses if weights is None else weights[labels] * losses
     if alpha is not None:
         losses = alpha * losses
-    if class_weights is None:
-        return losses.mean()
-    weights = class_weights.to(logits)[labels]
-    return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    if weights is None:
+        return _weighted_mean(losses, torch.ones_like(losses), mask)
+    return _weighted_mean(losses, _sample_weights(labels, weights), mask)
+
+
+def _focal_terms(log_p: Tensor, gamma: float) -> Tensor:
+    """(1 − p)^γ·(−log p) of log-probabilities of any shape."""
+    if gamma == 0:
+        return -log_p
+    # −expm1 keeps 1 − p exact near p = 1; the floor keeps the power's slope finite for γ < 1.
+    miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    return miss**gamma * -log_p

@@ -1,6 +1,7 @@
 """Contrastive losses between images and texts.
 
-Legend: B batch, C classes, D embedding size.
+Legend: B batch, C classes, D embedding size. `mask` [B] says which images count; the others, which
+must be finite all the same, get a gradient of exactly 0, and are nobody's negatives.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import log1p_exp
+from clip_pkg.losses.functional.log_sums import log1p_exp, lowest, masked_logsumexp
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -72,7 +73,7 @@ def multi_positive_clip(
 
 
 @full_precision
-def class_text_clip(class_logits: Tensor, targets: Tensor) -> Tensor:
+def class_text_clip(class_logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """`multi_positive_clip` and `clip` of a batch whose texts are its classes' texts.
 
     Images of one class then share one text, so the columns of the [B, B] logits are repetitions of
@@ -86,18 +87,30 @@ def class_text_clip(class_logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         class_logits: [B, C] scaled cosines of image i to the text of class c.
         targets: [B] int64 in 0…C−1; classes may be absent from the batch.
+        mask: [B] bool, or None for all.
 
     Returns:
-        Scalar.
+        Scalar; 0 when no image counts.
     """
-    batch, classes = class_logits.shape
-    is_target = targets[:, None] == torch.arange(classes, device=targets.device)
-    counts = is_target.sum(dim=0, dtype=class_logits.dtype)
-    own = class_logits.gather(1, targets[:, None]).mean()
-    # log 0 = −inf takes an absent class out of the sum, with gradient exactly 0.
-    image_to_text = torch.logsumexp(class_logits + counts.log(), dim=1).mean() - own
-    text_to_image = (counts * torch.logsumexp(class_logits, dim=0)).sum() / batch - own
-    return 0.5 * (image_to_text + text_to_image)
+    counts = class_counts(class_logits, targets, mask)
+    own = class_logits.gather(1, targets[:, None])[:, 0]
+    # The lowest number in the place of log 0 takes an absent class out of the sum, with gradient 0.
+    log_counts = torch.where(counts > 0, counts.log(), lowest(counts))
+    to_text = torch.logsumexp(class_logits + log_counts, dim=1)
+    if mask is None:
+        to_image = (counts * torch.logsumexp(class_logits, dim=0)).sum() / len(own)
+        return 0.5 * (to_text.mean() + to_image) - own.mean()
+    batch = counts.sum().clamp(min=1)
+    to_image = (counts * masked_logsumexp(class_logits, mask[:, None], dim=0)).sum() / batch
+    return 0.5 * to_image + torch.where(mask, 0.5 * to_text - own, 0.0).sum() / batch
+
+
+def class_counts(class_logits: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+    """How many images of each class count in a batch: [C], of the type of `class_logits` [B, C]."""
+    is_target = targets[:, None] == torch.arange(class_logits.shape[1], device=targets.device)
+    if mask is not None:
+        is_target = is_target & mask[:, None]
+    return is_target.sum(dim=0, dtype=class_logits.dtype)
 
 
 @full_precision
@@ -128,6 +141,33 @@ def siglip(
     logits = _similarities(image, text, logit_scale, normalize_inputs) + logit_bias
     against = torch.diagonal_scatter(logits, -logits.diagonal())
     return log1p_exp(against).sum() / logits.shape[0]
+
+
+@full_precision
+def class_text_siglip(class_logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`siglip` of a batch whose texts are its classes' texts: one class, one matching text.
+
+    Equal texts make equal columns of the [B, B] logits, so with n_c images of class c in the batch
+
+    −1/B · Σ_i Σ_c n_c · log σ(z_ic·ẑ_ic), ẑ_ic = 1 for the image's own class and −1 for others.
+
+    Equals `siglip` when all classes of the batch differ.
+
+    Args:
+        class_logits: [B, C] s·cos + b of image i and the text of class c.
+        targets: [B] int64 in 0…C−1; classes may be absent from the batch.
+        mask: [B] bool, or None for all.
+
+    Returns:
+        Scalar; 0 when no image counts.
+    """
+    counts = class_counts(class_logits, targets, mask)
+    own = class_logits.gather(1, targets[:, None])
+    against = class_logits.scatter(1, targets[:, None], -own)
+    per_image = (counts * log1p_exp(against)).sum(dim=1)
+    if mask is None:
+        return per_image.mean()
+    return torch.where(mask, per_image, 0.0).sum() / counts.sum().clamp(min=1)
 
 
 def _similarities(

@@ -8,13 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import log1p_exp, masked_logsumexp, without_diagonal
+from clip_pkg.losses.functional.log_sums import (
+    log1p_exp,
+    lowest,
+    masked_logsumexp,
+    without_diagonal,
+)
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
 
 
 @full_precision
-def supcon(embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+def supcon(
+    embeddings: Tensor, labels: Tensor, mask: Tensor | None = None, *, temperature: float = 0.1
+) -> Tensor:
     """Supervised contrastive loss, mean over the anchors that have a positive.
 
     ℓ_i = lse_{a≠i} z_ia − 1/|P(i)| · Σ_{p∈P(i)} z_ip, z = cosines/T.
@@ -24,14 +31,15 @@ def supcon(embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1) -> T
     Args:
         embeddings: [B, D]; L2-normalised here. With several views, concatenate them.
         labels: [B] int64.
+        mask: [B] bool, which samples count, as anchors and for others; None for all.
         temperature: T > 0.
 
     Returns:
         Scalar; 0 when no sample has a positive or none a negative.
     """
-    losses, has_positive = _per_anchor(embeddings, labels, temperature)
+    losses, has_positive, has_negative = _per_anchor(embeddings, labels, mask, temperature)
     mean = losses.sum() / has_positive.sum().clamp(min=1)
-    return torch.where((labels != labels[0]).any(), mean, 0.0)
+    return torch.where(has_negative, mean, 0.0)
 
 
 @full_precision
@@ -48,7 +56,7 @@ def supcon_mean_over_batch(
     Returns:
         Scalar.
     """
-    losses, _ = _per_anchor(embeddings, labels, temperature)
+    losses, _, _ = _per_anchor(embeddings, labels, None, temperature)
     return losses.mean()
 
 
@@ -74,14 +82,24 @@ def nt_xent_labels(embeddings: Tensor, labels: Tensor, *, temperature: float = 0
     return losses.sum() / positive.sum().clamp(min=1)
 
 
-def _per_anchor(embeddings: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Loss of each anchor, [B], 0 without a positive; whether it has one, [B]."""
+def _per_anchor(
+    embeddings: Tensor, labels: Tensor, mask: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of each anchor, [B], 0 without a positive; whether it has one, [B]; any negative, []."""
     logits, same = _similarities(embeddings, labels, temperature)
-    log_norm = without_diagonal(logits).logsumexp(dim=1)
+    others = without_diagonal(logits)
+    if mask is not None:
+        pairs = mask[:, None] & mask[None, :]
+        others = others.masked_fill(~pairs, lowest(others))
+        same = same & pairs
+        has_negative = (pairs & (labels[:, None] != labels[None, :])).any()
+    else:
+        has_negative = (labels != labels[0]).any()
+    log_norm = others.logsumexp(dim=1)
     positive = same.fill_diagonal_(False)
     count = positive.sum(dim=1)
     mean_positive = torch.where(positive, logits, 0.0).sum(dim=1) / count.clamp(min=1)
-    return torch.where(count > 0, log_norm - mean_positive, 0.0), count > 0
+    return torch.where(count > 0, log_norm - mean_positive, 0.0), count > 0, has_negative
 
 
 def _similarities(embeddings: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

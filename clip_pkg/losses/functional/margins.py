@@ -1,6 +1,7 @@
 """Softmax over class weights with a margin on the target's angle.
 
-Legend: B batch, C classes, D embedding size; θ_y is the angle to the target's class weight.
+Legend: B batch, C classes, D embedding size; θ_y is the angle to the target's class weight. `mask`
+[B] says which samples count; the others, which must be finite all the same, get gradient 0.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from clip_pkg.losses.functional.classification import cross_entropy
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -20,6 +21,7 @@ def arcface(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
+    mask: Tensor | None = None,
     *,
     margin_radians: float | None = None,
     margin_degrees: float | None = None,
@@ -35,12 +37,13 @@ def arcface(
         embeddings: [B, D]; L2-normalised here.
         weight: [C, D]; L2-normalised here.
         labels: [B] int64 in 0…C−1.
+        mask: [B] bool, or None for all.
         margin_radians: m in [0, π]; 0.5 when neither form is given.
         margin_degrees: the same in degrees.
         scale: s > 0.
 
     Returns:
-        Scalar, mean over B.
+        Scalar, mean over the samples that count.
 
     Raises:
         ValueError: the two forms of the margin contradict each other.
@@ -56,7 +59,7 @@ def arcface(
         own - margin * math.sin(margin),
         own * math.cos(margin) - sine * math.sin(margin),
     )
-    return F.cross_entropy(scale * cosine.scatter(1, labels[:, None], moved), labels)
+    return cross_entropy(scale * cosine.scatter(1, labels[:, None], moved), labels, mask)
 
 
 @full_precision
@@ -64,6 +67,7 @@ def cosface(
     embeddings: Tensor,
     weight: Tensor,
     labels: Tensor,
+    mask: Tensor | None = None,
     *,
     margin: float = 0.35,
     scale: float = 64.0,
@@ -76,15 +80,16 @@ def cosface(
         embeddings: [B, D]; L2-normalised here.
         weight: [C, D]; L2-normalised here.
         labels: [B] int64 in 0…C−1.
+        mask: [B] bool, or None for all.
         margin: m ≥ 0.
         scale: s > 0.
 
     Returns:
-        Scalar, mean over B.
+        Scalar, mean over the samples that count.
     """
     cosine = unit(embeddings) @ unit(weight).T
     taken_off = torch.full_like(labels[:, None], -margin, dtype=cosine.dtype)
-    return F.cross_entropy(scale * cosine.scatter_add(1, labels[:, None], taken_off), labels)
+    return cross_entropy(scale * cosine.scatter_add(1, labels[:, None], taken_off), labels, mask)
 
 
 def _margin(radians: float | None, degrees: float | None) -> float:

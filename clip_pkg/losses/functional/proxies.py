@@ -1,6 +1,7 @@
 """Losses against one learned point per class.
 
-Legend: B batch, C classes, D embedding size.
+Legend: B batch, C classes, D embedding size. `mask` [B] says which samples count; the others, which
+must be finite all the same, get a gradient of exactly 0, and a batch in which none counts costs 0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_pkg.losses.functional.log_sums import log1p_exp, masked_logsumexp
+from clip_pkg.losses.functional.masking import masked_mean
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -21,6 +23,7 @@ def proxy_anchor(
     embeddings: Tensor,
     proxies: Tensor,
     labels: Tensor,
+    mask: Tensor | None = None,
     *,
     alpha: float = 32.0,
     margin: float = 0.1,
@@ -35,35 +38,113 @@ def proxy_anchor(
         embeddings: [B, D]; L2-normalised here.
         proxies: [C, D]; L2-normalised here.
         labels: [B] int64 in 0…C−1; classes may be absent.
+        mask: [B] bool, or None for all.
         alpha: α > 0.
         margin: δ ≥ 0.
 
     Returns:
         Scalar.
     """
+    return _anchored(
+        embeddings, proxies, labels, mask, alpha=alpha, margin=margin, gamma_pos=0, gamma_neg=0
+    )
+
+
+@full_precision
+def focal_proxy_anchor(
+    embeddings: Tensor,
+    proxies: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    alpha: float = 32.0,
+    margin: float = 0.1,
+    gamma_pos: float = 2.0,
+    gamma_neg: float = 2.0,
+) -> Tensor:
+    """`proxy_anchor` in which a focal factor weighs every pair of a sample and a proxy.
+
+    With z = α(cos(x,c) − δ), u = α(cos(x,c) + δ) and σ the logistic function:
+
+    1/|P⁺| · Σ_{c present} log(1 + Σ_{x∈c} (1 − σ(z))^{γ⁺} · e^{−z})
+    + 1/C · Σ_c log(1 + Σ_{x∉c} (1 − σ(−u))^{γ⁻} · e^u).
+
+    σ(z) is how surely x is on the right side of the margin of its own proxy, σ(−u) of another's;
+    (1 − p)^γ is the factor of Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4,
+    and gets a gradient. It goes to 1 for hard pairs and to 0 for easy ones; γ⁺ = γ⁻ = 0 is
+    `proxy_anchor`.
+
+    Args:
+        embeddings: [B, D]; L2-normalised here.
+        proxies: [C, D]; L2-normalised here.
+        labels: [B] int64 in 0…C−1; classes may be absent.
+        mask: [B] bool, or None for all.
+        alpha: α > 0.
+        margin: δ ≥ 0.
+        gamma_pos: γ⁺ ≥ 0.
+        gamma_neg: γ⁻ ≥ 0.
+
+    Returns:
+        Scalar.
+    """
+    return _anchored(
+        embeddings,
+        proxies,
+        labels,
+        mask,
+        alpha=alpha,
+        margin=margin,
+        gamma_pos=gamma_pos,
+        gamma_neg=gamma_neg,
+    )
+
+
+def _anchored(
+    embeddings: Tensor,
+    proxies: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    *,
+    alpha: float,
+    margin: float,
+    gamma_pos: float,
+    gamma_neg: float,
+) -> Tensor:
     classes = proxies.shape[0]
     cosine = unit(embeddings) @ unit(proxies).T
     of_class = labels[:, None] == torch.arange(classes, device=labels.device)
+    of_others = ~of_class
+    if mask is not None:
+        of_class, of_others = of_class & mask[:, None], of_others & mask[:, None]
+    far, near = alpha * (margin - cosine), alpha * (cosine + margin)
+    # 1 − σ(−x) = 1 / (1 + e^{−x}), so the logarithm of the factor is −γ·log(1 + e^{−x}).
+    if gamma_pos != 0:
+        far = far - gamma_pos * log1p_exp(-far)
+    if gamma_neg != 0:
+        near = near - gamma_neg * log1p_exp(-near)
     # A proxy without samples on one side adds log(1 + 0) = 0 there.
-    pull = log1p_exp(masked_logsumexp(-alpha * (cosine - margin), of_class, dim=0))
-    push = log1p_exp(masked_logsumexp(alpha * (cosine + margin), ~of_class, dim=0))
+    pull = log1p_exp(masked_logsumexp(far, of_class, dim=0))
+    push = log1p_exp(masked_logsumexp(near, of_others, dim=0))
     present = of_class.any(dim=0).sum()
     return pull.sum() / present.clamp(min=1) + push.mean()
 
 
 @full_precision
-def center_mean(embeddings: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+def center_mean(
+    embeddings: Tensor, centers: Tensor, labels: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """1/B · Σ_i ‖x_i − c_{y_i}‖², without the factor ½ of `center_half`.
 
     Args:
         embeddings: [B, D], not normalised.
         centers: [C, D].
         labels: [B] int64 in 0…C−1.
+        mask: [B] bool, or None for all.
 
     Returns:
         Scalar.
     """
-    return _squared_distances(embeddings, centers, labels).mean()
+    return masked_mean(_squared_distances(embeddings, centers, labels), mask)
 
 
 @full_precision

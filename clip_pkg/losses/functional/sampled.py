@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.functional.log_sums import log1p_exp
+from clip_pkg.losses.functional.masking import masked_mean
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -42,7 +43,7 @@ def info_nce_sampled_negatives(
         Scalar; 0 when no position counts.
     """
     positive, negative = _sampled_logits(anchors, positives, negatives, mask, temperature)
-    return _masked_mean(log1p_exp(torch.logsumexp(negative, dim=-1) - positive), mask)
+    return masked_mean(log1p_exp(torch.logsumexp(negative, dim=-1) - positive), mask)
 
 
 @full_precision
@@ -78,7 +79,7 @@ def sampled_softmax_collision_masked(
     positive, negative = _sampled_logits(anchors, positives, negatives, mask, temperature)
     collides = neg_ids == pos_ids[..., None]
     negative = negative.masked_fill(collides, masked_logit)
-    return _masked_mean(log1p_exp(torch.logsumexp(negative, dim=-1) - positive), mask)
+    return masked_mean(log1p_exp(torch.logsumexp(negative, dim=-1) - positive), mask)
 
 
 @full_precision
@@ -107,7 +108,7 @@ def bce_pos_neg(
         raise ValueError(f"combine is sum_of_means or mean_of_means, not {combine!r}")
     if mask is not None:
         pos_logits, neg_logits = (z.masked_fill(~mask, 0.0) for z in (pos_logits, neg_logits))
-    total = _masked_mean(log1p_exp(-pos_logits) + log1p_exp(neg_logits), mask)
+    total = masked_mean(log1p_exp(-pos_logits) + log1p_exp(neg_logits), mask)
     return total if combine == "sum_of_means" else 0.5 * total
 
 
@@ -121,9 +122,3 @@ def _sampled_logits(
         positives = positives.masked_fill(~mask[..., None], 0.0)
     a = unit(anchors) / temperature
     return (a * unit(positives)).sum(dim=-1), a @ unit(negatives).T
-
-
-def _masked_mean(losses: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return losses.mean()
-    return torch.where(mask, losses, 0.0).sum() / mask.sum().clamp(min=1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.functional.image_text import clip
+from clip_pkg.losses.functional.masking import masked_mean
 from clip_pkg.losses.functional.precision import full_precision
 
 
@@ -22,6 +23,59 @@ class SuperClipTerms(NamedTuple):
     contrastive_loss: Tensor
     cap_fq_out: Tensor
     num_samples_out: Tensor
+
+
+class TokenTerms(NamedTuple):
+    """Loss (scalar) and the running state to hand to the next batch."""
+
+    class_loss: Tensor
+    cap_fq_out: Tensor
+    num_samples_out: Tensor
+
+
+@full_precision
+def token_classification(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None = None,
+    *,
+    cap_fq_in: Tensor,
+    num_samples_in: Tensor,
+) -> TokenTerms:
+    """Classify each image over its text's tokens, rare tokens weighing more.
+
+    The share of the batch's texts that hold a token is added to f, and 1 to n, before use. Token v
+    weighs w_v = log((n + 1/B)/(f_v + 1/B)); the target t_i of a text is w over its distinct
+    tokens, scaled to sum 1 (all zero when every token is in every text so far);
+    class = 1/B · Σ_i −t_i·log_softmax(z_i).
+    Zhao et al. 2025, "SuperCLIP: CLIP with Simple Classification Supervision", section 3.
+
+    Args:
+        logits: [B, V] of the images over the vocabulary.
+        labels: [B, L] int64 token ids; negative ones are padding, any other id is a token.
+        mask: [B] bool, which texts count (the logits of the others must be finite); None for all.
+        cap_fq_in: [1, V], f before this batch; zeros at the start.
+        num_samples_in: [1, 1], n before this batch; zero at the start.
+
+    Returns:
+        The terms; the state passed in is not changed. Loss 0 and the old state if no text counts.
+    """
+    counted = torch.ones_like(labels[:, 0], dtype=torch.bool) if mask is None else mask
+    tokens, is_new = _distinct(labels)
+    counts_once = is_new & counted[:, None]
+    total = counted.sum().to(num_samples_in.dtype)
+    batch = total.clamp(min=1)
+    share = counts_once.to(cap_fq_in.dtype).flatten() / batch
+    frequency = cap_fq_in.flatten().scatter_add(0, tokens.flatten(), share)[None, :]
+    count = num_samples_in + (total > 0)
+
+    weights = torch.log((count + 1 / batch) / (frequency + 1 / batch)).flatten().to(logits.dtype)
+    target = torch.where(counts_once, weights[tokens], 0.0)
+    target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    # Only the L tokens of a text have a target, so the rest of [B, V] is needed in one lse alone.
+    log_norm = torch.logsumexp(logits, dim=1) * target.sum(dim=1)
+    losses = log_norm - (target * logits.gather(1, tokens)).sum(dim=1)
+    return TokenTerms(masked_mean(losses, mask), frequency, count)
 
 
 @full_precision
@@ -36,17 +90,11 @@ def superclip_terms(
     num_samples_in: Tensor,
     normalize_inputs: bool = True,
 ) -> SuperClipTerms:
-    """Classify each image over its text's tokens, rare tokens weighing more, plus `clip`.
-
-    The share of the batch's texts that hold a token is added to f, and 1 to n, before use. Token v
-    weighs w_v = log((n + 1/B)/(f_v + 1/B)); the target t_i of a text is w over its distinct
-    tokens, scaled to sum 1 (all zero when every token is in every text so far);
-    class = 1/B · Σ_i −t_i·log_softmax(z_i). total = class + contrastive.
-    Zhao et al. 2025, "SuperCLIP: CLIP with Simple Classification Supervision", section 3.
+    """`token_classification` plus `clip`; both are described there. total = class + contrastive.
 
     Args:
         logits: [B, V] of the images over the vocabulary.
-        labels: [B, L] int64 token ids; a padding id counts as a token like any other.
+        labels: [B, L] int64 token ids; negative ones are padding, any other id is a token.
         image: [B, D].
         text: [B, D].
         logit_scale: s = 1/temperature of `clip`, scalar, already exponentiated.
@@ -57,20 +105,17 @@ def superclip_terms(
     Returns:
         The terms; the state passed in is not changed.
     """
-    batch = logits.shape[0]
-    tokens, order_is_new = _distinct(labels)
-    share = order_is_new.to(cap_fq_in.dtype).flatten() / batch
-    frequency = cap_fq_in.flatten().scatter_add(0, tokens.flatten(), share)[None, :]
-    count = num_samples_in + 1
-
-    weights = torch.log((count + 1 / batch) / (frequency + 1 / batch)).flatten().to(logits.dtype)
-    target = torch.where(order_is_new, weights[tokens], 0.0)
-    target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    # Only the L tokens of a text have a target, so the rest of [B, V] is needed in one lse alone.
-    log_norm = torch.logsumexp(logits, dim=1) * target.sum(dim=1)
-    class_loss = (log_norm - (target * logits.gather(1, tokens)).sum(dim=1)).mean()
+    tokens = token_classification(
+        logits, labels, cap_fq_in=cap_fq_in, num_samples_in=num_samples_in
+    )
     contrastive = clip(image, text, logit_scale, normalize_inputs=normalize_inputs)
-    return SuperClipTerms(class_loss + contrastive, class_loss, contrastive, frequency, count)
+    return SuperClipTerms(
+        tokens.class_loss + contrastive,
+        tokens.class_loss,
+        contrastive,
+        tokens.cap_fq_out,
+        tokens.num_samples_out,
+    )
 
 
 @full_precision
@@ -100,7 +145,8 @@ def superclip(
 
 
 def _distinct(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted tokens of each text, [B, L], and whether each is the first of its kind, [B, L]."""
+    """Sorted tokens of each text, [B, L], and whether each is a token and the first of its kind."""
     tokens = labels.sort(dim=1).values
     first = torch.ones_like(tokens[:, :1], dtype=torch.bool)
-    return tokens, torch.cat([first, tokens[:, 1:] != tokens[:, :-1]], dim=1)
+    is_new = torch.cat([first, tokens[:, 1:] != tokens[:, :-1]], dim=1)
+    return tokens.clamp(min=0), is_new & (tokens >= 0)

@@ -25,6 +25,7 @@ TripletReduction = Literal["mean_over_all", "mean_over_nonzero"]
 def triplet(
     embeddings: Tensor,
     labels: Tensor,
+    mask: Tensor | None = None,
     *,
     margin: float = 0.2,
     mining: Mining = "batch_all",
@@ -45,6 +46,7 @@ def triplet(
     Args:
         embeddings: [B, D].
         labels: [B] int64.
+        mask: [B] bool, which samples may be in a triplet (the others must be finite); None for all.
         margin: m.
         mining: every triplet, or for each anchor its farthest positive and nearest negative.
         power: distances are ‖·‖^power, power ≥ 1.
@@ -64,11 +66,15 @@ def triplet(
     if power != 1:
         distances = distances**power
     same = labels[:, None] == labels[None, :]
-    positive = same.clone().fill_diagonal_(False)
+    negative = ~same
+    if mask is not None:
+        pairs = mask[:, None] & mask[None, :]
+        same, negative = same & pairs, negative & pairs
+    positive = same.fill_diagonal_(False)
     if mining == "batch_all" and not (swap or soft_margin):
-        return _all_triplets(distances, positive, ~same, margin, reduction)
+        return _all_triplets(distances, positive, negative, margin, reduction)
     mine = _hardest_violations if mining == "batch_hard" else _all_violations
-    violations, exists = mine(distances, positive, ~same, swap)
+    violations, exists = mine(distances, positive, negative, swap)
     violations = violations + margin
     losses = log1p_exp(violations) if soft_margin else F.relu(violations)
     counted = exists if reduction == "mean_over_all" else exists & (losses > 0)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from clip_pkg.config.aux_losses import aux_classes
+from clip_pkg.config.load import configs_from_mapping, dump_canonical
+from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.errors import ConfigErrors
+
+NO_TEXTS = {"text_encoder_name": "none", "loss": {"type": "ce", "classifier": "linear"}}
+
+
+def problems(values):
+    with pytest.raises(ConfigErrors) as caught:
+        configs_from_mapping([values])
+    return {
+        problem.where.removeprefix("[0]."): problem.message for problem in caught.value.problems
+    }
+
+
+def notices(values):
+    loaded = configs_from_mapping([values])
+    return dict(notice.removeprefix("[0].").split(": ", 1) for notice in loaded.notices)
+
+
+def test_defaults_need_no_notice():
+    assert notices({}) == {}
+    for kind in loss_classes():
+        made = configs_from_mapping([{"loss": {"type": kind}}])
+        assert made.configs[0].needs_text == (
+            "text_encoder_name" not in notices({"loss": {"type": kind}})
+        )
+
+
+@pytest.mark.parametrize("kind", loss_classes())
+def test_without_a_text_encoder_only_losses_without_texts(kind):
+    values = {"text_encoder_name": "none", "loss": {"type": kind}}
+    if not loss_classes()[kind]().needs_text:
+        assert configs_from_mapping([values]).configs[0].text_encoder.family == "none"
+        return
+    (problem,) = problems(values).items()
+    assert problem[0] == "loss"
+    assert f'"{kind}" needs class texts, text_encoder_name is "none"' in problem[1]
+    has_way = kind in ("ce", "focal", "combined")
+    assert ('set its classifier to "linear"' in problem[1]) == has_way
+    if has_way:
+        values["loss"]["classifier"] = "linear"
+        assert not configs_from_mapping([values]).configs[0].needs_text
+
+
+@pytest.mark.parametrize("kind", aux_classes())
+def test_without_a_text_encoder_only_auxiliary_losses_without_texts(kind):
+    values = {**NO_TEXTS, "aux_losses": [{"type": kind}]}
+    if aux_classes()[kind]().needs_text:
+        assert set(problems(values)) == {"aux_losses[0]"}
+    else:
+        assert not configs_from_mapping([values]).configs[0].needs_text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("class_texts_file", "texts.json"), ("text_template", "a {}"), ("prompts_per_class", 3)],
+)
+def test_texts_without_a_text_encoder(key, value):
+    assert problems({**NO_TEXTS, key: value}) == {
+        key: 'has no meaning where text_encoder_name is "none"; leave it out'
+    }
+
+
+def test_every_contradiction_is_reported_at_once():
+    found = problems(
+        {
+            "text_encoder_name": "none",
+            "class_texts_file": "texts.json",
+            "mixup_alpha": 0.2,
+            "batch_size": 2,
+            "aux_losses": [{"type": "triplet"}, {"type": "triplet"}],
+            "image_encoder_name": "vit",
+            "img_size": 225,
+        }
+    )
+    assert set(found) == {
+        "loss",
+        "class_texts_file",
+        "mixup_alpha",
+        "batch_size",
+        "aux_losses[1]",
+        "img_size",
+    }
+
+
+def test_what_is_wrong_by_itself_contradicts_nothing():
+    assert set(problems({**NO_TEXTS, "loss": {"type": "cee"}})) == {"loss.type"}
+    assert set(problems({"mixup_alpha": 0.2, "loss": {"type": "cee"}})) == {"loss.type"}
+    # but what the right keys contradict is still said
+    found = problems({"epochs": 0, "mixup_alpha": 0.2})
+    assert set(found) == {"epochs", "mixup_alpha"}
+
+
+@pytest.mark.parametrize("key", ["mixup_alpha", "cutmix_alpha", "label_smoothing"])
+@pytest.mark.parametrize("kind", loss_classes())
+def test_soft_labels(key, kind):
+    values = {"loss": {"type": kind}, key: 0.3}
+    says = loss_classes()[kind].soft_targets
+    if says == "no":
+        assert problems(values)[key].startswith(f'makes soft labels, which "{kind}" in loss cannot')
+        return
+    found = notices(values)
+    assert ("loss" in found) == (says == "warn" and key != "label_smoothing")
+    if "loss" in found:
+        assert found["loss"].startswith(f'"{kind}" sees mixed images under {key}: its ')
+        assert found["loss"].endswith("takes each for the class with the larger share")
+
+
+def test_auxiliary_losses_see_mixed_images_too():
+    aux = [{"type": kind} for kind in aux_classes()]
+    found = notices({"loss": {"type": "ce"}, "aux_losses": aux, "cutmix_alpha": 1.0})
+    assert set(found) == {
+        f"aux_losses[{index}]" for index, block in enumerate(aux) if block["type"] != "cosine_sim"
+    }
+
+
+@pytest.mark.parametrize("kind", [*loss_classes(), *aux_classes()])
+def test_batches_below_what_a_loss_learns_from_are_refused(kind, monkeypatch):
+    block = {**loss_classes(), **aux_classes()}[kind]
+    monkeypatch.setattr(block, "smallest_batch", 4)
+    aux = [{"type": kind}] if kind in aux_classes() else []
+    values = {"loss": {"type": "clip" if aux else kind}, "aux_losses": aux}
+    message = problems({**values, "batch_size": 3})["batch_size"]
+    where = "aux_losses" if aux else "loss"
+    assert message == (
+        f'3 is too small for "{kind}" in {where}, which learns from batches of at least 4'
+    )
+    assert configs_from_mapping([{**values, "batch_size": 4}]).configs[0].smallest_batch == 4
+
+
+def test_triplets_need_three_images():
+    assert set(problems({"aux_losses": ["triplet"], "batch_size": 2})) == {"batch_size"}
+
+
+@pytest.mark.parametrize("text_encoder", ["prompts", "prompts:clip:ViT-B/32"])
+def test_learned_prompts_have_no_tokens(text_encoder):
+    values = {"loss": {"type": "superclip_tokens"}, "text_encoder_name": text_encoder}
+    assert "learned prompts have none" in problems(values)["loss"]
+
+
+@pytest.mark.parametrize(
+    ("block", "place"),
+    [
+        (
+            {"type": "superclip", "class_loss_weight": 0, "contrastive_loss_weight": 0},
+            "loss.class_loss_weight",
+        ),
+        (
+            {"type": "superclip_tokens", "contrastive_loss_weight": 0},
+            "loss.contrastive_loss_weight",
+        ),
+    ],
+)
+def test_weights_that_leave_nothing_to_learn(block, place):
+    assert set(problems({"loss": block})) == {place}
+
+
+def test_a_focus_belongs_to_the_focal_style():
+    for kind in ("proxy", "combined"):
+        for gamma in ("gamma_pos", "gamma_neg"):
+            assert set(problems({"loss": {"type": kind, gamma: 1.0}})) == {f"loss.{gamma}"}
+    block = {"type": "proxy", "proxy_type": "FocalStyleProxyAnchorLoss", "gamma_neg": 0.5}
+    (config,) = configs_from_mapping([{"loss": block}]).configs
+    assert config.loss.focus == (2.0, 0.5)
+    assert configs_from_mapping([{"loss": {"type": "proxy"}}]).configs[0].loss.focus == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for kind in loss_classes() for block in ({"type": kind},)],
+    ids=lambda b: b["type"],
+)
+def test_canonical_form_of_every_loss_can_be_fed_back(block):
+    values = {"loss": block, "aux_losses": list(aux_classes())}
+    (config,) = configs_from_mapping([values]).configs
+    dumped = dump_canonical(config)
+    assert next(iter(dumped["loss"])) == "type"
+    assert configs_from_mapping([dumped]).configs == (config,)
+
+
+def test_python_users_get_the_same_sentences():
+    with pytest.raises(ValidationError, match="needs class texts"):
+        RunConfig.model_validate({"text_encoder_name": "none"})
