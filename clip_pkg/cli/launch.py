@@ -27,6 +27,7 @@ from clip_pkg.cli.probe import (
 )
 from clip_pkg.cli.run_folder import (
     folders_to_replace,
+    refuse_folder_in_use,
     set_aside,
     sole_launcher,
     write_config_files,
@@ -63,11 +64,12 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     terminal = Terminal()
     wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
     devices, device_notices = find_devices(wanted)
+    run = RunPaths(parsed.output_dir.resolve())
+    refuse_folder_in_use(run)
     executor = InlineExecutor(_inline) if parsed.executor == "inline" else ProcessExecutor()
     try:
         probe = _ask(loaded.configs, executor, devices[0])
         preparation = prepare(parsed, loaded, probe, terminal)
-        run = RunPaths(parsed.output_dir.resolve())
         kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
         _report(preparation, terminal)
         for notice in (*device_notices, *_pin_notices(preparation.configs, devices)):

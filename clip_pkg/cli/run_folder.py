@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -58,25 +58,40 @@ def _mismatch(paths: ConfigPaths, identity: Identity) -> str:
     return f"made with different {', '.join(differences)}" if differences else ""
 
 
+def refuse_folder_in_use(run: RunPaths) -> None:
+    """Raise RunFolderError at once if another launcher works there; writes nothing."""
+    if run.lock.exists():
+        with _acquired(run):
+            pass
+
+
 @contextmanager
 def sole_launcher(run: RunPaths) -> Iterator[None]:
     """Hold the output folder; the operating system lets go of the lock when the process ends."""
     run.output_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.lock)
-    holder = run.lock.with_suffix(".holder")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "an unknown process"
-        raise RunFolderError(
-            f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
-        ) from None
-    with lock:
+    holder = _holder(run)
+    with _acquired(run):
         holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
         try:
             yield
         finally:
             holder.unlink(missing_ok=True)
+
+
+def _holder(run: RunPaths) -> Path:
+    return run.lock.with_suffix(".holder")
+
+
+def _acquired(run: RunPaths) -> AbstractContextManager[object]:
+    lock = FileLock(run.lock)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        holder = _holder(run)
+        who = holder.read_text(encoding="utf-8") if holder.exists() else "an unknown process"
+        raise RunFolderError(
+            f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
+        ) from None
 
 
 def set_aside(run: RunPaths, old: ConfigPaths, terminal: Terminal) -> None:

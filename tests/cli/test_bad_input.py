@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from config.test_broken_configs import MEMBERS, MISTAKES, render
 from planning.test_broken_folders import BROKEN
-from tiny import TINY, Program, program_environment
+from tiny import TINY, program_environment
 
 import clip_pkg.cli.launch
 from clip_pkg.cli import main
@@ -104,25 +104,27 @@ def test_configs_that_do_not_fit_the_images(
 
 
 def test_a_class_without_text_is_named(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
     (tmp_path / "texts.json").write_text('{"red": "a red thing", "grun": "a green thing"}')
-    config = write_configs({"class_texts_file": "texts.json"})
-    shown = program("validate", "--data-dir", images, "--config-file", config, check=2).stderr
+    shown = train("--config-file", write_configs({"class_texts_file": "texts.json"}), check=2)
     assert "grün" in shown
     assert "blue sky" in shown
     assert "Traceback" not in shown
 
 
 def test_missing_weights_and_impossible_sizes_are_told_before_training(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str],
+    tmp_path: Path,
+    write_configs: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     configs = write_configs(
         {"name": "a", "image_encoder_name": "resnet18"},
         {"name": "b", "image_encoder_name": "test_vit:scratch", "img_size": 8},
     )
-    words = arguments(images, tmp_path / "out", configs)
-    shown = program(*words, check=2).stderr
+    shown = train("--config-file", configs, "--multi-config", check=2)
     assert "resnet18" in shown
     assert "weights_dir" in shown
     assert "Traceback" not in shown
@@ -212,10 +214,10 @@ def test_names_that_leave_the_folder_are_refused(
 
 
 def test_a_foreign_folder_in_the_way_is_left_alone(
-    images: Path, program: Program, tmp_path: Path, write_configs: Callable[..., Path]
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
     (tmp_path / "out/mine").mkdir(parents=True)
     (tmp_path / "out/mine/thesis.txt").write_text("do not touch")
-    words = arguments(images, tmp_path / "out", write_configs({"name": "mine"}))
-    assert "not empty" in program(*words, check=2).stderr
+    shown = train("--config-file", write_configs({"name": "mine"}), check=2)
+    assert "not empty" in shown
     assert (tmp_path / "out/mine/thesis.txt").read_text() == "do not touch"
