@@ -16,4 +16,6 @@ echo "mypy";        "$python" -m mypy
 
 required=()
 [ $# -gt 0 ] || required=(--cov-fail-under=90)
-exec "$python" -m pytest --cov --cov-report=term ${required[@]+"${required[@]}"} "$@"
+# One file per process at a time; `-n 0` runs everything in one process, for debuggers.
+parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile)
+exec "$python" -m pytest "${parallel[@]}" --cov --cov-report=term ${required[@]+"${required[@]}"} "$@"

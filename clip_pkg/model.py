@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.encoders.clip_text import ClipText
+from clip_pkg.encoders.hf_text import HfText
 from clip_pkg.encoders.image import ImageEncoder, build_image_encoder
 from clip_pkg.encoders.state import load_strictly
 from clip_pkg.encoders.text import (
@@ -113,14 +114,16 @@ class ImageTextModel(nn.Module):
 
     def class_tokens(self, prompt_rows: Tensor) -> Tensor:
         """Rows [C] of one prompt per class → the tokenizer's ids [C, L], -1 for padding."""
-        assert isinstance(self.text_encoder, ClipText), "only CLIP text towers give their tokens"
+        assert isinstance(self.text_encoder, ClipText | HfText), "only text towers have tokens"
         return self.text_encoder.prompt_tokens[prompt_rows]
 
     @property
     def vocabulary_size(self) -> int | None:
         """Number of ids in `class_tokens`; None where there are none."""
         return (
-            self.text_encoder.vocabulary_size if isinstance(self.text_encoder, ClipText) else None
+            self.text_encoder.vocabulary_size
+            if isinstance(self.text_encoder, ClipText | HfText)
+            else None
         )
 
     def class_features(self, prompt_rows: Tensor) -> Tensor:

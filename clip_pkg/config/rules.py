@@ -105,6 +105,15 @@ def _tokens_are_there_where_needed(config: RunConfig) -> Iterator[Finding]:
             )
 
 
+def _tokens_are_kept_where_needed(config: RunConfig) -> Iterator[Finding]:
+    if config.needs_tokens and config.freeze_text_encoder:
+        yield (
+            ("freeze_text_encoder",),
+            "keeps the features of the class texts and drops their tokens, which the loss reads; "
+            "set it to false",
+        )
+
+
 def _soft_labels_mean_something(config: RunConfig) -> Iterator[Finding]:
     for key in SOFT_LABEL_KEYS:
         if getattr(config, key) > 0:
@@ -142,6 +151,7 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("image_encoder_name", "img_size"), _image_size_fits_the_encoder),
     ((*_LOSS_KEYS, "text_encoder_name", *TEXT_KEYS), _texts_are_there_where_needed),
     ((*_LOSS_KEYS, "text_encoder_name"), _tokens_are_there_where_needed),
+    ((*_LOSS_KEYS, "freeze_text_encoder"), _tokens_are_kept_where_needed),
     ((*_LOSS_KEYS, *SOFT_LABEL_KEYS), _soft_labels_mean_something),
     ((*_LOSS_KEYS, "batch_size"), _batches_are_large_enough),
     (("aux_losses",), _auxiliary_losses_differ),

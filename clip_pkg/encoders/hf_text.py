@@ -28,13 +28,19 @@ class HfText(nn.Module):
 
     tokens: Tensor
     mask: Tensor
+    prompt_tokens: Tensor
 
-    def __init__(self, model: nn.Module, tokens: Tensor, mask: Tensor, num_features: int) -> None:
+    def __init__(
+        self, model: nn.Module, tokens: Tensor, mask: Tensor, num_features: int, vocabulary: int
+    ) -> None:
         super().__init__()
+        self.vocabulary_size = vocabulary
         self.num_features = num_features
         self.model = model
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
+        # For losses that read the texts themselves: -1 where there is only padding.
+        self.register_buffer("prompt_tokens", tokens.masked_fill(mask == 0, -1), persistent=False)
 
     def forward(self, prompt_rows: Tensor) -> Tensor:
         """Compute the features of the chosen prompts."""
@@ -74,7 +80,7 @@ def build_hf_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path |
         list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
     )
     size = getattr(config, "hidden_size", None) or config.d_model
-    return HfText(model, batch["input_ids"], batch["attention_mask"], int(size))
+    return HfText(model, batch["input_ids"], batch["attention_mask"], int(size), len(tokenizer))
 
 
 def import_transformers() -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from clip_pkg.config.loss_blocks import LossConfig
 from clip_pkg.engine.setup import FoldSetup
+from clip_pkg.losses.table import part_labels
 
-NOT_REPEATED = frozenset({"name", "loss", "image_encoder_name", "text_encoder_name"})
+NOT_REPEATED = frozenset({"name", "loss", "aux_losses", "image_encoder_name", "text_encoder_name"})
 
 
 def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str]]:
@@ -20,13 +22,16 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
     prompts = sum(len(rows) for rows in setup.texts.prompts)
     total = sum(p.numel() for p in setup.model.parameters())
     trainable = sum(p.numel() for p in setup.model.parameters() if p.requires_grad)
-    loss = config.loss.model_dump()
+    weights = setup.objective.part_weights
+    labels = part_labels(config.loss, config.aux_losses)
     lines = [
         ("Config", task.name),
         ("Fold", f"{task.fold} of {task.n_folds}"),
         ("Device", f"{device_id} ({setup.precision}), process {os.getpid()}"),
-        ("Loss Type", str(loss.pop("type"))),
-        *((f"  {_title(name)}", _value(value)) for name, value in loss.items()),
+        ("Loss Type", config.loss.type),
+        *_parameters(config.loss),
+        *(line for aux in config.aux_losses for line in _auxiliary(aux)),
+        *((f"  → {labels[name].label} weight", f"{weights[name]:.2f}") for name in weights),
         ("Image encoder", config.image_encoder_name),
         ("Text encoder", config.text_encoder_name),
         ("Parameters", f"{total:,} ({trainable:,} trained)"),
@@ -40,6 +45,20 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
         if name not in NOT_REPEATED
     ]
     return lines
+
+
+def _parameters(block: LossConfig) -> list[tuple[str, str]]:
+    """Parameters of a loss block by the names that papers and guides give them."""
+    return [
+        (field.title or _title(name), _value(getattr(block, name)))
+        for name, field in type(block).model_fields.items()
+        if name != "type"
+    ]
+
+
+def _auxiliary(block: LossConfig) -> list[tuple[str, str]]:
+    inside = [(f"  {name}", value) for name, value in _parameters(block)]
+    return [("Auxiliary Loss", block.type), *inside]
 
 
 def _title(name: str) -> str:

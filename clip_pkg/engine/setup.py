@@ -22,7 +22,7 @@ from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
 from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.engine.precision import Precision, choose_precision
-from clip_pkg.errors import DataError, UserError
+from clip_pkg.errors import DataError
 from clip_pkg.losses.contract import Objective, TrainingSet
 from clip_pkg.losses.table import build_objective, class_weight_method
 from clip_pkg.model import ImageTextModel, build_model
@@ -201,11 +201,7 @@ def _objective(
         weights = torch.from_numpy(
             class_weights(counts, method, config.weight_smooth_factor)
         ).float()
-    if config.needs_tokens and vocabulary_size is None:
-        raise UserError(
-            f"{config.name}: loss {config.loss.type} reads the tokens of the class texts; it needs "
-            "a text_encoder_name of the form clip:<model> and freeze_text_encoder: false"
-        )
+    assert vocabulary_size is not None or not config.needs_tokens, "the config checks for tokens"
     training_set = TrainingSet(torch.from_numpy(counts), config.embed_dim, weights, vocabulary_size)
     return build_objective(config.loss, training_set, config.aux_losses)
 

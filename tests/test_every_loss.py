@@ -1,0 +1,122 @@
+"""Every row of the loss tables trains through the command line, alone and with two auxiliaries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from clip_pkg.evaluation.summary import without_times
+from clip_pkg.losses.table import AUXILIARY, LOSSES
+from clip_pkg.planning.tasks import FoldTask, read_record
+
+SMALL_TOWER = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"}
+FROZEN = {"freeze_text_encoder": True}
+SPECIAL = {"superclip_tokens": SMALL_TOWER}  # reads the tokens of the texts
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def summary(root: Path) -> dict[str, Any]:
+    return without_times(read(root / "cv_summary.json"))
+
+
+@pytest.mark.parametrize("aux", [[], ["center", "triplet"]], ids=["alone", "with auxiliaries"])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_row_trains_and_reproduces(
+    kind: str,
+    aux: list[str],
+    train: Callable[..., str],
+    tmp_path: Path,
+    write_configs: Callable[..., Path],
+) -> None:
+    config = {
+        "name": "a",
+        "loss": {"type": kind},
+        "aux_losses": [{"type": name, "weight": 0.1} for name in aux],
+        **SPECIAL.get(kind, {}),
+    }
+    path = write_configs(config)
+    train("--config-file", path, output="first")
+    train("--config-file", path, output="second")
+    first = summary(tmp_path / "first/a")
+    assert first == summary(tmp_path / "second/a")
+    assert first["complete"]
+    history = read(tmp_path / "first/a/fold_1/history.json")
+    assert {len(column) for column in history.values()} == {2}
+    task = read_record(FoldTask, tmp_path / "first/a/fold_1/task.json")
+    assert task is not None
+    for name in (*LOSSES[kind].parts, *aux):
+        assert all(value is not None for value in history[f"train_{name}_loss"]), name
+    state = torch.load(tmp_path / "first/a/fold_1/checkpoint_best.pth", weights_only=True)
+    assert bool(state["objective"]) or not (LOSSES[kind].owns_parameters or aux)
+
+
+@pytest.mark.parametrize("kind", AUXILIARY)
+def test_auxiliary_trains_and_is_logged(
+    kind: str, train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    aux = [{"type": kind, "weight": 0.5}]
+    train("--config-file", write_configs({"name": "a", "use_cv": False, "aux_losses": aux}))
+    events = EventAccumulator(str(tmp_path / "out/a/tensorboard/fold_1/train"))
+    events.Reload()
+    history = read(tmp_path / "out/a/fold_1/history.json")
+    for name in AUXILIARY[kind].parts:
+        curve = [event.value for event in events.Scalars(AUXILIARY[kind].parts[name].tag)]
+        assert curve == pytest.approx(history[f"train_{name}_loss"], rel=1e-6)
+        shares = history[f"train_{name}_share"]
+        total = 0.5 * history[f"train_{name}_loss"][0] / history["train_loss"][0]
+        assert shares[0] == pytest.approx(total, rel=1e-6)
+
+
+def test_a_linear_classifier_needs_no_text_encoder(
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    config = {"name": "a", "text_encoder_name": "none", "use_cv": False}
+    loss = {"type": "ce", "classifier": "linear"}
+    train("--config-file", write_configs({**config, "loss": loss}))
+    assert summary(tmp_path / "out/a")["complete"]
+    state = torch.load(tmp_path / "out/a/fold_1/checkpoint_best.pth", weights_only=True)
+    assert not [name for name in state["model"] if name.startswith("text_")]
+
+
+@pytest.mark.parametrize("key", ["mixup_alpha", "cutmix_alpha", "label_smoothing"])
+def test_soft_labels_train_where_the_loss_takes_them(
+    key: str, train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    config = {"name": "a", "use_cv": False, "loss": {"type": "ce"}, key: 0.2}
+    train("--config-file", write_configs(config))
+    assert summary(tmp_path / "out/a")["complete"]
+    refused = write_configs({**config, "loss": {"type": "clip"}}, name="refused.json")
+    assert key in train("--config-file", refused, output="other", check=2)
+
+
+def test_learned_prompts_can_start_from_a_text_encoder(
+    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    started = "prompts:clip:ViT-S-32-alt:scratch"
+    config = {"name": "a", "use_cv": False, "text_encoder_name": started, "prompts_per_class": 3}
+    train("--config-file", write_configs(config))
+    state = torch.load(tmp_path / "out/a/fold_1/checkpoint_best.pth", weights_only=True)
+    assert state["model"]["text_encoder.vectors"].shape == (9, 384) or (
+        state["model"]["text_encoder.vectors"].shape[0] == 9
+    )
+
+
+def test_tokens_need_a_tower_that_has_them(
+    train: Callable[..., str], write_configs: Callable[..., Path]
+) -> None:
+    loss = {"loss": {"type": "superclip_tokens"}}
+    configs = write_configs(
+        {"name": "learned", **loss}, {"name": "frozen", **loss, **SMALL_TOWER, **FROZEN}
+    )
+    shown = train("--config-file", configs, "--multi-config", check=2)
+    assert "learned prompts have none" in shown
+    assert "[1].freeze_text_encoder" in shown
