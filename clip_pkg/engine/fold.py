@@ -54,12 +54,21 @@ def run_fold(
 
     Raises Interrupted when `stop` became true, Diverged when training went to NaN.
     """
+    # At small temperatures most softmax terms are denormal, and CPUs take a hundredfold for these.
+    torch.set_flush_denormal(True)
+    try:
+        return _train_fold(task, device, device_id, stream, stop)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _train_fold(
+    task: FoldTask, device: torch.device, device_id: str, stream: TextIO, stop: Stop
+) -> FoldResult:
     started = time.monotonic()
     task.paths.root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(task.paths.root)
     torch.backends.cudnn.benchmark = True
-    # At small temperatures most softmax terms are denormal, and CPUs take a hundredfold for these.
-    torch.set_flush_denormal(True)
     source = _checkpoint_to_continue(task)
     state = None if source is None else _matching_state(task, source)
     setup = set_up(task, device, None if state is None else state["model"])

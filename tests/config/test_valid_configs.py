@@ -142,11 +142,11 @@ SOFT_LABELS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
 
 
 def without_contradictions(config):
-    """Leave out soft labels that the loss cannot take."""
-    kind = config.get("loss", {"type": "clip"})["type"]
-    if loss_classes()[kind].soft_targets == "no":
-        return {key: value for key, value in config.items() if key not in SOFT_LABELS}
-    return config
+    """Leave out what the loss cannot take: soft labels, a text encoder that drops its tokens."""
+    loss = loss_classes()[config.get("loss", {"type": "clip"})["type"]]
+    out = set(SOFT_LABELS) if loss.soft_targets == "no" else set()
+    out |= {"freeze_text_encoder"} if loss.needs_tokens else set()
+    return {key: value for key, value in config.items() if key not in out}
 
 
 configs = st.fixed_dictionaries({}, optional=optional).map(without_contradictions)

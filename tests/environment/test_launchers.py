@@ -132,17 +132,23 @@ def test_a_wrong_setting_ends_before_anything_is_made(
     assert not (checkout.root / "no such").exists()
 
 
+PARALLEL = "--numprocesses auto --maxprocesses 4 --dist loadfile"
+
+
 def test_the_test_launcher_ends_with_the_tests(launchable: Checkout) -> None:
     done = launchable.run(["bash", "run_tests.sh"])
     assert done.returncode == 0, done.stderr
     ran = [
         line for line in done.stdout.splitlines() if line.split()[0] in {"ruff", "mypy", "pytest"}
     ]
-    assert ran[-1] == "pytest --cov --cov-report=term --cov-fail-under=90"
+    assert ran[-1] == f"pytest {PARALLEL} --cov --cov-report=term --cov-fail-under=90"
     assert done.stdout.splitlines()[-1] == ran[-1]
     assert {"ruff check .", "ruff format --check ."} <= set(ran)
     chosen = launchable.run(["bash", "run_tests.sh", "tests/config", "-x"])
-    assert chosen.stdout.splitlines()[-1] == "pytest --cov --cov-report=term tests/config -x"
+    assert (
+        chosen.stdout.splitlines()[-1]
+        == f"pytest {PARALLEL} --cov --cov-report=term tests/config -x"
+    )
 
 
 @pytest.mark.parametrize("failing", ["ruff", "mypy", "pytest"])
