@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,12 @@ import pytest
 from tiny import TINY, Program, command, make_folder, program_environment
 
 from clip_pkg.cli import main
+
+
+def pytest_configure() -> None:
+    """Let children hear Ctrl-C even where a shell started the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
