@@ -199,7 +199,7 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(
         title="Validation, mean ± SD over folds at the best epoch; Last: at the last epoch"
     )
-    table.add_column("Config", overflow="fold", min_width=9)
+    table.add_column("Config", overflow="fold", min_width=7)
     table.add_column("Folds", justify="right")
     for _, title in COLUMNS:
         table.add_column(title, justify="right")
