@@ -105,9 +105,7 @@ def test_learned_prompts_can_start_from_a_text_encoder(
     config = {"name": "a", "use_cv": False, "text_encoder_name": started, "prompts_per_class": 3}
     train("--config-file", write_configs(config))
     state = torch.load(tmp_path / "out/a/fold_1/checkpoint_best.pth", weights_only=True)
-    assert state["model"]["text_encoder.vectors"].shape == (9, 384) or (
-        state["model"]["text_encoder.vectors"].shape[0] == 9
-    )
+    assert len(state["model"]["text_encoder.vectors"]) == 3 * 3
 
 
 def test_tokens_need_a_tower_that_has_them(

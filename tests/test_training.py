@@ -276,9 +276,11 @@ def test_diverged_folds_are_named_and_the_other_config_is_finished(
 def test_an_inner_split_chooses_the_epoch_without_the_reported_fold(
     train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
-    train("--config-file", write_configs({"name": "a", "inner_val_fraction": 0.3}))
+    changes = {"inner_val_fraction": 0.3, "image_lr_scale": 0.5, "warmup_epochs": 0.0}
+    train("--config-file", write_configs({"name": "a", **changes}))
     result = read(tmp_path / "out/a/fold_1/result.json")
     history = read(tmp_path / "out/a/fold_1/history.json")
+    assert history["learning_rate"][0] == pytest.approx(TINY["learning_rate"])
     assert result["chosen_on"] == "inner validation split"
     losses = history["inner_val_loss"]
     assert result["best_epoch"] == 1 + losses.index(min(losses))

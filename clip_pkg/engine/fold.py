@@ -174,7 +174,8 @@ class FoldTraining:
     def _epoch(self, epoch: int) -> None:
         started = time.monotonic()
         setup, config = self._setup, self._setup.config
-        learning_rate = setup.optimisation.learning_rate
+        # The config's rate; towers and losses may have factors of their own on it.
+        learning_rate = config.learning_rate * setup.optimisation.factor
         train = self._train(epoch)
         trained = time.monotonic() - started
         self._train_seconds += trained

@@ -59,16 +59,13 @@ class Optimisation:
         self.step_count = 0
 
     @property
-    def learning_rate(self) -> float:
-        """Unscaled rate of the step to come: the schedule's factor times the first group's peak."""
-        return self._peaks[0] * self._factor()
-
-    def _factor(self) -> float:
+    def factor(self) -> float:
+        """What the schedule multiplies every group's peak rate by in the step to come."""
         return cosine_with_warmup(self.step_count, self._total_steps, self._warmup_steps)
 
     def apply(self, loss: Tensor) -> None:
         """Backward pass and one update; a non-finite loss or gradient changes nothing."""
-        factor = self._factor()
+        factor = self.factor
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._optimizer.zero_grad(set_to_none=True)

@@ -86,4 +86,4 @@ def test_state_round_trip_continues_to_the_bit() -> None:
         ours.apply((parameter * vector).sum() ** 2)
         other.apply((copy * vector).sum() ** 2)
     assert torch.equal(parameter, copy)
-    assert ours.learning_rate == other.learning_rate
+    assert ours.factor == other.factor
