@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -16,21 +17,27 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 class ScalarWriter:
     """Writes one curve per tag into `folder`, which is emptied first.
 
-    A folder holds exactly one event file: who goes on after an interruption writes the rows that
-    count again, so that no curve ever forks.
+    A folder holds exactly one event file: who goes on after an interruption writes the points that
+    count again, or has those up to `keep_until` copied, so that no curve ever forks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keep_until: int = 0) -> None:
+        kept = [event for event in _scalar_events(folder) if event.step <= keep_until]
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._writer = EventFileWriter(str(folder))
+        for event in kept:
+            self._writer.add_event(event)
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Write `values` (tag → number) at `step` and flush."""
+    def add(
+        self, step: int, values: Mapping[str, float], *, wall_time: float | None = None
+    ) -> None:
+        """Write `values` (tag → number) at `step`, which counts from 1; by default as of now."""
         summary = Summary(
             value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         )
-        self._writer.add_event(Event(step=step, wall_time=time.time(), summary=summary))
+        moment = time.time() if wall_time is None else wall_time
+        self._writer.add_event(Event(step=step, wall_time=moment, summary=summary))
 
     def flush(self) -> None:
         """Let a running TensorBoard see what was added."""
@@ -50,3 +57,11 @@ class ScalarWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _scalar_events(folder: Path) -> Iterator[Event]:
+    """What a folder's event files hold; a file that was cut off, up to there."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            if event.HasField("summary"):
+                yield event

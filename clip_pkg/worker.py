@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from filelock import FileLock
 
@@ -36,6 +36,9 @@ from clip_pkg.planning.tasks import (
     read_record,
     write_record,
 )
+
+if TYPE_CHECKING:
+    from clip_pkg.engine.fold import Stop
 
 SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
 SECONDS_TO_WAIT_FOR_ORPHANS = 30.0
@@ -74,8 +77,11 @@ class Place:
     log_file: str
 
 
-def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: StopRequest) -> str:
-    """Train one fold; returns `done`, `failed` or `interrupted` and leaves the matching file."""
+def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> str:
+    """Train one fold; returns `done`, `failed` or `interrupted` and leaves the matching file.
+
+    The fold ends early, resumable, once `stop` is true.
+    """
     # Imported here so that reading the command line needs no torch.
     import torch  # noqa: PLC0415
 

@@ -1,8 +1,11 @@
-"""Every row of the loss tables trains through the command line, alone and with two auxiliaries."""
+"""Every row of the loss tables trains through the command line, alone and with two auxiliaries,
+and goes on after an interruption as if there had been none.
+"""
 
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.evaluation.summary import without_times
 from clip_pkg.losses.table import AUXILIARY, LOSSES
-from clip_pkg.planning.tasks import FoldTask, read_record
 
 SMALL_TOWER = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"}
 FROZEN = {"freeze_text_encoder": True}
@@ -28,14 +31,41 @@ def summary(root: Path) -> dict[str, Any]:
     return without_times(read(root / "cv_summary.json"))
 
 
+def steps(root: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(root / "tensorboard/fold_1/steps"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.fixture
+def ctrl_c_in_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make the next training hear Ctrl-C in its third step; epochs here have two."""
+
+    def arm() -> None:
+        count = 0
+        apply = Optimisation.apply
+
+        def apply_and_interrupt(self: Optimisation, loss: torch.Tensor) -> None:
+            nonlocal count
+            count += 1
+            if count == 3:
+                signal.raise_signal(signal.SIGINT)
+            apply(self, loss)
+
+        monkeypatch.setattr(Optimisation, "apply", apply_and_interrupt)
+
+    return arm
+
+
 @pytest.mark.parametrize("aux", [[], ["center", "triplet"]], ids=["alone", "with auxiliaries"])
 @pytest.mark.parametrize("kind", LOSSES)
-def test_row_trains_and_reproduces(
+def test_row_trains_and_resumes_and_reproduces(
     kind: str,
     aux: list[str],
     train: Callable[..., str],
     tmp_path: Path,
     write_configs: Callable[..., Path],
+    ctrl_c_in_second_epoch: Callable[[], None],
 ) -> None:
     config = {
         "name": "a",
@@ -45,16 +75,24 @@ def test_row_trains_and_reproduces(
     }
     path = write_configs(config)
     train("--config-file", path, output="first")
+    ctrl_c_in_second_epoch()
+    assert "goes on" in train("--config-file", path, output="second", check=130)
+    assert len(read(tmp_path / "second/a/fold_1/history.json")["train_loss"]) == 1
     train("--config-file", path, output="second")
+    log = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("logs/*/*.log"))
+    assert "Going on after epoch 1 from" in log
     first = summary(tmp_path / "first/a")
     assert first == summary(tmp_path / "second/a")
     assert first["complete"]
     history = read(tmp_path / "first/a/fold_1/history.json")
     assert {len(column) for column in history.values()} == {2}
-    task = read_record(FoldTask, tmp_path / "first/a/fold_1/task.json")
-    assert task is not None
-    for name in (*LOSSES[kind].parts, *aux):
+    labels = {**LOSSES[kind].parts, **{name: AUXILIARY[name].parts[name] for name in aux}}
+    for name, label in labels.items():
         assert all(value is not None for value in history[f"train_{name}_loss"]), name
+        for tag in (label.tag, *([label.weighted_tag] if len(labels) > 1 else [])):
+            curve = steps(tmp_path / "first/a", tag)
+            assert [step for step, _ in curve] == [1, 2, 3, 4], tag
+            assert steps(tmp_path / "second/a", tag) == curve, tag
     state = torch.load(tmp_path / "first/a/fold_1/checkpoint_best.pth", weights_only=True)
     assert bool(state["objective"]) or not (LOSSES[kind].owns_parameters or aux)
 

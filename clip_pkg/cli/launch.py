@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -66,7 +67,12 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     devices, device_notices = find_devices(wanted)
     run = RunPaths(parsed.output_dir.resolve())
     refuse_folder_in_use(run)
-    executor = InlineExecutor(_inline) if parsed.executor == "inline" else ProcessExecutor()
+    stop = _StopOnSignal()
+    executor = (
+        InlineExecutor(partial(_inline, stop=stop))
+        if parsed.executor == "inline"
+        else ProcessExecutor()
+    )
     try:
         probe = _ask(loaded.configs, executor, devices[0])
         preparation = prepare(parsed, loaded, probe, terminal)
@@ -86,6 +92,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
                 executor=executor,
                 log_dir=parsed.log_dir,
                 terminal=terminal,
+                stop=stop,
             )
     finally:
         executor.close()
@@ -126,6 +133,9 @@ class _StopOnSignal:
 
     asked: bool = False
 
+    def __bool__(self) -> bool:
+        return self.asked
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked:
@@ -153,6 +163,7 @@ def _run(
     executor: Executor,
     log_dir: Path,
     terminal: Terminal,
+    stop: _StopOnSignal,
 ) -> Outcome:
     waiting = [task for task in tasks if finished(task) is None]
     if len(waiting) < len(tasks):
@@ -166,7 +177,6 @@ def _run(
         summarize(run.config(name))
         write_mean_curves(run.config(name))
 
-    stop = _StopOnSignal()
     cores = os.cpu_count() or 1
     with stop.watching(), RunView(terminal, waiting, len(tasks) - len(waiting), sum_up) as view:
         return Loop(
@@ -180,8 +190,8 @@ def _run(
         ).run(waiting)
 
 
-def _inline(assignment: Assignment) -> JobState:
-    from clip_pkg.worker import Place, StopRequest, carry_out  # noqa: PLC0415
+def _inline(assignment: Assignment, *, stop: _StopOnSignal) -> JobState:
+    from clip_pkg.worker import Place, carry_out  # noqa: PLC0415
 
     with assignment.log_file.open("a", encoding="utf-8", buffering=1) as stream:
         place = Place(
@@ -190,7 +200,7 @@ def _inline(assignment: Assignment) -> JobState:
             assignment.threads,
             str(assignment.log_file),
         )
-        state = carry_out(assignment.task, place, stream, StopRequest())
+        state = carry_out(assignment.task, place, stream, stop)
     return JobState(state)
 
 

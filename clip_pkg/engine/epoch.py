@@ -104,10 +104,12 @@ def train_epoch(
     prompt_generator: torch.Generator,
     negatives_generator: torch.Generator,
     device: torch.device,
+    on_output: Callable[[LossOutput], None],
     on_step: OnStep,
 ) -> EpochScores:
     """Train on every batch once; one image forward and one text forward per step.
 
+    `on_output` gets the loss of each step while it still is on the device.
     Raises Diverged when the steps stop being finite.
     """
     model.train()
@@ -137,6 +139,7 @@ def train_epoch(
         output = objective(inputs)
         with torch.no_grad():
             running.add(output, objective.prediction_logits(inputs), targets)
+        on_output(output)
         optimisation.apply(output.total)
         model.clamp_logit_scale()
         if device.type == "cpu":

@@ -29,6 +29,7 @@ from clip_pkg.engine.outputs import (
     write_latest,
 )
 from clip_pkg.engine.setup import EvalSide, FoldSetup, set_up
+from clip_pkg.engine.step_curves import StepCurves
 from clip_pkg.engine.tensorboard import FoldCurves
 from clip_pkg.errors import CheckpointError
 from clip_pkg.losses.table import part_labels
@@ -151,18 +152,21 @@ class FoldTraining:
 
     def run(self) -> None:
         """Train the epochs that are left, until the last or until patience runs out."""
-        config = self._setup.config
-        curves = FoldCurves(
-            self._setup.task.config_paths.tensorboard,
-            self._setup.task.fold,
-            part_labels(config.loss, config.aux_losses),
-            self._history,
+        setup, config = self._setup, self._setup.config
+        place = (setup.task.config_paths.tensorboard, setup.task.fold)
+        labels = part_labels(config.loss, config.aux_losses)
+        curves = FoldCurves(*place, labels, self._history)
+        steps = StepCurves(
+            *place,
+            labels,
+            total_steps=len(setup.train) * config.epochs,
+            done=len(setup.train) * self._history.epochs,
         )
-        with curves:
+        with curves, steps:
             if not self._untrained:
-                self._untrained = self._scores("val", self._evaluate(self._setup.val, epoch=0))
+                self._untrained = self._scores("val", self._evaluate(setup.val, epoch=0))
             while self._history.epochs < config.epochs and not self._best.should_stop:
-                self._epoch(self._history.epochs + 1)
+                self._epoch(self._history.epochs + 1, steps)
                 curves.add(self._history)
                 if self._stop:
                     self._save()
@@ -171,12 +175,12 @@ class FoldTraining:
                     self._save()
         self._save(finished=True)
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int, curves: StepCurves) -> None:
         started = time.monotonic()
         setup, config = self._setup, self._setup.config
         # The config's rate; towers and losses may have factors of their own on it.
         learning_rate = config.learning_rate * setup.optimisation.factor
-        train = self._train(epoch)
+        train = self._train(epoch, curves)
         trained = time.monotonic() - started
         self._train_seconds += trained
         inner = None if setup.inner is None else self._evaluate(setup.inner, epoch=epoch)
@@ -206,7 +210,7 @@ class FoldTraining:
             remark=f"Best epoch so far by {self._monitor}" if improved else "",
         )
 
-    def _train(self, epoch: int) -> EpochScores:
+    def _train(self, epoch: int, curves: StepCurves) -> EpochScores:
         setup, config = self._setup, self._setup.config
         # Dropout and the like draw from the global generator; with a seed per epoch a resumed run
         # needs none of its state.
@@ -237,8 +241,10 @@ class FoldTraining:
             prompt_generator=prompts,
             negatives_generator=negatives,
             device=setup.device,
+            on_output=curves.add,
             on_step=on_step,
         )
+        curves.flush()
         self._console.phase_done(
             "train", steps=steps, seconds=time.monotonic() - started, scores=train
         )
@@ -270,14 +276,15 @@ class FoldTraining:
         return evaluation
 
     def _loss_columns(self, prefix: str, scores: EpochScores) -> dict[str, float | None]:
-        """Columns of the loss's unweighted parts, their shares of the total, and statistics."""
+        """Columns of the loss's parts, plain, weighted and as shares of the total; statistics."""
         weights = self._setup.objective.part_weights
         columns: dict[str, float | None] = {}
         for name, value in scores.parts.items():
             columns[f"{prefix}_{name}_loss"] = value
             if len(scores.parts) > 1:
-                share = weights[name] * value / scores.loss if scores.loss else None
-                columns[f"{prefix}_{name}_share"] = share
+                weighted = weights[name] * value
+                columns[f"{prefix}_{name}_weighted"] = weighted
+                columns[f"{prefix}_{name}_share"] = weighted / scores.loss if scores.loss else None
         return columns | {
             f"{prefix}_logits_{name}": value for name, value in scores.statistics.items()
         }

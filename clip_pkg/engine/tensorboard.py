@@ -59,10 +59,8 @@ class FoldCurves:
     def _tags(self, side: str) -> dict[str, str]:
         tags = {f"{side}_loss": "Loss/Total"}
         tags |= {f"{side}_{name}_loss": part.tag for name, part in self._parts.items()}
-        tags |= {
-            f"{side}_{name}_share": f"Share/{part.tag.removeprefix('Loss/')}"
-            for name, part in self._parts.items()
-        }
+        tags |= {f"{side}_{name}_weighted": part.weighted_tag for name, part in self._parts.items()}
+        tags |= {f"{side}_{name}_share": part.share_tag for name, part in self._parts.items()}
         logits = f"{side}_logits_"
         tags |= {
             name: f"Logits/{name.removeprefix(logits)}"

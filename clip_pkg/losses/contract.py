@@ -129,11 +129,25 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class PartLabel:
-    """How people see one part of a loss: in log lines, in progress bars, as a TensorBoard tag."""
+    """How people see one part of a loss: in log lines, in progress bars, as a TensorBoard tag.
+
+    `tag` is of the unweighted part; `weighted_tag` of what it adds to the total, `share_tag` of
+    that as a share of the total.
+    """
 
     label: str
     short: str
     tag: str
+
+    @property
+    def weighted_tag(self) -> str:
+        """TensorBoard tag of weight · part."""
+        return f"Weighted/{self.tag.removeprefix('Loss/')}"
+
+    @property
+    def share_tag(self) -> str:
+        """TensorBoard tag of weight · part / total."""
+        return f"Share/{self.tag.removeprefix('Loss/')}"
 
 
 class Objective(nn.Module):

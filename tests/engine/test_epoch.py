@@ -63,6 +63,7 @@ def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> EpochScore
         prompt_generator=torch.Generator().manual_seed(0),
         negatives_generator=torch.Generator().manual_seed(0),
         device=CPU,
+        on_output=lambda output: None,
         on_step=lambda done, scores: None,
     )
 
