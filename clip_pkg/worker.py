@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -77,8 +78,16 @@ class Place:
     log_file: str
 
 
-def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> str:
-    """Train one fold; returns `done`, `failed` or `interrupted` and leaves the matching file.
+@dataclass(frozen=True)
+class Report:
+    """How a task ended: `done`, `failed` or `interrupted`, and why it failed."""
+
+    state: str
+    failure: FoldFailure | None = None
+
+
+def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> Report:
+    """Train one fold and leave its result file or failure file.
 
     The fold ends early, resumable, once `stop` is true.
     """
@@ -87,9 +96,9 @@ def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> str:
 
     from clip_pkg.engine.fold import Interrupted, run_fold  # noqa: PLC0415
 
-    task.lock.parent.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(place.threads)
     try:
+        task.lock.parent.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(place.threads)
         # A worker that lost its launcher may still be ending; two must never write one folder.
         with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
             if finished(task) is None:
@@ -101,20 +110,28 @@ def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> str:
                     stop=stop,
                 )
                 write_record(task.paths.result, result)
-        return "done"
+        return Report("done")
     except Interrupted:
-        return "interrupted"
+        return Report("interrupted")
     except Exception as error:
-        kind = _kind(error)
-        detail = traceback.format_exc() if kind == "error" else ""
-        reason = " ".join(str(error).split()) or type(error).__name__
+        return Report("failed", _failure(task, place, error, stream))
+
+
+def _failure(task: FoldTask, place: Place, error: Exception, stream: TextIO) -> FoldFailure:
+    """Describe what went wrong in the log and in the fold's folder, as far as they can be."""
+    kind = _kind(error)
+    detail = traceback.format_exc() if kind == "error" else ""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    failure = FoldFailure(
+        task.identity, task.fold, kind, reason[:LONGEST_REASON], detail, place.log_file
+    )
+    # On a full disk neither can be written; the launcher gets the failure in any case.
+    with contextlib.suppress(OSError):
         stream.write(f"FAILED ({kind}): {reason}\n{detail}")
         stream.flush()
-        failure = FoldFailure(
-            task.identity, task.fold, kind, reason[:LONGEST_REASON], detail, place.log_file
-        )
+    with contextlib.suppress(OSError):
         write_record(task.paths.failure, failure)
-        return "failed"
+    return failure
 
 
 def _kind(error: Exception) -> FailureKind:
@@ -128,6 +145,8 @@ def _kind(error: Exception) -> FailureKind:
         return "user error"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return "out of memory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk full"
     return "error"
 
 
@@ -164,10 +183,10 @@ def serve(stop: StopRequest) -> int:
         task = read_record(FoldTask, Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
         with output_into(log_file) as stream:
-            state = carry_out(task, Place(**message["place"]), stream, stop)
-        answers.write(json.dumps({"task_file": message["task_file"], "state": state}) + "\n")
-        if state != "done":
-            return EXIT_INTERRUPTED if state == "interrupted" else 1
+            report = carry_out(task, Place(**message["place"]), stream, stop)
+        answers.write(json.dumps(asdict(report)) + "\n")
+        if report.state != "done":
+            return EXIT_INTERRUPTED if report.state == "interrupted" else 1
     return 0
 
 
@@ -211,8 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
     if task is None:
         parser.error("needs a task file, or --serve")
     place = Place(parsed.device, parsed.device, parsed.threads, "standard output")
-    state = carry_out(task, place, sys.stdout, stop)
-    return {"done": 0, "interrupted": EXIT_INTERRUPTED}.get(state, 1)
+    report = carry_out(task, place, sys.stdout, stop)
+    return {"done": 0, "interrupted": EXIT_INTERRUPTED}.get(report.state, 1)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from clip_pkg.config.flags import add_config_flags
 from clip_pkg.errors import UserError
 
 DEFAULT_LOG_DIR = Path("logs/clip_training")
+AUTO = "auto"
+STALL_TIMEOUT = 1800.0
 DESCRIPTION = """\
 Cross-validate CLIP and SuperCLIP classifiers on a folder with one sub-folder of images per class.
 
@@ -104,6 +106,91 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it runs")
+    devices = group.add_mutually_exclusive_group()
+    devices.add_argument(
+        "--gpus", metavar="IDS", help="GPUs to use, such as 0,1 or UUIDs (default: all)"
+    )
+    devices.add_argument(
+        "--gpu-id", "--gpu_id", dest="gpus", metavar="ID", help="use this one GPU: --gpus ID"
+    )
+    group.add_argument(
+        "--jobs-per-gpu",
+        "--jobs_per_gpu",
+        type=_jobs_per_gpu,
+        default=1,
+        metavar="N",
+        help="folds that share a device; auto: as many as its memory holds, measured on the first "
+        "fold (default: 1)",
+    )
+    group.add_argument(
+        "--wait-for-gpu",
+        "--wait_for_gpu",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for a GPU whose memory others use, before it is set aside (default: 0)",
+    )
+    group.add_argument(
+        "--executor",
+        choices=["process", "inline"],
+        default="process",
+        help="process: a process per device; inline: this very process, so that a debugger can "
+        "follow (default: process)",
+    )
+
+
+def _add_failure_policy(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("when a fold fails")
+    group.add_argument(
+        "--retries",
+        type=_count,
+        default=2,
+        metavar="N",
+        help="further attempts at a fold that crashed, hung, or ran out of memory (then in smaller "
+        "parts of the same batches) (default: 2)",
+    )
+    group.add_argument(
+        "--fail-fast",
+        "--fail_fast",
+        action="store_true",
+        help="stop everything, resumable, when the first fold has failed for good",
+    )
+    group.add_argument(
+        "--stall-timeout",
+        "--stall_timeout",
+        type=_seconds,
+        default=STALL_TIMEOUT,
+        metavar="SECONDS",
+        help="a fold that finishes no step for so long counts as failed (default: 1800)",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _jobs_per_gpu(text: str) -> int | str:
+    if text == AUTO:
+        return text
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number from 1 nor auto")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
 def training_parser() -> Parser:
     """Parser of the main command."""
     parser = Parser(
@@ -149,19 +236,8 @@ def training_parser() -> Parser:
         help="go on from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
         "A run that was interrupted in OUTPUT_DIR goes on by itself",
     )
-    devices = parser.add_argument_group("where it runs").add_mutually_exclusive_group()
-    devices.add_argument(
-        "--gpus", metavar="IDS", help="GPUs to use, such as 0,1 or UUIDs (default: all)"
-    )
-    devices.add_argument(
-        "--gpu-id", "--gpu_id", dest="gpus", metavar="ID", help="use this one GPU: --gpus ID"
-    )
-    parser.add_argument_group("for debugging").add_argument(
-        "--executor",
-        choices=["process", "inline"],
-        default="process",
-        help="inline: train in this very process, so that a debugger can follow (default: process)",
-    )
+    _add_places(parser)
+    _add_failure_policy(parser)
     add_config_flags(parser, exclude={"gpu_id"})
     return parser
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from pathlib import Path
-from types import FrameType
+from collections.abc import Sequence
 
+from clip_pkg.cli.execution import Resources, check_gpus_per_task, execute, find_resources
 from clip_pkg.cli.preparation import (
     Preparation,
     PreparedConfig,
@@ -34,18 +27,16 @@ from clip_pkg.cli.run_folder import (
     write_config_files,
     write_tasks,
 )
-from clip_pkg.cli.terminal import RunView, Terminal, results_table
+from clip_pkg.cli.terminal import Terminal, failures_table, results_table
 from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.evaluation.curves import write_mean_curves
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
-from clip_pkg.planning.tasks import FoldTask, finished
-from clip_pkg.scheduling.devices import Device, find_devices, parse_ids
-from clip_pkg.scheduling.inline import InlineExecutor
-from clip_pkg.scheduling.job import Assignment, Executor, JobState
-from clip_pkg.scheduling.ledger import Ledger
-from clip_pkg.scheduling.loop import Loop, Outcome
+from clip_pkg.planning.tasks import FoldFailure, FoldTask, finished, read_record
+from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.job import JobState
+from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.processes import ProcessExecutor
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -63,47 +54,34 @@ def validate(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
 def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Train every config and fold that is not done yet; returns the exit code."""
     terminal = Terminal()
-    wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
-    devices, device_notices = find_devices(wanted)
     run = RunPaths(parsed.output_dir.resolve())
+    resources = find_resources(parsed)
     refuse_folder_in_use(run)
-    stop = _StopOnSignal()
-    executor = (
-        InlineExecutor(partial(_inline, stop=stop))
-        if parsed.executor == "inline"
-        else ProcessExecutor()
-    )
     try:
-        probe = _ask(loaded.configs, executor, devices[0])
-        preparation = prepare(parsed, loaded, probe, terminal)
+        preparation = prepare(parsed, loaded, _ask(loaded.configs, resources), terminal)
         kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
         _report(preparation, terminal)
-        for notice in (*device_notices, *_pin_notices(preparation.configs, devices)):
+        pin_notices = _pin_notices(preparation.configs, resources.devices)
+        for notice in (*resources.notices, *pin_notices):
             terminal.line(f"NOTE: {notice}", "yellow")
         with sole_launcher(run):
             for old in kept:
                 set_aside(run, old, terminal)
             write_config_files(run, preparation)
             tasks = write_tasks(parsed, run, preparation, terminal)
-            outcome = _run(
-                run,
-                tasks,
-                devices=devices,
-                executor=executor,
-                log_dir=parsed.log_dir,
-                terminal=terminal,
-                stop=stop,
-            )
+            check_gpus_per_task(tasks, resources)
+            outcome = execute(parsed, run, tasks, resources, terminal)
+            return _finish(run, preparation, tasks, outcome, terminal)
     finally:
-        executor.close()
-    return _finish(run, preparation, tasks, outcome, terminal)
+        resources.executor.close()
 
 
-def _ask(configs: Sequence[RunConfig], executor: Executor, device: Device) -> Probe:
+def _ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
     """Ask about the encoders where they will be trained."""
-    if not isinstance(executor, ProcessExecutor):
+    if not isinstance(resources.executor, ProcessExecutor):
         return InlineProbe(encoder_requests(configs))
-    worker = executor.worker(device)
+    slot = resources.first_slot
+    worker = resources.executor.worker(slot.name, [slot.device])
     worker.ask(encoder_requests(configs))
     return WorkerProbe(worker)
 
@@ -127,83 +105,6 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
     ]
 
 
-@dataclass
-class _StopOnSignal:
-    """Remembers that Ctrl-C or SIGTERM came; the second one ends the program at once."""
-
-    asked: bool = False
-
-    def __bool__(self) -> bool:
-        return self.asked
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nStopping after a checkpoint; once more to stop now.", flush=True)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Listen while the folds run."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _run(
-    run: RunPaths,
-    tasks: Sequence[FoldTask],
-    *,
-    devices: Sequence[Device],
-    executor: Executor,
-    log_dir: Path,
-    terminal: Terminal,
-    stop: _StopOnSignal,
-) -> Outcome:
-    waiting = [task for task in tasks if finished(task) is None]
-    if len(waiting) < len(tasks):
-        terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
-    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-
-    def log_file(task: FoldTask, device: Device) -> Path:
-        return log_dir.resolve() / f"{task.name}_{device.log_tag}_{stamp}.log"
-
-    def sum_up(name: str) -> None:
-        summarize(run.config(name))
-        write_mean_curves(run.config(name))
-
-    cores = os.cpu_count() or 1
-    with stop.watching(), RunView(terminal, waiting, len(tasks) - len(waiting), sum_up) as view:
-        return Loop(
-            devices=devices,
-            executor=executor,
-            ledger=Ledger(run.ledger),
-            observer=view,
-            log_file=log_file,
-            threads=max(1, cores // len(devices)),
-            stop_requested=lambda: stop.asked,
-        ).run(waiting)
-
-
-def _inline(assignment: Assignment, *, stop: _StopOnSignal) -> JobState:
-    from clip_pkg.worker import Place, carry_out  # noqa: PLC0415
-
-    with assignment.log_file.open("a", encoding="utf-8", buffering=1) as stream:
-        place = Place(
-            assignment.device.torch_name,
-            assignment.device.id,
-            assignment.threads,
-            str(assignment.log_file),
-        )
-        state = carry_out(assignment.task, place, stream, stop)
-    return JobState(state)
-
-
 def _finish(
     run: RunPaths,
     preparation: Preparation,
@@ -221,17 +122,33 @@ def _finish(
     terminal.line(f"Epochs: {summaries[0]['epoch_choice']}.")
     for notice in dict.fromkeys(note for summary in summaries for note in summary["notices"]):
         terminal.line(f"NOTE: {notice}", "yellow")
-    failed = [task.label for task in tasks if finished(task) is None]
-    interrupted = bool(outcome[JobState.INTERRUPTED]) or len(failed) > len(outcome[JobState.FAILED])
-    if interrupted:
-        terminal.line(f"{len(failed)} folds are not done; the same command goes on.", "yellow")
-        return EXIT_INTERRUPTED
-    if failed:
-        terminal.line(f"FAILED: {', '.join(failed)}; their reasons are above and in", "bold red")
-        terminal.line("  cv_summary.json; the same command runs them again.")
+    undone = [task for task in tasks if finished(task) is None]
+    failed = _report_failures(undone, terminal)
+    if outcome.stranded:
+        terminal.line(
+            f"No device is left that works; {len(outcome.stranded)} folds were not begun. The same "
+            "command goes on.",
+            "bold red",
+        )
+    elif len(undone) > failed:
+        terminal.line(f"{len(undone) - failed} folds are not done; the same command goes on.")
+        return EXIT_INTERRUPTED if not failed or outcome[JobState.INTERRUPTED] else EXIT_FAILED
     terminal.line(f"\nResults: {run.output_dir}")
     terminal.line("  <config>/cv_summary.json, fold_<k>/predictions.csv, fold_<k>/history.json")
     terminal.line("Next:")
     terminal.line(f"  tensorboard --logdir {run.output_dir}")
     terminal.line(f"  python train_clip.py summarize {run.output_dir}")
-    return EXIT_FAILED if failed else 0
+    return EXIT_FAILED if undone else 0
+
+
+def _report_failures(undone: Sequence[FoldTask], terminal: Terminal) -> int:
+    """Show a table of the folds that failed, with reasons and logs; returns their number."""
+    failures = [
+        (task, failure)
+        for task in undone
+        if (failure := read_record(FoldFailure, task.paths.failure)) is not None
+    ]
+    if failures:
+        terminal.console.print(failures_table(failures))
+        terminal.line("The same command runs them again.")
+    return len(failures)

@@ -152,6 +152,8 @@ def write_tasks(
                 class_texts_file=str(paths.class_texts),
                 pixel_store=str(stores[key, size]),
                 cache_dir=str(cache),
+                n_images=len(one.manifest.paths),
+                gpus=one.config.gpus_per_task,
                 resume_from=_resume_source(parsed.resume_from, fold.number),
             )
             write_record(task.paths.task, task)

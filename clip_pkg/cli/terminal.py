@@ -1,24 +1,20 @@
-"""What the user sees of a run: bars and a live table on a terminal, plain lines elsewhere."""
+"""Output of the program: bars on a terminal, plain lines elsewhere; the table of results."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from clip_pkg.planning.tasks import FoldFailure, FoldResult, FoldTask, finished, read_record
-from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.planning.tasks import FoldFailure, FoldTask
 
 COLUMNS = (
     ("acc", "Acc %"),
@@ -27,7 +23,6 @@ COLUMNS = (
     ("mAP", "mAP %"),
     ("auroc", "AUROC"),
 )
-SECONDS_BETWEEN_LOOKS = 0.5
 PLAIN_WIDTH = 120
 
 
@@ -88,112 +83,6 @@ class Terminal:
             yield
 
 
-@dataclass
-class RunView:
-    """Observer of the scheduling loop: a live table of what runs, and a line per event."""
-
-    terminal: Terminal
-    tasks: Sequence[FoldTask]
-    already_done: int
-    on_config_done: Callable[[str], None]
-    _started: float = field(default_factory=time.monotonic)
-    _looked: float = 0.0
-    _ended: int = 0
-    _live: Live | None = None
-
-    def __enter__(self) -> RunView:
-        if self.terminal.is_live:
-            self._live = Live(self._table([]), console=self.terminal.console, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def started(self, assignment: Assignment) -> None:
-        """A fold has begun."""
-        task = assignment.task
-        self.terminal.line(
-            f"{task.name}: fold {task.fold} of {task.n_folds} started on "
-            f"{assignment.device.log_tag}, log {assignment.log_file}"
-        )
-
-    def ended(self, assignment: Assignment, state: JobState) -> None:
-        """A fold has ended: say how, and let the config be summarised."""
-        self._ended += 1
-        task = assignment.task
-        head = f"{task.name}: fold {task.fold} of {task.n_folds}"
-        result = finished(task)
-        if state is JobState.DONE and result is not None:
-            self.terminal.line(f"{head} done in {result.seconds:.0f} s, {_best(result)}", "green")
-        elif state is JobState.INTERRUPTED:
-            self.terminal.line(
-                f"{head} stopped; the same command goes on from its checkpoint", "yellow"
-            )
-        else:
-            failure = read_record(FoldFailure, task.paths.failure)
-            kind, reason = (
-                (failure.kind, failure.reason) if failure else ("error", "no reason left")
-            )
-            self.terminal.line(f"{head} FAILED ({kind}): {reason}", "bold red")
-            self.terminal.line(f"  see {assignment.log_file}")
-        self.on_config_done(task.name)
-
-    def tick(self, running: Sequence[Assignment]) -> None:
-        """Redraw now and then."""
-        now = time.monotonic()
-        if self._live is not None and now - self._looked >= SECONDS_BETWEEN_LOOKS:
-            self._looked = now
-            self._live.update(self._table(running))
-
-    def _table(self, running: Sequence[Assignment]) -> Table:
-        done = self.already_done + self._ended
-        total = self.already_done + len(self.tasks)
-        table = Table(title=f"{done} of {total} folds done{self._remaining()}", expand=True)
-        for name in ("Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s"):
-            table.add_column(name, overflow="fold" if name == "Config" else "ellipsis")
-        for assignment in running:
-            task = assignment.task
-            state = _progress(task.paths.progress)
-            monitored = state.get("monitored")
-            table.add_row(
-                task.name,
-                f"{task.fold}/{task.n_folds}",
-                assignment.device.log_tag,
-                f"{state.get('epoch', 0)}/{task.config['epochs']}",
-                f"{state.get('phase', 'starting')} {state.get('step', 0)}/{state.get('steps', 0)}",
-                "" if monitored is None else f"{monitored:.4f}",
-                f"{state.get('images_per_second', 0):.0f}",
-            )
-        return table
-
-    def _remaining(self) -> str:
-        if self._ended == 0:
-            return ""
-        left = len(self.tasks) - self._ended
-        seconds = (time.monotonic() - self._started) / self._ended * left
-        return (
-            f", about {seconds / 60:.0f} min left"
-            if seconds >= 90
-            else f", about {seconds:.0f} s left"
-        )
-
-
-def _best(result: FoldResult) -> str:
-    accuracy, mean_ap = result.best["val_acc"], result.best["val_mAP"]
-    text = f"best epoch {result.best_epoch}: val acc {accuracy:.2f}%"
-    return text if mean_ap is None else f"{text}, mAP {mean_ap:.2f}%"
-
-
-def _progress(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return state
-
-
 def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """One row per config: mean ± SD over folds at the best epoch, and accuracy at the last."""
     table = Table(
@@ -215,6 +104,19 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:
+    """One row per fold that failed: why, and where to read more."""
+    table = Table(title="Failed folds", title_style="bold red")
+    table.add_column("Config", overflow="fold", min_width=7)
+    table.add_column("Fold", justify="right")
+    table.add_column("Reason", overflow="fold", ratio=2)
+    table.add_column("Log", overflow="fold", ratio=1)
+    for task, failure in failures:
+        reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
+        table.add_row(Text(task.name), str(task.fold), reason, Text(failure.log_file))
+    return table
+
+
 def mean_and_sd(averages: Mapping[str, Any], name: str) -> str:
     """`92.13 ± 1.20`; fractions with one more digit; a dash where it is undefined."""
     mean, deviation = averages.get(f"avg_{name}"), averages.get(f"std_{name}")
@@ -222,3 +124,14 @@ def mean_and_sd(averages: Mapping[str, Any], name: str) -> str:
         return "–"
     digits = 2 if name.endswith(("acc", "mAP")) else 3
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 36 else f"{hours // 24} d {hours % 24} h"

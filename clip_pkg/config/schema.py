@@ -193,6 +193,11 @@ class RunConfig(BaseModel):
     )
     save_best: bool = Field(True, description="Write `checkpoint_best.pth`.")
     gpu_id: int | str | None = Field(None, description="Run this config on this device only.")
+    gpus_per_task: int = Field(
+        1,
+        ge=1,
+        description="GPUs that train one fold together, each a part of every batch.",
+    )
 
     @field_validator("image_encoder_name")
     @classmethod

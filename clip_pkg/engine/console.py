@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -19,26 +18,11 @@ from clip_pkg.atomic import write_json
 from clip_pkg.engine.epoch import EpochScores
 from clip_pkg.engine.history import finite_or_none
 from clip_pkg.losses.contract import PartLabel
+from clip_pkg.planning.progress import Progress
 
 RULE = "=" * 70
 SECONDS_BETWEEN_LINES = 30.0  # within a long epoch
 SECONDS_BETWEEN_UPDATES = 0.5  # of the progress file
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a fold is; what the launcher's table shows."""
-
-    phase: str
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    images_per_second: float
-    monitored: float | None
-    updated: float
-    pid: int
-    host: str
 
 
 class FoldConsole:

@@ -355,5 +355,10 @@ class FoldTraining:
             environment=describe_environment(setup.device, setup.precision),
             seconds=seconds,
             train_seconds=self._train_seconds,
+            peak_memory_bytes=(
+                torch.cuda.max_memory_reserved(setup.device)
+                if setup.device.type == "cuda"
+                else None
+            ),
             notices=list(setup.notices),
         )

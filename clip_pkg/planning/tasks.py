@@ -30,9 +30,11 @@ ROOMS_THAT_MAKE_NUMBERS = (
     "model.py",
 )
 # Settings that say where or how fast a config runs, not what comes out.
-NO_PART_OF_THE_RESULT = frozenset({"name", "gpu_id", "num_workers"})
+NO_PART_OF_THE_RESULT = frozenset({"name", "gpu_id", "gpus_per_task", "num_workers"})
 
-FailureKind: TypeAlias = Literal["diverged", "out of memory", "error", "crash", "user error"]
+FailureKind: TypeAlias = Literal[
+    "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error"
+]
 Record = TypeVar("Record", "FoldTask", "FoldResult", "FoldFailure")
 
 
@@ -57,7 +59,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What a worker needs to know. Paths are absolute; `fold` counts from 1."""
+    """What a worker needs to know. Paths are absolute; `fold` counts from 1.
+
+    n_images: of the whole image set. gpus: how many train the fold together. micro_batch_size:
+    images that go through the encoder at once, after a whole batch did not fit into the memory.
+    """
 
     identity: Identity
     config: dict[str, Any]
@@ -69,6 +75,9 @@ class FoldTask:
     class_texts_file: str
     pixel_store: str
     cache_dir: str
+    n_images: int
+    gpus: int = 1
+    micro_batch_size: int | None = None
     resume_from: str | None = None
 
     @property
@@ -99,7 +108,10 @@ class FoldTask:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """A finished fold. Metrics are by history column, None where undefined."""
+    """A finished fold. Metrics are by history column, None where undefined.
+
+    peak_memory_bytes: what the process had reserved on its GPU at most; None on a CPU.
+    """
 
     identity: Identity
     fold: int
@@ -116,6 +128,7 @@ class FoldResult:
     environment: dict[str, str]
     seconds: float
     train_seconds: float
+    peak_memory_bytes: int | None
     notices: list[str]
 
 

@@ -15,9 +15,9 @@ import pynvml
 from clip_pkg.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Device:
-    """One place where one fold can run at a time.
+    """A GPU, a part of one, the CPU, or a place in a cluster.
 
     id: what the user calls it and log files are named after (`0`, a UUID), or `cpu`.
     visible: value of CUDA_VISIBLE_DEVICES for the child; empty for the CPU.
@@ -44,13 +44,18 @@ class Device:
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Environment of a child that may use this device and no other."""
-        return {
-            # Threads that wait by spinning make training many times slower on a CPU that is shared.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            **inherited,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": self.visible,
-        }
+        return joint_environment([self], inherited)
+
+
+def joint_environment(devices: Sequence[Device], inherited: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a child that may use these devices and no other."""
+    return {
+        # Threads that wait by spinning make training many times slower on a CPU that is shared.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **inherited,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": ",".join(device.visible for device in devices),
+    }
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from clip_pkg.planning.tasks import FoldFailure, read_record
 from clip_pkg.scheduling.job import Assignment, JobState
 
 RunAssignment = Callable[[Assignment], JobState]
@@ -16,6 +19,16 @@ class FinishedJob:
 
     assignment: Assignment
     state: JobState
+
+    @property
+    def process(self) -> str:
+        """The id of this process."""
+        return f"pid {os.getpid()}"
+
+    @property
+    def failure(self) -> FoldFailure | None:
+        """What it left when it failed."""
+        return read_record(FoldFailure, self.assignment.task.paths.failure)
 
     def poll(self) -> JobState:
         """Return how it ended."""
@@ -36,7 +49,12 @@ class InlineExecutor:
 
     def submit(self, assignment: Assignment) -> FinishedJob:
         """Run to the end."""
+        assignment.task.paths.failure.unlink(missing_ok=True)
         return FinishedJob(assignment, self._run(assignment))
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Nothing travels."""
+        return nullcontext()
 
     def close(self) -> None:
         """Nothing is left behind."""

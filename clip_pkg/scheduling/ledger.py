@@ -1,26 +1,155 @@
-"""Append-only record of what happened to each fold task, one JSON line per event."""
+"""What happened to each fold task of a run: an append-only file, one JSON line per event.
+
+Events: `launched`, `queued` (handed to a slot or cluster), `running`, `heartbeat`, `done`,
+`failed`, `diverged`, `interrupted`, `cancelled` (never begun), `set aside` (a device), `finished`.
+Those of a fold have `config`, `fold`, `attempt`, `device`, `process` and `log_file`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+SEEN_ONLY_WHILE_RUNNING = frozenset({"queued", "running"})
+
+
+class Record(Protocol):
+    """Where events go."""
+
+    def append(self, event: str, **details: Any) -> None:
+        """Note an event."""
+        ...
 
 
 class Ledger:
-    """Appends events to a file that survives crashes: a line is written whole, in one call."""
+    """Appends events to a file that survives crashes: each line is written whole, in one call.
+
+    A full disk stops no training: lines that could not be written are tried again with the next.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unwritten: list[bytes] = []
 
     def append(self, event: str, **details: Any) -> None:
         """Record `event` with the time and its details."""
         record = {"time": round(time.time(), 3), "event": event, **details}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._unwritten.append(line.encode("utf-8"))
         try:
-            os.write(descriptor, line.encode("utf-8"))
+            self._flush()
+        except OSError:
+            return  # still in `_unwritten`
+
+    def _flush(self) -> None:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        descriptor = os.open(self._path, flags, 0o644)
+        try:
+            # What a launcher was killed in the middle of must not swallow the next line.
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                os.write(descriptor, b"\n")
+            while self._unwritten:
+                line = self._unwritten[0]
+                if os.write(descriptor, line) < len(line):
+                    raise OSError("the disk is full")
+                self._unwritten.pop(0)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class Nowhere:
+    """Keeps nothing, for simulations."""
+
+    def append(self, event: str, **details: Any) -> None:
+        """Forget an event."""
+
+
+@dataclass
+class TaskRecord:
+    """The latest that the ledger says about a fold; `state` is an event's name."""
+
+    config: str
+    fold: int
+    state: str = "waiting"
+    attempts: int = 0
+    device: str = ""
+    process: str = ""
+    log_file: str = ""
+    kind: str = ""
+    reason: str = ""
+    since: float = 0.0
+    seconds: float | None = None
+
+
+@dataclass
+class RunRecord:
+    """The state of a run as its ledger tells it.
+
+    tasks: by (config, fold). launches: how many launchers worked on it. last: time of the last
+    event, in seconds since the epoch. set_aside: device → reason, of the latest launch.
+    """
+
+    tasks: dict[tuple[str, int], TaskRecord] = field(default_factory=dict)
+    launches: int = 0
+    host: str = ""
+    pid: int = 0
+    last: float = 0.0
+    set_aside: dict[str, str] = field(default_factory=dict)
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Take in the next event."""
+        name = event["event"]
+        self.last = max(self.last, event["time"])
+        if name == "launched":
+            self.launches += 1
+            self.host, self.pid = event["host"], event["pid"]
+            self.set_aside.clear()
+            for record in self.tasks.values():
+                # The launcher before died without a word about these.
+                if record.state in SEEN_ONLY_WHILE_RUNNING:
+                    record.state = "waiting"
+        elif name == "set aside":
+            self.set_aside[event["device"]] = event["reason"]
+        elif "fold" in event:
+            self._add_fold(name, event)
+
+    def _add_fold(self, name: str, event: dict[str, Any]) -> None:
+        key = (event["config"], event["fold"])
+        record = self.tasks.setdefault(key, TaskRecord(*key))
+        record.state = "waiting" if name == "cancelled" else name
+        record.since = event["time"]
+        record.attempts = event.get("attempt", record.attempts)
+        for detail in ("device", "process", "log_file", "kind", "reason", "seconds"):
+            if detail in event:
+                setattr(record, detail, event[detail])
+        if event.get("retry"):
+            record.state = "waiting"
+
+
+def read_ledger(path: Path) -> RunRecord:
+    """Read a ledger; of a line that was cut off nothing is taken. Empty if there is no file."""
+    record = RunRecord()
+    for event in _events(path):
+        record.add(event)
+    return record
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and {"event", "time"} <= set(event):
+            yield event

@@ -1,4 +1,4 @@
-"""One worker process per device that lives for several tasks.
+"""One worker process per slot that lives for several tasks.
 
 Importing torch and the model libraries takes seconds, so a worker imports once and then takes
 assignments as JSON lines on its standard input and answers with one JSON line each. After a
@@ -15,11 +15,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from clip_pkg.planning.tasks import FoldFailure, finished, read_record, write_record
-from clip_pkg.scheduling.devices import Device
+from clip_pkg.planning.tasks import (
+    FoldFailure,
+    Identity,
+    finished,
+    read_record,
+    write_record,
+)
+from clip_pkg.scheduling.devices import Device, joint_environment
 from clip_pkg.scheduling.job import Assignment, JobState
 
 SECONDS_TO_LEAVE = 5.0
@@ -27,15 +34,14 @@ LINES_OF_A_CRASH = 15
 
 
 class Worker:
-    """A worker process bound to one device."""
+    """A worker process bound to a device, or to several for one fold that is spread over them."""
 
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self, devices: Sequence[Device]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "clip_pkg.worker", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=device.environment(os.environ),
+            env=joint_environment(devices, os.environ),
             start_new_session=True,  # Ctrl-C reaches the launcher only; it decides what to do
             text=True,
             encoding="utf-8",
@@ -55,17 +61,7 @@ class Worker:
 
     def send(self, assignment: Assignment) -> None:
         """Hand over an assignment; the answer has its `state`: done, failed or interrupted."""
-        self._write(
-            {
-                "task_file": str(assignment.task.paths.task),
-                "place": {
-                    "device": assignment.device.torch_name,
-                    "device_id": assignment.device.id,
-                    "threads": assignment.threads,
-                    "log_file": str(assignment.log_file),
-                },
-            }
-        )
+        self._write({"task_file": str(assignment.task.paths.task), "place": assignment.place})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Ask whether these encoders can be used here; the answer has their `problems`."""
@@ -117,8 +113,14 @@ class ProcessJob:
 
     def __init__(self, assignment: Assignment, worker: Worker) -> None:
         self.assignment = assignment
+        self.failure: FoldFailure | None = None
         self._worker = worker
         self._state = JobState.RUNNING
+
+    @property
+    def process(self) -> str:
+        """Process id of the worker."""
+        return f"pid {self._worker.pid}"
 
     def poll(self) -> JobState:
         """Return the state now, without waiting."""
@@ -128,26 +130,15 @@ class ProcessJob:
         answer = self._worker.answer()
         if answer is not None:
             self._state = JobState(answer["state"])
+            if answer.get("failure") is not None:
+                self.failure = _failure(answer["failure"])
         elif code is not None:
-            self._state = self._after_crash(code)
+            self._state = JobState.FAILED
+            self.failure = crash(self.assignment, _how(code))
         if self._state is JobState.DONE and finished(self.assignment.task) is None:
             self._state = JobState.FAILED  # an answer without a valid result file is no success
+            self.failure = crash(self.assignment, "said that it was done but left no result")
         return self._state
-
-    def _after_crash(self, code: int) -> JobState:
-        task = self.assignment.task
-        if read_record(FoldFailure, task.paths.failure) is None:
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            failure = FoldFailure(
-                identity=task.identity,
-                fold=task.fold,
-                kind="crash",
-                reason=f"the worker process ended with {how} and left no message",
-                detail="\n".join(last_lines(self.assignment.log_file, LINES_OF_A_CRASH)),
-                log_file=str(self.assignment.log_file),
-            )
-            write_record(task.paths.failure, failure)
-        return JobState.FAILED
 
     def stop(self) -> None:
         """Ask for a checkpoint and an end."""
@@ -158,35 +149,75 @@ class ProcessJob:
         self._worker.signal(signal.SIGKILL)
 
 
+def _how(code: int) -> str:
+    return f"ended with signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+
+def _failure(content: dict[str, Any]) -> FoldFailure:
+    return FoldFailure(**{**content, "identity": Identity(**content["identity"])})
+
+
+def crash(assignment: Assignment, how: str) -> FoldFailure:
+    """Describe the end of a worker that left no message, and leave that in the fold's folder."""
+    task = assignment.task
+    left = read_record(FoldFailure, task.paths.failure)
+    if left is not None:
+        return left
+    failure = FoldFailure(
+        identity=task.identity,
+        fold=task.fold,
+        kind="crash",
+        reason=f"the worker process {how} and left no message",
+        detail="\n".join(last_lines(assignment.log_file, LINES_OF_A_CRASH)),
+        log_file=str(assignment.log_file),
+    )
+    with contextlib.suppress(OSError):  # a full disk may be the very reason; the ledger knows
+        write_record(task.paths.failure, failure)
+    return failure
+
+
 class ProcessExecutor:
-    """Keeps a worker per device and replaces those that failed."""
+    """Keeps a worker per slot and replaces those that failed."""
 
     def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
         self._jobs: dict[str, ProcessJob] = {}
 
     def submit(self, assignment: Assignment) -> ProcessJob:
-        """Start on the device's worker, or on a fresh one if the last task there failed."""
-        device = assignment.device
-        previous = self._jobs.get(device.id)
+        """Start on the slot's worker, or on a fresh one if the last task there failed."""
+        key = "+".join(slot.name for slot in assignment.slots)
+        previous = self._jobs.get(key)
         if previous is not None and previous.poll() is not JobState.DONE:
-            self._workers.pop(device.id).close()
-        worker = self.worker(device)
-        job = self._jobs[device.id] = ProcessJob(assignment, worker)
+            self._workers.pop(key).close()
+        self._close_overlapping(key, assignment)
+        worker = self.worker(key, [slot.device for slot in assignment.slots])
+        job = self._jobs[key] = ProcessJob(assignment, worker)
         assignment.task.paths.failure.unlink(missing_ok=True)
         worker.send(assignment)
         return job
 
-    def worker(self, device: Device) -> Worker:
-        """Return the device's worker; started if there is none."""
-        if device.id not in self._workers:
-            self._workers[device.id] = Worker(device)
-        return self._workers[device.id]
+    def batch(self) -> AbstractContextManager[None]:
+        """Each task starts at once."""
+        return nullcontext()
+
+    def worker(self, key: str, devices: Sequence[Device]) -> Worker:
+        """Return the worker of a slot (or of several, by their joint name); started if none."""
+        if key not in self._workers:
+            self._workers[key] = Worker(devices)
+        return self._workers[key]
+
+    def _close_overlapping(self, key: str, assignment: Assignment) -> None:
+        """End idle workers that share only some of the slots: they hold memory there."""
+        names = {slot.name for slot in assignment.slots}
+        for other in list(self._workers):
+            if other != key and names & set(other.split("+")):
+                self._workers.pop(other).close()
+                self._jobs.pop(other, None)
 
     def close(self) -> None:
         """Leave no process behind."""
-        for device_id, worker in self._workers.items():
-            job = self._jobs.get(device_id)
+        for key, worker in self._workers.items():
+            job = self._jobs.get(key)
             if job is not None and job.poll() is JobState.RUNNING:
                 job.kill()
             worker.close()

@@ -41,6 +41,7 @@ def result(fold: int, accuracy: float, auroc: float | None = 0.9) -> FoldResult:
         environment={"torch": "2", "device": "cpu"},
         seconds=1.0,
         train_seconds=0.5,
+        peak_memory_bytes=None,
         notices=[],
     )
 
