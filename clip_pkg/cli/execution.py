@@ -22,7 +22,7 @@ from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.progress import read_progress
 from clip_pkg.planning.tasks import FoldResult, FoldTask, finished, read_record
-from clip_pkg.scheduling.devices import Device, find_devices, parse_ids
+from clip_pkg.scheduling.devices import Device, find_devices, parse_ids, usable_cores
 from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
 from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Assignment, Executor, JobState
@@ -95,7 +95,7 @@ def find_resources(parsed: argparse.Namespace) -> Resources:
     if parsed.executor == "inline":
         devices, jobs = devices[:1], 1
     if not has_gpu and jobs > 1:
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         notices.append(
             f"{jobs} folds share {cores} CPU core(s): {max(1, cores // jobs)} thread(s) each."
         )
@@ -203,7 +203,7 @@ def jobs_that_fit(device: Device, task: FoldTask) -> int:
         return 1
     room = USABLE_SHARE * gpu_memory(device).total
     fitting = int(room // (result.peak_memory_bytes + CONTEXT_BYTES))
-    return max(1, min(fitting, MOST_JOBS_PER_GPU, os.cpu_count() or 1))
+    return max(1, min(fitting, MOST_JOBS_PER_GPU, usable_cores()))
 
 
 def _inline(assignment: Assignment, *, stop: StopOnSignal) -> JobState:

@@ -58,6 +58,13 @@ def joint_environment(devices: Sequence[Device], inherited: Mapping[str, str]) -
     }
 
 
+def usable_cores() -> int:
+    """CPU cores that this process may use: a cluster or a container can allow fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU as the driver reports it."""

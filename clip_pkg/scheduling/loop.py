@@ -8,7 +8,6 @@ simulations.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_pkg.planning.tasks import FoldFailure, FoldTask
-from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.devices import Device, usable_cores
 from clip_pkg.scheduling.health import DeviceGate, Verdict
 from clip_pkg.scheduling.job import Assignment, Executor, Job, JobState
 from clip_pkg.scheduling.ledger import Record
@@ -128,7 +127,7 @@ class Loop:
     fail_fast: bool = False
     stall_timeout: float = math.inf
     jobs_that_fit: Callable[[Device, FoldTask], int] | None = None
-    cores: int = field(default_factory=lambda: os.cpu_count() or 1)
+    cores: int = field(default_factory=usable_cores)
     clock: Clock = field(default_factory=RealTime)
 
     def __post_init__(self) -> None:
