@@ -80,7 +80,7 @@ class Observer(Protocol):
 
 @dataclass
 class Outcome:
-    """How the tasks ended, by state; `stranded` ones found no device that works."""
+    """How the tasks ended, by state; for `stranded` ones too few devices were left that work."""
 
     by_state: dict[JobState, list[FoldTask]] = field(default_factory=dict)
     stranded: list[FoldTask] = field(default_factory=list)
@@ -166,6 +166,10 @@ class Loop:
         for slot in self.pool.free():
             task = self.queue.peek(slot)
             if task is None or slot not in self.pool.free() or not self._passes(slot):
+                continue
+            if task.gpus > self.pool.usable_devices:
+                self.queue.take(slot)
+                self._strand(task)
                 continue
             slots = self._slots_for(task, slot)
             if slots is None:
@@ -308,8 +312,11 @@ class Loop:
     def _give_up(self) -> None:
         """Without a device that works the rest waits for the next run."""
         for task in self.queue.clear():
-            self.ledger.append("cancelled", config=task.name, fold=task.fold)
-            self._outcome.stranded.append(task)
+            self._strand(task)
+
+    def _strand(self, task: FoldTask) -> None:
+        self.ledger.append("cancelled", config=task.name, fold=task.fold)
+        self._outcome.stranded.append(task)
 
     def _bring_back(self) -> None:
         now = self.clock.now()

@@ -48,6 +48,11 @@ class SlotPool:
         """Slots that are not set aside."""
         return len(self._free) + len(self._busy)
 
+    @property
+    def usable_devices(self) -> int:
+        """Devices that are not set aside."""
+        return sum(1 for device in self.devices if device.id not in self.set_aside)
+
     def free(self) -> list[Slot]:
         """Slots that may be leased, in the order in which they should be."""
         return list(self._free)

@@ -17,7 +17,7 @@ from clip_pkg.planning.tasks import FailureKind, FoldFailure, FoldTask, Identity
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.health import OpenGate, Verdict
 from clip_pkg.scheduling.job import Assignment, JobState
-from clip_pkg.scheduling.ledger import Ledger, read_ledger
+from clip_pkg.scheduling.ledger import Ledger, Nowhere, Record, read_ledger
 from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, Loop, Outcome
 from clip_pkg.scheduling.order import Estimates, TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
@@ -155,6 +155,7 @@ def run(
     executor: FakeExecutor | None = None,
     notes: Notes | None = None,
     jobs: int = 1,
+    ledger: Record | None = None,
     **settings: Any,
 ) -> tuple[FakeExecutor, Notes, Outcome]:
     executor, notes = executor or FakeExecutor(), notes or Notes()
@@ -162,7 +163,7 @@ def run(
         pool=SlotPool(devices, jobs),
         queue=TaskQueue(tasks, Estimates(), [device.id for device in devices]),
         executor=executor,
-        ledger=Ledger(tmp_path / "ledger.jsonl"),
+        ledger=ledger or Ledger(tmp_path / "ledger.jsonl"),
         observer=notes,
         log_file=lambda one, slot: tmp_path / f"{one.name}_{slot.name}.log",
         clock=FakeTime(),
@@ -368,7 +369,7 @@ def test_the_ledger_tells_the_story(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("devices", [1, 3])
-@settings(deadline=None)  # each event is on the disk before the next
+@settings(deadline=None)
 @given(
     kinds=st.lists(
         st.tuples(
@@ -393,9 +394,13 @@ def test_no_task_is_lost_or_ends_twice(
         failing[f"c{number}"] = failures
         width = min(wide, devices)
         tasks += [task(f"c{number}", fold, pin, width) for fold in range(1, folds + 1)]
-    _, notes, outcome = run(
-        tmp_path_factory.mktemp("run"), tasks, gpus(devices), FakeExecutor(failing), jobs=jobs
-    )
+    folder = tmp_path_factory.mktemp("run")
+    executor = FakeExecutor(failing)
+    _, notes, outcome = run(folder, tasks, gpus(devices), executor, jobs=jobs, ledger=Nowhere())
     ended = [*outcome[JobState.DONE], *outcome[JobState.FAILED]]
-    assert sorted(one.label for one in ended) == sorted(one.label for one in tasks)
-    assert set(notes.ended_with) == {one.label for one in tasks}
+    assert sorted(one.label for one in (*ended, *outcome.stranded)) == sorted(
+        one.label for one in tasks
+    )
+    assert set(notes.ended_with) == {one.label for one in ended}
+    # Only devices on which everything failed can leave too few for a task.
+    assert not outcome.stranded or len(notes.aside) > devices - 2
