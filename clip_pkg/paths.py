@@ -160,6 +160,11 @@ class RunPaths:
         return self.output_dir / ".launcher.lock"
 
     @property
+    def holder(self) -> Path:
+        """Who holds the lock, in words; left behind by a launcher that was killed."""
+        return self.lock.with_suffix(".holder")
+
+    @property
     def ledger(self) -> Path:
         """Append-only record of what happened to each fold task."""
         return self.output_dir / "ledger.jsonl"

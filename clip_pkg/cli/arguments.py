@@ -30,6 +30,8 @@ other commands (python train_clip.py COMMAND --help):
   prefetch      download the pretrained weights that the configs name
   class-texts   write a class-texts file to fill in for a folder of images
   schema        print the JSON Schema of the config list, for editors
+  plan          show the tasks, what is done, and how long it takes on how many GPUs
+  status        show how a run is doing, from any shell; --watch keeps showing
   summarize     rebuild cv_summary.json from the folds' files
 """
 
@@ -181,6 +183,19 @@ def _jobs_per_gpu(text: str) -> int | str:
     return int(text)
 
 
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _gpus_to_simulate(text: str) -> int:
+    name, _, count = text.partition("=")
+    if name.upper() != "GPUS" or not count.isdecimal() or int(count) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form GPUS=64")
+    return int(count)
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -250,6 +265,58 @@ def validate_parser() -> Parser:
         needed=("--data-dir",),
     )
     _add_inputs(parser)
+    return parser
+
+
+def plan_parser() -> Parser:
+    """Parser of `plan`."""
+    parser = Parser(
+        prog="train_clip.py plan",
+        description="Show what a run would do: tasks, what is done already, and simulated "
+        "durations. Takes the flags of a run; nothing is written.",
+        needed=("--data-dir", "--output-dir"),
+    )
+    _add_inputs(parser)
+    group = parser.add_argument_group("the run")
+    for name, kind, text in (
+        ("--output-dir", Path, "folder of the run; finished folds in it tell how long folds take"),
+        ("--cache-dir", Path, "as for the run"),
+        ("--resume-from", Path, "as for the run"),
+    ):
+        group.add_argument(
+            name, f"--{name[2:].replace('-', '_')}", type=kind, metavar="DIR", help=text
+        )
+    group.add_argument(
+        "--jobs-per-gpu",
+        "--jobs_per_gpu",
+        type=_at_least_one,
+        default=1,
+        metavar="N",
+        help="folds that share a GPU (default: 1)",
+    )
+    group.add_argument(
+        "--simulate",
+        type=_gpus_to_simulate,
+        metavar="GPUS=N",
+        help="run the scheduler against simulated durations on N GPUs (default: on 1, 2, 4 and 8)",
+    )
+    add_config_flags(parser)
+    return parser
+
+
+def status_parser() -> Parser:
+    """Parser of `status`."""
+    parser = Parser(
+        prog="train_clip.py status",
+        description="Show how a run is doing: configs and folds, time left, GPU use, failures. "
+        "Reads files only, so it works from any shell that sees the folder.",
+    )
+    parser.add_argument(
+        "directory", type=Path, metavar="OUTPUT_DIR", help="the --output-dir of the run"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="keep showing until the run is over, or Ctrl-C"
+    )
     return parser
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from clip_pkg.cli.arguments import AUTO
+from clip_pkg.cli.plan import learned
 from clip_pkg.cli.run_view import RunView
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
@@ -28,7 +29,7 @@ from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Assignment, Executor, JobState
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
-from clip_pkg.scheduling.order import Estimates, TaskQueue
+from clip_pkg.scheduling.order import TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
 from clip_pkg.scheduling.processes import ProcessExecutor
 from clip_pkg.scheduling.slots import Slot, SlotPool
@@ -133,11 +134,7 @@ def execute(
     waiting = [task for task in tasks if finished(task) is None]
     if len(waiting) < len(tasks):
         terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
-    estimates = Estimates()
-    for task in tasks:
-        result = finished(task)
-        if result is not None:
-            estimates.learn(task, result.seconds)
+    estimates = learned(run)
     ledger = Ledger(run.ledger)
     ledger.append(
         "launched",

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from clip_pkg.cli.arguments import (
     Parser,
     class_texts_parser,
+    plan_parser,
     prefetch_parser,
     schema_parser,
+    status_parser,
     summarize_parser,
     training_parser,
     validate_parser,
@@ -39,6 +41,19 @@ def _validate(parsed: argparse.Namespace) -> int:
     from clip_pkg.cli.launch import validate  # noqa: PLC0415
 
     return validate(parsed, loaded)
+
+
+def _plan(parsed: argparse.Namespace) -> int:
+    loaded = read_configs(parsed)
+    from clip_pkg.cli.plan import plan  # noqa: PLC0415
+
+    return plan(parsed, loaded)
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.status import show_status  # noqa: PLC0415
+
+    return show_status(parsed.directory, watch=parsed.watch)
 
 
 def _prefetch(parsed: argparse.Namespace) -> int:
@@ -71,6 +86,8 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], i
     "prefetch": (prefetch_parser, _prefetch),
     "class-texts": (class_texts_parser, _class_texts),
     "schema": (schema_parser, _schema),
+    "plan": (plan_parser, _plan),
+    "status": (status_parser, _status),
     "summarize": (summarize_parser, _summarize),
 }
 

@@ -34,6 +34,17 @@ class Probe(Protocol):
         ...
 
 
+class NoProbe:
+    """Asks nothing."""
+
+    def problems(self) -> list[str]:
+        """See `Probe`."""
+        return []
+
+    def cancel(self) -> None:
+        """Nothing was started."""
+
+
 @dataclass(frozen=True)
 class ChildProbe:
     """Asks a process that ends with its answer."""

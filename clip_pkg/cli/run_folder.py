@@ -17,11 +17,12 @@ from clip_pkg.atomic import write_json
 from clip_pkg.cli.preparation import Preparation, PreparedConfig, audit_json, identity_json
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.config.load import dump_canonical
-from clip_pkg.data.pixel_store import build_store, store_size
+from clip_pkg.data.pixel_store import build_store, store_path, store_size
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths, RunPaths
 from clip_pkg.planning.splits import splits_to_json
 from clip_pkg.planning.tasks import FoldTask, Identity, write_record
+from clip_pkg.scheduling.devices import usable_cores
 
 
 def folders_to_replace(
@@ -69,17 +70,12 @@ def refuse_folder_in_use(run: RunPaths) -> None:
 def sole_launcher(run: RunPaths) -> Iterator[None]:
     """Hold the output folder; the operating system lets go of the lock when the process ends."""
     run.output_dir.mkdir(parents=True, exist_ok=True)
-    holder = _holder(run)
     with _acquired(run):
-        holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        run.holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
         try:
             yield
         finally:
-            holder.unlink(missing_ok=True)
-
-
-def _holder(run: RunPaths) -> Path:
-    return run.lock.with_suffix(".holder")
+            run.holder.unlink(missing_ok=True)
 
 
 def _acquired(run: RunPaths) -> AbstractContextManager[object]:
@@ -87,8 +83,8 @@ def _acquired(run: RunPaths) -> AbstractContextManager[object]:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        holder = _holder(run)
-        who = holder.read_text(encoding="utf-8") if holder.exists() else "an unknown process"
+        known = run.holder.exists()
+        who = run.holder.read_text(encoding="utf-8") if known else "an unknown process"
         raise RunFolderError(
             f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
         ) from None
@@ -115,49 +111,65 @@ def write_config_files(run: RunPaths, preparation: Preparation) -> None:
         write_json(paths.preflight, audit_json(preparation))
 
 
-def write_tasks(
-    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, terminal: Terminal
+def fold_tasks(
+    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation
 ) -> list[FoldTask]:
-    """Decode the images once per size, then write one task file per fold."""
+    """One task per config and fold, in the order of the configs; nothing is written."""
     cache = (parsed.cache_dir or run.cache).resolve()
-    manifests = {one.manifest.fingerprint: one.manifest for one in preparation.configs}
-    files = {key: cache / f"manifest-{key[:16]}.json" for key in manifests}
-    for key, manifest in manifests.items():
-        write_json(files[key], manifest.to_json())
-    stores: dict[tuple[str, int], Path] = {}
     tasks = []
     for one in preparation.configs:
         size = store_size(one.config.img_size, one.config.augmentation)
-        key = one.manifest.fingerprint
-        if (key, size) not in stores:
-            with terminal.counting(f"Decoding images to {size} px") as progress:
-                stores[key, size] = build_store(
-                    one.manifest,
-                    size,
-                    cache,
-                    workers=min(one.config.num_workers, os.cpu_count() or 1),
-                    progress=progress,
-                    notify=terminal.line,
-                )
         paths = run.config(one.config.name)
-        for fold in one.splits.folds:
-            task = FoldTask(
+        tasks += [
+            FoldTask(
                 identity=one.identity,
                 config=dump_canonical(one.config),
                 fold=fold.number,
                 n_folds=len(one.splits.folds),
                 run_dir=str(paths.root),
-                manifest_file=str(files[key]),
+                manifest_file=str(_manifest_file(cache, one)),
                 folds_info_file=str(paths.folds_info),
                 class_texts_file=str(paths.class_texts),
-                pixel_store=str(stores[key, size]),
+                pixel_store=str(store_path(one.manifest, size, cache)),
                 cache_dir=str(cache),
                 n_images=len(one.manifest.paths),
                 gpus=one.config.gpus_per_task,
                 resume_from=_resume_source(parsed.resume_from, fold.number),
             )
-            write_record(task.paths.task, task)
-            tasks.append(task)
+            for fold in one.splits.folds
+        ]
+    return tasks
+
+
+def _manifest_file(cache: Path, one: PreparedConfig) -> Path:
+    return cache / f"manifest-{one.manifest.fingerprint[:16]}.json"
+
+
+def write_tasks(
+    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, terminal: Terminal
+) -> list[FoldTask]:
+    """Decode the images once per size, then write one task file per fold."""
+    cache = (parsed.cache_dir or run.cache).resolve()
+    ready: set[Path] = set()
+    for one in preparation.configs:
+        size = store_size(one.config.img_size, one.config.augmentation)
+        store = store_path(one.manifest, size, cache)
+        if store in ready:
+            continue
+        write_json(_manifest_file(cache, one), one.manifest.to_json())
+        with terminal.counting(f"Decoding images to {size} px") as progress:
+            build_store(
+                one.manifest,
+                size,
+                cache,
+                workers=min(one.config.num_workers, usable_cores()),
+                progress=progress,
+                notify=terminal.line,
+            )
+        ready.add(store)
+    tasks = fold_tasks(parsed, run, preparation)
+    for task in tasks:
+        write_record(task.paths.task, task)
     return tasks
 
 

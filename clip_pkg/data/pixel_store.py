@@ -130,6 +130,11 @@ def images_digest(manifest: Manifest) -> str:
     return hashlib.sha256("\n".join(manifest.digests).encode("ascii")).hexdigest()
 
 
+def store_path(manifest: Manifest, size: int, cache_dir: Path) -> Path:
+    """Where the store of these images at this size is, or will be."""
+    return cache_dir / f"pixels-{images_digest(manifest)[:16]}-{size}.npy"
+
+
 def build_store(
     manifest: Manifest,
     size: int,
@@ -156,7 +161,7 @@ def build_store(
         UserError: The store cannot be written.
     """
     assert len(manifest.paths) > 0, "a manifest without images"
-    path = cache_dir / f"pixels-{images_digest(manifest)[:16]}-{size}.npy"
+    path = store_path(manifest, size, cache_dir)
     say = notify or (lambda _: None)
     with _sentences_for_write_errors(path), _sole_builder(path, say):
         if path.exists():
