@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from clip_pkg.cli.arguments import (
     Parser,
     class_texts_parser,
+    predict_parser,
     prefetch_parser,
     schema_parser,
     summarize_parser,
@@ -65,12 +66,19 @@ def _summarize(parsed: argparse.Namespace) -> int:
     return summarize_directory(parsed.directory)
 
 
+def _predict(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.predict import predict  # noqa: PLC0415
+
+    return predict(parsed)
+
+
 COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "validate": (validate_parser, _validate),
     "prefetch": (prefetch_parser, _prefetch),
     "class-texts": (class_texts_parser, _class_texts),
     "schema": (schema_parser, _schema),
     "summarize": (summarize_parser, _summarize),
+    "predict": (predict_parser, _predict),
 }
 
 
