@@ -33,6 +33,7 @@ other commands (python train_clip.py COMMAND --help):
   plan          show the tasks, what is done, and how long it takes on how many GPUs
   status        show how a run is doing, from any shell; --watch keeps showing
   summarize     rebuild cv_summary.json from the folds' files
+  predict       classify images with a trained config, fold or checkpoint
 """
 
 
@@ -83,6 +84,14 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="folder with one sub-folder of images per class, or a CSV file: path,label[,group]",
+    )
+    group.add_argument(  # as older scripts call it
+        "--data-path",
+        "--data_path",
+        dest="data_dir",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
     )
     group.add_argument(
         "--config-file", "--config_file", type=Path, metavar="FILE", help="JSON list of configs"
@@ -362,6 +371,46 @@ def summarize_parser() -> Parser:
         type=Path,
         metavar="DIR",
         help="a config's result folder, or the folder that holds several",
+    )
+    return parser
+
+
+def predict_parser() -> Parser:
+    """Parser of `predict`."""
+    parser = Parser(
+        prog="train_clip.py predict",
+        description="Classify images with what was trained.",
+        needed=("--images",),
+    )
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a config's result folder, for the mean over its folds' best checkpoints; a fold's "
+        "folder; or a checkpoint",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="image files, folders (with all folders in them), or CSV files with a column `path`",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write path, prediction and the probability of every class to FILE.csv or FILE.json; "
+        "a file that is there is replaced. Without it the first answers are shown",
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu or cuda:0 (default: the first GPU, if there is one)"
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        "--skip_unreadable",
+        action="store_true",
+        help="leave out images that cannot be read; each is named. Without it they are an error",
     )
     return parser
 

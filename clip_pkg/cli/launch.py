@@ -138,6 +138,10 @@ def _finish(
     terminal.line("Next:")
     terminal.line(f"  tensorboard --logdir {run.output_dir}")
     terminal.line(f"  python train_clip.py summarize {run.output_dir}")
+    trained = run.config(configs[0].name).root
+    terminal.line(
+        f"  python train_clip.py predict {trained} --images PATH --output predictions.csv"
+    )
     return EXIT_FAILED if undone else 0
 
 

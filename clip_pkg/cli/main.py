@@ -14,6 +14,7 @@ from clip_pkg.cli.arguments import (
     Parser,
     class_texts_parser,
     plan_parser,
+    predict_parser,
     prefetch_parser,
     schema_parser,
     status_parser,
@@ -81,6 +82,12 @@ def _summarize(parsed: argparse.Namespace) -> int:
     return summarize_directory(parsed.directory)
 
 
+def _predict(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.predict import predict  # noqa: PLC0415
+
+    return predict(parsed)
+
+
 COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "validate": (validate_parser, _validate),
     "prefetch": (prefetch_parser, _prefetch),
@@ -89,6 +96,7 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], i
     "plan": (plan_parser, _plan),
     "status": (status_parser, _status),
     "summarize": (summarize_parser, _summarize),
+    "predict": (predict_parser, _predict),
 }
 
 

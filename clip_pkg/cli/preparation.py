@@ -19,6 +19,8 @@ from clip_pkg.planning.scan import ScanResult, scan
 from clip_pkg.planning.splits import Splits, make_splits, splits_from_json
 from clip_pkg.planning.tasks import Identity, code_digest, config_digest, digest
 
+NAMES_IN_A_NOTICE = 3
+
 
 @dataclass(frozen=True)
 class PreparedConfig:
@@ -71,13 +73,29 @@ def prepare(
         raise WeightsError(
             "\n  ".join(["these encoders cannot be used as configured:", *encoder_problems])
         )
-    notices = [*loaded.notices, *scanned.audit.notices]
+    notices = [*loaded.notices, *scanned.audit.notices, *_all_text_notices(configs)]
     for prepared in configs:
-        notices += _text_notices(prepared)
         notices += check_folds(prepared.manifest, prepared.splits)
     if any(_flips(prepared.config) for prepared in configs):
         notices += scanned.audit.side_warnings
     return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))
+
+
+def _all_text_notices(configs: Sequence[PreparedConfig]) -> list[str]:
+    """What there is to say about class texts, each thing once, with the configs it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for prepared in configs:
+        for text in _text_notices(prepared):
+            concerned.setdefault(text, []).append(prepared.config.name)
+    return [f"{_listed(names, len(configs))}: {text}" for text, names in concerned.items()]
+
+
+def _listed(names: Sequence[str], total: int) -> str:
+    if len(names) == total > NAMES_IN_A_NOTICE:
+        return f"all {total} configs"
+    if len(names) > NAMES_IN_A_NOTICE:
+        return f"{names[0]} and {len(names) - 1} others"
+    return ", ".join(names)
 
 
 def _text_notices(prepared: PreparedConfig) -> list[str]:
@@ -87,10 +105,10 @@ def _text_notices(prepared: PreparedConfig) -> list[str]:
         if config.class_texts_file is None:
             return []
         return [
-            f"{config.name}: class_texts_file has no effect, because text_encoder_name "
+            "class_texts_file has no effect, because text_encoder_name "
             f'"{config.text_encoder_name}" reads no texts'
         ]
-    return [f"{config.name}: {text}" for text in prepared.texts.notices]
+    return list(prepared.texts.notices)
 
 
 def report_lines(preparation: Preparation) -> list[str]:

@@ -137,7 +137,11 @@ class InfoNceDialect(Dialect):
     }
 
     use_infonce: bool = Field(
-        False, description="true: loss `infonce`; false: loss `bce`, on the same pairs."
+        UNSET,
+        description=(
+            "true: loss `infonce`; false: loss `bce`, on the same pairs. Left out, it chooses "
+            "neither."
+        ),
     )
     infonce_temperature: Temperature = Field(0.2, description="Temperature of `infonce` and `bce`.")
     num_negatives: Annotated[int, Field(ge=1, le=65536)] | None = Field(

@@ -22,6 +22,7 @@ Weights: TypeAlias = Literal["pretrained", "scratch"]
 # Spellings of the training guides that no general rule turns into a timm name.
 IMAGE_ALIASES: Mapping[str, str] = {"vit": "vit_base_patch16_224"}
 TEXT_ALIASES: Mapping[str, str] = {"bert-base-chinese": "hf:bert-base-chinese"}
+LEARNED_PROMPTS = "_clip_prompts"  # ends the name of a model: an image encoder with `prompts`
 
 _REGISTERED_MODEL = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
 _TAGGED_NAME = re.compile(r"""^\s+['"](\w+)\.([\w.]+)['"]\s*:""", re.MULTILINE)
@@ -49,6 +50,18 @@ class EncoderSpec:
     start: EncoderSpec | None = None
 
 
+def encoders_of_model(text: str) -> Mapping[str, str]:
+    """Encoder keys of a config that a model's name stands for.
+
+    `resnet18` is an image encoder alone, `resnet18_clip_prompts` that and learned prompts; a
+    `:scratch` or `:pretrained` after either is the image encoder's. Names are not checked.
+    """
+    name, weights = _split_weights(text)
+    image = name.removesuffix(LEARNED_PROMPTS) + (f":{weights}" if weights else "")
+    learned = {"text_encoder_name": "prompts"} if name.endswith(LEARNED_PROMPTS) else {}
+    return {"image_encoder_name": image, **learned}
+
+
 @lru_cache(maxsize=4096)
 def parse_image_encoder(text: str) -> EncoderSpec:
     """Read `image_encoder_name`. Raises ValueError with a sentence and the nearest known name."""
@@ -66,7 +79,14 @@ def parse_image_encoder(text: str) -> EncoderSpec:
         raise ValueError(
             f"{_short(text)}: Vision Mamba is not in timm; its relatives there are "
             "`efficientvim_m1` to `efficientvim_m4` and `mambaout_femto` to `mambaout_base` "
-            "(learned class prompts are chosen by text_encoder_name `prompts`)"
+            f"(`{LEARNED_PROMPTS}` stands for text_encoder_name `prompts`)"
+        )
+    if name.endswith(LEARNED_PROMPTS) and name.count(LEARNED_PROMPTS) == 1:
+        image = encoders_of_model(text)["image_encoder_name"]
+        parse_image_encoder(image)
+        raise ValueError(
+            f"{_short(text)} is an image encoder with learned prompts; write {_short(image)} here "
+            "and `prompts` as text_encoder_name"
         )
     if name.startswith(("hf:", "prompts:")) or name in ("prompts", "none", *TEXT_ALIASES):
         raise ValueError(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from clip_pkg.config.encoders import encoders_of_model
 from clip_pkg.config.findings import Source
 from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
 from clip_pkg.config.keys import ConfigKey, config_keys
@@ -20,6 +22,12 @@ from clip_pkg.errors import ConfigErrors, ConfigProblem
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
+# A flag of the guides that is no key: a model's name, which stands for one encoder or for both.
+_MODEL = "model"
+_MODEL_HELP = (
+    "Another way to name --image-encoder; `_clip_prompts` after the name, as in "
+    "efficientvim_m1_clip_prompts, also chooses --text-encoder prompts."
+)
 _NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")
 _METAVARS = {"integer": "N", "number": "X", "object": "JSON", "array": "VALUE"}
 
@@ -67,11 +75,15 @@ def add_config_flags(parser: argparse.ArgumentParser, *, exclude: Collection[str
                 if key.kinds == {"array"}:
                     options["nargs"] = "+"
             groups[key.section].add_argument(*spellings, **options)
+        if key.key == "image_encoder_name":
+            model = {"metavar": "NAME", "default": argparse.SUPPRESS, "help": _MODEL_HELP}
+            groups[key.section].add_argument(flag_name(_MODEL), dest=_MODEL, **model)
 
 
 def given_flags(namespace: argparse.Namespace) -> tuple[str, ...]:
     """List the config flags that were set, as `--help` spells them."""
-    return tuple(flag_name(key.key) for key in config_keys() if hasattr(namespace, key.key))
+    names = (_MODEL, *(key.key for key in config_keys()))
+    return tuple(flag_name(name) for name in names if hasattr(namespace, name))
 
 
 def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
@@ -89,7 +101,12 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
         except ConfigErrors as errors:
             flag = flag_name(key.key)
             problems += [ConfigProblem(problem.message, flag) for problem in errors.problems]
-    return configs_from_mapping([values], Source(name=_name), problems)
+    named: Mapping[str, str] = {}
+    if hasattr(namespace, _MODEL):
+        named = encoders_of_model(getattr(namespace, _MODEL))
+        problems += _contradictions(named, values)
+    source = Source(name=partial(_name, by_model=named.keys() - values.keys()))
+    return configs_from_mapping([{**named, **values}], source, problems)
 
 
 def suggest_flag(unknown: str, parser: argparse.ArgumentParser) -> str | None:
@@ -102,6 +119,20 @@ def suggest_flag(unknown: str, parser: argparse.ArgumentParser) -> str | None:
 def flag_name(key: str) -> str:
     """Spell the flag of a config key as `--help` does."""
     return f"--{_SHORT_NAMES.get(key, key.replace('_', '-'))}"
+
+
+def _contradictions(named: Mapping[str, str], values: Mapping[str, Any]) -> list[ConfigProblem]:
+    """Say where the encoders that `--model` names differ from those of their own flags."""
+    return [
+        ConfigProblem(
+            f'stands for "{name}", and {flag_name(key)} is "{values[key]}"; keep one of the two',
+            flag_name(_MODEL),
+        )
+        for key, name in named.items()
+        if values.get(key, name) != name
+        # prompts that start from a text encoder are learned prompts too
+        and not (name == "prompts" and values[key].startswith("prompts:"))
+    ]
 
 
 def _spellings(key: ConfigKey) -> tuple[list[str], list[str]]:
@@ -154,12 +185,16 @@ def _number(text: str) -> Any:
     return int(text) if re.fullmatch(r"[+-]?[0-9]{1,4000}", text) else float(text)
 
 
-def _name(path: JsonPath) -> str:
-    """Write the JSON path of the one config as its flag: `--loss.focal.gamma`."""
+def _name(path: JsonPath, by_model: Collection[str]) -> str:
+    """Write the JSON path of the one config as its flag: `--loss.focal.gamma`.
+
+    by_model: keys that were set by `--model`.
+    """
     if len(path) < 2:
         return "the flags"
+    flag = flag_name(_MODEL if path[1] in by_model else str(path[1]))
     inner = path_text(path[2:])
-    return flag_name(str(path[1])) + (f".{inner}" if inner and inner[0] != "[" else inner)
+    return flag + (f".{inner}" if inner and inner[0] != "[" else inner)
 
 
 def _visible(parser: argparse.ArgumentParser) -> list[argparse.Action]:

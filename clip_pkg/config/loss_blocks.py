@@ -31,6 +31,7 @@ class LossConfig(BaseModel):
     hard_part: what of it looks at the largest share, where that is not everything.
     needs_tokens: reads the token ids of the class texts.
     part_weights: settings that are weights of its parts; they cannot all be 0.
+    shares: settings that divide the total among its parts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -40,6 +41,7 @@ class LossConfig(BaseModel):
     hard_part: ClassVar[str] = "it"
     needs_tokens: ClassVar[bool] = False
     part_weights: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[tuple[str, ...]] = ()
 
     type: str
 
@@ -47,6 +49,10 @@ class LossConfig(BaseModel):
     def needs_text(self) -> bool:
         """Whether it looks at the class texts, in training or to predict."""
         return True
+
+    def settings(self) -> dict[str, Any]:
+        """Name → value of what acts on this loss, as it acts, in the order of the class."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "type"}
 
     @model_validator(mode="after")
     def _something_counts(self) -> Self:
@@ -137,6 +143,15 @@ class ProxyConfig(LossConfig):
         return given[0] if given[0] is not None else FOCUS, (
             given[1] if given[1] is not None else FOCUS
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Name → value; with the focal style the focus that is used, without it none."""
+        values = super().settings()
+        for name, used in zip(("gamma_pos", "gamma_neg"), self.focus, strict=True):
+            values[name] = used
+            if self.proxy_type == "ProxyAnchorLoss":
+                del values[name]
+        return values
 
     @model_validator(mode="after")
     def _focus_belongs_to_the_focal_style(self) -> Self:

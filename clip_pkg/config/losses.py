@@ -117,7 +117,9 @@ class SupConLossConfig(LossConfig):
     smallest_batch: ClassVar[int] = 2
 
     type: Literal["supcon"] = "supcon"
-    temperature: Temperature = Field(0.1, description="Of the cosines, in training and prediction.")
+    temperature: Temperature = Field(
+        0.1, title="Loss Temperature", description="Of the cosines, in training and prediction."
+    )
 
 
 class CeLossConfig(ClassifierConfig):
@@ -167,6 +169,7 @@ class CombinedLossConfig(ClassifierConfig, ProxyConfig):
 
     soft_targets: ClassVar[SoftTargets] = "warn"
     hard_part: ClassVar[str] = "its proxy part"
+    shares: ClassVar[tuple[str, ...]] = ("lambda_combined",)
 
     type: Literal["combined"] = "combined"
     lambda_combined: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -187,7 +190,7 @@ class _PairLossConfig(LossConfig):
     smallest_batch: ClassVar[int] = 2
 
     temperature: Temperature = Field(
-        0.2, title="Temperature", description="Of the cosines, in training and prediction."
+        0.2, title="Loss Temperature", description="Of the cosines, in training and prediction."
     )
     num_negatives: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         None,

@@ -1,11 +1,16 @@
-"""The settings block at the start of a log: what is trained, on what, by which loss."""
+"""The settings block at the start of a log: by which loss, what is trained, and on what."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from clip_pkg.config.loss_blocks import LossConfig
+from clip_pkg.config.schema import RunConfig
 from clip_pkg.engine.setup import FoldSetup
 from clip_pkg.losses.table import part_labels
 
@@ -13,31 +18,25 @@ NOT_REPEATED = frozenset({"name", "loss", "aux_losses", "image_encoder_name", "t
 
 
 def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str]]:
-    """`(name, value)` pairs in the order in which people ask for them."""
+    """`(name, value)` pairs: the loss, the fold, and every other setting."""
     task, config = setup.task, setup.config
     counts = setup.manifest.class_counts.tolist()
     classes = ", ".join(
         f"{name} {n}" for name, n in zip(setup.manifest.classes, counts, strict=True)
     )
-    prompts = sum(len(rows) for rows in setup.texts.prompts)
     total = sum(p.numel() for p in setup.model.parameters())
     trainable = sum(p.numel() for p in setup.model.parameters() if p.requires_grad)
-    weights = setup.objective.part_weights
-    labels = part_labels(config.loss, config.aux_losses)
     lines = [
+        *loss_lines(config, setup.objective.part_weights),
         ("Config", task.name),
         ("Fold", f"{task.fold} of {task.n_folds}"),
         ("Device", f"{device_id} ({setup.precision}), process {os.getpid()}"),
-        ("Loss Type", config.loss.type),
-        *_parameters(config.loss),
-        *(line for aux in config.aux_losses for line in _auxiliary(aux)),
-        *((f"  → {labels[name].label} weight", f"{weights[name]:.2f}") for name in weights),
         ("Image encoder", config.image_encoder_name),
         ("Text encoder", config.text_encoder_name),
         ("Parameters", f"{total:,} ({trainable:,} trained)"),
         ("Images", f"{len(setup.train_indices)} train, {setup.val.size} validation"),
         ("Classes", classes),
-        ("Class texts", f"{prompts} prompts from {setup.texts.source}"),
+        ("Class texts", _class_texts(setup)),
     ]
     lines += [
         (_title(name), _value(value))
@@ -47,27 +46,69 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
     return lines
 
 
-def _parameters(block: LossConfig) -> list[tuple[str, str]]:
-    """Parameters of a loss block by the names that papers and guides give them."""
+def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[str, str]]:
+    """`(name, value)` pairs of the losses; `weights` are those of the parts of the total.
+
+    In the order of the guides: the settings that they show, what each part weighs where there are
+    several, then all others.
+    """
+    labels = part_labels(config.loss, config.aux_losses)
+    shown = type(config.loss).model_fields
+    settings = _settings(config.loss)
     return [
-        (field.title or _title(name), _value(getattr(block, name)))
-        for name, field in type(block).model_fields.items()
-        if name != "type"
+        ("Loss Type", config.loss.type),
+        *(line for name, line in settings.items() if shown[name].title),
+        *(
+            (f"  → {labels[name].label} weight", _two_decimals(weight))
+            for name, weight in weights.items()
+            if len(weights) > 1
+        ),
+        *(line for name, line in settings.items() if not shown[name].title),
+        *(line for aux in config.aux_losses for line in _auxiliary(aux)),
     ]
 
 
+def _settings(block: LossConfig) -> dict[str, tuple[str, str]]:
+    """Lines of a loss block by setting, with the names that papers and guides give them."""
+    fields = type(block).model_fields
+    weights = {*block.part_weights, *block.shares}
+    return {
+        name: (
+            fields[name].title or _title(name),
+            _two_decimals(value) if name in weights else _value(value),
+        )
+        for name, value in block.settings().items()
+    }
+
+
 def _auxiliary(block: LossConfig) -> list[tuple[str, str]]:
-    inside = [(f"  {name}", value) for name, value in _parameters(block)]
+    inside = [(f"  {name}", value) for name, value in _settings(block).values()]
     return [("Auxiliary Loss", block.type), *inside]
+
+
+def _class_texts(setup: FoldSetup) -> str:
+    encoder = setup.config.text_encoder
+    if encoder.family in ("prompts", "none") and encoder.start is None:
+        return "not read"
+    prompts = sum(len(rows) for rows in setup.texts.prompts)
+    return f"{prompts} prompts from {setup.texts.source}"
 
 
 def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
+def _two_decimals(value: float) -> str:
+    """Two decimals, or as many as the value needs."""
+    short = f"{value:.2f}"
+    return short if math.isclose(float(short), value) else f"{value:g}"
+
+
 def _value(value: Any) -> str:
-    return (
-        {True: "yes", False: "no", None: "none"}.get(value, str(value))
-        if (value is None or isinstance(value, bool))
-        else str(value)
-    )
+    if isinstance(value, BaseModel):
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value)
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from clip_pkg import __version__
-from clip_pkg.engine.precision import Precision
+from clip_pkg.precision import Precision
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
 

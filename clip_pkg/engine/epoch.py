@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_pkg.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.data.batches import Batch
 from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.precision import Precision
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
 from clip_pkg.model import ImageTextModel
+from clip_pkg.precision import Precision
 
 NEGATIVES_SEED = 0  # of evaluations
 # Called after each batch with the number done and, in training, a way to fetch the means so far.
@@ -166,57 +167,46 @@ def evaluate(
 
     Contrastive losses depend on who shares a batch, so the loss is computed over batches of the
     training size in the fixed mixed order `loss_order` (a permutation of N), whatever batches the
-    images came in. The last of them may be smaller.
+    images came in. The last of them may be smaller. Predictions are made batch by batch as the
+    images come, without labels, as they are with a trained model.
     """
-    was_training = model.training
-    model.eval()
-    objective.eval()
-    try:
-        with precision.text_autocast():
-            class_features = model.mean_class_features() if model.has_text else None
-        embeddings, targets, index = _all_embeddings(model, batches, precision, on_step)
+    with evaluation_mode(model, objective):
+        classifier = Classifier(model, objective, precision, class_features(model, precision))
+        embeddings, logits, targets, index = _all_images(classifier, batches, on_step)
         features = F.normalize(embeddings, dim=-1)
         running = RunningScores(device)
-        logits = torch.empty(len(targets), model.num_classes, device=device)
         # The same negatives in every epoch, so that epochs can be compared.
         negatives = torch.Generator(device)
         negatives.manual_seed(NEGATIVES_SEED)
         for chunk in torch.split(loss_order.to(device), loss_batch_size):
             inputs = LossInputs(
                 image_features=features[chunk],
-                class_features=class_features,
+                class_features=classifier.class_features,
                 targets=targets[chunk],
                 logit_scale=model.logit_scale(),
                 image_embeddings=embeddings[chunk],
                 class_tokens=model.class_tokens(model.first_rows) if needs_tokens else None,
                 generator=negatives,
             )
-            logits[chunk] = objective.prediction_logits(inputs)
             running.add(objective(inputs), logits[chunk], targets[chunk])
-        probabilities = logits.double().softmax(dim=1)
         return Evaluation(
             scores=running.fetch(),
-            probabilities=probabilities.cpu().numpy(),
+            probabilities=probabilities(logits).cpu().numpy(),
             targets=targets.cpu().numpy(),
             index=index.cpu().numpy(),
         )
-    finally:
-        model.train(was_training)
-        objective.train(was_training)
 
 
-def _all_embeddings(
-    model: ImageTextModel,
-    batches: Iterable[Batch],
-    precision: Precision,
-    on_step: OnStep | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    embeddings, targets, index = [], [], []
+def _all_images(
+    classifier: Classifier, batches: Iterable[Batch], on_step: OnStep | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Embeddings [N, D], logits [N, C], targets [N] and index [N] of all batches."""
+    embeddings, logits, targets, index = [], [], [], []
     for done, batch in enumerate(batches, start=1):
-        with precision.autocast():
-            embeddings.append(model.image_embeddings(batch.images))
+        embeddings.append(classifier.embeddings(batch.images))
+        logits.append(classifier.logits(embeddings[-1]))
         targets.append(batch.targets)
         index.append(batch.index)
         if on_step is not None:
             on_step(done, None)
-    return torch.cat(embeddings), torch.cat(targets), torch.cat(index)
+    return torch.cat(embeddings), torch.cat(logits), torch.cat(targets), torch.cat(index)

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from clip_pkg.atomic import remove_leftovers
+from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.engine.banner import configuration_lines
-from clip_pkg.engine.checkpoint import Cadence, load_checkpoint
+from clip_pkg.engine.cadence import Cadence
 from clip_pkg.engine.console import FoldConsole
 from clip_pkg.engine.early_stopping import BestEpoch
 from clip_pkg.engine.environment import describe_environment

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.engine.precision import Precision
+from clip_pkg.precision import Precision
 
 MAX_NON_FINITE_STEPS = 10  # in a row; after these a fold counts as diverged
 WARMUP_SHARE = 0.1  # of all steps, at most

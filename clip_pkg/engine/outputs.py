@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clip_pkg.atomic import write_text
-from clip_pkg.engine.checkpoint import save_checkpoint
+from clip_pkg.checkpoint import save_checkpoint
+from clip_pkg.classifier import class_features, evaluation_mode
 from clip_pkg.engine.epoch import Evaluation
 from clip_pkg.engine.setup import FoldSetup
 from clip_pkg.predictions import Predictions
@@ -25,6 +27,7 @@ class BestModel:
     metrics: Mapping[str, float | None]
     model: Mapping[str, Any]
     objective: Mapping[str, Any]
+    class_features: Tensor | None
     evaluation: Evaluation
 
 
@@ -44,6 +47,7 @@ def snapshot(
         dict(metrics),
         copied(setup.model.checkpoint_state()),
         copied(setup.objective.state_dict()),
+        _class_features(setup),
         evaluation,
     )
 
@@ -61,6 +65,7 @@ def write_best(setup: FoldSetup, best: BestModel) -> None:
                 "metrics": dict(best.metrics),
                 "model": dict(best.model),
                 "objective": dict(best.objective),
+                "class_features": best.class_features,
             },
         )
 
@@ -86,6 +91,7 @@ def write_latest(
             "metrics": dict(metrics),
             "model": setup.model.checkpoint_state(),
             "objective": setup.objective.state_dict(),
+            "class_features": _class_features(setup),
             "optimisation": None if finished else setup.optimisation.state_dict(),
         },
     )
@@ -113,14 +119,24 @@ def write_exposure(setup: FoldSetup, epochs: int) -> None:
     write_text(setup.task.paths.exposure, stream.getvalue())
 
 
+@torch.no_grad()
+def _class_features(setup: FoldSetup) -> Tensor | None:
+    """What images are compared with; with it no text tower is needed to predict."""
+    with evaluation_mode(setup.model, setup.objective):
+        features = class_features(setup.model, setup.precision)
+    return None if features is None else features.cpu()
+
+
 def _inference_state(setup: FoldSetup) -> dict[str, Any]:
-    """What turns weights into a classifier again."""
+    """What turns weights and class features into a classifier again."""
     return {
         "identity": vars(setup.task.identity),
         "fold": setup.task.fold,
         "config": setup.task.config,
         "classes": list(setup.texts.classes),
         "prompts": [list(prompts) for prompts in setup.texts.prompts],
+        "class_counts": setup.class_counts.tolist(),
+        "vocabulary_size": setup.model.vocabulary_size,
         "transform": {
             "img_size": setup.config.img_size,
             "store_size": setup.augmentation.store_size,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_pkg.classifier import objective_for
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import EvalBatches, TrainBatches
@@ -21,15 +22,15 @@ from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
 from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.precision import Precision, choose_precision
 from clip_pkg.errors import DataError
-from clip_pkg.losses.contract import Objective, TrainingSet
-from clip_pkg.losses.table import build_objective, class_weight_method
+from clip_pkg.losses.contract import Objective
+from clip_pkg.losses.table import class_weight_method
 from clip_pkg.model import ImageTextModel, build_model
 from clip_pkg.planning.class_texts import ClassTexts
 from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.splits import inner_split, splits_from_json
 from clip_pkg.planning.tasks import FoldTask
+from clip_pkg.precision import Precision, choose_precision
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class FoldSetup:
     val: EvalSide
     inner: EvalSide | None
     notices: tuple[str, ...]
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Images per class of the training side, [C]."""
+        return _counts(self.manifest, self.train_indices)
 
 
 def read_inputs(task: FoldTask) -> tuple[RunConfig, Manifest, ClassTexts]:
@@ -103,7 +109,8 @@ def set_up(
     model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
     # Convolutions are several times faster in this layout wherever half precision has matrix units.
     model = model.to(memory_format=torch.channels_last)
-    objective = _objective(config, manifest, train_indices, model.vocabulary_size).to(device)
+    counts = _counts(manifest, train_indices).tolist()
+    objective = objective_for(config, counts, model.vocabulary_size).to(device)
     pixels = open_pixels(PixelStore.open(Path(task.pixel_store), manifest), device)
     augmentation = Augmentation(
         config.augmentation,
@@ -186,24 +193,6 @@ def set_up(
 
 def _counts(manifest: Manifest, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.bincount(manifest.labels[indices], minlength=len(manifest.classes))
-
-
-def _objective(
-    config: RunConfig,
-    manifest: Manifest,
-    train_indices: NDArray[np.int64],
-    vocabulary_size: int | None,
-) -> Objective:
-    counts = _counts(manifest, train_indices)
-    method = class_weight_method(config.loss, config.weight_method)
-    weights = None
-    if method is not None:
-        weights = torch.from_numpy(
-            class_weights(counts, method, config.weight_smooth_factor)
-        ).float()
-    assert vocabulary_size is not None or not config.needs_tokens, "the config checks for tokens"
-    training_set = TrainingSet(torch.from_numpy(counts), config.embed_dim, weights, vocabulary_size)
-    return build_objective(config.loss, training_set, config.aux_losses)
 
 
 def _sampling_weights(

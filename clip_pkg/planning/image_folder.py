@@ -45,7 +45,7 @@ class _Walk:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in LEFT_BY_SYSTEMS:
                 self.ignored.append((shown(relative / entry.name), "hidden or left by the system"))
-            elif not _is_utf8(entry.name):
+            elif not is_utf8(entry.name):
                 self.problems.append(
                     f"{shown(folder / entry.name)}: the name is not valid UTF-8: rename it"
                 )
@@ -63,7 +63,7 @@ def list_folder(data_dir: Path) -> Listing:
     classes: list[str] = []
     stray: list[str] = []
     for entry in walk.entries(data_dir, PurePosixPath()):
-        if _is_folder(entry):
+        if is_folder(entry):
             classes.append(entry.name)
         elif _suffix(entry.name) in SUFFIXES:
             stray.append(entry.name)
@@ -101,7 +101,7 @@ def _list_class(walk: _Walk, data_dir: Path, name: str) -> None:
         seen.add(identity)
         for entry in walk.entries(folder, relative):
             path = relative / entry.name
-            if _is_folder(entry):
+            if is_folder(entry):
                 (links if entry.is_symlink() else folders).append(path)
             elif _suffix(entry.name) in SUFFIXES:
                 walk.images.append(ListedImage(str(path), label))
@@ -154,14 +154,16 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Tell whether a file's name is text that a CSV or JSON file can hold."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -27,7 +27,10 @@ ROOMS_THAT_MAKE_NUMBERS = (
     "data",
     "engine",
     "planning",
+    "checkpoint.py",
+    "classifier.py",
     "model.py",
+    "precision.py",
 )
 # Settings that say where or how fast a config runs, not what comes out.
 NO_PART_OF_THE_RESULT = frozenset({"name", "gpu_id", "gpus_per_task", "num_workers"})

@@ -7,6 +7,7 @@ import pytest
 
 from clip_pkg.config.encoders import (
     EncoderSpec,
+    encoders_of_model,
     open_clip_tags,
     parse_image_encoder,
     parse_text_encoder,
@@ -77,6 +78,9 @@ def test_learned_prompts_can_start_from_a_text_encoder(start):
         (parse_image_encoder, "resnet18.a1_in2k", "did you mean 'resnet18.a1_in1k'"),
         (parse_image_encoder, "resnet18.a1_in1k:scratch", "keep one of them"),
         (parse_image_encoder, "vim_tiny_patch16_224_clip_prompts", "Vision Mamba is not in timm"),
+        (parse_image_encoder, "resnet18_clip_prompts", "write 'resnet18' here and `prompts` as"),
+        (parse_image_encoder, "resnet81_clip_prompts", "did you mean 'resnet18'"),
+        (parse_image_encoder, "resnet18" + 9999 * "_clip_prompts", "unknown image encoder"),
         (parse_image_encoder, "prompts", "is a text encoder"),
         (parse_image_encoder, "prompts:clip:ViT-B/32", "is a text encoder"),
         (parse_image_encoder, "none", "is a text encoder"),
@@ -106,6 +110,21 @@ def test_unknown_names_get_a_sentence(parse, written, part):
         parse(written)
     assert part in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "learned"),
+    [
+        ("resnet18", "resnet18", False),
+        ("resnet18:scratch", "resnet18:scratch", False),
+        ("resnet18_clip_prompts", "resnet18", True),
+        ("resnet18_clip_prompts:pretrained", "resnet18:pretrained", True),
+        ("clip:ViT-B/32_clip_prompts:scratch", "clip:ViT-B/32:scratch", True),
+    ],
+)
+def test_encoders_of_a_model(model, image, learned):
+    text = {"text_encoder_name": "prompts"} if learned else {}
+    assert encoders_of_model(model) == {"image_encoder_name": image, **text}
 
 
 def test_names_are_those_of_the_libraries():

@@ -204,6 +204,70 @@ def test_given_flags_are_listed(parser):
     assert given_flags(namespace) == ("--text-encoder", "--epochs", "--use-amp")
 
 
+@pytest.mark.parametrize(
+    ("line", "image", "text"),
+    [
+        ("--model resnet34", "resnet34", "clip:ViT-B/32"),
+        ("--model resnet34 --text-encoder prompts", "resnet34", "prompts"),
+        ("--model resnet34 --image-encoder resnet34", "resnet34", "clip:ViT-B/32"),
+        ("--model efficientvim_m1_clip_prompts", "efficientvim_m1", "prompts"),
+        ("--model mambaout_tiny_clip_prompts --text-encoder prompts", "mambaout_tiny", "prompts"),
+        ("--model resnet34_clip_prompts:scratch", "resnet34:scratch", "prompts"),
+        ("--model vit_clip_prompts --text_encoder prompts:clip:ViT-B/32", "vit", None),
+    ],
+)
+def test_a_models_name_stands_for_its_encoders(parser, line, image, text):
+    made = config(parser, line)
+    assert made.image_encoder_name == image
+    assert made.text_encoder_name == (text or "prompts:clip:ViT-B/32")
+    assert given_flags(parser.parse_args(shlex.split(line)))[0] == "--model"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            "--model resnet34 --image-encoder resnet18",
+            ['--model: stands for "resnet34", and --image-encoder is "resnet18"'],
+        ),
+        (
+            "--model resnet34_clip_prompts --image_encoder resnet18 --text-encoder clip:ViT-B/32",
+            [
+                '--model: stands for "resnet34", and --image-encoder is "resnet18"',
+                '--model: stands for "prompts", and --text-encoder is "clip:ViT-B/32"',
+            ],
+        ),
+        ("--model resnet43_clip_prompts", ["--model: unknown image encoder 'resnet43'; did you m"]),
+        ("--model _clip_prompts", ["--model: unknown image encoder ''"]),
+        (
+            "--model vim_tiny_patch16_224_clip_prompts --epochs 0",
+            [
+                "--model: 'vim_tiny_patch16_224': Vision Mamba is not in timm; its relatives there "
+                "are `efficientvim_m1` to `efficientvim_m4` and `mambaout_femto` to",
+                "--epochs: expected",
+            ],
+        ),
+        (
+            "--model resnet18 --text-encoder clap",
+            ["--text-encoder: unknown text encoder 'clap'"],
+        ),
+        (
+            "--model resnet18_clip_prompts --main-loss-type superclip_tokens",
+            ['--main-loss-type: "superclip_tokens" needs the tokens of the class texts'],
+        ),
+    ],
+)
+def test_problems_of_a_models_name_begin_with_its_flag(parser, line, found):
+    told = problems(parser, line)
+    assert [text[: len(start)] for text, start in zip(told, found, strict=True)] == found
+
+
+def test_a_notice_about_a_named_model_begins_with_its_flag(parser):
+    line = "--model resnet18_clip_prompts --loss-type proxy"
+    (notice,) = config_from_flags(parser.parse_args(line.split())).notices
+    assert notice.startswith("--model: is loaded and not used")
+
+
 def test_excluded_flags_are_left_to_the_parser():
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--gpu-id", default=argparse.SUPPRESS, type=int)

@@ -16,10 +16,10 @@ from clip_pkg.data.batches import Batch
 from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.engine.epoch import EpochScores, evaluate, train_epoch
 from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.precision import Precision
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
 from clip_pkg.losses.table import build_objective
 from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.precision import Precision
 
 CPU = torch.device("cpu")
 FLOAT32 = Precision("cpu", None)

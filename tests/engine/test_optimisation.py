@@ -13,7 +13,7 @@ from clip_pkg.engine.optimisation import (
     Optimisation,
     cosine_with_warmup,
 )
-from clip_pkg.engine.precision import Precision
+from clip_pkg.precision import Precision
 
 FLOAT32 = Precision("cpu", None)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 from tiny import CHECKOUT
 
+from clip_pkg.cli.arguments import training_parser
+from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.losses.table import AUXILIARY, LOSSES, LossRow
 
@@ -48,6 +51,20 @@ def test_its_json_is_a_config_list() -> None:
     (config,) = configs_from_mapping(json.loads(block)).configs
     assert config.loss.type == "combined"
     assert [aux.type for aux in config.aux_losses] == ["center", "triplet"]
+
+
+def test_its_commands_are_understood() -> None:
+    (block,) = re.findall(r"(?ms)^```bash\n(.*?)^```", TEXT)
+    kinds = []
+    for line in block.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line.removeprefix("python "))
+        assert program == "train_clip.py"
+        parser = training_parser()
+        parsed = parser.parse_args(arguments)
+        parser.check_needed(parsed)
+        (config,) = config_from_flags(parsed).configs
+        kinds.append(config.loss.type)
+    assert kinds == ["ce_infonce", "combined", "infonce"]
 
 
 def test_links_lead_to_sections() -> None:

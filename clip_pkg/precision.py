@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,19 @@ class Precision:
         return (
             "float32" if self.dtype is None else f"mixed {str(self.dtype).removeprefix('torch.')}"
         )
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Take numbers below the normal range as 0 on the CPU, as training does.
+
+    At small temperatures most softmax terms are denormal, and CPUs take a hundredfold for these.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def choose_precision(

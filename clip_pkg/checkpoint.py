@@ -1,14 +1,14 @@
-"""Checkpoints: what they hold, when they are written, and how they are read without running code.
+"""Checkpoints: what they hold, and how they are read without running code.
 
-`checkpoint_best.pth` is what inference needs: weights, classes, prompts, config. While a fold
-trains, `checkpoint_latest.pth` also holds the optimiser and the run's state; both are plain
+`checkpoint_best.pth` is what inference needs: weights, classes, class features, config. While a
+fold trains, `checkpoint_latest.pth` also holds the optimiser and the run's state; both are plain
 tensors, numbers and strings, so that `torch.load(weights_only=True)` reads them.
 """
 
 from __future__ import annotations
 
 import pickle
-import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,6 @@ from clip_pkg.atomic import write_with
 from clip_pkg.errors import CheckpointError
 
 FORMAT_VERSION = 1
-# Checkpoints may take this share of the training time; small models are saved every epoch, large
-# ones as often as that allows, so that writing never dominates and a crash costs little.
-TIME_SHARE = 0.05
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -36,16 +33,19 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint. Raises CheckpointError if it is absent, damaged, hostile or foreign."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():  # about foreign pickles, which are refused anyway
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values and could run code when loaded; it "
-            "was refused. Checkpoints of this program never need that"
+            f"{path} was refused: it is no checkpoint, or it holds more than tensors and plain "
+            "values and could run code when loaded; checkpoints of this program never need that"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None
+    except Exception as error:  # a damaged file can raise anything inside torch's reader
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from None
     if not isinstance(content, dict) or "format_version" not in content:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no format_version")
     if content["format_version"] != FORMAT_VERSION:
@@ -54,20 +54,3 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             f"{FORMAT_VERSION}; load it with the version that wrote it"
         )
     return content
-
-
-class Cadence:
-    """Says when the next checkpoint is due, from what the last one cost."""
-
-    def __init__(self) -> None:
-        self._cost = 0.0
-        self._saved_at = time.monotonic()
-
-    def due(self) -> bool:
-        """Whether enough time has passed since the last checkpoint to pay for another."""
-        return time.monotonic() - self._saved_at >= self._cost / TIME_SHARE
-
-    def record(self, seconds: float) -> None:
-        """Note that writing took `seconds` and ended now."""
-        self._cost = seconds
-        self._saved_at = time.monotonic()

@@ -1,0 +1,1 @@
+"""Trained folds as classifiers: images in, class probabilities out."""

@@ -1,0 +1,113 @@
+"""A file of answers, CSV or JSON by its suffix; written as they come, whole or not at all.
+
+No torch here: a place that cannot be written to is told before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_pkg.atomic import replacing
+from clip_pkg.errors import UserError
+from clip_pkg.inference.images import ImageFile
+from clip_pkg.paths import ConfigPaths, FoldPaths
+from clip_pkg.planning.decoding import UnreadableImage
+from clip_pkg.planning.problems import shown
+from clip_pkg.predictions import PROBABILITY_PREFIX
+
+LEADING_COLUMNS = ("path", "prediction")
+SUFFIXES = (".csv", ".json")
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model says about B images.
+
+    images: B. probabilities: [B, C] float64, rows sum to 1. unreadable: images without an answer.
+    """
+
+    images: tuple[ImageFile, ...]
+    probabilities: NDArray[np.float64]
+    unreadable: tuple[UnreadableImage, ...] = ()
+
+
+def check_target(path: Path, sources: Sequence[Path]) -> None:
+    """Refuse a file that cannot be meant: one of the `sources`, a training run's, or no file.
+
+    Any other file that is there will be replaced. Raises UserError.
+    """
+    place = shown(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        status = None
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written: {error.strerror}") from None
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{place} is a folder; name a file in it, such as {path / 'answers.csv'}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{place}: its name must end in {' or '.join(SUFFIXES)}")
+    if status is None:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{place} is no regular file; choose another name")
+    if any(source.is_file() and path.samefile(source) for source in sources):
+        raise UserError(f"{place} would overwrite what it is made from; choose another name")
+    if FoldPaths(path.parent).task.exists() or ConfigPaths(path.parent).identity.exists():
+        raise UserError(f"{place} is a file of a training run; choose another place")
+
+
+def write_answers(path: Path, classes: Sequence[str], answers: Iterable[Answers]) -> None:
+    """Write one row or object per image; probabilities with all their digits.
+
+    Raises UserError if the file cannot be written, and whatever `answers` raises; an old file then
+    stays as it was.
+    """
+    write = _write_json if path.suffix.lower() == ".json" else _write_csv
+    try:
+        with replacing(path) as binary:
+            stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+            try:
+                write(stream, _columns(classes), _rows(classes, answers))
+            finally:
+                stream.detach()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
+
+
+def _columns(classes: Sequence[str]) -> list[str]:
+    return [*LEADING_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]
+
+
+def _rows(classes: Sequence[str], answers: Iterable[Answers]) -> Iterator[list[str | float]]:
+    for some in answers:
+        chosen = some.probabilities.argmax(axis=1).tolist()
+        values = some.probabilities.tolist()
+        for image, best, row in zip(some.images, chosen, values, strict=True):
+            yield [image.name, classes[best], *row]
+
+
+def _write_csv(stream: TextIO, columns: list[str], rows: Iterator[list[str | float]]) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+
+
+def _write_json(stream: TextIO, columns: list[str], rows: Iterator[list[str | float]]) -> None:
+    separator = "[\n"
+    for row in rows:
+        values = dict(zip(columns, row, strict=True))
+        stream.write(separator + json.dumps(values, ensure_ascii=False, allow_nan=False))
+        separator = ",\n"
+    stream.write("\n]\n")

@@ -1,0 +1,128 @@
+"""Which checkpoints a user means: of all folds of a config, of one fold, or one file.
+
+No torch here: a wrong path is told before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_pkg.errors import RunFolderError
+from clip_pkg.paths import ConfigPaths, FoldPaths
+from clip_pkg.planning.problems import shown, some
+from clip_pkg.planning.tasks import FoldResult, read_record
+
+FOLD_PREFIX = "fold_"
+
+
+@dataclass(frozen=True)
+class CheckpointChoice:
+    """checkpoints: in the order of their folds. notices: what the user should know of them."""
+
+    checkpoints: tuple[Path, ...]
+    notices: tuple[str, ...] = ()
+
+
+def choose_checkpoints(model: Path) -> CheckpointChoice:
+    """Find what `model` stands for.
+
+    A config's result folder stands for the best checkpoints of all its finished folds, a fold's
+    folder for its best checkpoint, a file for itself. Where a fold has no best checkpoint, because
+    the config wanted none, it is the latest one.
+
+    Raises:
+        RunFolderError: There is nothing of the kind, or no fold is finished.
+    """
+    try:
+        if model.is_file():
+            return CheckpointChoice((model,))
+        if not model.exists():
+            raise RunFolderError(f"{shown(model)}: there is no such checkpoint or result folder")
+        if not model.is_dir():
+            raise RunFolderError(f"{shown(model)}: is neither a file nor a folder")
+        if (checkpoint := _checkpoint(FoldPaths(model))) is not None:
+            return _of_fold(FoldPaths(model), checkpoint)
+        if folds := _folds(model):
+            return _of_config(ConfigPaths(model), folds)
+        configs = [folder.name for folder in sorted(model.iterdir()) if _folds(folder)]
+    except OSError as error:
+        raise RunFolderError(f"{shown(model)}: cannot be read: {error.strerror}") from None
+    if configs:
+        raise RunFolderError(
+            f"{shown(model)} holds the results of {len(configs)} config(s); name one of them, such "
+            f"as {shown(model / configs[0])} ({some(configs, 10)})"
+        )
+    raise RunFolderError(
+        f"{shown(model)} is no result folder of a config or fold: it has neither {FOLD_PREFIX}1 "
+        f"nor {FoldPaths(model).checkpoint_best.name}"
+    )
+
+
+def _checkpoint(paths: FoldPaths) -> Path | None:
+    choices = (paths.checkpoint_best, paths.checkpoint_latest)
+    return next((path for path in choices if path.is_file()), None)
+
+
+def _folds(folder: Path) -> list[int]:
+    """Numbers of the folds that have a folder."""
+    if not folder.is_dir():
+        return []
+    numbers = (
+        path.name.removeprefix(FOLD_PREFIX)
+        for path in folder.glob(f"{FOLD_PREFIX}*")
+        if path.is_dir()
+    )
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _of_fold(paths: FoldPaths, checkpoint: Path) -> CheckpointChoice:
+    notices = _substitute(paths, checkpoint)
+    if not paths.result.is_file():
+        notices.append(f"{shown(paths.root)} is not finished: this is its model so far")
+    return CheckpointChoice((checkpoint,), tuple(notices))
+
+
+def _of_config(paths: ConfigPaths, found: list[int]) -> CheckpointChoice:
+    chosen: list[Path] = []
+    missing: list[str] = []
+    notices: list[str] = []
+    for number in sorted({*found, *_planned(paths)}):
+        fold = paths.fold(number)
+        checkpoint = _checkpoint(fold)
+        if read_record(FoldResult, fold.result) is None:
+            missing.append(f"{fold.root.name} (not finished)")
+        elif checkpoint is None:
+            missing.append(f"{fold.root.name} (its checkpoints are gone)")
+        else:
+            chosen.append(checkpoint)
+            notices += _substitute(fold, checkpoint)
+    if not chosen:
+        raise RunFolderError(
+            f"{shown(paths.root)}: no fold can be used: {', '.join(missing)}; the training command "
+            "goes on where it stopped"
+        )
+    if missing:
+        notices.append(f"without {', '.join(missing)}")
+    return CheckpointChoice(tuple(chosen), tuple(notices))
+
+
+def _planned(paths: ConfigPaths) -> range:
+    """Numbers of the folds that the config has; none where only folds were copied."""
+    try:
+        folds = json.loads(paths.folds_info.read_text(encoding="utf-8"))["folds"]
+        return range(1, len(folds) + 1)
+    except FileNotFoundError:
+        return range(0)
+    except (ValueError, KeyError, TypeError):
+        raise RunFolderError(f"{shown(paths.folds_info)} is damaged; copy it again") from None
+
+
+def _substitute(paths: FoldPaths, checkpoint: Path) -> list[str]:
+    if checkpoint == paths.checkpoint_best:
+        return []
+    return [
+        f"{shown(paths.root)} has no {paths.checkpoint_best.name}: the model of its last epoch is "
+        "used"
+    ]

@@ -1,0 +1,187 @@
+"""The model of one trained fold, rebuilt from its checkpoint alone.
+
+Neither a network, nor pretrained weights, nor a text tower is needed: the checkpoint holds the
+image encoder, the features of the classes, and whatever else its objective predicts by.
+
+Legend: B images, C classes, D embedding size, S side of the decoded square in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from clip_pkg.checkpoint import load_checkpoint
+from clip_pkg.classifier import Classifier, objective_for, probabilities
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import Augmentation
+from clip_pkg.data.batches import evaluation_batch_size
+from clip_pkg.data.pixel_store import store_size
+from clip_pkg.encoders.image import build_image_encoder
+from clip_pkg.encoders.state import load_strictly
+from clip_pkg.errors import CheckpointError
+from clip_pkg.model import ImageTextModel
+from clip_pkg.precision import choose_precision, flushed_denormals
+
+TEXT_SIDE = ("text_encoder.", "text_projection.")  # parts of a model that only training needs
+
+
+class _Transform(BaseModel):
+    """How the fold's images were prepared; see `engine.outputs`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    store_size: int
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class _Content(BaseModel):
+    """What prediction reads of a checkpoint; it may hold more."""
+
+    model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    identity: dict[str, str]
+    fold: int
+    epoch: int
+    config: RunConfig
+    classes: Annotated[list[str], Field(min_length=2)]
+    class_counts: list[int]
+    vocabulary_size: int | None
+    transform: _Transform
+    model: dict[str, Tensor]
+    objective: dict[str, Tensor]
+    class_features: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class FoldClassifier:
+    """A fold's model on a device.
+
+    source: its checkpoint. identity: digests of what the fold's numbers follow from. epoch: counts
+    from 1. store_size: S. batch_size: images that the fold's evaluation looked at together.
+    """
+
+    source: Path
+    identity: Mapping[str, str]
+    name: str
+    fold: int
+    epoch: int
+    classes: tuple[str, ...]
+    store_size: int
+    batch_size: int
+    device: torch.device
+    augmentation: Augmentation
+    classifier: Classifier
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> FoldClassifier:
+        """Rebuild the model of a checkpoint, best or latest.
+
+        Raises CheckpointError if the file is absent, damaged, hostile or not of this program.
+        """
+        content = _content(path)
+        config = content.config
+        model = _image_side(content, path)
+        objective = objective_for(config, content.class_counts, content.vocabulary_size)
+        load_strictly(objective, content.objective, source=str(path))
+        features = content.class_features
+        return cls(
+            source=path,
+            identity=content.identity,
+            name=config.name,
+            fold=content.fold,
+            epoch=content.epoch,
+            classes=tuple(content.classes),
+            store_size=content.transform.store_size,
+            batch_size=evaluation_batch_size(config.batch_size, config.img_size, device.type),
+            device=device,
+            augmentation=Augmentation(
+                config.augmentation,
+                img_size=config.img_size,
+                mean=content.transform.mean,
+                std=content.transform.std,
+                device=device,
+                channels_last=True,
+            ),
+            classifier=Classifier(
+                model.to(device).to(memory_format=torch.channels_last).eval(),
+                objective.to(device).eval(),
+                choose_precision(device, use_amp=config.use_amp, amp_dtype=config.amp_dtype),
+                None if features is None else features.to(device),
+            ),
+        )
+
+    @torch.inference_mode()
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Squares [B, S, S, 3], RGB → probability of each class [B, C], rows sum to 1.
+
+        On a CPU with as many threads, the fold's validation images in the batches of its evaluation
+        get the very numbers of its `predictions.csv`. In batches of other sizes an image's numbers
+        differ by rounding, because matrix products of another size add in another order: by about
+        1e-6 in float32, by more where half precision rounds in between.
+        """
+        with flushed_denormals():
+            images = self.augmentation.evaluate(torch.from_numpy(pixels).to(self.device))
+            logits = self.classifier.logits(self.classifier.embeddings(images))
+            answers: NDArray[np.float64] = probabilities(logits).cpu().numpy()
+        if not np.isfinite(answers).all():
+            raise CheckpointError(f"{self.source}: its model answers with NaN, not probabilities")
+        return answers
+
+
+def _content(path: Path) -> _Content:
+    try:
+        content = _Content.model_validate(load_checkpoint(path))
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{path} cannot be used to predict: {place}: {first['msg']}; it was written by another "
+            "version of this program or is none of its checkpoints"
+        ) from None
+    if contradiction := _contradiction(content):
+        raise CheckpointError(f"{path} cannot be used to predict: {contradiction}")
+    return content
+
+
+def _contradiction(content: _Content) -> str:
+    """What does not fit together in a checkpoint, or an empty text."""
+    config, features = content.config, content.class_features
+    count = len(content.classes)
+    expected = None if config.text_encoder.family == "none" else (count, config.embed_dim)
+    if (None if features is None else tuple(features.shape)) != expected:
+        return "its class features do not fit its classes"
+    if len(content.class_counts) != count:
+        return "its class counts do not fit its classes"
+    if content.transform.store_size != store_size(config.img_size, config.augmentation):
+        return "its images were prepared as this version of the program does not"
+    return ""
+
+
+def _image_side(content: _Content, path: Path) -> ImageTextModel:
+    """Image encoder, projection and temperature; the class features stand for the text side."""
+    config = content.config
+    encoder = build_image_encoder(
+        replace(config.image_encoder, weights="scratch"), img_size=config.img_size
+    )
+    model = ImageTextModel(
+        encoder,
+        None,
+        [1] * len(content.classes),
+        embed_dim=config.embed_dim,
+        temperature=config.temperature,
+    )
+    state = {
+        name: tensor for name, tensor in content.model.items() if not name.startswith(TEXT_SIDE)
+    }
+    model.load_checkpoint_state(state, source=str(path))
+    return model

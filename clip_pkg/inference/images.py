@@ -1,0 +1,190 @@
+"""The images that somebody wants predictions for: files, folders, and tables with a `path` column.
+
+No torch here: a wrong path is told before a model is loaded. No image is opened either.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import TypeAlias
+
+from clip_pkg.planning.decoding import SUFFIXES
+from clip_pkg.planning.image_folder import (
+    KINDS,
+    LEFT_BY_SYSTEMS,
+    OTHER_IMAGES,
+    is_folder,
+    is_utf8,
+)
+from clip_pkg.planning.image_table import DELIMITERS
+from clip_pkg.planning.problems import DataErrors, shown
+
+COLUMN = "path"
+NaturalKey: TypeAlias = tuple[tuple[tuple[bool, int, str], ...], ...]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image. name: how the answer calls it. file: where it is."""
+
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """images: in the order given, folders in natural order. notices: sentences for the user."""
+
+    images: tuple[ImageFile, ...]
+    notices: tuple[str, ...]
+
+
+@dataclass
+class _Search:
+    """What looking through all paths gathers."""
+
+    images: list[ImageFile] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)  # suffix → images of kinds not read
+    problems: list[str] = field(default_factory=list)
+
+
+def find_images(paths: Sequence[Path]) -> FoundImages:
+    """List the images that `paths` name.
+
+    A folder stands for all images in it and below it, named by the folder as it was written; a
+    `.csv` file for those in its column `path`, named as they are there and relative to the file's
+    folder or absolute; any other file for itself. An image that is named twice is listed once.
+
+    Raises:
+        DataErrors: Every path that does not exist, cannot be read or holds no image.
+    """
+    search = _Search()
+    for path in paths:
+        before = len(search.images), len(search.problems)
+        try:
+            _look_at(search, path)
+        except OSError as error:
+            place = shown(error.filename or path)
+            search.problems.append(f"{place}: cannot be read: {error.strerror}")
+        if before == (len(search.images), len(search.problems)):
+            search.problems.append(f"{shown(path)}: has no image ({KINDS})")
+    unique: dict[str, ImageFile] = {}
+    for image in search.images:
+        unique.setdefault(os.path.abspath(image.file), image)  # noqa: PTH100  resolve() asks the disk
+    search.problems += _useless_names(unique.values())
+    if search.problems:
+        raise DataErrors("--images", search.problems)
+    notices = [
+        f"{count} {suffix} file(s) are ignored: that kind is not read; convert to {KINDS}"
+        for suffix, count in sorted(search.others.items())
+    ]
+    if repeated := len(search.images) - len(unique):
+        notices.append(f"{repeated} image(s) were named more than once and are answered once")
+    return FoundImages(tuple(unique.values()), tuple(notices))
+
+
+def _useless_names(images: Iterable[ImageFile]) -> Iterator[str]:
+    """Names by which nobody could find an answer again."""
+    first: dict[str, ImageFile] = {}
+    for image in images:
+        if first.setdefault(image.name, image) is not image:
+            yield (
+                f"{shown(image.name)} stands for {shown(first[image.name].file)} and for "
+                f"{shown(image.file)}; give these one after the other"
+            )
+        if not is_utf8(image.name):
+            yield f"{shown(image.name)}: the name is not valid UTF-8: rename it"
+
+
+def _look_at(search: _Search, path: Path) -> None:
+    if path.is_dir():
+        files = sorted(_files_below(path), key=_natural)
+        suffixes = [file.suffix.lower() for file in files]
+        search.others.update(suffix for suffix in suffixes if suffix in OTHER_IMAGES)
+        search.images += [
+            ImageFile(str(path / file), path / file)
+            for file, suffix in zip(files, suffixes, strict=True)
+            if suffix in SUFFIXES
+        ]
+    elif not path.exists():
+        search.problems.append(f"{shown(path)}: there is no such file or folder")
+    elif path.suffix.lower() == ".csv":
+        search.images += _listed(path, search.problems)
+    else:
+        search.images.append(ImageFile(str(path), path))
+
+
+def _files_below(root: Path) -> Iterator[PurePath]:
+    """Relative paths of all files that are not hidden; each real folder is entered once."""
+    seen: set[tuple[int, int]] = set()
+    # Real folders first: a file then has the same name whether or not a link leads to it as well.
+    folders, links = deque([PurePath()]), deque[PurePath]()
+    while folders or links:
+        relative = folders.popleft() if folders else links.popleft()
+        status = (root / relative).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(root / relative) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in LEFT_BY_SYSTEMS:
+                    continue
+                path = relative / entry.name
+                if is_folder(entry):
+                    (links if entry.is_symlink() else folders).append(path)
+                else:
+                    yield path
+
+
+def _listed(table: Path, problems: list[str]) -> list[ImageFile]:
+    """Images in the column `path` of a CSV file."""
+    try:
+        text = table.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        problems.append(f"{shown(table)}: is not UTF-8: save it as `CSV UTF-8`")
+        return []
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True
+    )
+    images: list[ImageFile] = []
+    column: int | None = None
+    try:
+        for record in reader:
+            if not any(value.strip() for value in record):
+                continue
+            place = f"{shown(table)}:{reader.line_num}"
+            if column is None:
+                header = [value.strip().casefold() for value in record]
+                if header.count(COLUMN) != 1:
+                    problems.append(f"{place}: the first line must name one column `{COLUMN}`")
+                    break
+                column = header.index(COLUMN)
+            elif column >= len(record) or not record[column].strip():
+                problems.append(f"{place}: the path is empty")
+            else:
+                name = record[column].strip()
+                images.append(ImageFile(name, table.parent / name))
+    except csv.Error as error:
+        problems.append(f"{shown(table)}:{reader.line_num}: is no CSV: {error}")
+    return images
+
+
+def _natural(path: PurePath) -> NaturalKey:
+    """Sort key in which `img2` comes before `img10`, and a folder's own files are together."""
+    return tuple(_natural_name(part) for part in path.parts)
+
+
+def _natural_name(name: str) -> tuple[tuple[bool, int, str], ...]:
+    pieces: Iterable[str] = re.split(r"(\d+)", name)
+    return tuple(
+        (number, int(piece) if number else 0, piece)
+        for number, piece in ((piece.isdecimal(), piece) for piece in pieces)
+    )
