@@ -27,7 +27,7 @@ from clip_pkg.scheduling.devices import Device, find_devices, parse_ids, usable_
 from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
 from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Assignment, Executor, JobState
-from clip_pkg.scheduling.ledger import Ledger
+from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
 from clip_pkg.scheduling.order import TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
@@ -144,6 +144,7 @@ def execute(
         tasks=len(tasks),
         waiting=len(waiting),
     )
+    _note_unrecorded(tasks, ledger, read_ledger(run.ledger))
     sum_up = partial(_sum_up, run, terminal)
     with (
         resources.stop.watching(),
@@ -166,6 +167,17 @@ def execute(
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
     return outcome
+
+
+def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecord) -> None:
+    """Note the folds that were finished just when their launcher was killed."""
+    for task in tasks:
+        known = record.tasks.get((task.name, task.fold))
+        result = finished(task)
+        if result is not None and (known is None or known.state != "done"):
+            ledger.append(
+                "done", config=task.name, fold=task.fold, seconds=round(result.seconds, 3)
+            )
 
 
 def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
