@@ -26,7 +26,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         write_with(
             path, lambda stream: torch.save({"format_version": FORMAT_VERSION, **content}, stream)
         )
-    except RuntimeError as error:  # torch's zip writer reports a short write this way
+    except RuntimeError as error:
+        # torch's zip writer hides the stream's error, such as a full disk, behind its own.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
         raise OSError(f"{path} could not be written: {error}") from error
 
 

@@ -69,8 +69,9 @@ class Uv:
         return succeeds(command, {"UV_DEFAULT_INDEX": self.index} if self.index else None)
 
     def install_lock(self, lock_file: Path) -> bool:
-        """Install what `lock_file` pins; whether that went well."""
-        return self._install("--no-build", "--require-hashes", "--requirement", str(lock_file))
+        """Install what `lock_file` pins and nothing else; whether that went well."""
+        exactly = ["--no-build", "--no-deps", "--require-hashes"]
+        return self._install(*exactly, "--requirement", str(lock_file))
 
     def install_package(self) -> bool:
         """Install this package so that the checkout's own files are used."""
@@ -95,9 +96,9 @@ class Pip:
         return succeeds([python, "-m", "pip", "install", *options, *arguments])
 
     def install_lock(self, lock_file: Path) -> bool:
-        """Install what `lock_file` pins; whether that went well."""
-        binary = ["--only-binary", ":all:"]
-        return self._install(*binary, "--require-hashes", "--requirement", str(lock_file))
+        """Install what `lock_file` pins and nothing else; whether that went well."""
+        exactly = ["--only-binary", ":all:", "--no-deps", "--require-hashes"]
+        return self._install(*exactly, "--requirement", str(lock_file))
 
     def install_package(self) -> bool:
         """Install this package so that the checkout's own files are used."""

@@ -26,4 +26,6 @@ echo "setuptools>=77" >"$build_requirement"
 
 lock dev pyproject.toml "$build_requirement" --extra dev "$@"
 lock runtime pyproject.toml "$build_requirement" --constraints environment/dev.lock "$@"
+# What is compared with, and none of what it pulls in besides: its losses need nothing of that.
+lock bench pyproject.toml --extra bench --no-deps --constraints environment/dev.lock "$@"
 echo uv | lock installer - "$@"

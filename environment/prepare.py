@@ -3,10 +3,11 @@
     python environment/prepare.py check runtime     # exit 0 if ready, 1 if not; changes nothing
     python environment/prepare.py build dev         # makes, completes or repairs `.venv`
 
-Only the standard library is used: this runs before anything is installed. Two kinds of environment
-share one `.venv`: `runtime` (training) and `dev` (tests; a superset with the same pins). A stamp,
-written last, says what is installed; a mark says that an installation has begun. So a set-up that
-was interrupted anywhere is recognised, and made anew.
+Only the standard library is used: this runs before anything is installed. The kinds of environment
+share one `.venv`: `runtime` (training), `dev` (tests; a superset with the same pins) and `bench`
+(`dev` and what the benchmarks compare with). A stamp, written last, says what is installed; a mark
+says that an installation has begun. So a set-up that was interrupted anywhere is recognised, and
+made anew.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from pathlib import Path
 from installers import has_uv, installers, output_of, say, succeeds
 
 OLDEST_PYTHON = (3, 11)
-LOCKS = {"runtime": ("runtime",), "dev": ("dev", "runtime")}  # what each kind includes
+INSTALLED = {"runtime": ("runtime",), "dev": ("dev",), "bench": ("dev", "bench")}  # lock files
+LOCKS = {  # what each kind then includes
+    "runtime": ("runtime",),
+    "dev": ("dev", "runtime"),
+    "bench": ("bench", "dev", "runtime"),
+}
 INTERRUPTED = 130  # what shells report after Ctrl-C
 
 DESCRIBE_INTERPRETER = """
@@ -180,12 +186,13 @@ def one_at_a_time(environment: Environment) -> Iterator[None]:
 
 def install(environment: Environment, kind: str) -> None:
     """Put the pinned packages and this package into `.venv`, or raise SetupError."""
-    lock_file = environment.lock_file(kind)
-    count = sum("==" in line for line in lock_file.read_text(encoding="utf-8").splitlines())
+    lock_files = [environment.lock_file(name) for name in INSTALLED[kind]]
+    lines = [line for lock in lock_files for line in lock.read_text(encoding="utf-8").splitlines()]
+    count = sum("==" in line for line in lines)
     say(f"installing up to {count} pinned packages; PyTorch with its CUDA libraries is several GB.")
     uv_lock = environment.lock_file("installer")
     for installer in installers(environment.checkout, environment.python, uv_lock):
-        if installer.install_lock(lock_file) and installer.install_package():
+        if all(map(installer.install_lock, lock_files)) and installer.install_package():
             return
     raise SetupError(
         "the packages could not be installed; the reason is above. It needs a connection to a "

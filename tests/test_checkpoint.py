@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_a_cut_off_file_is_named(tmp_path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"a\.pth"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "pickled", [b".", b"\x80\x02.", b"(", b"K\x01R.", b"]](]u.", b"\x80\x02J\x01."]
+)
+def test_a_damaged_pickle_inside_a_whole_archive_is_named(tmp_path: Path, pickled: bytes) -> None:
+    path, damaged = tmp_path / "a.pth", tmp_path / "damaged.pth"
+    save_checkpoint(path, {"model": torch.zeros(10)})
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(damaged, "w") as target:
+        for name in whole.namelist():
+            target.writestr(name, pickled if name.endswith("data.pkl") else whole.read(name))
+    with pytest.raises(CheckpointError, match=r"damaged\.pth") as caught:
+        load_checkpoint(damaged)
+    assert "\n" not in str(caught.value)
 
 
 def test_foreign_and_absent_files(tmp_path: Path) -> None:

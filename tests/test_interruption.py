@@ -14,10 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
+from outcomes import check_readable, outcome
 from tiny import TINY, command, program_environment
-
-from clip_pkg.evaluation.summary import without_times
 
 KILLS = int(os.environ.get("CLIP_PKG_KILLS", "2"))  # more for a longer look
 
@@ -37,35 +35,6 @@ def start(arguments: Sequence[str], root: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             arguments, cwd=root, env=program_environment(), stdout=stream, stderr=stream
         )
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that counts: summaries without times, histories, predictions, weights."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.name == "cv_summary.json":
-            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
-        elif path.name == "history.json":
-            columns = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = {k: v for k, v in columns.items() if "second" not in k}
-        elif path.name.startswith("predictions"):
-            found[name] = path.read_bytes()
-        elif path.suffix == ".pth":
-            model = torch.load(path, weights_only=True)["model"]
-            found[name] = {key: value.tolist() for key, value in model.items()}
-    return found
-
-
-def check_readable(folder: Path) -> None:
-    """No file is ever half written, whenever the power goes."""
-    for path in folder.rglob("*"):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".pth":
-            torch.load(path, weights_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +68,10 @@ def test_killed_at_random_moments_and_started_again(
             assert {len(column) for column in history.values()} == {4}
 
 
-def test_workers_end_soon_after_the_launcher_is_killed(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("repetition", range((KILLS + 1) // 2))
+def test_workers_end_soon_after_the_launcher_is_killed(
+    images: Path, tmp_path: Path, repetition: int
+) -> None:
     process = start(words(images, tmp_path, "out"), tmp_path)
     deadline = time.monotonic() + 60
     while not (children := psutil.Process(process.pid).children(recursive=True)) or not any(
@@ -107,7 +79,7 @@ def test_workers_end_soon_after_the_launcher_is_killed(images: Path, tmp_path: P
     ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    time.sleep(2)
+    time.sleep(1 + repetition % 8)  # importing, preparing, training
     process.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=10)

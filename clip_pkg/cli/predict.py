@@ -66,7 +66,7 @@ def predict(parsed: argparse.Namespace) -> int:
         for one in unreadable:
             terminal.line(f"  {one}", "yellow")
     if output:
-        terminal.line(f"Wrote {shown(output)}: {len(images) - len(unreadable)} images.", "green")
+        terminal.line(f"Wrote {shown(output)}: {len(images) - len(unreadable)} image(s).", "green")
         return 0
     terminal.console.print(table)
     terminal.line(

@@ -38,6 +38,7 @@ from clip_pkg.losses.table import part_labels
 from clip_pkg.metrics.classification import classification_metrics
 from clip_pkg.metrics.units import history_scores
 from clip_pkg.planning.tasks import FoldResult, FoldTask, Identity
+from clip_pkg.precision import flushed_denormals
 
 
 class Interrupted(Exception):
@@ -57,12 +58,8 @@ def run_fold(
 
     Raises Interrupted when `stop` became true, Diverged when training went to NaN.
     """
-    # At small temperatures most softmax terms are denormal, and CPUs take a hundredfold for these.
-    torch.set_flush_denormal(True)
-    try:
+    with flushed_denormals():
         return _train_fold(task, device, device_id, stream, stop)
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _train_fold(

@@ -66,8 +66,9 @@ class _Content(BaseModel):
 class FoldClassifier:
     """A fold's model on a device.
 
-    source: its checkpoint. identity: digests of what the fold's numbers follow from. epoch: counts
-    from 1. store_size: S. batch_size: images that the fold's evaluation looked at together.
+    source: its checkpoint. identity: digests of what the fold's numbers follow from. name: the
+    config's. fold, epoch: count from 1. store_size: S. batch_size: images that an evaluation of the
+    fold looks at together on such a device.
     """
 
     source: Path

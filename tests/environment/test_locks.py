@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-LOCK_NAMES = ("runtime", "dev", "installer")
+LOCK_NAMES = ("runtime", "dev", "bench", "installer")
 HASH_LINE = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 
 
@@ -49,11 +49,15 @@ def test_lock_pins_and_hashes_and_names_no_host(name: str) -> None:
     assert hashes > 0
 
 
-@pytest.mark.parametrize(("name", "extras"), [("runtime", ()), ("dev", ("dev", "hf"))])
+@pytest.mark.parametrize(
+    ("name", "extras"), [("runtime", ()), ("dev", ("dev", "hf")), ("bench", ("bench",))]
+)
 def test_lock_fits_the_ranges_of_the_project(name: str, extras: Sequence[str]) -> None:
     with (CHECKOUT / "pyproject.toml").open("rb") as file:
         pyproject = tomllib.load(file)
-    wanted = [*pyproject["project"]["dependencies"], *pyproject["build-system"]["requires"]]
+    wanted = [*pyproject["project"]["dependencies"]]
+    if name != "bench":  # installed beside `dev`, which has it
+        wanted += pyproject["build-system"]["requires"]
     for extra in extras:
         wanted += pyproject["project"]["optional-dependencies"][extra]
     locked = pins(name)
@@ -66,6 +70,14 @@ def test_dev_lock_includes_the_runtime_lock() -> None:
     dev = pins("dev")
     for name, pin in pins("runtime").items():
         assert str(dev[name]) == str(pin)
+
+
+def test_bench_lock_agrees_with_the_dev_lock_that_it_is_installed_beside() -> None:
+    bench, dev = pins("bench"), pins("dev")
+    shared = bench.keys() & dev.keys()
+    assert {"torch", "open-clip-torch"} <= shared
+    for name in shared:
+        assert str(bench[name]) == str(dev[name])
 
 
 def test_torchvision_is_the_one_made_for_torch() -> None:

@@ -158,6 +158,20 @@ def test_dev_adds_to_runtime_and_includes_it(prepared: Checkout) -> None:
     assert_whole(prepared, "alpha", "beta", "pytest")  # asks for runtime: nothing to do
 
 
+def test_bench_adds_to_dev_and_includes_it(prepared: Checkout) -> None:
+    lock = prepared.root / "environment" / "bench.lock"
+    lock.write_text("peer==1.0\nbeta==2.0\n", encoding="utf-8")
+    done = prepared.prepare("bench")
+    assert done.returncode == 0, done.stderr
+    assert "anew" not in done.stdout
+    assert all("--no-deps" in call["arguments"] for call in prepared.calls())
+    calls = len(prepared.calls())
+    for kind in ("bench", "dev"):
+        assert prepared.prepare(kind).stdout == ""
+    assert len(prepared.calls()) == calls
+    assert_whole(prepared, "alpha", "beta", "pytest", "peer")
+
+
 def test_a_killed_setup_is_made_anew(checkout: Checkout) -> None:
     with subprocess.Popen(
         checkout.command(),

@@ -19,6 +19,7 @@ from inference.conftest import read_table
 from PIL import Image
 from tiny import make_folder, program_environment
 
+from clip_pkg.classifier import Classifier
 from clip_pkg.cli import main
 from clip_pkg.errors import DataError
 from clip_pkg.inference.ensemble import Ensemble
@@ -36,7 +37,7 @@ def test_the_ensemble_is_the_mean_of_the_folds(
 ) -> None:
     shown = predict(run / "folds", "--images", images, "--output", tmp_path / "all.csv")
     assert "the mean of fold 1" in shown
-    assert "30 images" in shown
+    assert "30 image(s)" in shown
     parts = []
     for fold in (1, 2, 3):
         answers = tmp_path / f"{fold}.csv"
@@ -69,6 +70,29 @@ def test_folds_that_are_not_finished_are_named_and_left_out(
     assert (
         "fold_1 (not finished), fold_2 (not finished), fold_3 (its checkpoints are gone)" in shown
     )
+
+
+def test_folds_that_were_copied_alone_are_all_there_is(
+    folds: Path, images: Path, predict: Callable[..., str]
+) -> None:
+    shutil.rmtree(folds / "fold_2")
+    (folds / "folds_info.json").unlink()
+    shown = predict(folds, "--images", images)
+    assert "fold 1" in shown
+    assert "fold 3" in shown
+    assert "without" not in shown
+    (folds / "folds_info.json").write_text("{}")
+    assert "folds_info.json is damaged" in predict(folds, "--images", images, check=2)
+
+
+def test_a_full_gpu_is_a_sentence(
+    run: Path, images: Path, predict: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Classifier, "embeddings", too_much)
+    assert "--device cpu" in predict(run / "clip", "--images", images, check=2)
 
 
 def test_folds_of_different_runs_are_not_mixed(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fold_tasks import gpu, gpus, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.planning.tasks import FailureKind, FoldFailure, FoldTask, Identity
+from clip_pkg.planning.tasks import FailureKind, FoldFailure, FoldTask
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.health import OpenGate, Verdict
 from clip_pkg.scheduling.job import Assignment, JobState
@@ -22,21 +23,6 @@ from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, Loop, Outcome
 from clip_pkg.scheduling.order import Estimates, TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
 from clip_pkg.scheduling.slots import SlotPool
-
-
-def task(
-    name: str, fold: int = 1, gpu_id: int | None = None, gpus: int = 1, epochs: int = 1
-) -> FoldTask:
-    config = {
-        "name": name,
-        "gpu_id": gpu_id,
-        "epochs": epochs,
-        "img_size": 32,
-        "image_encoder_name": "r",
-        "batch_size": 32,
-    }
-    identity = Identity(name, "d", "s", "t", "k")
-    return FoldTask(identity, config, fold, 2, f"run/{name}", "m", "f", "t", "p", "c", 30, gpus)
 
 
 class FakeTime:
@@ -138,14 +124,6 @@ class Notes:
 
     def tick(self, running: Sequence[Assignment]) -> None:
         pass
-
-
-def gpu(number: int) -> Device:
-    return Device(str(number), f"GPU-{number}", "fake")
-
-
-def gpus(count: int) -> list[Device]:
-    return [gpu(number) for number in range(count)]
 
 
 def run(

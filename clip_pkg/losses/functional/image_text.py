@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import log1p_exp, lowest, masked_logsumexp
+from clip_pkg.losses.functional.log_sums import log1p_exp, logsumexp, lowest, masked_logsumexp
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -34,7 +34,7 @@ def clip(
         Scalar.
     """
     logits = _similarities(image, text, logit_scale, normalize_inputs)
-    log_norm = 0.5 * (torch.logsumexp(logits, dim=1) + torch.logsumexp(logits, dim=0))
+    log_norm = 0.5 * (logsumexp(logits, dim=1) + logsumexp(logits, dim=0))
     return (log_norm - logits.diagonal()).mean()
 
 
@@ -66,7 +66,7 @@ def multi_positive_clip(
     """
     logits = _similarities(image, text, logit_scale, normalize_inputs)
     same = labels[:, None] == labels[None, :]
-    log_norm = 0.5 * (torch.logsumexp(logits, dim=1) + torch.logsumexp(logits, dim=0))
+    log_norm = 0.5 * (logsumexp(logits, dim=1) + logsumexp(logits, dim=0))
     # Row i and column i hold equally many matches, so the targets serve both directions at once.
     matched = torch.where(same, logits, 0.0).sum(dim=1) / same.sum(dim=1)
     return (log_norm - matched).mean()

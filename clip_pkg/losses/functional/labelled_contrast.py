@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clip_pkg.losses.functional.log_sums import (
     log1p_exp,
+    logsumexp,
     lowest,
     masked_logsumexp,
     without_diagonal,
@@ -95,7 +96,7 @@ def _per_anchor(
         has_negative = (pairs & (labels[:, None] != labels[None, :])).any()
     else:
         has_negative = (labels != labels[0]).any()
-    log_norm = others.logsumexp(dim=1)
+    log_norm = logsumexp(others, dim=1)
     positive = same.fill_diagonal_(False)
     count = positive.sum(dim=1)
     mean_positive = torch.where(positive, logits, 0.0).sum(dim=1) / count.clamp(min=1)

@@ -7,14 +7,44 @@ gradient would be NaN.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def lowest(like: Tensor) -> float:
     """Return the lowest finite number of the tensor's type."""
     return torch.finfo(like.dtype).min
+
+
+def logsumexp(values: Tensor, dim: int) -> Tensor:
+    """`torch.logsumexp` for large matrices: its backward pass makes one of their size, not three.
+
+    Args:
+        values: any shape; finite.
+        dim: the dimension that is summed.
+    """
+    result: Tensor = _LogSumExp.apply(values, dim)
+    return result
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, dim: int) -> Tensor:
+        result = torch.logsumexp(values, dim=dim)
+        ctx.save_for_backward(values, result)
+        ctx.dim = dim
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        values, result = ctx.saved_tensors
+        softmax = (values - result.unsqueeze(ctx.dim)).exp_()
+        return softmax.mul_(gradient.unsqueeze(ctx.dim)), None
 
 
 def masked_logsumexp(values: Tensor, keep: Tensor, dim: int) -> Tensor:

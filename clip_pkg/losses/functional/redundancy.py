@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clip_pkg.losses.functional.precision import full_precision
@@ -38,10 +39,11 @@ def vicreg_terms(z_a: Tensor, z_b: Tensor, *, eps: float = 1e-4) -> VicregTerms:
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         shapes = f"{tuple(z_a.shape)} and {tuple(z_b.shape)}"
         raise ValueError(f"vicreg needs two views [B, D] with B ≥ 2, got {shapes}")
+    invariance = F.mse_loss(z_a, z_b)  # first, so that its gradients are made last
     variance_a, covariance_a = _spread(z_a, eps)
     variance_b, covariance_b = _spread(z_b, eps)
     return VicregTerms(
-        invariance=(z_a - z_b).square().mean(),
+        invariance=invariance,
         variance=0.5 * (variance_a + variance_b),
         covariance=covariance_a + covariance_b,
     )
@@ -83,8 +85,8 @@ def _spread(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Variance and covariance term of one view."""
     batch, dim = z.shape
     centered = z - z.mean(dim=0)
-    variances = centered.square().sum(dim=0) / (batch - 1)
     # ‖ZᵀZ‖ = ‖ZZᵀ‖, so the smaller of the two products will do.
     product = centered @ centered.T if batch < dim else centered.T @ centered
+    variances = z.var(dim=0) if batch < dim else product.diagonal() / (batch - 1)
     off_diagonal = product.square().sum() / (batch - 1) ** 2 - variances.square().sum()
     return torch.relu(1 - torch.sqrt(variances + eps)).mean(), off_diagonal / dim

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import log1p_exp
+from clip_pkg.losses.functional.log_sums import log1p_exp, logsumexp
 from clip_pkg.losses.functional.masking import masked_mean
 from clip_pkg.losses.functional.normalization import unit
 from clip_pkg.losses.functional.precision import full_precision
@@ -43,7 +42,7 @@ def info_nce_sampled_negatives(
         Scalar; 0 when no position counts.
     """
     positive, negative = _sampled_logits(anchors, positives, negatives, mask, temperature)
-    return masked_mean(log1p_exp(torch.logsumexp(negative, dim=-1) - positive), mask)
+    return masked_mean(log1p_exp(logsumexp(negative, dim=-1) - positive), mask)
 
 
 @full_precision
@@ -79,7 +78,7 @@ def sampled_softmax_collision_masked(
     positive, negative = _sampled_logits(anchors, positives, negatives, mask, temperature)
     collides = neg_ids == pos_ids[..., None]
     negative = negative.masked_fill(collides, masked_logit)
-    return masked_mean(log1p_exp(torch.logsumexp(negative, dim=-1) - positive), mask)
+    return masked_mean(log1p_exp(logsumexp(negative, dim=-1) - positive), mask)
 
 
 @full_precision

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.functional.image_text import clip
+from clip_pkg.losses.functional.log_sums import logsumexp
 from clip_pkg.losses.functional.masking import masked_mean
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -73,7 +74,7 @@ def token_classification(
     target = torch.where(counts_once, weights[tokens], 0.0)
     target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-12)
     # Only the L tokens of a text have a target, so the rest of [B, V] is needed in one lse alone.
-    log_norm = torch.logsumexp(logits, dim=1) * target.sum(dim=1)
+    log_norm = logsumexp(logits, dim=1) * target.sum(dim=1)
     losses = log_norm - (target * logits.gather(1, tokens)).sum(dim=1)
     return TokenTerms(masked_mean(losses, mask), frequency, count)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import without_diagonal
+from clip_pkg.losses.functional.log_sums import logsumexp, without_diagonal
 from clip_pkg.losses.functional.normalization import two_views
 from clip_pkg.losses.functional.precision import full_precision
 
@@ -30,7 +30,7 @@ def info_nce(query: Tensor, positive: Tensor, *, temperature: float = 0.1) -> Te
     """
     a, b = two_views(query, positive)
     logits = (a / temperature) @ b.T
-    return (torch.logsumexp(logits, dim=1) - logits.diagonal()).mean()
+    return (logsumexp(logits, dim=1) - logits.diagonal()).mean()
 
 
 @full_precision
@@ -54,8 +54,8 @@ def nt_xent(out0: Tensor, out1: Tensor, *, temperature: float = 0.5) -> Tensor:
     within_a = without_diagonal(scaled_a @ a.T)
     within_b = without_diagonal((b / temperature) @ b.T)
     # The fourth block of the [2B, 2B] matrix is `across` transposed.
-    of_a = torch.logaddexp(within_a.logsumexp(dim=1), across.logsumexp(dim=1))
-    of_b = torch.logaddexp(within_b.logsumexp(dim=1), across.logsumexp(dim=0))
+    of_a = torch.logaddexp(logsumexp(within_a, dim=1), logsumexp(across, dim=1))
+    of_b = torch.logaddexp(logsumexp(within_b, dim=1), logsumexp(across, dim=0))
     return (0.5 * (of_a + of_b) - across.diagonal()).mean()
 
 
@@ -164,10 +164,10 @@ def _decoupled(
     positive = across.diagonal().clone()
     across = without_diagonal(across)
     within_a = without_diagonal(scaled_a @ a.T)
-    negatives = torch.logaddexp(within_a.logsumexp(dim=1), across.logsumexp(dim=1))
+    negatives = torch.logaddexp(logsumexp(within_a, dim=1), logsumexp(across, dim=1))
     if both_ways:
         within_b = without_diagonal((b / temperature) @ b.T)
-        of_b = torch.logaddexp(within_b.logsumexp(dim=1), across.logsumexp(dim=0))
+        of_b = torch.logaddexp(logsumexp(within_b, dim=1), logsumexp(across, dim=0))
         negatives = 0.5 * (negatives + of_b)
     if sigma is not None:
         weight = 2 - len(positive) * torch.softmax(positive * (temperature / sigma), dim=0)
@@ -196,9 +196,9 @@ def dhel(
     """
     a, b = two_views(anchor, positive, smallest_batch=2)
     alignment = (a * b).sum(dim=1) / tau
-    energy = without_diagonal((a / tau) @ a.T).logsumexp(dim=1)
+    energy = logsumexp(without_diagonal((a / tau) @ a.T), dim=1)
     if include_augs:
-        energy = energy + without_diagonal((b / tau) @ b.T).logsumexp(dim=1)
+        energy = energy + logsumexp(without_diagonal((b / tau) @ b.T), dim=1)
     return (energy - alignment).mean()
 
 

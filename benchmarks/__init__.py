@@ -1,0 +1,1 @@
+"""Measured comparisons; each script owns a section of RESULTS.md."""

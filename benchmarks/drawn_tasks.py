@@ -1,0 +1,63 @@
+"""Fold tasks with drawn durations, and the time that a large plan of them takes.
+
+python -m benchmarks.drawn_tasks CONFIGS FOLDS      prints JSON; imports no torch
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Mapping
+
+from clip_pkg.planning.tasks import FoldTask, Identity
+from clip_pkg.scheduling.simulation import numbered_gpus, simulate
+
+DEVICES = 64
+
+
+def drawn_tasks(configs: int, folds: int, seed: int) -> tuple[list[FoldTask], Mapping[str, float]]:
+    """Tasks of configs that differ in encoder and epochs, and how long each will take."""
+    draw = random.Random(seed)
+    speeds = {f"encoder{number}": draw.lognormvariate(2, 1) for number in range(6)}
+    tasks, seconds = [], {}
+    for number in range(configs):
+        encoder, epochs = draw.choice(list(speeds)), draw.choice([20, 50, 100])
+        size = draw.choice([224, 224, 384])
+        name = f"config{number}"
+        for fold in range(1, folds + 1):
+            config = {
+                "name": name,
+                "gpu_id": None,
+                "epochs": epochs,
+                "img_size": size,
+                "image_encoder_name": encoder,
+                "batch_size": 32,
+            }
+            identity = Identity(name, "data", "splits", "texts", "code")
+            files = ("manifest", "folds", "texts", "pixels", "cache")
+            task = FoldTask(identity, config, fold, folds, f"run/{name}", *files, 1600)
+            tasks.append(task)
+            seconds[task.label] = (
+                speeds[encoder] * epochs * size**2 / 5e6 * draw.uniform(0.75, 1.25)
+            )
+    return tasks, seconds
+
+
+def main() -> None:
+    """Plan and simulate as many tasks as the command line says."""
+    tasks, durations = drawn_tasks(int(sys.argv[1]), int(sys.argv[2]), seed=0)
+    began = time.perf_counter()
+    simulation = simulate(tasks, numbered_gpus(DEVICES), lambda task: durations[task.label])
+    measured = {
+        "seconds": time.perf_counter() - began,
+        "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "ratio": simulation.makespan / simulation.lower_bound,
+    }
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The scheduler: how near its order is to the best one, what it costs, how fast folds follow.
+
+    bash benchmarks/run.sh scheduling --write
+
+Simulations run the real loop against drawn durations (an encoder's speed log-normal, folds of a
+config within ±25 %), which the scheduler sees only when a task ends. The start of a second fold is
+measured on real workers: from the end of one fold to the first training step of the next, in the
+worker that lives on, and in a fresh process as a scheduler without one would start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from benchmarks.results import measured_on, write_section
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.drawn_tasks import drawn_tasks
+from clip_pkg.demo import make_demo
+from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
+
+CONFIG = {
+    "name": "small",
+    "image_encoder_name": "resnet10t:scratch",
+    "text_encoder_name": "clip:ViT-S-32-alt:scratch",
+    "img_size": 32,
+    "batch_size": 32,
+    "epochs": 1,
+    "n_splits": 4,
+}
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def makespans(repetitions: int) -> list[Simulation]:
+    """100 tasks on 4 devices, again and again with other durations."""
+    simulations = []
+    for seed in range(repetitions):
+        tasks, seconds = drawn_tasks(20, 5, seed)
+        simulations.append(simulate(tasks, numbered_gpus(4), lambda task, s=seconds: s[task.label]))
+    return simulations
+
+
+def large_plan(configs: int, folds: int) -> dict[str, float]:
+    """10,000 tasks on 64 devices, in a process of its own that has no torch."""
+    words = [sys.executable, "-m", "benchmarks.drawn_tasks", str(configs), str(folds)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, cwd=CHECKOUT)
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
+
+
+def fold_starts(rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds to the first step of a following fold: in a living worker, in a fresh process."""
+    living, fresh = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_demo(root / "images")
+        (root / "configs.json").write_text(json.dumps([CONFIG]), encoding="utf-8")
+        for number in range(rounds):
+            output = root / f"out{number}"
+            where = ["--data-dir", root / "images", "--output-dir", output]
+            what = ["--config-file", root / "configs.json", "--log-dir", root / "logs"]
+            _run([CHECKOUT / "train_clip.py", *where, *what])
+            run = output / "small"
+            for fold in range(2, int(str(CONFIG["n_splits"])) + 1):
+                ended = (run / f"fold_{fold - 1}/result.json").stat().st_mtime
+                living.append(_first_step(run, fold) - ended)
+            (run / "fold_2/result.json").unlink()
+            (run / "fold_2/checkpoint_latest.pth").unlink()
+            began = time.time()
+            _run(["-m", "clip_pkg.worker", run / "fold_2/task.json"])
+            fresh.append(_first_step(run, 2) - began)
+    return living, fresh
+
+
+def _run(words: Sequence[str | Path]) -> None:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(CHECKOUT)}
+    subprocess.run(
+        [sys.executable, *map(str, words)],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _first_step(run: Path, fold: int) -> float:
+    """When the first training step of a fold ended, in seconds since the epoch."""
+    events = EventAccumulator(str(run / f"tensorboard/fold_{fold}/steps"))
+    events.Reload()
+    return float(events.Scalars("Loss/Total")[0].wall_time)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def report(repetitions: int, rounds: int) -> str:
+    """Measure everything; returns Markdown."""
+    ratios = [one.makespan / one.lower_bound for one in makespans(repetitions)]
+    rows = []
+    for configs, folds in ((2_000, 5), (10_000, 1)):
+        plan = large_plan(configs, folds)
+        measured = f"{plan['seconds']:.1f} s | {plan['mebibytes']:.0f} MiB | {plan['ratio']:.4f}"
+        rows.append(f"| {configs:,} × {folds} | {measured} |")
+    living, fresh = fold_starts(rounds)
+    return "\n".join(
+        [
+            "## Scheduling",
+            "",
+            measured_on(torch.device("cpu"), ()),
+            "",
+            f"**Makespan** of 100 tasks on 4 devices, as a multiple of what no order could beat, "
+            f"{repetitions} draws of durations: median {statistics.median(ratios):.4f}, worst "
+            f"{max(ratios):.4f}.",
+            "",
+            "**10,000 tasks on 64 devices**, planned and simulated:",
+            "",
+            "| configs × folds | time | largest memory | makespan ÷ bound |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "**Start of the next fold** on a device, from the end of the one before to the end of "
+            "its first training step (resnet10t, ViT-S-32-alt texts, batch 32), median and range:",
+            "",
+            f"| a worker that lives on | {_spread(living)} s | n = {len(living)} |",
+            "|---|---|---|",
+            f"| a fresh process | {_spread(fresh)} s | n = {len(fresh)} |",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the section, or put it into RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=200, help="draws of durations")
+    parser.add_argument("--rounds", type=int, default=3, help="runs with real workers")
+    parser.add_argument("--write", action="store_true", help="replace the section of RESULTS.md")
+    parsed = parser.parse_args(arguments)
+    text = report(parsed.repetitions, parsed.rounds)
+    if parsed.write:
+        write_section("scheduling", text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What a run left behind, to be compared with what another one left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clip_pkg.evaluation.summary import without_times
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything that counts: summaries without times, histories, predictions, weights."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name == "cv_summary.json":
+            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
+        elif path.name == "history.json":
+            columns = json.loads(path.read_text(encoding="utf-8"))
+            found[name] = {k: v for k, v in columns.items() if "second" not in k}
+        elif path.name.startswith("predictions"):
+            found[name] = path.read_bytes()
+        elif path.suffix == ".pth":
+            model = torch.load(path, weights_only=True)["model"]
+            found[name] = {key: value.tolist() for key, value in model.items()}
+    return found
+
+
+def check_readable(folder: Path) -> None:
+    """No file is ever half written, whenever the power goes."""
+    for path in folder.rglob("*"):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".pth":
+            torch.load(path, weights_only=True)

@@ -1,0 +1,221 @@
+"""A weekend in two minutes: killed workers, killed launchers, a hang, a full disk, a bad config.
+
+Afterwards everything is complete but for the fold that always fails, equal to the last bit to what
+an undisturbed run gives, and no process is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from outcomes import check_readable, outcome
+from tiny import TINY, command, program_environment
+
+from clip_pkg.scheduling.ledger import read_ledger
+
+NAMES = "abcdef"
+FAILING, HANGING = ("c", 2), ("e", 1)
+STALL = 75  # seconds; importing torch on a busy machine must not look like a hang
+DISK = 160 << 20  # bytes; images are only decoded where plenty is left
+
+# Python runs a module of this name at its start, in the workers too.
+SITE = """
+import importlib.abc, importlib.util, os, pathlib, sys, time
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "clip_pkg.engine.fold":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_disturb(module):
+            execute(module)
+            run = module.run_fold
+
+            def run_fold(task, **rest):
+                if (task.name, task.fold) == {failing!r}:
+                    raise RuntimeError("this one always fails")
+                hung = pathlib.Path({marker!r})
+                if (task.name, task.fold) == {hanging!r} and not hung.exists():
+                    hung.write_text(str(os.getpid()))
+                    time.sleep(3600)
+                return run(task, **rest)
+
+            module.run_fold = run_fold
+
+        spec.loader.exec_module = execute_and_disturb
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of its own that can be filled; None where none can be made."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)], capture_output=True
+    )
+    if made.returncode != 0:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def configs() -> list[dict[str, object]]:
+    losses = [{"type": name} for name in ("clip", "superclip", "ce", "proxy", "siglip", "focal")]
+    return [
+        {**TINY, "name": name, "epochs": 3, "n_splits": 3, "loss": loss}
+        for name, loss in zip(NAMES, losses, strict=True)
+    ]
+
+
+def words(images: Path, root: Path, output: Path) -> Sequence[str]:
+    (root / "configs.json").write_text(json.dumps(configs()), encoding="utf-8")
+    where = ["--data-dir", images, "--output-dir", output, "--log-dir", root / "logs"]
+    how = ["--jobs-per-gpu", 2, "--stall-timeout", STALL, "--retries", 3]
+    return command(*where, *map(str, how), "--config-file", root / "configs.json", "--multi-config")
+
+
+class Launcher:
+    """A launcher whose whole family can be seen."""
+
+    def __init__(self, arguments: Sequence[str], root: Path, site: Path | None = None) -> None:
+        environment = program_environment()
+        if site is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([str(site), environment["PYTHONPATH"]])
+        with (root / "stdout.txt").open("ab") as stream:
+            self.process = psutil.Popen(
+                arguments, cwd=root, env=environment, stdout=stream, stderr=stream
+            )
+        self.family: set[psutil.Process] = set()
+
+    def workers(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = self.process.children(recursive=True)
+            self.family |= set(children)
+            return [one for one in children if _is_worker(one)]
+        return []
+
+    def wait(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something is so; false when the launcher ended before."""
+        deadline = time.monotonic() + seconds
+        while not until():
+            self.workers()
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, "the run does not get on"
+            time.sleep(0.2)
+        return True
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "clip_pkg.worker" in process.cmdline()
+    return False
+
+
+def alive(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Who still lives after so long; one that nobody has buried yet is dead all the same."""
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    return [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def finished_folds(output: Path) -> int:
+    return len(list(output.glob("*/fold_*/result.json")))
+
+
+@pytest.mark.slow
+def test_everything_that_can_go_wrong(
+    images: Path, tmp_path: Path, small_disk: Path | None
+) -> None:
+    (tmp_path / "site").mkdir()
+    marker = tmp_path / "has_hung"
+    site = SITE.format(failing=FAILING, hanging=HANGING, marker=str(marker))
+    (tmp_path / "site/sitecustomize.py").write_text(site, encoding="utf-8")
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    plain = Launcher(words(images, undisturbed, undisturbed / "out"), undisturbed)
+    assert plain.process.wait() == 0, (undisturbed / "stdout.txt").read_text()
+
+    output = (small_disk or tmp_path) / "out"
+    moments = random.Random(5)
+    everybody: set[psutil.Process] = set()
+
+    def launch() -> Launcher:
+        return Launcher(words(images, tmp_path, output), tmp_path, tmp_path / "site")
+
+    def folds_done(count: int) -> Callable[[], bool]:
+        return lambda: finished_folds(output) >= count
+
+    for count in (1, 5):  # two launchers are killed, and a worker of each before
+        launcher = launch()
+        if launcher.wait(folds_done(count), 240):
+            moments.choice(launcher.workers()).kill()
+        launcher.wait(folds_done(count + 1), 240)
+        launcher.workers()
+        launcher.process.kill()
+        launcher.process.wait()
+        everybody |= launcher.family
+        assert alive(launcher.family, 10) == [], "a worker lives on without its launcher"
+        check_readable(output)
+
+    launcher = launch()
+    launcher.wait(folds_done(8), 240)
+    if small_disk is not None:
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(1 << 16))
+                filler.flush()
+        launcher.wait(lambda: "(disk full)" in (tmp_path / "stdout.txt").read_text(), 120)
+        (small_disk / "filler").unlink()
+    for _ in range(2):
+        time.sleep(moments.uniform(2, 6))
+        hanging = int(marker.read_text()) if marker.exists() else 0
+        if workers := [one for one in launcher.workers() if one.pid != hanging]:
+            moments.choice(workers).kill()
+    launcher.wait(lambda: False, 400)
+    everybody |= launcher.family
+    # A fold that was unlucky three times is done by the next run, as after any weekend.
+    launcher = launch()
+    launcher.wait(lambda: False, 400)
+    everybody |= launcher.family
+    assert launcher.process.wait() == 1
+    shown = (tmp_path / "stdout.txt").read_text(encoding="utf-8")
+    assert "this one always fails" in shown
+    assert marker.exists()
+    assert "(hung)" in shown
+    assert alive(everybody, 1) == []
+
+    wanted = outcome(undisturbed / "out")
+    got = outcome(output)
+    name, fold = FAILING
+    incomplete = {
+        key for key in wanted if key.startswith((f"{name}/fold_{fold}/", f"{name}/cv_summary"))
+    }
+    assert {key: got.get(key) for key in set(wanted) - incomplete} == {
+        key: wanted[key] for key in set(wanted) - incomplete
+    }
+    summary = json.loads((output / name / "cv_summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == {"fold_1": "done", "fold_2": "failed", "fold_3": "done"}
+    record = read_ledger(output / "ledger.jsonl")
+    assert record.tasks[FAILING].state == "failed"
+    assert record.launches == 4
+    others = [one.state for key, one in record.tasks.items() if key != FAILING]
+    assert set(others) == {"done"}
