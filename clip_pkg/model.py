@@ -30,6 +30,7 @@ from clip_pkg.encoders.text import (
     precompute,
 )
 from clip_pkg.errors import CheckpointError
+from clip_pkg.losses.functional.precision import widened
 
 # The range that a config's `temperature` may have; CLIP has the same upper end.
 MAX_LOG_SCALE = math.log(100)
@@ -109,8 +110,7 @@ class ImageTextModel(nn.Module):
         """Images [B, 3, H, W] → features [B, D] before normalisation, float32."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_encoder_is_frozen):
             features = self.image_encoder(images)
-        embeddings: Tensor = self.image_projection(features).float()
-        return embeddings
+        return widened(self.image_projection(features))
 
     def class_tokens(self, prompt_rows: Tensor) -> Tensor:
         """Rows [C] of one prompt per class → the tokenizer's ids [C, L], -1 for padding."""
@@ -133,7 +133,7 @@ class ImageTextModel(nn.Module):
         """
         assert self.text_encoder is not None, "a model without texts has no class features"
         features = self.text_encoder(prompt_rows)
-        return F.normalize(self.text_projection(features).float(), dim=-1)
+        return F.normalize(widened(self.text_projection(features)), dim=-1)
 
     def mean_class_features(self) -> Tensor:
         """Normalised mean of the normalised features of all prompts of each class, [C, D]."""

@@ -45,12 +45,12 @@ def ctrl_c_in_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
         count = 0
         apply = Optimisation.apply
 
-        def apply_and_interrupt(self: Optimisation, loss: torch.Tensor) -> None:
+        def apply_and_interrupt(self: Optimisation, *arguments: Any) -> None:
             nonlocal count
             count += 1
             if count == 3:
                 signal.raise_signal(signal.SIGINT)
-            apply(self, loss)
+            apply(self, *arguments)
 
         monkeypatch.setattr(Optimisation, "apply", apply_and_interrupt)
 

@@ -117,7 +117,8 @@ class TrainBatches:
 class EvalBatches:
     """Every image of `indices` [M] once, in that order; iterate as often as needed.
 
-    batch_size: the training batch size; evaluation may take more at once.
+    batch_size: the training batch size; evaluation may take more at once. most: but never more
+    than so many, where memory is known to be short.
     """
 
     def __init__(
@@ -128,10 +129,10 @@ class EvalBatches:
         *,
         batch_size: int,
         augmentation: Augmentation,
+        most: int | None = None,
     ) -> None:
-        self.batch_size = evaluation_batch_size(
-            batch_size, augmentation.img_size, source.device.type
-        )
+        size = evaluation_batch_size(batch_size, augmentation.img_size, source.device.type)
+        self.batch_size = size if most is None else min(size, most)
         self._source = source
         self._labels = labels
         self._indices = indices

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from clip_pkg.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.data.batches import Batch
-from clip_pkg.data.mixing import LabelMixing
-from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
 from clip_pkg.model import ImageTextModel
 from clip_pkg.precision import Precision
@@ -94,59 +93,33 @@ class RunningScores:
 
 
 def train_epoch(
-    model: ImageTextModel,
-    objective: Objective,
+    step: TrainingStep,
     batches: Iterable[Batch],
-    optimisation: Optimisation,
     *,
-    precision: Precision,
-    mixing: LabelMixing,
-    needs_tokens: bool,
-    prompt_generator: torch.Generator,
-    negatives_generator: torch.Generator,
     device: torch.device,
     on_output: Callable[[LossOutput], None],
     on_step: OnStep,
 ) -> EpochScores:
-    """Train on every batch once; one image forward and one text forward per step.
+    """Train on every batch once.
 
     `on_output` gets the loss of each step while it still is on the device.
     Raises Diverged when the steps stop being finite.
     """
-    model.train()
-    objective.train()
+    step.model.train()
+    step.objective.train()
     running = RunningScores(device)
     for done, batch in enumerate(batches, start=1):
         # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout
         # for the rest of the epoch, and nobody would see it.
-        assert model.training, "the model left training mode within an epoch"
-        assert objective.training, "the loss left training mode within an epoch"
-        images, targets, soft_targets = mixing(batch.images, batch.targets)
-        rows = model.draw_prompts(prompt_generator)
-        with precision.autocast():
-            embeddings = model.image_embeddings(images)
-        with precision.text_autocast():
-            class_features = model.class_features(rows) if model.has_text else None
-        inputs = LossInputs(
-            image_features=F.normalize(embeddings, dim=-1),
-            class_features=class_features,
-            targets=targets,
-            logit_scale=model.logit_scale(),
-            image_embeddings=embeddings,
-            soft_targets=soft_targets,
-            class_tokens=model.class_tokens(rows) if needs_tokens else None,
-            generator=negatives_generator,
-        )
-        output = objective(inputs)
-        with torch.no_grad():
-            running.add(output, objective.prediction_logits(inputs), targets)
-        on_output(output)
-        optimisation.apply(output.total)
-        model.clamp_logit_scale()
+        assert step.model.training, "the model left training mode within an epoch"
+        assert step.objective.training, "the loss left training mode within an epoch"
+        outcome = step(batch)
+        running.add(outcome.output, outcome.logits, outcome.targets)
+        on_output(outcome.output)
         if device.type == "cpu":
-            optimisation.check()
+            step.optimisation.check()
         on_step(done, running.fetch)
-    optimisation.check()
+    step.optimisation.check()
     return running.fetch()
 
 

@@ -30,6 +30,7 @@ from clip_pkg.engine.outputs import (
     write_latest,
 )
 from clip_pkg.engine.setup import EvalSide, FoldSetup, set_up
+from clip_pkg.engine.step import TrainingStep
 from clip_pkg.engine.step_curves import StepCurves
 from clip_pkg.engine.tensorboard import FoldCurves
 from clip_pkg.errors import CheckpointError
@@ -228,16 +229,20 @@ class FoldTraining:
                 raise Interrupted  # the epoch is repeated; what was pending is still pending
 
         started = time.monotonic()
-        train = train_epoch(
+        step = TrainingStep(
             setup.model,
             setup.objective,
-            setup.train.epoch(epoch),
+            setup.image_side,
             setup.optimisation,
             precision=setup.precision,
             mixing=setup.mixing,
             needs_tokens=config.needs_tokens,
             prompt_generator=prompts,
             negatives_generator=negatives,
+        )
+        train = train_epoch(
+            step,
+            setup.train.epoch(epoch),
             device=setup.device,
             on_output=curves.add,
             on_step=on_step,

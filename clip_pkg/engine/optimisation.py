@@ -6,7 +6,7 @@ Nothing here waits for the device: whether a step was finite is decided where th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,13 +63,16 @@ class Optimisation:
         """What the schedule multiplies every group's peak rate by in the step to come."""
         return cosine_with_warmup(self.step_count, self._total_steps, self._warmup_steps)
 
-    def apply(self, loss: Tensor) -> None:
-        """Backward pass and one update; a non-finite loss or gradient changes nothing."""
+    def apply(self, loss: Tensor, backward: Callable[[Tensor], None] = Tensor.backward) -> None:
+        """Backward pass and one update; a non-finite loss or gradient changes nothing.
+
+        `backward` adds the gradients of a scalar, the scaled loss, to those of the parameters.
+        """
         factor = self.factor
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        backward(self._scaler.scale(loss))
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._grad_clip_norm)
         bad = (~torch.isfinite(norm + loss.detach())).float()

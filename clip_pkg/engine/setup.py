@@ -21,6 +21,8 @@ from clip_pkg.data.pixel_sources import open_pixels
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
+from clip_pkg.engine.batch_norm import batch_norms
+from clip_pkg.engine.image_side import ImageSide, MicroBatches, WholeBatch
 from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.errors import DataError
 from clip_pkg.losses.contract import Objective
@@ -58,6 +60,7 @@ class FoldSetup:
     texts: ClassTexts
     train_indices: NDArray[np.int64]
     model: ImageTextModel
+    image_side: ImageSide
     objective: Objective
     optimisation: Optimisation
     augmentation: Augmentation
@@ -145,6 +148,7 @@ def set_up(
             indices,
             batch_size=config.batch_size,
             augmentation=augmentation,
+            most=task.micro_batch_size,
         )
         generator = torch.Generator()
         generator.manual_seed(derive_seed(config.random_state, task.fold, f"loss order {purpose}"))
@@ -175,6 +179,7 @@ def set_up(
         texts=texts,
         train_indices=train_indices,
         model=model,
+        image_side=_image_side(task, model, precision),
         objective=objective,
         optimisation=optimisation,
         augmentation=augmentation,
@@ -187,7 +192,7 @@ def set_up(
         train=train,
         val=eval_side(fold.val, "val"),
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
-        notices=_notices(config),
+        notices=_notices(task, config, model),
     )
 
 
@@ -205,11 +210,28 @@ def _sampling_weights(
     return class_weights(counts, config.weight_method, config.weight_smooth_factor)
 
 
-def _notices(config: RunConfig) -> tuple[str, ...]:
+def _in_parts(task: FoldTask) -> int | None:
+    """How many images of a batch go through the encoder at once; None for all."""
+    size = task.micro_batch_size
+    return None if size is None or size >= int(task.config["batch_size"]) else size
+
+
+def _image_side(task: FoldTask, model: ImageTextModel, precision: Precision) -> ImageSide:
+    size = _in_parts(task)
+    return WholeBatch(model, precision) if size is None else MicroBatches(model, precision, size)
+
+
+def _notices(task: FoldTask, config: RunConfig, model: ImageTextModel) -> tuple[str, ...]:
     notices = []
     if config.use_weighted_sampling and class_weight_method(config.loss, config.weight_method):
         notices.append(
             "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
             'the loss. Set loss.class_weighting to "none" to correct it once.'
+        )
+    if (size := _in_parts(task)) is not None and batch_norms(model.image_encoder):
+        notices.append(
+            f"Fold {task.fold} ran out of memory, so its batches of {config.batch_size} images "
+            f"went through the image encoder in micro-batches of {size}: batch normalisation used "
+            "the statistics of these. Losses and their negatives are of whole batches as ever."
         )
     return tuple(notices)

@@ -193,6 +193,8 @@ class ProcessExecutor:
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
         assignment.task.paths.failure.unlink(missing_ok=True)
+        # Another attempt can be of a changed task; the worker knows what is in the file.
+        write_record(assignment.task.paths.task, assignment.task)
         worker.send(assignment)
         return job
 

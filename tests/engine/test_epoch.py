@@ -15,7 +15,9 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.batches import Batch
 from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.engine.epoch import EpochScores, evaluate, train_epoch
+from clip_pkg.engine.image_side import WholeBatch
 from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
 from clip_pkg.losses.table import build_objective
 from clip_pkg.model import ImageTextModel, build_model
@@ -52,16 +54,20 @@ def objective(config: ClipLossConfig | SuperClipLossConfig | None = None) -> Obj
 
 def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> EpochScores:
     groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
-    return train_epoch(
+    step = TrainingStep(
         model,
         loss,
-        batches(),
+        WholeBatch(model, FLOAT32),
         Optimisation(groups, precision=FLOAT32, total_steps=9, warmup_steps=1, grad_clip_norm=None),
         precision=FLOAT32,
         mixing=LabelMixing(3),
         needs_tokens=False,
         prompt_generator=torch.Generator().manual_seed(0),
         negatives_generator=torch.Generator().manual_seed(0),
+    )
+    return train_epoch(
+        step,
+        batches(),
         device=CPU,
         on_output=lambda output: None,
         on_step=lambda done, scores: None,

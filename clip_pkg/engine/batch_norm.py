@@ -1,0 +1,53 @@
+"""Batch normalisation where the images of a batch go through the encoder in parts.
+
+What a layer normalises with are then the statistics of a part. What it remembers for evaluation
+must still count every image once, however often a part is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norms(encoder: nn.Module) -> tuple[_BatchNorm, ...]:
+    """Layers in training mode that normalise an image by the other images of its batch.
+
+    A frozen encoder has none: it is in evaluation mode.
+    """
+    layers = (module for module in encoder.modules() if isinstance(module, _BatchNorm))
+    return tuple(layer for layer in layers if layer.training)
+
+
+@contextmanager
+def counted_as_one_batch(layers: Sequence[_BatchNorm], parts: int) -> Iterator[None]:
+    """Let `parts` forward passes move the running statistics as far as one pass does.
+
+    n passes with the momentum 1 − (1 − m)^(1/n) forget as much as one with m. Otherwise the
+    statistics of many small parts would be those of the last few images.
+    """
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            if momentum is not None:  # None: a plain mean over all passes, which it stays
+                layer.momentum = 1 - (1 - momentum) ** (1 / parts)
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+@contextmanager
+def not_counted(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Leave the running statistics as they are; training passes compute the same as ever."""
+    tracking = [layer.track_running_stats for layer in layers]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer, tracks in zip(layers, tracking, strict=True):
+            layer.track_running_stats = tracks
