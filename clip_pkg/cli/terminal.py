@@ -126,7 +126,7 @@ def shortened(names: Sequence[str]) -> tuple[str, list[str]]:
     Returns it, or an empty text, and the names as they are to be shown: `…_clip` for
     `resnet18_scratch_clip_ViT-B_32_clip`.
     """
-    common = os.path.commonprefix(list(names))
+    common = os.path.commonprefix(list(names))  # noqa: RUF071 - characters are what is meant
     prefix = common[: common.rfind("_")] if "_" in common else ""
     if len(set(names)) < 2 or len(prefix) < SHORTEST_PREFIX:
         return "", list(names)
