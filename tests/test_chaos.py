@@ -24,7 +24,7 @@ from clip_pkg.scheduling.ledger import read_ledger
 
 NAMES = "abcdef"
 FAILING, HANGING = ("c", 2), ("e", 1)
-STALL = 75  # seconds; importing torch on a busy machine must not look like a hang
+STALL = 60  # seconds; importing torch on a busy machine must not look like a hang
 DISK = 160 << 20  # bytes; images are only decoded where plenty is left
 
 # Python runs a module of this name at its start, in the workers too.
@@ -89,7 +89,7 @@ def configs() -> list[dict[str, object]]:
 def words(images: Path, root: Path, output: Path) -> Sequence[str]:
     (root / "configs.json").write_text(json.dumps(configs()), encoding="utf-8")
     where = ["--data-dir", images, "--output-dir", output, "--log-dir", root / "logs"]
-    how = ["--jobs-per-gpu", 2, "--stall-timeout", STALL, "--retries", 3]
+    how = ["--jobs-per-gpu", 2, "--stall-timeout", STALL, "--retries", 2]
     return command(*where, *map(str, how), "--config-file", root / "configs.json", "--multi-config")
 
 
