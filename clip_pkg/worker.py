@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from clip_pkg.engine.fold import Stop
 
 SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
-SECONDS_TO_WAIT_FOR_ORPHANS = 30.0
+SECONDS_TO_WAIT_FOR_ORPHANS = 180.0  # file servers keep a lost node's locks for a minute or two
 LONGEST_REASON = 2000  # characters
 EXIT_INTERRUPTED = 130
 

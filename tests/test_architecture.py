@@ -41,6 +41,8 @@ TORCH_FREE = [
     "clip_pkg.planning.tasks",
     "clip_pkg.scheduling.loop",
     "clip_pkg.scheduling.processes",
+    "clip_pkg.scheduling.ray_cluster",
+    "clip_pkg.scheduling.ray_node",
     "clip_pkg.evaluation.summary",
     "clip_pkg.evaluation.curves",
     "clip_pkg.inference.images",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from clip_pkg.cli.ray_flags import add_ray_flags
 from clip_pkg.config.flags import add_config_flags
 from clip_pkg.errors import UserError
 
@@ -145,10 +146,10 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--executor",
-        choices=["process", "inline"],
+        choices=["process", "inline", "ray"],
         default="process",
         help="process: a process per device; inline: this very process, so that a debugger can "
-        "follow (default: process)",
+        "follow; ray: a Ray cluster (default: process)",
     )
 
 
@@ -261,6 +262,7 @@ def training_parser() -> Parser:
         "A run that was interrupted in OUTPUT_DIR goes on by itself",
     )
     _add_places(parser)
+    add_ray_flags(parser)
     _add_failure_policy(parser)
     add_config_flags(parser, exclude={"gpu_id"})
     return parser

@@ -15,6 +15,7 @@ from types import FrameType
 
 from clip_pkg.cli.arguments import AUTO
 from clip_pkg.cli.plan import learned
+from clip_pkg.cli.ray_flags import check_ray_flags
 from clip_pkg.cli.run_view import RunView
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
@@ -70,15 +71,19 @@ class StopOnSignal:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where a run takes place: devices, who carries tasks out there, and who checks the devices."""
+    """Where a run takes place: devices, who carries tasks out there, and who checks the devices.
+
+    most_gpus: that one fold can have, if that is less than there are devices.
+    """
 
     devices: Sequence[Device]
     jobs_per_device: int
-    grows: bool
+    jobs_that_fit: Callable[[Device, FoldTask], int] | None
     executor: Executor
     gate: DeviceGate
     stop: StopOnSignal
     notices: Sequence[str]
+    most_gpus: int | None = None
 
     @property
     def first_slot(self) -> Slot:
@@ -88,6 +93,9 @@ class Resources:
 
 def find_resources(parsed: argparse.Namespace) -> Resources:
     """Choose devices and executor. Raises UserError for those that are not there."""
+    check_ray_flags(parsed)
+    if parsed.executor == "ray":
+        return _ray_resources(parsed)
     stop = StopOnSignal()
     wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
     devices, notices = find_devices(wanted)
@@ -103,7 +111,7 @@ def find_resources(parsed: argparse.Namespace) -> Resources:
     return Resources(
         devices=devices,
         jobs_per_device=jobs,
-        grows=parsed.jobs_per_gpu == AUTO and has_gpu,
+        jobs_that_fit=jobs_that_fit if parsed.jobs_per_gpu == AUTO and has_gpu else None,
         executor=InlineExecutor(partial(_inline, stop=stop))
         if parsed.executor == "inline"
         else ProcessExecutor(),
@@ -113,9 +121,43 @@ def find_resources(parsed: argparse.Namespace) -> Resources:
     )
 
 
+def _ray_resources(parsed: argparse.Namespace) -> Resources:
+    from clip_pkg.scheduling.ray_cluster import RayExecutor, places  # noqa: PLC0415
+    from clip_pkg.scheduling.ray_connection import connect, lay_out  # noqa: PLC0415
+
+    connection = connect(parsed.ray_address or AUTO)
+    try:
+        nodes = connection.nodes()
+        layout = lay_out(nodes, parsed.jobs_per_gpu)
+    except UserError:
+        connection.close()
+        raise
+    executor = RayExecutor(connection, layout)
+    kind = "GPU" if layout.gpus else "share of CPUs"
+    return Resources(
+        devices=places(layout),
+        jobs_per_device=layout.jobs,
+        jobs_that_fit=executor.jobs_on,
+        executor=executor,
+        gate=OpenGate(),
+        stop=StopOnSignal(),
+        notices=[
+            f"Ray cluster {connection.address}: {len(nodes)} node(s), {layout.places} place(s) of "
+            f"one {kind} with {layout.threads(1)} CPU thread(s) per fold."
+        ],
+        most_gpus=layout.most_gpus,
+    )
+
+
 def check_gpus_per_task(tasks: Sequence[FoldTask], resources: Resources) -> None:
     """Raise UserError when a fold wants more GPUs than there are."""
+    most = resources.most_gpus
     for task in tasks:
+        if most is not None and task.gpus > most:
+            raise UserError(
+                f"{task.name}: gpus_per_task is {task.gpus}, but no node of the cluster has more "
+                f"than {most}; lower it"
+            )
         if task.gpus > len(resources.devices):
             raise UserError(
                 f"{task.name}: gpus_per_task is {task.gpus}, but this run has "
@@ -163,7 +205,7 @@ def execute(
             policy=FailurePolicy(parsed.retries),
             fail_fast=parsed.fail_fast,
             stall_timeout=parsed.stall_timeout,
-            jobs_that_fit=jobs_that_fit if resources.grows else None,
+            jobs_that_fit=resources.jobs_that_fit,
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
     return outcome
@@ -181,11 +223,16 @@ def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecor
 
 
 def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
-    """Name logs per config and device; a device that several folds share has one log per slot."""
+    """Name logs per config and device; a device that several folds share has one log per slot.
+
+    Which device of a cluster a fold gets is not known before: these logs are named by fold.
+    """
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
 
     def name(task: FoldTask, slot: Slot) -> Path:
         place = slot.device.log_tag + (f".{slot.number}" if slot.number else "")
+        if slot.device.cluster:
+            place = f"{slot.device.log_tag}_fold{task.fold}"
         return log_dir / f"{task.name}_{place}_{stamp}.log"
 
     return name

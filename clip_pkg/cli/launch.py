@@ -35,6 +35,7 @@ from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.tasks import FoldFailure, FoldTask, finished, read_record
 from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.processes import ProcessExecutor
@@ -56,8 +57,8 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     terminal = Terminal()
     run = RunPaths(parsed.output_dir.resolve())
     resources = find_resources(parsed)
-    refuse_folder_in_use(run)
     try:
+        refuse_folder_in_use(run)
         preparation = prepare(parsed, loaded, _ask(loaded.configs, resources), terminal)
         kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
         _report(preparation, terminal)
@@ -78,8 +79,10 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
 
 def _ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
     """Ask about the encoders where they will be trained."""
-    if not isinstance(resources.executor, ProcessExecutor):
+    if isinstance(resources.executor, InlineExecutor):
         return InlineProbe(encoder_requests(configs))
+    if not isinstance(resources.executor, ProcessExecutor):
+        return start_child_probe(configs)  # the nodes of a cluster look when their turn has come
     slot = resources.first_slot
     worker = resources.executor.worker(slot.name, [slot.device])
     worker.ask(encoder_requests(configs))
@@ -97,6 +100,13 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
     listed = {device.id for device in devices}
     if listed == {"cpu"}:
         return []
+    if devices[0].cluster:
+        return [
+            f"{one.config.name}: gpu_id {one.config.gpu_id} says nothing in a cluster; it runs on "
+            "any GPU"
+            for one in configs
+            if one.config.gpu_id is not None
+        ]
     return [
         f"{one.config.name}: gpu_id {one.config.gpu_id} is not among the GPUs of this run "
         f"({', '.join(sorted(listed))}); it runs on any of these"

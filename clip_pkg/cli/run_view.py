@@ -47,8 +47,9 @@ class RunView:
     def started(self, assignment: Assignment) -> None:
         """A fold has begun."""
         attempt = f" (attempt {assignment.attempt})" if assignment.attempt > 1 else ""
+        verb = "handed to" if assignment.device.cluster else "started on"
         self.terminal.line(
-            f"{_head(assignment)} started on {assignment.tag}{attempt}, log {assignment.log_file}"
+            f"{_head(assignment)} {verb} {assignment.tag}{attempt}, log {assignment.log_file}"
         )
 
     def ended(

@@ -284,8 +284,8 @@ class Loop:
 
     def _strike(self, device: Device, failure: FoldFailure) -> None:
         """Set a GPU aside on which one fold after another fails, while others work."""
-        if failure.kind in ("diverged", "user error", "disk full"):
-            return
+        if device.cluster or failure.kind in ("diverged", "user error", "disk full"):
+            return  # a place in a cluster is on another GPU each time
         self._strikes[device.id] = self._strikes.get(device.id, 0) + 1
         others = [one for one in self.pool.devices if one.id not in self.pool.set_aside]
         if self._strikes[device.id] >= FAILURES_OF_A_BAD_DEVICE and len(others) > 1:

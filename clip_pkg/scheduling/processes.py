@@ -131,10 +131,10 @@ class ProcessJob:
         if answer is not None:
             self._state = JobState(answer["state"])
             if answer.get("failure") is not None:
-                self.failure = _failure(answer["failure"])
+                self.failure = failure_from(answer["failure"])
         elif code is not None:
             self._state = JobState.FAILED
-            self.failure = crash(self.assignment, _how(code))
+            self.failure = crash(self.assignment, how_it_ended(code))
         if self._state is JobState.DONE and finished(self.assignment.task) is None:
             self._state = JobState.FAILED  # an answer without a valid result file is no success
             self.failure = crash(self.assignment, "said that it was done but left no result")
@@ -149,11 +149,13 @@ class ProcessJob:
         self._worker.signal(signal.SIGKILL)
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """Describe the exit code of a process, negative for a signal."""
     return f"ended with signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
-def _failure(content: dict[str, Any]) -> FoldFailure:
+def failure_from(content: dict[str, Any]) -> FoldFailure:
+    """Read the failure in a worker's answer."""
     return FoldFailure(**{**content, "identity": Identity(**content["identity"])})
 
 
