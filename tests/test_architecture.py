@@ -41,6 +41,7 @@ TORCH_FREE = [
     "clip_pkg.planning.tasks",
     "clip_pkg.scheduling.loop",
     "clip_pkg.scheduling.processes",
+    "clip_pkg.scheduling.slurm",
     "clip_pkg.evaluation.summary",
     "clip_pkg.evaluation.curves",
     "clip_pkg.inference.images",

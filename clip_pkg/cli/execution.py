@@ -12,10 +12,12 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from clip_pkg.cli.arguments import AUTO
 from clip_pkg.cli.plan import learned
 from clip_pkg.cli.run_view import RunView
+from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
 from clip_pkg.evaluation.curves import write_mean_curves
@@ -33,6 +35,10 @@ from clip_pkg.scheduling.order import TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
 from clip_pkg.scheduling.processes import ProcessExecutor
 from clip_pkg.scheduling.slots import Slot, SlotPool
+from clip_pkg.scheduling.slurm_options import SlurmOptions
+
+if TYPE_CHECKING:
+    from clip_pkg.scheduling.slurm import SlurmExecutor
 
 MOST_JOBS_PER_GPU = 8  # beyond that the host's cores are the limit
 USABLE_SHARE = 0.9  # of a GPU's memory
@@ -70,7 +76,11 @@ class StopOnSignal:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where a run takes place: devices, who carries tasks out there, and who checks the devices."""
+    """Where a run takes place: devices, who carries tasks out there, and who checks the devices.
+
+    cluster: the executor too, where that is a cluster; its devices are places in a queue, of which
+    there are as many as anybody wants.
+    """
 
     devices: Sequence[Device]
     jobs_per_device: int
@@ -79,6 +89,7 @@ class Resources:
     gate: DeviceGate
     stop: StopOnSignal
     notices: Sequence[str]
+    cluster: SlurmExecutor | None = None
 
     @property
     def first_slot(self) -> Slot:
@@ -86,8 +97,11 @@ class Resources:
         return Slot(self.devices[0])
 
 
-def find_resources(parsed: argparse.Namespace) -> Resources:
+def find_resources(parsed: argparse.Namespace, terminal: Terminal) -> Resources:
     """Choose devices and executor. Raises UserError for those that are not there."""
+    options = slurm_options(parsed)
+    if options is not None:
+        return _on_slurm(parsed, options, terminal)
     stop = StopOnSignal()
     wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
     devices, notices = find_devices(wanted)
@@ -113,9 +127,40 @@ def find_resources(parsed: argparse.Namespace) -> Resources:
     )
 
 
+def _on_slurm(parsed: argparse.Namespace, options: SlurmOptions, terminal: Terminal) -> Resources:
+    check_slurm()
+    from clip_pkg.scheduling.slurm import SlurmExecutor  # noqa: PLC0415 - needs submitit
+    from clip_pkg.worker import run_task  # noqa: PLC0415
+
+    run = RunPaths(parsed.output_dir.resolve())
+    executor = SlurmExecutor(
+        run_task, options, run.slurm, lambda text: terminal.line(f"NOTE: {text}", "yellow")
+    )
+    notices = []
+    if parsed.gpus is not None:
+        notices.append(f"GPUs {parsed.gpus} are not looked at: Slurm chooses them.")
+    if not options.asks_for_gpus:
+        notices.append("The jobs ask for no GPU (--gres gpu:1): folds train on the CPU.")
+    return Resources(
+        devices=cluster_places(options.max_jobs or 1),
+        jobs_per_device=1,
+        grows=False,
+        executor=executor,
+        gate=OpenGate(),
+        stop=StopOnSignal(),
+        notices=notices,
+        cluster=executor,
+    )
+
+
+def cluster_places(count: int) -> tuple[Device, ...]:
+    """So many places in the queue of a Slurm cluster."""
+    return tuple(Device(f"slurm-{n}", "", "Slurm", cluster="slurm") for n in range(1, count + 1))
+
+
 def check_gpus_per_task(tasks: Sequence[FoldTask], resources: Resources) -> None:
     """Raise UserError when a fold wants more GPUs than there are."""
-    for task in tasks:
+    for task in tasks if resources.cluster is None else ():
         if task.gpus > len(resources.devices):
             raise UserError(
                 f"{task.name}: gpus_per_task is {task.gpus}, but this run has "
@@ -135,12 +180,15 @@ def execute(
     if len(waiting) < len(tasks):
         terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
     estimates = learned(run)
+    devices = resources.devices
+    if resources.cluster is not None:
+        devices = cluster_places(min(parsed.max_jobs or len(waiting), len(waiting)))
     ledger = Ledger(run.ledger)
     ledger.append(
         "launched",
         pid=os.getpid(),
         host=os.uname().nodename,
-        devices=[device.id for device in resources.devices],
+        devices=[device.id for device in devices],
         tasks=len(tasks),
         waiting=len(waiting),
     )
@@ -151,8 +199,8 @@ def execute(
         RunView(terminal, waiting, len(tasks) - len(waiting), sum_up, estimates) as view,
     ):
         outcome = Loop(
-            pool=SlotPool(resources.devices, resources.jobs_per_device),
-            queue=TaskQueue(waiting, estimates, [device.id for device in resources.devices]),
+            pool=SlotPool(devices, resources.jobs_per_device),
+            queue=TaskQueue(waiting, estimates, [device.id for device in devices]),
             executor=resources.executor,
             ledger=ledger,
             observer=view,
@@ -163,6 +211,7 @@ def execute(
             policy=FailurePolicy(parsed.retries),
             fail_fast=parsed.fail_fast,
             stall_timeout=parsed.stall_timeout,
+            slots_for_task=lambda task: task.gpus if resources.cluster is None else 1,
             jobs_that_fit=jobs_that_fit if resources.grows else None,
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
@@ -181,11 +230,16 @@ def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecor
 
 
 def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
-    """Name logs per config and device; a device that several folds share has one log per slot."""
+    """Name logs per config and device; a device that several folds share has one log per slot.
+
+    On a cluster there is one per fold: those of a config run at the same time in many places.
+    """
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
 
     def name(task: FoldTask, slot: Slot) -> Path:
         place = slot.device.log_tag + (f".{slot.number}" if slot.number else "")
+        if slot.device.cluster:
+            place += f"_fold{task.fold}"
         return log_dir / f"{task.name}_{place}_{stamp}.log"
 
     return name

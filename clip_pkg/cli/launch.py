@@ -55,7 +55,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Train every config and fold that is not done yet; returns the exit code."""
     terminal = Terminal()
     run = RunPaths(parsed.output_dir.resolve())
-    resources = find_resources(parsed)
+    resources = find_resources(parsed, terminal)
     refuse_folder_in_use(run)
     try:
         preparation = prepare(parsed, loaded, _ask(loaded.configs, resources), terminal)
@@ -65,6 +65,8 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
         for notice in (*resources.notices, *pin_notices):
             terminal.line(f"NOTE: {notice}", "yellow")
         with sole_launcher(run):
+            if kept and resources.cluster is not None:
+                resources.cluster.end_leftovers()
             for old in kept:
                 set_aside(run, old, terminal)
             write_config_files(run, preparation)
@@ -77,7 +79,9 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
 
 
 def _ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
-    """Ask about the encoders where they will be trained."""
+    """Ask about the encoders where they will be trained, or here for a cluster."""
+    if resources.cluster is not None:
+        return start_child_probe(configs)
     if not isinstance(resources.executor, ProcessExecutor):
         return InlineProbe(encoder_requests(configs))
     slot = resources.first_slot
@@ -97,6 +101,12 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
     listed = {device.id for device in devices}
     if listed == {"cpu"}:
         return []
+    if devices[0].cluster:
+        return [
+            f"{one.config.name}: gpu_id {one.config.gpu_id} is not looked at: the cluster chooses"
+            for one in configs
+            if one.config.gpu_id is not None
+        ]
     return [
         f"{one.config.name}: gpu_id {one.config.gpu_id} is not among the GPUs of this run "
         f"({', '.join(sorted(listed))}); it runs on any of these"
