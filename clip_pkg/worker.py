@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -170,6 +170,12 @@ def output_into(log_file: Path) -> Iterator[TextIO]:
                 os.close(copy)
 
 
+def run_task(task: FoldTask, place: Mapping[str, Any], stop: Stop) -> Report:
+    """Carry out a task with everything that is printed in its log; place: fields of `Place`."""
+    with output_into(Path(place["log_file"])) as stream:
+        return carry_out(task, Place(**place), stream, stop)
+
+
 def serve(stop: StopRequest) -> int:
     """Take assignments from standard input until it ends or a task does not succeed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -179,11 +185,9 @@ def serve(stop: StopRequest) -> int:
         if "probe" in message:
             answers.write(json.dumps(_probe(message["probe"])) + "\n")
             continue
-        log_file = Path(message["place"]["log_file"])
         task = read_record(FoldTask, Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
-        with output_into(log_file) as stream:
-            report = carry_out(task, Place(**message["place"]), stream, stop)
+        report = run_task(task, message["place"], stop)
         # Without a launcher nobody listens; the fold's own files tell all.
         with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(asdict(report)) + "\n")

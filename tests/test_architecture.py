@@ -43,6 +43,7 @@ TORCH_FREE = [
     "clip_pkg.scheduling.processes",
     "clip_pkg.scheduling.ray_cluster",
     "clip_pkg.scheduling.ray_node",
+    "clip_pkg.scheduling.slurm",
     "clip_pkg.evaluation.summary",
     "clip_pkg.evaluation.curves",
     "clip_pkg.inference.images",

@@ -1,168 +1,29 @@
-"""Puts the scheduler together as the command line asks, and runs it."""
+"""Puts the scheduler together and runs it."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
-from clip_pkg.cli.arguments import AUTO
 from clip_pkg.cli.plan import learned
-from clip_pkg.cli.ray_flags import check_ray_flags
+from clip_pkg.cli.resources import Resources
 from clip_pkg.cli.run_view import RunView
 from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import UserError
 from clip_pkg.evaluation.curves import write_mean_curves
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.progress import read_progress
-from clip_pkg.planning.tasks import FoldResult, FoldTask, finished, read_record
-from clip_pkg.scheduling.devices import Device, find_devices, parse_ids, usable_cores
-from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
-from clip_pkg.scheduling.inline import InlineExecutor
-from clip_pkg.scheduling.job import Assignment, Executor, JobState
+from clip_pkg.planning.tasks import FoldTask, finished
+from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
 from clip_pkg.scheduling.order import TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
-from clip_pkg.scheduling.processes import ProcessExecutor
 from clip_pkg.scheduling.slots import Slot, SlotPool
-
-MOST_JOBS_PER_GPU = 8  # beyond that the host's cores are the limit
-USABLE_SHARE = 0.9  # of a GPU's memory
-CONTEXT_BYTES = 700 << 20  # of a CUDA process, beyond what its tensors take
-
-
-class StopOnSignal:
-    """Becomes true when Ctrl-C or SIGTERM comes; the second one ends the program at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __bool__(self) -> bool:
-        return self._asked
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
-        del number, frame
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        print("\nStopping after a checkpoint; once more to stop now.", flush=True)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Listen while the folds run."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Where a run takes place: devices, who carries tasks out there, and who checks the devices.
-
-    most_gpus: that one fold can have, if that is less than there are devices.
-    """
-
-    devices: Sequence[Device]
-    jobs_per_device: int
-    jobs_that_fit: Callable[[Device, FoldTask], int] | None
-    executor: Executor
-    gate: DeviceGate
-    stop: StopOnSignal
-    notices: Sequence[str]
-    most_gpus: int | None = None
-
-    @property
-    def first_slot(self) -> Slot:
-        """Where the first fold will run."""
-        return Slot(self.devices[0])
-
-
-def find_resources(parsed: argparse.Namespace) -> Resources:
-    """Choose devices and executor. Raises UserError for those that are not there."""
-    check_ray_flags(parsed)
-    if parsed.executor == "ray":
-        return _ray_resources(parsed)
-    stop = StopOnSignal()
-    wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
-    devices, notices = find_devices(wanted)
-    jobs = 1 if parsed.jobs_per_gpu == AUTO else parsed.jobs_per_gpu
-    has_gpu = devices[0].is_gpu
-    if parsed.executor == "inline":
-        devices, jobs = devices[:1], 1
-    if not has_gpu and jobs > 1:
-        cores = usable_cores()
-        notices.append(
-            f"{jobs} folds share {cores} CPU core(s): {max(1, cores // jobs)} thread(s) each."
-        )
-    return Resources(
-        devices=devices,
-        jobs_per_device=jobs,
-        jobs_that_fit=jobs_that_fit if parsed.jobs_per_gpu == AUTO and has_gpu else None,
-        executor=InlineExecutor(partial(_inline, stop=stop))
-        if parsed.executor == "inline"
-        else ProcessExecutor(),
-        gate=GpuGate(patience=parsed.wait_for_gpu) if has_gpu else OpenGate(),
-        stop=stop,
-        notices=notices,
-    )
-
-
-def _ray_resources(parsed: argparse.Namespace) -> Resources:
-    from clip_pkg.scheduling.ray_cluster import RayExecutor, places  # noqa: PLC0415
-    from clip_pkg.scheduling.ray_connection import connect, lay_out  # noqa: PLC0415
-
-    connection = connect(parsed.ray_address or AUTO)
-    try:
-        nodes = connection.nodes()
-        layout = lay_out(nodes, parsed.jobs_per_gpu)
-    except UserError:
-        connection.close()
-        raise
-    executor = RayExecutor(connection, layout)
-    kind = "GPU" if layout.gpus else "share of CPUs"
-    return Resources(
-        devices=places(layout),
-        jobs_per_device=layout.jobs,
-        jobs_that_fit=executor.jobs_on,
-        executor=executor,
-        gate=OpenGate(),
-        stop=StopOnSignal(),
-        notices=[
-            f"Ray cluster {connection.address}: {len(nodes)} node(s), {layout.places} place(s) of "
-            f"one {kind} with {layout.threads(1)} CPU thread(s) per fold."
-        ],
-        most_gpus=layout.most_gpus,
-    )
-
-
-def check_gpus_per_task(tasks: Sequence[FoldTask], resources: Resources) -> None:
-    """Raise UserError when a fold wants more GPUs than there are."""
-    most = resources.most_gpus
-    for task in tasks:
-        if most is not None and task.gpus > most:
-            raise UserError(
-                f"{task.name}: gpus_per_task is {task.gpus}, but no node of the cluster has more "
-                f"than {most}; lower it"
-            )
-        if task.gpus > len(resources.devices):
-            raise UserError(
-                f"{task.name}: gpus_per_task is {task.gpus}, but this run has "
-                f"{len(resources.devices)} device(s); list more with --gpus or lower it"
-            )
 
 
 def execute(
@@ -177,12 +38,13 @@ def execute(
     if len(waiting) < len(tasks):
         terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
     estimates = learned(run)
+    devices = resources.places_for(len(waiting), parsed.max_jobs)
     ledger = Ledger(run.ledger)
     ledger.append(
         "launched",
         pid=os.getpid(),
         host=os.uname().nodename,
-        devices=[device.id for device in resources.devices],
+        devices=[device.id for device in devices],
         tasks=len(tasks),
         waiting=len(waiting),
     )
@@ -193,8 +55,8 @@ def execute(
         RunView(terminal, waiting, len(tasks) - len(waiting), sum_up, estimates) as view,
     ):
         outcome = Loop(
-            pool=SlotPool(resources.devices, resources.jobs_per_device),
-            queue=TaskQueue(waiting, estimates, [device.id for device in resources.devices]),
+            pool=SlotPool(devices, resources.jobs_per_device),
+            queue=TaskQueue(waiting, estimates, [device.id for device in devices]),
             executor=resources.executor,
             ledger=ledger,
             observer=view,
@@ -205,6 +67,7 @@ def execute(
             policy=FailurePolicy(parsed.retries),
             fail_fast=parsed.fail_fast,
             stall_timeout=parsed.stall_timeout,
+            slots_for_task=resources.slots_for,
             jobs_that_fit=resources.jobs_that_fit,
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
@@ -250,21 +113,3 @@ def _sum_up(run: RunPaths, terminal: Terminal, name: str) -> None:
         write_mean_curves(run.config(name))
     except OSError as error:
         terminal.line(f"The summary of {name} could not be written yet: {error}", "yellow")
-
-
-def jobs_that_fit(device: Device, task: FoldTask) -> int:
-    """How many folds like this finished one a GPU holds, by the memory that it took."""
-    result = read_record(FoldResult, task.paths.result)
-    if result is None or result.peak_memory_bytes is None:
-        return 1
-    room = USABLE_SHARE * gpu_memory(device).total
-    fitting = int(room // (result.peak_memory_bytes + CONTEXT_BYTES))
-    return max(1, min(fitting, MOST_JOBS_PER_GPU, usable_cores()))
-
-
-def _inline(assignment: Assignment, *, stop: StopOnSignal) -> JobState:
-    from clip_pkg.worker import Place, carry_out  # noqa: PLC0415
-
-    with assignment.log_file.open("a", encoding="utf-8", buffering=1) as stream:
-        report = carry_out(assignment.task, Place(**assignment.place), stream, stop)
-    return JobState(report.state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from clip_pkg.cli.execution import Resources, check_gpus_per_task, execute, find_resources
+from clip_pkg.cli.execution import execute
 from clip_pkg.cli.preparation import (
     Preparation,
     PreparedConfig,
@@ -19,6 +19,7 @@ from clip_pkg.cli.probe import (
     encoder_requests,
     start_child_probe,
 )
+from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.cli.run_folder import (
     folders_to_replace,
     refuse_folder_in_use,
@@ -56,7 +57,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Train every config and fold that is not done yet; returns the exit code."""
     terminal = Terminal()
     run = RunPaths(parsed.output_dir.resolve())
-    resources = find_resources(parsed)
+    resources = find_resources(parsed, terminal)
     try:
         refuse_folder_in_use(run)
         preparation = prepare(parsed, loaded, _ask(loaded.configs, resources), terminal)
@@ -66,6 +67,8 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
         for notice in (*resources.notices, *pin_notices):
             terminal.line(f"NOTE: {notice}", "yellow")
         with sole_launcher(run):
+            if kept and resources.slurm is not None:
+                resources.slurm.end_leftovers()
             for old in kept:
                 set_aside(run, old, terminal)
             write_config_files(run, preparation)
@@ -78,7 +81,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
 
 
 def _ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
-    """Ask about the encoders where they will be trained."""
+    """Ask about the encoders where they will be trained, or here for a cluster."""
     if isinstance(resources.executor, InlineExecutor):
         return InlineProbe(encoder_requests(configs))
     if not isinstance(resources.executor, ProcessExecutor):

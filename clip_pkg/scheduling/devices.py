@@ -76,6 +76,18 @@ class Gpu:
     name: str
 
 
+def has_nvidia_library() -> bool:
+    """Whether NVIDIA's driver is installed at all, whatever state it is in."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return False
+    except pynvml.NVMLError:
+        return True
+    pynvml.nvmlShutdown()
+    return True
+
+
 def installed_gpus() -> tuple[Gpu, ...]:
     """GPUs of this machine in PCI order; empty where there is no NVIDIA driver."""
     try:
