@@ -30,9 +30,11 @@ LEVELS = {
     "engine": 5,
     "evaluation": 5,
     "inference": 5,
-    "worker": 6,
+    "rank_processes": 6,
     "demo": 6,
-    "cli": 7,
+    "worker": 7,
+    "rank": 8,
+    "cli": 8,
 }
 TORCH_FREE = [
     "clip_pkg.config.load",

@@ -94,6 +94,11 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """End it and whatever it started, now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End an idle worker politely, then by force."""
         assert self._process.stdin is not None
@@ -102,8 +107,7 @@ class Worker:
         try:
             self._process.wait(SECONDS_TO_LEAVE)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self.kill()
             self._process.wait()
         self._stdout.close()
 
@@ -146,7 +150,7 @@ class ProcessJob:
 
     def kill(self) -> None:
         """End it now."""
-        self._worker.signal(signal.SIGKILL)
+        self._worker.kill()
 
 
 def how_it_ended(code: int) -> str:
