@@ -72,7 +72,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
         pretence.write(name)
     pretence.show()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    for name in ("SHORTEST_PAUSE", "SECONDS_BETWEEN_CHECKS"):
+    for name in ("SHORTEST_PAUSE", "LONGEST_PAUSE", "SECONDS_BETWEEN_CHECKS"):
         monkeypatch.setattr(slurm_queue, name, 0.0)
     for name in ("SECONDS_BETWEEN_LOOKS", "SECONDS_TO_BE_SURE", "SECONDS_FOR_LATE_FILES"):
         monkeypatch.setattr(slurm_job, name, 0.0)
@@ -359,6 +359,7 @@ def test_results_that_move_away_leave_no_job_behind(
 
 def test_squeue_is_asked_seldom(slurm: Pretence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_queue, "SHORTEST_PAUSE", 5.0)
+    monkeypatch.setattr(slurm_queue, "LONGEST_PAUSE", 30.0)
     queue = SlurmQueue("name", print)
     for _ in range(50):
         queue.look()
