@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -259,10 +259,11 @@ def _cancel_everything(cluster: SlurmCluster) -> None:
 
 def _end_stragglers(root: Path) -> None:
     """Kill what still uses the folder: a job that would not end, and the step that held it."""
-    for process in psutil.process_iter():
-        try:
-            is_ours = process.environ().get("SLURM_CONF") == str(root / "slurm.conf")
-            if process.pid != os.getpid() and is_ours:
+    killed = []
+    for process in psutil.process_iter(["environ"]):
+        environment = process.info["environ"] or {}
+        if environment.get("SLURM_CONF") == str(root / "slurm.conf"):
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=20)

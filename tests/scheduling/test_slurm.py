@@ -39,8 +39,8 @@ def cluster() -> Iterator[SlurmCluster]:
     with slurm_cluster() as running:
         yield running
     root = str(running.root)
-    left = [one.cmdline() for one in psutil.process_iter() if root in " ".join(one.cmdline())]
-    assert left == []
+    commands = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+    assert [words for words in commands if root in " ".join(words)] == []
 
 
 @dataclass
@@ -174,6 +174,7 @@ def test_jobs_outlive_their_launcher_and_the_next_one_takes_them_over(
     cluster.ask("scancel", jobs[0])
     wait_for(lambda: "(attempt 2)" in launcher.output, launcher)
     assert re.search(rf"FAILED \(crash\): Slurm job {jobs[0]} ended as CANCELLED", launcher.output)
+    wait_for(lambda: set(cluster.queue()) - set(jobs), launcher)
     (new,) = set(cluster.queue()) - set(jobs)
     wait_for(lambda: "Going on after epoch" in launcher.log("c", 1), launcher)
 
