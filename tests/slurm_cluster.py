@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,11 +144,11 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     try:
         with ExitStack() as stack:
             _write_files(root)
-            _start(stack, root, "munged", *_munge_options(root))
-            _wait_for((root / "munge.socket").exists, root, "munged")
-            _start(stack, root, "slurmctld", "-D", "-i")
-            _start(stack, root, "slurmd", "-D")
-            _wait_for(lambda: _is_idle(cluster), root, "slurmctld", "slurmd")
+            munge = _start(stack, root, "munged", *_munge_options(root))
+            _wait_for((root / "munge.socket").exists, munge)
+            controller = _start(stack, root, "slurmctld", "-D", "-i")
+            node = _start(stack, root, "slurmd", "-D")
+            _wait_for(lambda: _is_idle(cluster), controller, node)
             stack.callback(_cancel_everything, cluster)
             yield cluster
     finally:
@@ -200,18 +200,28 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _start(stack: ExitStack, root: Path, name: str, *options: str) -> None:
+@dataclass(frozen=True)
+class Daemon:
+    """A process in the foreground, and what it says."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+
+def _start(stack: ExitStack, root: Path, name: str, *options: str) -> Daemon:
     program = _program(name)
     assert program is not None
-    output = stack.enter_context((root / f"{name}.out").open("wb"))
-    process = subprocess.Popen(
-        [program, *options],
-        env={**os.environ, "SLURM_CONF": str(root / "slurm.conf")},
-        stdout=output,
-        stderr=output,
-        stdin=subprocess.DEVNULL,
-    )
+    output = root / f"{name}.out"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            [program, *options],
+            env={**os.environ, "SLURM_CONF": str(root / "slurm.conf")},
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+        )
     stack.callback(_end, process)
+    return Daemon(process, output)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -223,11 +233,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _wait_for(condition: Callable[[], bool], root: Path, *names: str) -> None:
+def _wait_for(condition: Callable[[], bool], *daemons: Daemon) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while not condition():
-        output = "\n".join((root / f"{name}.out").read_text()[-2000:] for name in names)
-        assert time.monotonic() < deadline, f"{' and '.join(names)} did not start:\n{output}"
+        alive = all(daemon.process.poll() is None for daemon in daemons)
+        if time.monotonic() > deadline or not alive:
+            said = "\n".join(daemon.output.read_text()[-2000:] for daemon in daemons)
+            raise AssertionError(f"Slurm did not start:\n{said}")
         time.sleep(0.1)
 
 
@@ -247,10 +259,11 @@ def _cancel_everything(cluster: SlurmCluster) -> None:
 
 def _end_stragglers(root: Path) -> None:
     """Kill what still uses the folder: a job that would not end, and the step that held it."""
-    for process in psutil.process_iter():
-        try:
-            is_ours = process.environ().get("SLURM_CONF") == str(root / "slurm.conf")
-            if process.pid != os.getpid() and is_ours:
+    killed = []
+    for process in psutil.process_iter(["environ"]):
+        environment = process.info["environ"] or {}
+        if environment.get("SLURM_CONF") == str(root / "slurm.conf"):
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+                killed.append(process)
+    psutil.wait_procs(killed, timeout=20)

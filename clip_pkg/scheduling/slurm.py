@@ -25,9 +25,7 @@ from submitit.core.utils import (
 )
 
 from clip_pkg.errors import UserError
-from clip_pkg.planning.tasks import (
-    PACKAGE,
-)
+from clip_pkg.planning.tasks import PACKAGE, write_record
 from clip_pkg.scheduling.job import Assignment
 from clip_pkg.scheduling.slurm_job import SlurmJob
 from clip_pkg.scheduling.slurm_options import SlurmOptions, sbatch_parameters
@@ -89,8 +87,9 @@ class SlurmExecutor:
                 self._send(gpus, alike[start : start + MOST_JOBS_OF_AN_ARRAY])
 
     def _send(self, gpus: int, jobs: Sequence[SlurmJob]) -> None:
-        for job in jobs:
-            job.assignment.task.paths.failure.unlink(missing_ok=True)
+        for task in (job.assignment.task for job in jobs):
+            task.paths.failure.unlink(missing_ok=True)
+            write_record(task.paths.task, task)  # another attempt can be of a changed task
         parameters = sbatch_parameters(
             self._options,
             gpus,

@@ -6,6 +6,7 @@ minutes after its end (MinJobAge).
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -106,7 +107,7 @@ class SlurmQueue:
     name: str
     say: Callable[[str], None]
     _snapshot: Snapshot = field(default_factory=lambda: Snapshot(-1.0, {}))
-    _asked: float = -LONGEST_PAUSE
+    _asked: float = -math.inf
     _answered: float = field(default_factory=time.monotonic)
     _changed: float = field(default_factory=time.monotonic)
     _stopping: set[str] = field(default_factory=set)
@@ -151,7 +152,7 @@ class SlurmQueue:
         Asked again until it is over: a job that is only starting hears no signal.
         """
         self._stopping.add(name)
-        self._asked = -LONGEST_PAUSE
+        self._asked = -math.inf
 
     def _repeat_stops(self) -> None:
         if self._has_unfinished_orders():

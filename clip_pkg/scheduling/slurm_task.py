@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from clip_pkg.atomic import write_text
 from clip_pkg.planning.tasks import (
     FailureKind,
     FoldFailure,
@@ -29,7 +30,7 @@ from clip_pkg.scheduling.devices import find_devices, has_nvidia_library, usable
 from clip_pkg.scheduling.slurm_queue import STOP_SIGNAL, call_slurm
 
 EXIT_INTERRUPTED = 130
-# Restarts after which a job must have written a checkpoint to be let into the queue again.
+# In a row; a job that came to no checkpoint so often is not let into the queue again.
 MOST_FRUITLESS_RESTARTS = 3
 REQUEUE_ATTEMPTS = 8
 SECONDS_BETWEEN_REQUEUES = 3.0
@@ -113,11 +114,11 @@ class SlurmTask:
 
     def _come_back(self, *, advanced: bool) -> None:
         """Put the job back into the queue, unless it gets nowhere."""
-        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if not advanced and restarts >= MOST_FRUITLESS_RESTARTS:
+        fruitless = self._count_fruitless(advanced=advanced)
+        if fruitless > MOST_FRUITLESS_RESTARTS:
             self._fail(
                 "crash",
-                f"it was ended {restarts + 1} times by its time limit or by preemption before it "
+                f"it was ended {fruitless} times by its time limit or by preemption before it "
                 "came to its next checkpoint; give it more --time",
             )
             return
@@ -128,6 +129,14 @@ class SlurmTask:
                 "it was ended by its time limit or by preemption and could not be put back into "
                 f"the queue: {why}",
             )
+
+    def _count_fruitless(self, *, advanced: bool) -> int:
+        """Runs of this job in a row, up to this one, that came to no checkpoint."""
+        path = Path(os.environ["SUBMITIT_FOLDER"]) / f"{job_id(os.environ)}_fruitless"
+        before = int(path.read_text(encoding="utf-8")) if path.exists() else 0
+        count = 0 if advanced else before + 1
+        write_text(path, str(count))
+        return count
 
     def _fail(self, kind: FailureKind, reason: str) -> str:
         task = self.task

@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
+from outcomes import outcome
 from slurm_cluster import DEVICES, Interval, SlurmCluster, slurm_cluster, why_not
 from tiny import TINY, command, program_environment
 
-from clip_pkg.evaluation.summary import without_times
 from clip_pkg.planning.progress import read_progress
 from clip_pkg.scheduling.ledger import read_ledger
 
@@ -39,8 +39,8 @@ def cluster() -> Iterator[SlurmCluster]:
     with slurm_cluster() as running:
         yield running
     root = str(running.root)
-    left = [one.cmdline() for one in psutil.process_iter() if root in " ".join(one.cmdline())]
-    assert left == []
+    commands = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+    assert [words for words in commands if root in " ".join(words)] == []
 
 
 @dataclass
@@ -105,21 +105,6 @@ def wait_for(condition: Callable[[], Any], launcher: Launcher) -> None:
 def epochs(launcher: Launcher, config: str, fold: int) -> int:
     path = launcher.root / f"out/{config}/fold_{fold}/history.json"
     return len(json.loads(path.read_text())["val_loss"]) if path.exists() else 0
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that counts: summaries without times, histories, predictions."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.name == "cv_summary.json":
-            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
-        elif path.name == "history.json":
-            columns = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = {k: v for k, v in columns.items() if "second" not in k}
-        elif path.name.startswith("predictions"):
-            found[name] = path.read_bytes()
-    return found
 
 
 def at_once(intervals: Sequence[Interval], moment: float) -> int:
@@ -189,6 +174,7 @@ def test_jobs_outlive_their_launcher_and_the_next_one_takes_them_over(
     cluster.ask("scancel", jobs[0])
     wait_for(lambda: "(attempt 2)" in launcher.output, launcher)
     assert re.search(rf"FAILED \(crash\): Slurm job {jobs[0]} ended as CANCELLED", launcher.output)
+    wait_for(lambda: set(cluster.queue()) - set(jobs), launcher)
     (new,) = set(cluster.queue()) - set(jobs)
     wait_for(lambda: "Going on after epoch" in launcher.log("c", 1), launcher)
 

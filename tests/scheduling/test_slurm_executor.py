@@ -72,7 +72,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
         pretence.write(name)
     pretence.show()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    for name in ("SHORTEST_PAUSE", "SECONDS_BETWEEN_CHECKS"):
+    for name in ("SHORTEST_PAUSE", "LONGEST_PAUSE", "SECONDS_BETWEEN_CHECKS"):
         monkeypatch.setattr(slurm_queue, name, 0.0)
     for name in ("SECONDS_BETWEEN_LOOKS", "SECONDS_TO_BE_SURE", "SECONDS_FOR_LATE_FILES"):
         monkeypatch.setattr(slurm_job, name, 0.0)
@@ -359,6 +359,7 @@ def test_results_that_move_away_leave_no_job_behind(
 
 def test_squeue_is_asked_seldom(slurm: Pretence, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm_queue, "SHORTEST_PAUSE", 5.0)
+    monkeypatch.setattr(slurm_queue, "LONGEST_PAUSE", 30.0)
     queue = SlurmQueue("name", print)
     for _ in range(50):
         queue.look()
@@ -400,6 +401,7 @@ def node(
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path))
     numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     yield monkeypatch
@@ -449,15 +451,20 @@ def test_who_asks_decides_whether_a_job_comes_back(
 def test_a_job_that_gets_nowhere_does_not_come_back_for_ever(
     tmp_path: Path, slurm: Pretence, node: pytest.MonkeyPatch
 ) -> None:
-    node.setenv("SLURM_RESTART_COUNT", "50")
+    most = slurm_task.MOST_FRUITLESS_RESTARTS
+    for _ in range(most):
+        with pytest.raises(SystemExit):
+            run_on_node(tmp_path, interrupted_by(signal.SIGUSR2))
     with pytest.raises(SystemExit):
         run_on_node(tmp_path, interrupted_by(signal.SIGUSR2, checkpoint=True))
-    assert slurm.calls("scontrol") == ["requeue 7_1"]
-    with pytest.raises(SystemExit):
-        run_on_node(tmp_path, interrupted_by(signal.SIGUSR2))
-    assert slurm.calls("scontrol") == ["requeue 7_1"]
+    assert read_record(FoldFailure, fold_task(tmp_path).paths.failure) is None
+    for _ in range(most + 1):
+        with pytest.raises(SystemExit):
+            run_on_node(tmp_path, interrupted_by(signal.SIGUSR2))
+    assert slurm.calls("scontrol") == ["requeue 7_1"] * (2 * most + 1)
     failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
     assert failure is not None
+    assert f"ended {most + 1} times" in failure.reason
     assert "give it more --time" in failure.reason
 
 
