@@ -83,9 +83,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
         yield two
     finally:
         cluster.shutdown()
-        _, alive = psutil.wait_procs(two.processes(), timeout=60)
+        wait_for(lambda: not two.processes())
         shutil.rmtree(folder, ignore_errors=True)
-    assert alive == []
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
@@ -221,8 +220,7 @@ def test_a_cluster_of_this_run_alone_is_gone_afterwards(
     words += ["--config-file", write_configs({"name": "a"}), "--jobs-per-gpu", "2"]
     shown = program(*words, "--executor", "ray", "--ray-address", "local").stdout
     assert "Ray cluster local: 1 node(s)" in shown
-    _, alive = psutil.wait_procs(marked(mark), timeout=30)
-    assert alive == []
+    wait_for(lambda: not marked(mark), 30)
     assert list(folder.glob("clip-ray-*")) == []
     shutil.rmtree(folder)
     states = [
