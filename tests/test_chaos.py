@@ -12,12 +12,12 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
-from outcomes import check_readable, outcome
+from outcomes import alive, check_readable, outcome
 from tiny import TINY, command, program_environment
 
 from clip_pkg.scheduling.ledger import read_ledger
@@ -129,12 +129,6 @@ def _is_worker(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return "clip_pkg.worker" in process.cmdline()
     return False
-
-
-def alive(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
-    """Who still lives after so long; one that nobody has buried yet is dead all the same."""
-    _, left = psutil.wait_procs(processes, timeout=seconds)
-    return [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def finished_folds(output: Path) -> int:
