@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from benchmarks.results import measured_on, write_section
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.drawn_tasks import drawn_tasks
+from benchmarks.results import measured_on, write_section
 from clip_pkg.demo import make_demo
 from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
 
