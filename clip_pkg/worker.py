@@ -5,7 +5,8 @@
 
 In serve mode the process imports the heavy packages once and lives for several tasks, until one
 fails; the launcher then starts a fresh one. It also ends when its standard input does, because
-that means that the launcher is gone.
+that means that the launcher is gone. A fold for several GPUs is trained by as many processes of
+their own (`rank_processes`); the worker only watches over them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -40,11 +41,12 @@ from clip_pkg.planning.tasks import (
 
 if TYPE_CHECKING:
     from clip_pkg.engine.fold import Stop
+    from clip_pkg.engine.ranks import Ranks
 
 SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
-SECONDS_TO_WAIT_FOR_ORPHANS = 30.0
+SECONDS_TO_WAIT_FOR_ORPHANS = 180.0  # file servers keep a lost node's locks for a minute or two
 LONGEST_REASON = 2000  # characters
-EXIT_INTERRUPTED = 130
+EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 
 
 class StopRequest:
@@ -89,49 +91,80 @@ class Report:
 def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> Report:
     """Train one fold and leave its result file or failure file.
 
+    A task for several GPUs is trained by as many processes; `stream` is a file then.
     The fold ends early, resumable, once `stop` is true.
     """
+    if task.gpus > 1 and finished(task) is None:
+        from clip_pkg.rank_processes import train_on_ranks  # noqa: PLC0415
+
+        report = Report(*train_on_ranks(task, asdict(place), stream, stop))
+    else:
+        report = attempt(task, place, lambda: train_here(task, place, stream, stop))
+    if report.failure is not None:
+        _record(task, report.failure, stream)
+    return report
+
+
+def train_here(
+    task: FoldTask, place: Place, stream: TextIO, stop: Stop, ranks: Ranks | None = None
+) -> None:
+    """Train one fold in this process, which is the first of `ranks` if there are several."""
     # Imported here so that reading the command line needs no torch.
     import torch  # noqa: PLC0415
 
-    from clip_pkg.engine.fold import Interrupted, run_fold  # noqa: PLC0415
+    from clip_pkg.engine.fold import run_fold  # noqa: PLC0415
+    from clip_pkg.engine.ranks import ALONE  # noqa: PLC0415
+
+    task.lock.parent.mkdir(parents=True, exist_ok=True)
+    # A worker that lost its launcher may still be ending; two must never write one folder.
+    with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
+        if finished(task) is None:
+            result = run_fold(
+                task,
+                device=torch.device(place.device),
+                device_id=place.device_id,
+                stream=stream,
+                stop=stop,
+                ranks=ranks or ALONE,
+            )
+            write_record(task.paths.result, result)
+
+
+def attempt(task: FoldTask, place: Place, train: Callable[[], None]) -> Report:
+    """Report how `train` ended; a failure is described, not recorded."""
+    import torch  # noqa: PLC0415
+
+    from clip_pkg.engine.fold import Interrupted  # noqa: PLC0415
 
     try:
-        task.lock.parent.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(place.threads)
-        # A worker that lost its launcher may still be ending; two must never write one folder.
-        with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
-            if finished(task) is None:
-                result = run_fold(
-                    task,
-                    device=torch.device(place.device),
-                    device_id=place.device_id,
-                    stream=stream,
-                    stop=stop,
-                )
-                write_record(task.paths.result, result)
+        train()
         return Report("done")
     except Interrupted:
         return Report("interrupted")
     except Exception as error:
-        return Report("failed", _failure(task, place, error, stream))
+        return Report("failed", _failure(task, place, error))
 
 
-def _failure(task: FoldTask, place: Place, error: Exception, stream: TextIO) -> FoldFailure:
-    """Describe what went wrong in the log and in the fold's folder, as far as they can be."""
+def _failure(task: FoldTask, place: Place, error: Exception) -> FoldFailure:
     kind = _kind(error)
     detail = traceback.format_exc() if kind == "error" else ""
     reason = " ".join(str(error).split()) or type(error).__name__
-    failure = FoldFailure(
+    return FoldFailure(
         task.identity, task.fold, kind, reason[:LONGEST_REASON], detail, place.log_file
     )
-    # On a full disk neither can be written; the launcher gets the failure in any case.
+
+
+def _record(task: FoldTask, failure: FoldFailure, stream: TextIO) -> None:
+    """Write what went wrong into the log and the fold's folder, as far as they can be.
+
+    On a full disk neither can be written; the launcher gets the failure in any case.
+    """
     with contextlib.suppress(OSError):
-        stream.write(f"FAILED ({kind}): {reason}\n{detail}")
+        stream.write(f"FAILED ({failure.kind}): {failure.reason}\n{failure.detail}")
         stream.flush()
     with contextlib.suppress(OSError):
         write_record(task.paths.failure, failure)
-    return failure
 
 
 def _kind(error: Exception) -> FailureKind:
@@ -170,6 +203,12 @@ def output_into(log_file: Path) -> Iterator[TextIO]:
                 os.close(copy)
 
 
+def run_task(task: FoldTask, place: Mapping[str, Any], stop: Stop) -> Report:
+    """Carry out a task with everything that is printed in its log; place: fields of `Place`."""
+    with output_into(Path(place["log_file"])) as stream:
+        return carry_out(task, Place(**place), stream, stop)
+
+
 def serve(stop: StopRequest) -> int:
     """Take assignments from standard input until it ends or a task does not succeed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -179,16 +218,14 @@ def serve(stop: StopRequest) -> int:
         if "probe" in message:
             answers.write(json.dumps(_probe(message["probe"])) + "\n")
             continue
-        log_file = Path(message["place"]["log_file"])
         task = read_record(FoldTask, Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
-        with output_into(log_file) as stream:
-            report = carry_out(task, Place(**message["place"]), stream, stop)
+        report = run_task(task, message["place"], stop)
         # Without a launcher nobody listens; the fold's own files tell all.
         with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(asdict(report)) + "\n")
         if report.state != "done":
-            return EXIT_INTERRUPTED if report.state == "interrupted" else 1
+            return EXIT_CODES[report.state]
     return 0
 
 
@@ -221,6 +258,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", nargs="?", type=Path, help="a task.json written by the launcher")
     parser.add_argument("--serve", action="store_true", help="read assignments from standard input")
     parser.add_argument("--device", default="cpu", help="torch device of a single task")
+    parser.add_argument(
+        "--ranks", type=int, metavar="N", help="train with N processes (default: the task's GPUs)"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     parsed = parser.parse_args(arguments)
     stop = StopRequest()
@@ -231,9 +271,10 @@ def main(arguments: list[str] | None = None) -> int:
     task = read_record(FoldTask, parsed.task) if parsed.task else None
     if task is None:
         parser.error("needs a task file, or --serve")
+    if parsed.ranks is not None:
+        task = replace(task, gpus=parsed.ranks)
     place = Place(parsed.device, parsed.device, parsed.threads, "standard output")
-    report = carry_out(task, place, sys.stdout, stop)
-    return {"done": 0, "interrupted": EXIT_INTERRUPTED}.get(report.state, 1)
+    return EXIT_CODES[carry_out(task, place, sys.stdout, stop).state]
 
 
 if __name__ == "__main__":

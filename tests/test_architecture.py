@@ -30,9 +30,11 @@ LEVELS = {
     "engine": 5,
     "evaluation": 5,
     "inference": 5,
-    "worker": 6,
+    "rank_processes": 6,
     "demo": 6,
-    "cli": 7,
+    "worker": 7,
+    "rank": 8,
+    "cli": 8,
 }
 TORCH_FREE = [
     "clip_pkg.config.load",
@@ -41,6 +43,9 @@ TORCH_FREE = [
     "clip_pkg.planning.tasks",
     "clip_pkg.scheduling.loop",
     "clip_pkg.scheduling.processes",
+    "clip_pkg.scheduling.ray_cluster",
+    "clip_pkg.scheduling.ray_node",
+    "clip_pkg.scheduling.slurm",
     "clip_pkg.evaluation.summary",
     "clip_pkg.evaluation.curves",
     "clip_pkg.inference.images",

@@ -31,6 +31,7 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
         ("Config", task.name),
         ("Fold", f"{task.fold} of {task.n_folds}"),
         ("Device", f"{device_id} ({setup.precision}), process {os.getpid()}"),
+        *_processes(setup),
         ("Image encoder", config.image_encoder_name),
         ("Text encoder", config.text_encoder_name),
         ("Parameters", f"{total:,} ({trainable:,} trained)"),
@@ -84,6 +85,12 @@ def _settings(block: LossConfig) -> dict[str, tuple[str, str]]:
 def _auxiliary(block: LossConfig) -> list[tuple[str, str]]:
     inside = [(f"  {name}", value) for name, value in _settings(block).values()]
     return [("Auxiliary Loss", block.type), *inside]
+
+
+def _processes(setup: FoldSetup) -> list[tuple[str, str]]:
+    if not setup.ranks.are_several:
+        return []
+    return [("Processes", f"{setup.ranks.size}, each with a device and a part of every batch")]
 
 
 def _class_texts(setup: FoldSetup) -> str:

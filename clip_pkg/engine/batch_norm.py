@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,6 +21,12 @@ def batch_norms(encoder: nn.Module) -> tuple[_BatchNorm, ...]:
     """
     layers = (module for module in encoder.modules() if isinstance(module, _BatchNorm))
     return tuple(layer for layer in layers if layer.training)
+
+
+def share_statistics(encoder: nn.Module) -> None:
+    """Let the layers normalise by what all ranks compute at the same time; for GPUs only."""
+    for name, child in encoder.named_children():
+        encoder.add_module(name, convert_sync_batchnorm(child))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clip_pkg.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.data.batches import Batch
+from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
 from clip_pkg.model import ImageTextModel
@@ -134,6 +135,7 @@ def evaluate(
     loss_order: Tensor,
     needs_tokens: bool,
     device: torch.device,
+    ranks: Ranks = ALONE,
     on_step: OnStep | None = None,
 ) -> Evaluation:
     """Score every image once, in evaluation mode; the model's mode is put back afterwards.
@@ -141,11 +143,15 @@ def evaluate(
     Contrastive losses depend on who shares a batch, so the loss is computed over batches of the
     training size in the fixed mixed order `loss_order` (a permutation of N), whatever batches the
     images came in. The last of them may be smaller. Predictions are made batch by batch as the
-    images come, without labels, as they are with a trained model.
+    images come, without labels, as they are with a trained model. Of several ranks each has batches
+    of its share of the images.
     """
     with evaluation_mode(model, objective):
         classifier = Classifier(model, objective, precision, class_features(model, precision))
-        embeddings, logits, targets, index = _all_images(classifier, batches, on_step)
+        embeddings, logits, targets, index = (
+            ranks.joined(values, loss_order.numel())
+            for values in _all_images(classifier, batches, on_step)
+        )
         features = F.normalize(embeddings, dim=-1)
         running = RunningScores(device)
         # The same negatives in every epoch, so that epochs can be compared.

@@ -12,13 +12,12 @@ import torch
 
 from clip_pkg.atomic import remove_leftovers
 from clip_pkg.checkpoint import load_checkpoint
-from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.engine.banner import configuration_lines
 from clip_pkg.engine.cadence import Cadence
 from clip_pkg.engine.console import FoldConsole
 from clip_pkg.engine.early_stopping import BestEpoch
 from clip_pkg.engine.environment import describe_environment
-from clip_pkg.engine.epoch import EpochScores, Evaluation, evaluate, train_epoch
+from clip_pkg.engine.epoch import EpochScores, Evaluation
 from clip_pkg.engine.history import History
 from clip_pkg.engine.optimisation import Diverged
 from clip_pkg.engine.outputs import (
@@ -29,8 +28,9 @@ from clip_pkg.engine.outputs import (
     write_exposure,
     write_latest,
 )
-from clip_pkg.engine.setup import EvalSide, FoldSetup, set_up
-from clip_pkg.engine.step import TrainingStep
+from clip_pkg.engine.passes import FoldPasses
+from clip_pkg.engine.ranks import ALONE, Ranks
+from clip_pkg.engine.setup import FoldSetup, Side, set_up
 from clip_pkg.engine.step_curves import StepCurves
 from clip_pkg.engine.tensorboard import FoldCurves
 from clip_pkg.errors import CheckpointError
@@ -52,26 +52,45 @@ class Stop(Protocol):
 
 
 def run_fold(
-    task: FoldTask, *, device: torch.device, device_id: str, stream: TextIO, stop: Stop
+    task: FoldTask,
+    *,
+    device: torch.device,
+    device_id: str,
+    stream: TextIO,
+    stop: Stop,
+    ranks: Ranks = ALONE,
 ) -> FoldResult:
     """Train a fold and return its result; every file but the result itself is written here.
 
-    Raises Interrupted when `stop` became true, Diverged when training went to NaN.
+    Of several `ranks` this is what the first one does. Raises Interrupted when `stop` became true,
+    Diverged when training went to NaN.
     """
     with flushed_denormals():
-        return _train_fold(task, device, device_id, stream, stop)
+        return _train_fold(
+            task, device=device, device_id=device_id, stream=stream, stop=stop, ranks=ranks
+        )
+
+
+def follow_fold(task: FoldTask, *, device: torch.device, ranks: Ranks) -> None:
+    """Do what every rank but the first does: compute parts of what the first one asks for."""
+    with flushed_denormals():
+        setup, _, _ = _ready(task, device, ranks)
+        FoldPasses(setup).follow()
 
 
 def _train_fold(
-    task: FoldTask, device: torch.device, device_id: str, stream: TextIO, stop: Stop
+    task: FoldTask,
+    *,
+    device: torch.device,
+    device_id: str,
+    stream: TextIO,
+    stop: Stop,
+    ranks: Ranks,
 ) -> FoldResult:
     started = time.monotonic()
     task.paths.root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(task.paths.root)
-    torch.backends.cudnn.benchmark = True
-    source = _checkpoint_to_continue(task)
-    state = None if source is None else _matching_state(task, source)
-    setup = set_up(task, device, None if state is None else state["model"])
+    setup, source, state = _ready(task, device, ranks)
     console = FoldConsole(
         stream,
         task.paths.progress,
@@ -93,6 +112,22 @@ def _train_fold(
         f"{result.seconds:.1f} s"
     )
     return result
+
+
+def _ready(
+    task: FoldTask, device: torch.device, ranks: Ranks
+) -> tuple[FoldSetup, Path | None, dict[str, Any] | None]:
+    """Build a fold as its checkpoint left it; also returns the checkpoint and what it holds."""
+    torch.backends.cudnn.benchmark = True
+    source = _checkpoint_to_continue(task)
+    state = None if source is None else _matching_state(task, source)
+    setup = set_up(task, device, None if state is None else state["model"], ranks)
+    if state is not None:
+        setup.objective.load_state_dict(state["objective"])
+        # A finished fold has none; all that can be missing then is the result file.
+        if state["optimisation"] is not None:
+            setup.optimisation.load_state_dict(state["optimisation"])
+    return setup, source, state
 
 
 def _checkpoint_to_continue(task: FoldTask) -> Path | None:
@@ -121,6 +156,7 @@ class FoldTraining:
 
     def __init__(self, setup: FoldSetup, console: FoldConsole, stop: Stop) -> None:
         self._setup = setup
+        self._passes = FoldPasses(setup)
         self._console = console
         self._stop = stop
         config = setup.config
@@ -137,11 +173,7 @@ class FoldTraining:
         self._monitor = prefix + config.early_stopping_monitor
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of a checkpoint; the model itself was built from it."""
-        self._setup.objective.load_state_dict(state["objective"])
-        # A finished fold has none; all that can be missing then is the result file.
-        if state["optimisation"] is not None:
-            self._setup.optimisation.load_state_dict(state["optimisation"])
+        """Go on from the state of a checkpoint; the setup has its part of it already."""
         self._history = History(state["history"])
         self._best = BestEpoch(**state["best"])
         self._untrained = state["untrained"]
@@ -163,7 +195,7 @@ class FoldTraining:
         )
         with curves, steps:
             if not self._untrained:
-                self._untrained = self._scores("val", self._evaluate(setup.val, epoch=0))
+                self._untrained = self._scores("val", self._evaluate("val", epoch=0))
             while self._history.epochs < config.epochs and not self._best.should_stop:
                 self._epoch(self._history.epochs + 1, steps)
                 curves.add(self._history)
@@ -182,8 +214,8 @@ class FoldTraining:
         train = self._train(epoch, curves)
         trained = time.monotonic() - started
         self._train_seconds += trained
-        inner = None if setup.inner is None else self._evaluate(setup.inner, epoch=epoch)
-        val = self._last = self._evaluate(setup.val, epoch=epoch)
+        inner = None if setup.inner is None else self._evaluate("inner", epoch=epoch)
+        val = self._last = self._evaluate("val", epoch=epoch)
         row: dict[str, float | None] = {
             "train_loss": train.loss,
             "train_acc": 100 * train.accuracy,
@@ -210,17 +242,9 @@ class FoldTraining:
         )
 
     def _train(self, epoch: int, curves: StepCurves) -> EpochScores:
-        setup, config = self._setup, self._setup.config
-        # Dropout and the like draw from the global generator; with a seed per epoch a resumed run
-        # needs none of its state.
-        torch.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "layers"))
-        prompts = torch.Generator()
-        prompts.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "prompts"))
-        negatives = torch.Generator(setup.device)
-        negatives.manual_seed(derive_seed(config.random_state, setup.task.fold, epoch, "negatives"))
-        steps = len(setup.train)
+        steps = len(self._setup.train)
         progress = self._console.phase(
-            "train", epoch=epoch, steps=steps, batch_size=config.batch_size
+            "train", epoch=epoch, steps=steps, batch_size=self._setup.config.batch_size
         )
 
         def on_step(done: int, scores: Any) -> None:
@@ -229,47 +253,20 @@ class FoldTraining:
                 raise Interrupted  # the epoch is repeated; what was pending is still pending
 
         started = time.monotonic()
-        step = TrainingStep(
-            setup.model,
-            setup.objective,
-            setup.image_side,
-            setup.optimisation,
-            precision=setup.precision,
-            mixing=setup.mixing,
-            needs_tokens=config.needs_tokens,
-            prompt_generator=prompts,
-            negatives_generator=negatives,
-        )
-        train = train_epoch(
-            step,
-            setup.train.epoch(epoch),
-            device=setup.device,
-            on_output=curves.add,
-            on_step=on_step,
-        )
+        train = self._passes.train(epoch, on_output=curves.add, on_step=on_step)
         curves.flush()
         self._console.phase_done(
             "train", steps=steps, seconds=time.monotonic() - started, scores=train
         )
         return train
 
-    def _evaluate(self, side: EvalSide, *, epoch: int) -> Evaluation:
-        setup, config = self._setup, self._setup.config
-        steps = len(side.batches)
-        started = time.monotonic()
-        evaluation = evaluate(
-            setup.model,
-            setup.objective,
-            side.batches,
-            precision=setup.precision,
-            loss_batch_size=config.batch_size,
-            loss_order=side.loss_order,
-            needs_tokens=config.needs_tokens,
-            device=setup.device,
-            on_step=self._console.phase(
-                "val", epoch=epoch, steps=steps, batch_size=config.batch_size
-            ),
+    def _evaluate(self, side: Side, *, epoch: int) -> Evaluation:
+        steps = len(self._setup.side(side).batches)
+        progress = self._console.phase(
+            "val", epoch=epoch, steps=steps, batch_size=self._setup.config.batch_size
         )
+        started = time.monotonic()
+        evaluation = self._passes.evaluate(side, on_step=progress)
         if not np.isfinite(evaluation.probabilities).all():
             raise Diverged(f"the model's outputs are not finite after epoch {epoch}")
         if epoch > 0:
@@ -332,7 +329,7 @@ class FoldTraining:
         setup, paths = self._setup, self._setup.task.paths
         last_epoch = self._history.epochs
         if self._last is None:  # stopped between the last epoch and the result
-            self._last = self._evaluate(setup.val, epoch=last_epoch)
+            self._last = self._evaluate("val", epoch=last_epoch)
         predictions(setup, self._last).write(paths.predictions_last)
         self._history.write(paths.history)
         write_exposure(setup, last_epoch)
@@ -355,7 +352,7 @@ class FoldTraining:
             untrained=self._untrained,
             chosen_on="reported fold" if setup.inner is None else "inner validation split",
             device=str(setup.device),
-            environment=describe_environment(setup.device, setup.precision),
+            environment=describe_environment(setup.device, setup.precision, setup.ranks.size),
             seconds=seconds,
             train_seconds=self._train_seconds,
             peak_memory_bytes=(

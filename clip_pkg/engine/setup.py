@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from clip_pkg.data.pixel_sources import open_pixels
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
-from clip_pkg.engine.batch_norm import batch_norms
-from clip_pkg.engine.image_side import ImageSide, MicroBatches, WholeBatch
+from clip_pkg.engine.batch_norm import batch_norms, share_statistics
+from clip_pkg.engine.image_side import ImageSide, Parts, WholeBatch
 from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.errors import DataError
 from clip_pkg.losses.contract import Objective
 from clip_pkg.losses.table import class_weight_method
@@ -34,10 +36,15 @@ from clip_pkg.planning.splits import inner_split, splits_from_json
 from clip_pkg.planning.tasks import FoldTask
 from clip_pkg.precision import Precision, choose_precision
 
+Side: TypeAlias = Literal["val", "inner"]
+
 
 @dataclass(frozen=True)
 class EvalSide:
-    """Images that are only looked at, with the order in which their loss is computed."""
+    """Images that are only looked at, with the order in which their loss is computed.
+
+    Of several ranks each has batches of its share of them.
+    """
 
     batches: EvalBatches
     loss_order: Tensor
@@ -55,6 +62,7 @@ class FoldSetup:
     task: FoldTask
     config: RunConfig
     device: torch.device
+    ranks: Ranks
     precision: Precision
     manifest: Manifest
     texts: ClassTexts
@@ -69,6 +77,12 @@ class FoldSetup:
     val: EvalSide
     inner: EvalSide | None
     notices: tuple[str, ...]
+
+    def side(self, name: Side) -> EvalSide:
+        """One of the sides that are only looked at."""
+        side = self.val if name == "val" else self.inner
+        assert side is not None, "the config asks for no inner split"
+        return side
 
     @property
     def class_counts(self) -> NDArray[np.int64]:
@@ -87,9 +101,12 @@ def read_inputs(task: FoldTask) -> tuple[RunConfig, Manifest, ClassTexts]:
 
 
 def set_up(
-    task: FoldTask, device: torch.device, model_state: Mapping[str, Tensor] | None = None
+    task: FoldTask,
+    device: torch.device,
+    model_state: Mapping[str, Tensor] | None = None,
+    ranks: Ranks = ALONE,
 ) -> FoldSetup:
-    """Build model, objective, optimiser and batches of a fold.
+    """Build model, objective, optimiser and batches of a fold; of several ranks, all at once.
 
     `model_state` of a checkpoint takes the place of initial or pretrained weights.
 
@@ -110,10 +127,14 @@ def set_up(
         )
     torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
     model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
+    if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
+        share_statistics(model.image_encoder)
     # Convolutions are several times faster in this layout wherever half precision has matrix units.
     model = model.to(memory_format=torch.channels_last)
     counts = _counts(manifest, train_indices).tolist()
     objective = objective_for(config, counts, model.vocabulary_size).to(device)
+    for module in (model, objective):
+        ranks.copy_from_leader([*module.parameters(), *module.buffers()])
     pixels = open_pixels(PixelStore.open(Path(task.pixel_store), manifest), device)
     augmentation = Augmentation(
         config.augmentation,
@@ -141,14 +162,16 @@ def set_up(
             f"the loss needs at least {config.smallest_batch}"
         )
 
+    most = _in_parts(task)
+
     def eval_side(indices: NDArray[np.int64], purpose: str) -> EvalSide:
         batches = EvalBatches(
             pixels,
             manifest.labels,
-            indices,
+            indices[ranks.share(len(indices))],
             batch_size=config.batch_size,
             augmentation=augmentation,
-            most=task.micro_batch_size,
+            most=None if most is None else -(-most // ranks.size),
         )
         generator = torch.Generator()
         generator.manual_seed(derive_seed(config.random_state, task.fold, f"loss order {purpose}"))
@@ -174,12 +197,17 @@ def set_up(
         task=task,
         config=config,
         device=device,
+        ranks=ranks,
         precision=precision,
         manifest=manifest,
         texts=texts,
         train_indices=train_indices,
         model=model,
-        image_side=_image_side(task, model, precision),
+        image_side=(
+            Parts(model, objective, precision, most=most, ranks=ranks)
+            if most is not None or ranks.are_several
+            else WholeBatch(model, precision)
+        ),
         objective=objective,
         optimisation=optimisation,
         augmentation=augmentation,
@@ -192,7 +220,7 @@ def set_up(
         train=train,
         val=eval_side(fold.val, "val"),
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
-        notices=_notices(task, config, model),
+        notices=_notices(task, config, model, ranks),
     )
 
 
@@ -216,22 +244,28 @@ def _in_parts(task: FoldTask) -> int | None:
     return None if size is None or size >= int(task.config["batch_size"]) else size
 
 
-def _image_side(task: FoldTask, model: ImageTextModel, precision: Precision) -> ImageSide:
-    size = _in_parts(task)
-    return WholeBatch(model, precision) if size is None else MicroBatches(model, precision, size)
-
-
-def _notices(task: FoldTask, config: RunConfig, model: ImageTextModel) -> tuple[str, ...]:
+def _notices(
+    task: FoldTask, config: RunConfig, model: ImageTextModel, ranks: Ranks
+) -> tuple[str, ...]:
     notices = []
     if config.use_weighted_sampling and class_weight_method(config.loss, config.weight_method):
         notices.append(
             "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
             'the loss. Set loss.class_weighting to "none" to correct it once.'
         )
-    if (size := _in_parts(task)) is not None and batch_norms(model.image_encoder):
+    norms, most = batch_norms(model.image_encoder), _in_parts(task)
+    consequence = (
+        "batch normalisation used the statistics of these. Losses and their negatives are of whole "
+        "batches as ever."
+    )
+    if norms and most is not None:
         notices.append(
             f"Fold {task.fold} ran out of memory, so its batches of {config.batch_size} images "
-            f"went through the image encoder in micro-batches of {size}: batch normalisation used "
-            "the statistics of these. Losses and their negatives are of whole batches as ever."
+            f"went through the image encoder in micro-batches of {most}: {consequence}"
+        )
+    if norms and ranks.are_several and model.counts.device.type == "cpu":
+        notices.append(
+            f"Fold {task.fold} was trained by {ranks.size} processes on the CPU, each with its "
+            f"part of every batch: {consequence}"
         )
     return tuple(notices)

@@ -65,7 +65,8 @@ class FoldTask:
     """What a worker needs to know. Paths are absolute; `fold` counts from 1.
 
     n_images: of the whole image set. gpus: how many train the fold together. micro_batch_size:
-    images that go through the encoder at once, after a whole batch did not fit into the memory.
+    images that go through the encoder at once, on all of its GPUs together, after a whole batch did
+    not fit into the memory.
     """
 
     identity: Identity

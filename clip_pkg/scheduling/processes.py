@@ -94,6 +94,11 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """End it and whatever it started, now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End an idle worker politely, then by force."""
         assert self._process.stdin is not None
@@ -102,8 +107,7 @@ class Worker:
         try:
             self._process.wait(SECONDS_TO_LEAVE)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self.kill()
             self._process.wait()
         self._stdout.close()
 
@@ -131,10 +135,10 @@ class ProcessJob:
         if answer is not None:
             self._state = JobState(answer["state"])
             if answer.get("failure") is not None:
-                self.failure = _failure(answer["failure"])
+                self.failure = failure_from(answer["failure"])
         elif code is not None:
             self._state = JobState.FAILED
-            self.failure = crash(self.assignment, _how(code))
+            self.failure = crash(self.assignment, how_it_ended(code))
         if self._state is JobState.DONE and finished(self.assignment.task) is None:
             self._state = JobState.FAILED  # an answer without a valid result file is no success
             self.failure = crash(self.assignment, "said that it was done but left no result")
@@ -146,14 +150,16 @@ class ProcessJob:
 
     def kill(self) -> None:
         """End it now."""
-        self._worker.signal(signal.SIGKILL)
+        self._worker.kill()
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """Describe the exit code of a process, negative for a signal."""
     return f"ended with signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
-def _failure(content: dict[str, Any]) -> FoldFailure:
+def failure_from(content: dict[str, Any]) -> FoldFailure:
+    """Read the failure in a worker's answer."""
     return FoldFailure(**{**content, "identity": Identity(**content["identity"])})
 
 
