@@ -170,6 +170,11 @@ class RunPaths:
         return self.output_dir / "ledger.jsonl"
 
     @property
+    def slurm(self) -> Path:
+        """Scripts and output of Slurm's jobs, while there are any and after failures."""
+        return self.output_dir / ".slurm"
+
+    @property
     def replaced(self) -> Path:
         """Where `--overwrite` keeps what it replaces."""
         return self.output_dir / "replaced"

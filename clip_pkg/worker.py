@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from clip_pkg.engine.ranks import Ranks
 
 SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
-SECONDS_TO_WAIT_FOR_ORPHANS = 30.0
+SECONDS_TO_WAIT_FOR_ORPHANS = 180.0  # file servers keep a lost node's locks for a minute or two
 LONGEST_REASON = 2000  # characters
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 
@@ -203,6 +203,12 @@ def output_into(log_file: Path) -> Iterator[TextIO]:
                 os.close(copy)
 
 
+def run_task(task: FoldTask, place: Mapping[str, Any], stop: Stop) -> Report:
+    """Carry out a task with everything that is printed in its log; place: fields of `Place`."""
+    with output_into(Path(place["log_file"])) as stream:
+        return carry_out(task, Place(**place), stream, stop)
+
+
 def serve(stop: StopRequest) -> int:
     """Take assignments from standard input until it ends or a task does not succeed."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
@@ -212,11 +218,9 @@ def serve(stop: StopRequest) -> int:
         if "probe" in message:
             answers.write(json.dumps(_probe(message["probe"])) + "\n")
             continue
-        log_file = Path(message["place"]["log_file"])
         task = read_record(FoldTask, Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
-        with output_into(log_file) as stream:
-            report = carry_out(task, Place(**message["place"]), stream, stop)
+        report = run_task(task, message["place"], stop)
         # Without a launcher nobody listens; the fold's own files tell all.
         with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(asdict(report)) + "\n")

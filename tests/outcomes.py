@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from clip_pkg.evaluation.summary import without_times
@@ -38,3 +40,9 @@ def check_readable(folder: Path) -> None:
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".pth":
             torch.load(path, weights_only=True)
+
+
+def alive(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Who still lives after so long; one that nobody has buried yet is dead all the same."""
+    _, left = psutil.wait_procs(processes, timeout=seconds)
+    return [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from outcomes import check_readable, outcome
+from outcomes import alive, check_readable, outcome
 from tiny import TINY, command, program_environment
 
 KILLS = int(os.environ.get("CLIP_PKG_KILLS", "2"))  # more for a longer look
@@ -73,7 +73,7 @@ def test_workers_end_soon_after_the_launcher_is_killed(
     images: Path, tmp_path: Path, repetition: int
 ) -> None:
     process = start(words(images, tmp_path, "out"), tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # for busy machines
     while not (children := psutil.Process(process.pid).children(recursive=True)) or not any(
         "clip_pkg.worker" in child.cmdline() for child in children
     ):
@@ -82,8 +82,7 @@ def test_workers_end_soon_after_the_launcher_is_killed(
     time.sleep(1 + repetition % 8)  # importing, preparing, training
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == []
+    assert alive(children, 10) == []
 
 
 def test_ctrl_c_checkpoints_says_how_to_go_on_and_the_rest_is_done_later(
@@ -91,14 +90,14 @@ def test_ctrl_c_checkpoints_says_how_to_go_on_and_the_rest_is_done_later(
 ) -> None:
     wanted, _ = undisturbed
     process = start(words(images, tmp_path, "out"), tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # for busy machines
     while not list(tmp_path.glob("out/a/fold_1/history.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
-    assert psutil.wait_procs(children, timeout=1)[1] == []
+    assert alive(children, 1) == []
     assert "the same command goes on" in (tmp_path / "stdout.txt").read_text()
     assert start(words(images, tmp_path, "out"), tmp_path).wait() == 0
     assert outcome(tmp_path / "out") == wanted
@@ -106,7 +105,7 @@ def test_ctrl_c_checkpoints_says_how_to_go_on_and_the_rest_is_done_later(
 
 def test_two_launchers_on_one_folder(images: Path, tmp_path: Path) -> None:
     first = start(words(images, tmp_path, "out"), tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # for busy machines
     while not list(tmp_path.glob("out/.launcher.holder")):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -116,11 +116,14 @@ def test_its_commands_run(
         words = [places.get(word, word) for word in words[1:]]
         if "--image-encoder" in words:
             words += SMALL  # argparse keeps the last value
+        if "plan" in words:  # takes the flags of a run
+            config = ["--config-file", "train_clip_config.json", "--multi-config"]
+            words = [words[0], "plan", "--data-dir", str(images), "--output-dir", "out", *config]
         if "summarize" in words:
             words = [str(CHECKOUT / "train_clip.py"), "summarize", "checkpoints/clip_models"]
         if words[1] not in {"validate", "prefetch"}:  # these have a child of their own anyway
             monkeypatch.chdir(workplace)
-            small = {"class-texts", "summarize", "schema", "predict"}
+            small = {"class-texts", "summarize", "schema", "predict", "status", "plan"}
             inline = [] if words[1] in small else INLINE
             assert main([*words[1:], *inline]) == 0
             return

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from clip_pkg.cli.ray_flags import add_ray_flags
+from clip_pkg.cli.slurm_flags import add_slurm_flags, at_least_one
 from clip_pkg.config.flags import add_config_flags
 from clip_pkg.errors import UserError
 
@@ -145,10 +147,10 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--executor",
-        choices=["process", "inline"],
+        choices=["process", "inline", "ray", "slurm"],
         default="process",
         help="process: a process per device; inline: this very process, so that a debugger can "
-        "follow (default: process)",
+        "follow; ray: a Ray cluster; slurm: a job of a Slurm cluster per fold (default: process)",
     )
 
 
@@ -189,12 +191,6 @@ def _jobs_per_gpu(text: str) -> int | str:
         return text
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number from 1 nor auto")
-    return int(text)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
@@ -261,6 +257,8 @@ def training_parser() -> Parser:
         "A run that was interrupted in OUTPUT_DIR goes on by itself",
     )
     _add_places(parser)
+    add_ray_flags(parser)
+    add_slurm_flags(parser)
     _add_failure_policy(parser)
     add_config_flags(parser, exclude={"gpu_id"})
     return parser
@@ -298,7 +296,7 @@ def plan_parser() -> Parser:
     group.add_argument(
         "--jobs-per-gpu",
         "--jobs_per_gpu",
-        type=_at_least_one,
+        type=at_least_one,
         default=1,
         metavar="N",
         help="folds that share a GPU (default: 1)",

@@ -1,126 +1,29 @@
-"""Puts the scheduler together as the command line asks, and runs it."""
+"""Puts the scheduler together and runs it."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
-from clip_pkg.cli.arguments import AUTO
 from clip_pkg.cli.plan import learned
+from clip_pkg.cli.resources import Resources
 from clip_pkg.cli.run_view import RunView
 from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import UserError
 from clip_pkg.evaluation.curves import write_mean_curves
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.progress import read_progress
-from clip_pkg.planning.tasks import FoldResult, FoldTask, finished, read_record
-from clip_pkg.scheduling.devices import Device, find_devices, parse_ids, usable_cores
-from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
-from clip_pkg.scheduling.inline import InlineExecutor
-from clip_pkg.scheduling.job import Assignment, Executor, JobState
-from clip_pkg.scheduling.ledger import Ledger
+from clip_pkg.planning.tasks import FoldTask, finished
+from clip_pkg.scheduling.job import JobState
+from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
 from clip_pkg.scheduling.order import TaskQueue
 from clip_pkg.scheduling.policy import FailurePolicy
-from clip_pkg.scheduling.processes import ProcessExecutor
 from clip_pkg.scheduling.slots import Slot, SlotPool
-
-MOST_JOBS_PER_GPU = 8  # beyond that the host's cores are the limit
-USABLE_SHARE = 0.9  # of a GPU's memory
-CONTEXT_BYTES = 700 << 20  # of a CUDA process, beyond what its tensors take
-
-
-class StopOnSignal:
-    """Becomes true when Ctrl-C or SIGTERM comes; the second one ends the program at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __bool__(self) -> bool:
-        return self._asked
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
-        del number, frame
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        print("\nStopping after a checkpoint; once more to stop now.", flush=True)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Listen while the folds run."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Where a run takes place: devices, who carries tasks out there, and who checks the devices."""
-
-    devices: Sequence[Device]
-    jobs_per_device: int
-    grows: bool
-    executor: Executor
-    gate: DeviceGate
-    stop: StopOnSignal
-    notices: Sequence[str]
-
-    @property
-    def first_slot(self) -> Slot:
-        """Where the first fold will run."""
-        return Slot(self.devices[0])
-
-
-def find_resources(parsed: argparse.Namespace) -> Resources:
-    """Choose devices and executor. Raises UserError for those that are not there."""
-    stop = StopOnSignal()
-    wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
-    devices, notices = find_devices(wanted)
-    jobs = 1 if parsed.jobs_per_gpu == AUTO else parsed.jobs_per_gpu
-    has_gpu = devices[0].is_gpu
-    if parsed.executor == "inline":
-        devices, jobs = devices[:1], 1
-    if not has_gpu and jobs > 1:
-        cores = usable_cores()
-        notices.append(
-            f"{jobs} folds share {cores} CPU core(s): {max(1, cores // jobs)} thread(s) each."
-        )
-    return Resources(
-        devices=devices,
-        jobs_per_device=jobs,
-        grows=parsed.jobs_per_gpu == AUTO and has_gpu,
-        executor=InlineExecutor(partial(_inline, stop=stop))
-        if parsed.executor == "inline"
-        else ProcessExecutor(),
-        gate=GpuGate(patience=parsed.wait_for_gpu) if has_gpu else OpenGate(),
-        stop=stop,
-        notices=notices,
-    )
-
-
-def check_gpus_per_task(tasks: Sequence[FoldTask], resources: Resources) -> None:
-    """Raise UserError when a fold wants more GPUs than there are."""
-    for task in tasks:
-        if task.gpus > len(resources.devices):
-            raise UserError(
-                f"{task.name}: gpus_per_task is {task.gpus}, but this run has "
-                f"{len(resources.devices)} device(s); list more with --gpus or lower it"
-            )
 
 
 def execute(
@@ -135,23 +38,25 @@ def execute(
     if len(waiting) < len(tasks):
         terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
     estimates = learned(run)
+    devices = resources.places_for(len(waiting), parsed.max_jobs)
     ledger = Ledger(run.ledger)
     ledger.append(
         "launched",
         pid=os.getpid(),
         host=os.uname().nodename,
-        devices=[device.id for device in resources.devices],
+        devices=[device.id for device in devices],
         tasks=len(tasks),
         waiting=len(waiting),
     )
+    _note_unrecorded(tasks, ledger, read_ledger(run.ledger))
     sum_up = partial(_sum_up, run, terminal)
     with (
         resources.stop.watching(),
         RunView(terminal, waiting, len(tasks) - len(waiting), sum_up, estimates) as view,
     ):
         outcome = Loop(
-            pool=SlotPool(resources.devices, resources.jobs_per_device),
-            queue=TaskQueue(waiting, estimates, [device.id for device in resources.devices]),
+            pool=SlotPool(devices, resources.jobs_per_device),
+            queue=TaskQueue(waiting, estimates, [device.id for device in devices]),
             executor=resources.executor,
             ledger=ledger,
             observer=view,
@@ -162,18 +67,35 @@ def execute(
             policy=FailurePolicy(parsed.retries),
             fail_fast=parsed.fail_fast,
             stall_timeout=parsed.stall_timeout,
-            jobs_that_fit=jobs_that_fit if resources.grows else None,
+            slots_for_task=resources.slots_for,
+            jobs_that_fit=resources.jobs_that_fit,
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
     return outcome
 
 
+def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecord) -> None:
+    """Note the folds that were finished just when their launcher was killed."""
+    for task in tasks:
+        known = record.tasks.get((task.name, task.fold))
+        result = finished(task)
+        if result is not None and (known is None or known.state != "done"):
+            ledger.append(
+                "done", config=task.name, fold=task.fold, seconds=round(result.seconds, 3)
+            )
+
+
 def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
-    """Name logs per config and device; a device that several folds share has one log per slot."""
+    """Name logs per config and device; a device that several folds share has one log per slot.
+
+    Which device of a cluster a fold gets is not known before: these logs are named by fold.
+    """
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
 
     def name(task: FoldTask, slot: Slot) -> Path:
         place = slot.device.log_tag + (f".{slot.number}" if slot.number else "")
+        if slot.device.cluster:
+            place = f"{slot.device.log_tag}_fold{task.fold}"
         return log_dir / f"{task.name}_{place}_{stamp}.log"
 
     return name
@@ -191,21 +113,3 @@ def _sum_up(run: RunPaths, terminal: Terminal, name: str) -> None:
         write_mean_curves(run.config(name))
     except OSError as error:
         terminal.line(f"The summary of {name} could not be written yet: {error}", "yellow")
-
-
-def jobs_that_fit(device: Device, task: FoldTask) -> int:
-    """How many folds like this finished one a GPU holds, by the memory that it took."""
-    result = read_record(FoldResult, task.paths.result)
-    if result is None or result.peak_memory_bytes is None:
-        return 1
-    room = USABLE_SHARE * gpu_memory(device).total
-    fitting = int(room // (result.peak_memory_bytes + CONTEXT_BYTES))
-    return max(1, min(fitting, MOST_JOBS_PER_GPU, usable_cores()))
-
-
-def _inline(assignment: Assignment, *, stop: StopOnSignal) -> JobState:
-    from clip_pkg.worker import Place, carry_out  # noqa: PLC0415
-
-    with assignment.log_file.open("a", encoding="utf-8", buffering=1) as stream:
-        report = carry_out(assignment.task, Place(**assignment.place), stream, stop)
-    return JobState(report.state)

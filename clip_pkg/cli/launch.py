@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from clip_pkg.cli.execution import Resources, check_gpus_per_task, execute, find_resources
+from clip_pkg.cli.execution import execute
 from clip_pkg.cli.preparation import (
     Preparation,
     PreparedConfig,
@@ -19,6 +19,7 @@ from clip_pkg.cli.probe import (
     encoder_requests,
     start_child_probe,
 )
+from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.cli.run_folder import (
     folders_to_replace,
     refuse_folder_in_use,
@@ -35,6 +36,7 @@ from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.tasks import FoldFailure, FoldTask, finished, read_record
 from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.processes import ProcessExecutor
@@ -55,9 +57,9 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Train every config and fold that is not done yet; returns the exit code."""
     terminal = Terminal()
     run = RunPaths(parsed.output_dir.resolve())
-    resources = find_resources(parsed)
-    refuse_folder_in_use(run)
+    resources = find_resources(parsed, terminal)
     try:
+        refuse_folder_in_use(run)
         preparation = prepare(parsed, loaded, _ask(loaded.configs, resources), terminal)
         kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
         _report(preparation, terminal)
@@ -65,6 +67,8 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
         for notice in (*resources.notices, *pin_notices):
             terminal.line(f"NOTE: {notice}", "yellow")
         with sole_launcher(run):
+            if kept and resources.slurm is not None:
+                resources.slurm.end_leftovers()
             for old in kept:
                 set_aside(run, old, terminal)
             write_config_files(run, preparation)
@@ -77,9 +81,11 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
 
 
 def _ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
-    """Ask about the encoders where they will be trained."""
-    if not isinstance(resources.executor, ProcessExecutor):
+    """Ask about the encoders where they will be trained, or here for a cluster."""
+    if isinstance(resources.executor, InlineExecutor):
         return InlineProbe(encoder_requests(configs))
+    if not isinstance(resources.executor, ProcessExecutor):
+        return start_child_probe(configs)  # the nodes of a cluster look when their turn has come
     slot = resources.first_slot
     worker = resources.executor.worker(slot.name, [slot.device])
     worker.ask(encoder_requests(configs))
@@ -97,6 +103,13 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
     listed = {device.id for device in devices}
     if listed == {"cpu"}:
         return []
+    if devices[0].cluster:
+        return [
+            f"{one.config.name}: gpu_id {one.config.gpu_id} says nothing in a cluster; it runs on "
+            "any GPU"
+            for one in configs
+            if one.config.gpu_id is not None
+        ]
     return [
         f"{one.config.name}: gpu_id {one.config.gpu_id} is not among the GPUs of this run "
         f"({', '.join(sorted(listed))}); it runs on any of these"

@@ -45,10 +45,11 @@ class RunView:
             self._live.stop()
 
     def started(self, assignment: Assignment) -> None:
-        """A fold has begun."""
+        """A fold has begun, or waits for a cluster to begin it."""
         attempt = f" (attempt {assignment.attempt})" if assignment.attempt > 1 else ""
+        verb = "handed to" if assignment.device.cluster else "started on"
         self.terminal.line(
-            f"{_head(assignment)} started on {assignment.tag}{attempt}, log {assignment.log_file}"
+            f"{_head(assignment)} {verb} {assignment.tag}{attempt}, log {assignment.log_file}"
         )
 
     def ended(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clip_pkg.cli.run_view import progress_cells
-from clip_pkg.cli.terminal import Terminal, duration
+from clip_pkg.cli.terminal import Terminal, duration, shortened
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths, RunPaths
 from clip_pkg.planning.progress import Progress, read_progress
@@ -193,7 +193,9 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     else:
         for number in range(1, columns + 1):
             table.add_column(str(number), justify="right", no_wrap=True)
-    for name, mine in by_config.items():
+    prefix, names = shortened(list(by_config))
+    table.caption = f"… stands for {prefix}" if prefix else None
+    for name, mine in zip(names, by_config.values(), strict=True):
         cells = _counts(mine) if columns > MOST_FOLD_COLUMNS else [_cell(fold) for fold in mine]
         table.add_row(Text(name), *cells)
     return table

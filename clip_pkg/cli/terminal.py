@@ -24,6 +24,7 @@ COLUMNS = (
     ("auroc", "AUROC"),
 )
 PLAIN_WIDTH = 120
+SHORTEST_PREFIX = 12  # of config names, to be worth leaving out
 
 
 class Terminal:
@@ -93,10 +94,12 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     for _, title in COLUMNS:
         table.add_column(title, justify="right")
     table.add_column("Last acc %", justify="right")
-    for summary in summaries:
+    prefix, names = shortened([summary["config"]["name"] for summary in summaries])
+    table.caption = f"… stands for {prefix}" if prefix else None
+    for name, summary in zip(names, summaries, strict=True):
         best, last = summary["average_results"], summary["last_epoch"]["average_results"]
         table.add_row(
-            summary["config"]["name"],
+            name,
             f"{best['n']}/{summary['n_folds']}",
             *(mean_and_sd(best, f"val_{name}") for name, _ in COLUMNS),
             mean_and_sd(last, "val_acc"),
@@ -115,6 +118,19 @@ def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:
         reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
         table.add_row(Text(task.name), str(task.fold), reason, Text(failure.log_file))
     return table
+
+
+def shortened(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Take off what all names begin with, up to an underscore, if that saves much.
+
+    Returns it, or an empty text, and the names as they are to be shown: `…_clip` for
+    `resnet18_scratch_clip_ViT-B_32_clip`.
+    """
+    common = os.path.commonprefix(list(names))  # noqa: RUF071 - characters are what is meant
+    prefix = common[: common.rfind("_")] if "_" in common else ""
+    if len(set(names)) < 2 or len(prefix) < SHORTEST_PREFIX:
+        return "", list(names)
+    return prefix, [f"…{name.removeprefix(prefix)}" for name in names]
 
 
 def mean_and_sd(averages: Mapping[str, Any], name: str) -> str:

@@ -20,12 +20,14 @@ class Device:
     """A GPU, a part of one, the CPU, or a place in a cluster.
 
     id: what the user calls it and log files are named after (`0`, a UUID), or `cpu`.
-    visible: value of CUDA_VISIBLE_DEVICES for the child; empty for the CPU.
+    visible: value of CUDA_VISIBLE_DEVICES for the child; empty for the CPU. cluster: which kind of
+    cluster the place is in, empty on this machine.
     """
 
     id: str
     visible: str
     name: str
+    cluster: str = ""
 
     @property
     def is_gpu(self) -> bool:
@@ -39,8 +41,8 @@ class Device:
 
     @property
     def log_tag(self) -> str:
-        """Part of the log file's name: `gpu0`, or `cpu`."""
-        return f"gpu{self.id}" if self.is_gpu else "cpu"
+        """Part of the log file's name: `gpu0`, `cpu`, or the kind of cluster."""
+        return self.cluster or (f"gpu{self.id}" if self.is_gpu else "cpu")
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Environment of a child that may use this device and no other."""
@@ -72,6 +74,18 @@ class Gpu:
     index: int
     uuid: str
     name: str
+
+
+def has_nvidia_library() -> bool:
+    """Whether NVIDIA's driver is installed at all, whatever state it is in."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return False
+    except pynvml.NVMLError:
+        return True
+    pynvml.nvmlShutdown()
+    return True
 
 
 def installed_gpus() -> tuple[Gpu, ...]:

@@ -110,7 +110,8 @@ class Loop:
     """The scheduling loop of one run.
 
     log_file: names the log of a task on its slots. signs_of_life: when the task last got on, in
-    seconds since the epoch; None if it has not begun. jobs_that_fit: how many folds like the one
+    seconds since the epoch; None if it has not begun. slots_for_task: as many as it needs GPUs,
+    unless a slot is a job that gets as many as it needs. jobs_that_fit: how many folds like the one
     that finished a device holds, for `--jobs-per-gpu auto`; None where that was not asked.
     """
 
@@ -126,6 +127,7 @@ class Loop:
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     fail_fast: bool = False
     stall_timeout: float = math.inf
+    slots_for_task: Callable[[FoldTask], int] = lambda task: task.gpus
     jobs_that_fit: Callable[[Device, FoldTask], int] | None = None
     cores: int = field(default_factory=usable_cores)
     clock: Clock = field(default_factory=RealTime)
@@ -153,7 +155,9 @@ class Loop:
             with self.executor.batch():
                 self._start_what_fits()
             self._heartbeat()
-            self.observer.tick([one.assignment for one in self._running])
+            self.observer.tick(
+                [one.assignment for one in self._running if one.state is JobState.RUNNING]
+            )
             if not self._running and self.queue and self.pool.size == 0:
                 self._give_up()
             if self._running or self._delayed or self.queue:
@@ -167,7 +171,7 @@ class Loop:
             task = self.queue.peek(slot)
             if task is None or slot not in self.pool.free() or not self._passes(slot):
                 continue
-            if task.gpus > self.pool.usable_devices:
+            if self.slots_for_task(task) > self.pool.usable_devices:
                 self.queue.take(slot)
                 self._strand(task)
                 continue
@@ -179,13 +183,13 @@ class Loop:
 
     def _slots_for(self, task: FoldTask, first: Slot) -> tuple[Slot, ...] | None:
         """As many free slots on different devices as the task needs, `first` among them."""
-        chosen = [first]
+        chosen, wanted = [first], self.slots_for_task(task)
         for slot in self.pool.free():
-            if len(chosen) == task.gpus:
+            if len(chosen) == wanted:
                 break
             if slot.device not in [one.device for one in chosen] and self._passes(slot):
                 chosen.append(slot)
-        return tuple(chosen) if len(chosen) == task.gpus else None
+        return tuple(chosen) if len(chosen) == wanted else None
 
     def _passes(self, slot: Slot) -> bool:
         """Whether the device can be used; one that cannot is set aside."""
@@ -216,6 +220,8 @@ class Loop:
         if state is JobState.RUNNING and running.state is JobState.QUEUED:
             running.started = self.clock.now()
             self._record("running", running.job)
+        elif state is JobState.QUEUED and running.state is JobState.RUNNING:
+            self._record("queued", running.job)  # its cluster lets it wait again
         running.state = state
         if state is JobState.RUNNING and running.hung is None:
             self._check_progress(running)
@@ -284,8 +290,8 @@ class Loop:
 
     def _strike(self, device: Device, failure: FoldFailure) -> None:
         """Set a GPU aside on which one fold after another fails, while others work."""
-        if failure.kind in ("diverged", "user error", "disk full"):
-            return
+        if device.cluster or failure.kind in ("diverged", "user error", "disk full"):
+            return  # a place in a cluster is on another GPU each time
         self._strikes[device.id] = self._strikes.get(device.id, 0) + 1
         others = [one for one in self.pool.devices if one.id not in self.pool.set_aside]
         if self._strikes[device.id] >= FAILURES_OF_A_BAD_DEVICE and len(others) > 1:

@@ -137,6 +137,7 @@ optional = {
     "early_stopping_monitor": st.sampled_from(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER)),
     "save_best": st.booleans(),
     "gpu_id": st.none() | st.integers(0, 64) | st.just("GPU-1a2b"),
+    "gpus_per_task": st.integers(1, 16),
 }
 SOFT_LABELS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fold_tasks import gpu, gpus, task
@@ -382,3 +382,55 @@ def test_no_task_is_lost_or_ends_twice(
     assert set(notes.ended_with) == {one.label for one in ended}
     # Only devices on which everything failed can leave too few for a task.
     assert not outcome.stranded or len(notes.aside) > devices - 2
+
+
+def places(count: int) -> list[Device]:
+    return [Device(f"slurm-{n}", "", "Slurm", cluster="slurm") for n in range(1, count + 1)]
+
+
+def test_a_place_in_a_cluster_is_one_job_of_any_size_and_never_set_aside(tmp_path: Path) -> None:
+    attempts = FAILURES_OF_A_BAD_DEVICE + 2
+    executor = FakeExecutor({"bad": ["crash"] * attempts})
+    tasks = [task("wide", gpus=4), *(task("bad", fold) for fold in range(1, attempts))]
+    _, notes, outcome = run(
+        tmp_path,
+        tasks,
+        places(2),
+        executor,
+        slots_for_task=lambda one: 1,
+        policy=FailurePolicy(attempts),
+    )
+    assert notes.aside == {}
+    assert {len(one.slots) for one in executor.submitted} == {1}
+    assert len(outcome[JobState.DONE]) == len(tasks)
+
+
+class RequeuedJob(FakeJob):
+    """Waits, runs, waits again for longer than a fold may stand still, runs, and is done."""
+
+    states = iter([*"qqrr", *"q" * 20, *"rr"])
+
+    def poll(self) -> JobState:
+        state = next(self.states, "d")
+        return {"q": JobState.QUEUED, "r": JobState.RUNNING, "d": JobState.DONE}[state]
+
+
+class OneJob(FakeExecutor):
+    def submit(self, assignment: Assignment) -> FakeJob:
+        return RequeuedJob(assignment, 0)
+
+
+def test_a_job_that_waits_again_is_not_running(tmp_path: Path) -> None:
+    class Watcher(Notes):
+        running: ClassVar[list[int]] = []
+
+        def tick(self, running: Sequence[Assignment]) -> None:
+            self.running.append(len(running))
+
+    watcher = Watcher()
+    _, _, outcome = run(tmp_path, [task("a")], places(1), OneJob(), watcher, stall_timeout=10)
+    assert len(outcome[JobState.DONE]) == 1
+    assert sum(watcher.running) == 4
+    lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events == ["queued", "running", "queued", "running", "done"]
