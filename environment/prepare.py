@@ -218,6 +218,10 @@ def build(environment: Environment, kind: str) -> None:
 
 def make_venv(environment: Environment) -> None:
     """Make an empty `.venv`, in place of what is there."""
+    if environment.folder.is_symlink():
+        # It may serve other checkouts: only the link goes, never what it leads to.
+        say(f".venv was a link to {environment.folder.readlink()}, which stays as it is.")
+        environment.folder.unlink()
     pip = ["--without-pip"] if has_uv() else []  # uv needs none, and some systems' Python has none
     if not succeeds([sys.executable, "-m", "venv", "--clear", *pip, str(environment.folder)]):
         raise SetupError(

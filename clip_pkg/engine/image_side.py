@@ -75,7 +75,7 @@ class Part:
     """Images `first` … `last` − 1 of a batch, computed with the random numbers of `seed`.
 
     One without images stands in where a rank has none left: all have to take part in the exchange
-    of gradients. It is computed from the first images and counts for nothing.
+    of gradients. It is computed from the first images, and counts for batch statistics only.
     """
 
     batch: Tensor

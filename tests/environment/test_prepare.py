@@ -132,6 +132,21 @@ def test_a_moved_checkout_gets_an_environment_of_its_own(
     assert_whole(copy)
 
 
+def test_an_environment_that_is_linked_from_elsewhere_is_never_emptied(
+    prepared: Checkout, tmp_path: Path
+) -> None:
+    copy = Checkout(tmp_path / "copy", prepared.calls_file, prepared.path)
+    shutil.copytree(prepared.root, copy.root, ignore=shutil.ignore_patterns(".venv"))
+    copy.venv.symlink_to(prepared.venv)
+    before = sorted(prepared.venv.rglob("*"))
+    done = copy.prepare()
+    assert done.returncode == 0, done.stderr
+    assert "which stays as it is" in done.stdout
+    assert_whole(copy)
+    assert not copy.venv.is_symlink()
+    assert sorted(prepared.venv.rglob("*")) == before
+
+
 def test_somebodys_own_environment_is_completed(checkout: Checkout) -> None:
     own = [sys.executable, "-m", "venv", "--without-pip", str(checkout.venv)]
     subprocess.run(own, check=True)
