@@ -16,6 +16,7 @@ echo "mypy";        "$python" -m mypy
 
 required=()
 [ $# -gt 0 ] || required=(--cov-fail-under=90)
-# One file per process at a time; `-n 0` runs everything in one process, for debuggers.
-parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile)
+# One file per process at a time, slow ones first (tests/conftest.py puts them there); `-n 0` runs
+# everything in one process, for debuggers.
+parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
 exec "$python" -m pytest "${parallel[@]}" --cov --cov-report=term ${required[@]+"${required[@]}"} "$@"

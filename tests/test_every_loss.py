@@ -18,6 +18,8 @@ from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.evaluation.summary import without_times
 from clip_pkg.losses.table import AUXILIARY, LOSSES
 
+pytestmark = pytest.mark.slow  # all of them together
+
 SMALL_TOWER = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"}
 FROZEN = {"freeze_text_encoder": True}
 SPECIAL = {"superclip_tokens": SMALL_TOWER}  # reads the tokens of the texts

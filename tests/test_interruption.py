@@ -17,6 +17,8 @@ import pytest
 from outcomes import alive, check_readable, outcome
 from tiny import TINY, command, program_environment
 
+pytestmark = pytest.mark.slow  # all of them together
+
 KILLS = int(os.environ.get("CLIP_PKG_KILLS", "2"))  # more for a longer look
 
 

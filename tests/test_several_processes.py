@@ -25,6 +25,8 @@ from clip_pkg.scheduling.job import Assignment, JobState
 from clip_pkg.scheduling.processes import ProcessExecutor
 from clip_pkg.scheduling.slots import Slot
 
+pytestmark = pytest.mark.slow  # all of them together
+
 CONFIG = {
     **TINY,
     "name": "a",
