@@ -14,7 +14,13 @@ import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 
-from clip_pkg.planning.tasks import PACKAGE, FoldFailure, FoldTask, finished
+from clip_pkg.planning.tasks import (
+    PACKAGE,
+    FoldFailure,
+    FoldTask,
+    finished,
+    write_record,
+)
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
 from clip_pkg.scheduling.processes import crash, failure_from, how_it_ended
@@ -170,8 +176,10 @@ class RayExecutor:
 
     def submit(self, assignment: Assignment) -> RayJob:
         """Hand to an actor that is free, or let Ray find room for another one."""
-        assignment.task.paths.failure.unlink(missing_ok=True)
-        gpus = assignment.task.gpus
+        task = assignment.task
+        task.paths.failure.unlink(missing_ok=True)
+        write_record(task.paths.task, task)  # another attempt can be of a changed task
+        gpus = task.gpus
         seat = next((one for one in self._idle if one.gpus == gpus), None)
         if seat is None:
             seat = Seat(self._connection, self.layout, gpus)

@@ -141,7 +141,11 @@ def simulate(
     pool = SlotPool(devices, jobs_per_device)
     Loop(
         pool=pool,
-        queue=TaskQueue(tasks, estimates or Estimates(), [device.id for device in devices]),
+        queue=TaskQueue(
+            tasks,
+            Estimates() if estimates is None else estimates,
+            [device.id for device in devices],
+        ),
         executor=SimulatedExecutor(clock, duration),
         ledger=Nowhere(),
         observer=Silence(),

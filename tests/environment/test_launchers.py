@@ -132,7 +132,7 @@ def test_a_wrong_setting_ends_before_anything_is_made(
     assert not (checkout.root / "no such").exists()
 
 
-PARALLEL = "--numprocesses auto --maxprocesses 4 --dist loadfile"
+PARALLEL = "--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
 
 
 def test_the_test_launcher_ends_with_the_tests(launchable: Checkout) -> None:
