@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from disturbance import write_disturbance
 from outcomes import alive, check_readable, outcome
 from tiny import TINY, command, program_environment
 
@@ -26,39 +27,6 @@ NAMES = "abcdef"
 FAILING, HANGING = ("c", 2), ("e", 1)
 STALL = 60  # seconds; importing torch on a busy machine must not look like a hang
 DISK = 160 << 20  # bytes; images are only decoded where plenty is left
-
-# Python runs a module of this name at its start, in the workers too.
-SITE = """
-import importlib.abc, importlib.util, os, pathlib, sys, time
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "clip_pkg.engine.fold":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-
-        def execute_and_disturb(module):
-            execute(module)
-            run = module.run_fold
-
-            def run_fold(task, **rest):
-                if (task.name, task.fold) == {failing!r}:
-                    raise RuntimeError("this one always fails")
-                seen = "(hung)" in pathlib.Path({stdout!r}).read_text()
-                if (task.name, task.fold) == {hanging!r} and not seen:
-                    pathlib.Path({marker!r}).write_text(str(os.getpid()))
-                    time.sleep(3600)
-                return run(task, **rest)
-
-            module.run_fold = run_fold
-
-        spec.loader.exec_module = execute_and_disturb
-        return spec
-
-sys.meta_path.insert(0, Finder())
-"""
 
 
 @pytest.fixture
@@ -139,11 +107,19 @@ def finished_folds(output: Path) -> int:
 def test_everything_that_can_go_wrong(
     images: Path, tmp_path: Path, small_disk: Path | None
 ) -> None:
-    (tmp_path / "site").mkdir()
     marker = tmp_path / "has_hung"
     stdout = tmp_path / "stdout.txt"
-    site = SITE.format(failing=FAILING, hanging=HANGING, marker=str(marker), stdout=str(stdout))
-    (tmp_path / "site/sitecustomize.py").write_text(site, encoding="utf-8")
+    site = write_disturbance(
+        tmp_path / "site",
+        f"""
+        if (task.name, task.fold) == {FAILING!r}:
+            raise RuntimeError("this one always fails")
+        seen = "(hung)" in pathlib.Path({str(stdout)!r}).read_text()
+        if (task.name, task.fold) == {HANGING!r} and not seen:
+            pathlib.Path({str(marker)!r}).write_text(str(os.getpid()))
+            time.sleep(3600)
+        """,
+    )
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     plain = Launcher(words(images, undisturbed, undisturbed / "out"), undisturbed)
@@ -154,7 +130,7 @@ def test_everything_that_can_go_wrong(
     everybody: set[psutil.Process] = set()
 
     def launch() -> Launcher:
-        return Launcher(words(images, tmp_path, output), tmp_path, tmp_path / "site")
+        return Launcher(words(images, tmp_path, output), tmp_path, site)
 
     def folds_done(count: int) -> Callable[[], bool]:
         return lambda: finished_folds(output) >= count

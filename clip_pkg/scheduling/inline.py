@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from clip_pkg.planning.tasks import FoldFailure, read_record
-from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.scheduling.job import Assignment, JobState, lay_out
 
 RunAssignment = Callable[[Assignment], JobState]
 
@@ -49,7 +49,7 @@ class InlineExecutor:
 
     def submit(self, assignment: Assignment) -> FinishedJob:
         """Run to the end."""
-        assignment.task.paths.failure.unlink(missing_ok=True)
+        lay_out(assignment.task)
         return FinishedJob(assignment, self._run(assignment))
 
     def batch(self) -> AbstractContextManager[None]:

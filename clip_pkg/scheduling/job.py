@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
-from clip_pkg.planning.tasks import FoldFailure, FoldTask
+from clip_pkg.planning.tasks import FoldFailure, FoldTask, write_record
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.slots import Slot
 
@@ -108,3 +108,12 @@ class Executor(Protocol):
     def close(self) -> None:
         """Leave no process behind."""
         ...
+
+
+def lay_out(task: FoldTask) -> None:
+    """Put the task where workers look for it, as this attempt has it, and no older failure beside.
+
+    Another attempt can be of a changed task, and a worker knows only what is in the file.
+    """
+    task.paths.failure.unlink(missing_ok=True)
+    write_record(task.paths.task, task)

@@ -27,7 +27,7 @@ from clip_pkg.planning.tasks import (
     write_record,
 )
 from clip_pkg.scheduling.devices import Device, joint_environment
-from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.scheduling.job import Assignment, JobState, lay_out
 
 SECONDS_TO_LEAVE = 5.0
 LINES_OF_A_CRASH = 15
@@ -198,9 +198,7 @@ class ProcessExecutor:
         self._close_overlapping(key, assignment)
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
-        assignment.task.paths.failure.unlink(missing_ok=True)
-        # Another attempt can be of a changed task; the worker knows what is in the file.
-        write_record(assignment.task.paths.task, assignment.task)
+        lay_out(assignment.task)
         worker.send(assignment)
         return job
 

@@ -14,15 +14,9 @@ import signal
 import time
 from contextlib import AbstractContextManager, nullcontext
 
-from clip_pkg.planning.tasks import (
-    PACKAGE,
-    FoldFailure,
-    FoldTask,
-    finished,
-    write_record,
-)
+from clip_pkg.planning.tasks import PACKAGE, FoldFailure, FoldTask, finished
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.scheduling.job import Assignment, JobState, lay_out
 from clip_pkg.scheduling.processes import crash, failure_from, how_it_ended
 from clip_pkg.scheduling.ray_connection import Connection, Layout
 from clip_pkg.scheduling.ray_seat import Seat, SeatLost
@@ -176,10 +170,8 @@ class RayExecutor:
 
     def submit(self, assignment: Assignment) -> RayJob:
         """Hand to an actor that is free, or let Ray find room for another one."""
-        task = assignment.task
-        task.paths.failure.unlink(missing_ok=True)
-        write_record(task.paths.task, task)  # another attempt can be of a changed task
-        gpus = task.gpus
+        lay_out(assignment.task)
+        gpus = assignment.task.gpus
         seat = next((one for one in self._idle if one.gpus == gpus), None)
         if seat is None:
             seat = Seat(self._connection, self.layout, gpus)

@@ -25,8 +25,8 @@ from submitit.core.utils import (
 )
 
 from clip_pkg.errors import UserError
-from clip_pkg.planning.tasks import PACKAGE, write_record
-from clip_pkg.scheduling.job import Assignment
+from clip_pkg.planning.tasks import PACKAGE
+from clip_pkg.scheduling.job import Assignment, lay_out
 from clip_pkg.scheduling.slurm_job import SlurmJob
 from clip_pkg.scheduling.slurm_options import SlurmOptions, sbatch_parameters
 from clip_pkg.scheduling.slurm_queue import SlurmQueue, job_name
@@ -87,9 +87,8 @@ class SlurmExecutor:
                 self._send(gpus, alike[start : start + MOST_JOBS_OF_AN_ARRAY])
 
     def _send(self, gpus: int, jobs: Sequence[SlurmJob]) -> None:
-        for task in (job.assignment.task for job in jobs):
-            task.paths.failure.unlink(missing_ok=True)
-            write_record(task.paths.task, task)  # another attempt can be of a changed task
+        for job in jobs:
+            lay_out(job.assignment.task)
         parameters = sbatch_parameters(
             self._options,
             gpus,

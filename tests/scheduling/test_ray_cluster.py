@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
+from outcomes import outcome
 from tiny import TINY, Program, command, program_environment
 
-from clip_pkg.evaluation.summary import without_times
 from clip_pkg.planning.progress import read_progress
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs the extra ray")
@@ -98,21 +98,6 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
 def events(out: Path) -> list[dict[str, Any]]:
     lines = (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Summaries without times, histories and predictions."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.name == "cv_summary.json":
-            found[name] = without_times(json.loads(path.read_text(encoding="utf-8")))
-        elif path.name == "history.json":
-            columns = json.loads(path.read_text(encoding="utf-8"))
-            found[name] = {key: value for key, value in columns.items() if "second" not in key}
-        elif path.name.startswith("predictions"):
-            found[name] = path.read_bytes()
-    return found
 
 
 @pytest.mark.slow

@@ -1,0 +1,43 @@
+"""Folds that fail on purpose: code that runs in every worker before it trains."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+# Python runs a module of this name at its start, in the workers too.
+MODULE = "sitecustomize.py"
+SITE = """
+import importlib.abc, importlib.util, os, pathlib, sys, time
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "clip_pkg.engine.fold":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_disturb(module):
+            execute(module)
+            run = module.run_fold
+
+            def run_fold(task, **rest):
+{code}
+                return run(task, **rest)
+
+            module.run_fold = run_fold
+
+        spec.loader.exec_module = execute_and_disturb
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def write_disturbance(folder: Path, code: str) -> Path:
+    """Write a folder for `PYTHONPATH` with which `code`, which knows `task`, precedes each fold."""
+    folder.mkdir()
+    text = SITE.format(code=textwrap.indent(textwrap.dedent(code).strip(), " " * 16))
+    (folder / MODULE).write_text(text, encoding="utf-8")
+    return folder
