@@ -168,7 +168,9 @@ def slow_curves(
         for first in range(0, len(index), BATCH):
             batch = index[first : first + BATCH]
             chosen = torch.rand(len(classes), generator=prompts, dtype=torch.float64)
-            drawn = [texts[int(u * len(texts))] for texts, u in zip(TEXTS.values(), chosen)]
+            drawn = [
+                texts[int(u * len(texts))] for texts, u in zip(TEXTS.values(), chosen, strict=True)
+            ]
             pixels = [augmented(folder / names[i], numbers[first + n]) for n, i in enumerate(batch)]
             images = model.images(torch.stack(pixels))
             loss = model.loss(images, model.texts([drawn[labels[i]] for i in batch]))
