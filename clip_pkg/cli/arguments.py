@@ -10,6 +10,7 @@ from typing import NoReturn
 from clip_pkg.cli.ray_flags import add_ray_flags
 from clip_pkg.cli.slurm_flags import add_slurm_flags, at_least_one
 from clip_pkg.config.flags import add_config_flags
+from clip_pkg.data.byte_sizes import parse_bytes
 from clip_pkg.errors import UserError
 
 DEFAULT_LOG_DIR = Path("logs/clip_training")
@@ -211,6 +212,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _size(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def training_parser() -> Parser:
     """Parser of the main command."""
     parser = Parser(
@@ -242,6 +250,14 @@ def training_parser() -> Parser:
         type=Path,
         metavar="DIR",
         help="decoded pixels, safe to delete (default: OUTPUT_DIR/.cache)",
+    )
+    group.add_argument(
+        "--cache-limit",
+        "--cache_limit",
+        type=_size,
+        metavar="SIZE",
+        help="most bytes that decoded pixels may take in the cache, such as 50GB, 500MiB or 0: "
+        "those of other runs go first, then images are decoded while training (default: the disk)",
     )
     group.add_argument(
         "--overwrite",

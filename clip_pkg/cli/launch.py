@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from clip_pkg.cli.execution import execute
+from clip_pkg.cli.pixels import pixel_stores
 from clip_pkg.cli.preparation import (
     Preparation,
     PreparedConfig,
@@ -21,6 +22,7 @@ from clip_pkg.cli.probe import (
 )
 from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.cli.run_folder import (
+    fold_tasks,
     folders_to_replace,
     refuse_folder_in_use,
     set_aside,
@@ -72,9 +74,13 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
             for old in kept:
                 set_aside(run, old, terminal)
             write_config_files(run, preparation)
-            tasks = write_tasks(parsed, run, preparation, terminal)
-            check_gpus_per_task(tasks, resources)
-            outcome = execute(parsed, run, tasks, resources, terminal)
+            planned = fold_tasks(parsed, run, preparation)
+            check_gpus_per_task(planned, resources)
+            unfinished = {task.name for task in planned if finished(task) is None}
+            waiting = [one for one in preparation.configs if one.config.name in unfinished]
+            with pixel_stores(parsed, run, waiting, terminal) as stores:
+                tasks = write_tasks(parsed, run, preparation, stores)
+                outcome = execute(parsed, run, tasks, resources, terminal)
             return _finish(run, preparation, tasks, outcome, terminal)
     finally:
         resources.executor.close()

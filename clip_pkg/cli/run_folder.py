@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,15 +14,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clip_pkg.atomic import write_json
+from clip_pkg.cli.pixels import cache_folder, pixel_store
 from clip_pkg.cli.preparation import Preparation, PreparedConfig, audit_json, identity_json
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.config.load import dump_canonical
-from clip_pkg.data.pixel_store import build_store, store_path, store_size
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths, RunPaths
 from clip_pkg.planning.splits import splits_to_json
 from clip_pkg.planning.tasks import FoldTask, Identity, write_record
-from clip_pkg.scheduling.devices import usable_cores
 
 
 def folders_to_replace(
@@ -112,14 +111,20 @@ def write_config_files(run: RunPaths, preparation: Preparation) -> None:
 
 
 def fold_tasks(
-    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation
+    parsed: argparse.Namespace,
+    run: RunPaths,
+    preparation: Preparation,
+    stores: Collection[Path] = (),
 ) -> list[FoldTask]:
-    """One task per config and fold, in the order of the configs; nothing is written."""
-    cache = (parsed.cache_dir or run.cache).resolve()
+    """One task per config and fold, in the order of the configs; nothing is written.
+
+    stores: the pixel stores that there are; tasks without one decode their images themselves.
+    """
+    cache = cache_folder(parsed, run)
     tasks = []
     for one in preparation.configs:
-        size = store_size(one.config.img_size, one.config.augmentation)
         paths = run.config(one.config.name)
+        store = pixel_store(one, cache)
         tasks += [
             FoldTask(
                 identity=one.identity,
@@ -130,7 +135,7 @@ def fold_tasks(
                 manifest_file=str(_manifest_file(cache, one)),
                 folds_info_file=str(paths.folds_info),
                 class_texts_file=str(paths.class_texts),
-                pixel_store=str(store_path(one.manifest, size, cache)),
+                pixel_store=str(store) if store in stores else None,
                 cache_dir=str(cache),
                 n_images=len(one.manifest.paths),
                 gpus=one.config.gpus_per_task,
@@ -146,28 +151,14 @@ def _manifest_file(cache: Path, one: PreparedConfig) -> Path:
 
 
 def write_tasks(
-    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, terminal: Terminal
+    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, stores: Collection[Path]
 ) -> list[FoldTask]:
-    """Decode the images once per size, then write one task file per fold."""
-    cache = (parsed.cache_dir or run.cache).resolve()
-    ready: set[Path] = set()
-    for one in preparation.configs:
-        size = store_size(one.config.img_size, one.config.augmentation)
-        store = store_path(one.manifest, size, cache)
-        if store in ready:
-            continue
-        write_json(_manifest_file(cache, one), one.manifest.to_json())
-        with terminal.counting(f"Decoding images to {size} px") as progress:
-            build_store(
-                one.manifest,
-                size,
-                cache,
-                workers=min(one.config.num_workers, usable_cores()),
-                progress=progress,
-                notify=terminal.line,
-            )
-        ready.add(store)
-    tasks = fold_tasks(parsed, run, preparation)
+    """Write one task file per fold, and the image lists that they name."""
+    cache = cache_folder(parsed, run)
+    manifests = {_manifest_file(cache, one): one.manifest for one in preparation.configs}
+    for path, manifest in manifests.items():
+        write_json(path, manifest.to_json())
+    tasks = fold_tasks(parsed, run, preparation, stores)
     for task in tasks:
         write_record(task.paths.task, task)
     return tasks

@@ -15,10 +15,11 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from clip_pkg.planning.problems import shown
 IMAGES_PER_BLOCK = 32
 # Small sets are done before further processes have started.
 SECONDS_ALONE = 1.5
+BLOCKS_PER_PROCESS = 4  # in work or waiting for it
 
 
 @dataclass(frozen=True)
@@ -72,30 +74,41 @@ def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
-def fill_blocks(blocks: Sequence[Block], *, workers: int) -> Iterator[FilledBlock]:
+def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[FilledBlock]:
     """Decode all blocks, in any order, with up to `workers` processes (0 and 1: this one).
+
+    Only a few blocks per process are asked for at a time.
 
     Raises DataError naming the image that cannot be decoded or changed since it was listed; OSError
     if the target cannot be written.
     """
     begin = time.monotonic()
-    waiting = list(reversed(blocks))
-    while waiting and (workers <= 1 or time.monotonic() - begin < SECONDS_ALONE):
-        yield fill(waiting.pop())
-    if waiting:
-        yield from _fill_in_processes(waiting[::-1], workers)
+    waiting = iter(blocks)
+    while workers <= 1 or time.monotonic() - begin < SECONDS_ALONE:
+        block = next(waiting, None)
+        if block is None:
+            return
+        yield fill(block)
+    begun = list(islice(waiting, workers * BLOCKS_PER_PROCESS))
+    if begun:
+        yield from _fill_in_processes(begun, waiting, min(workers, len(begun)))
 
 
-def _fill_in_processes(blocks: Sequence[Block], workers: int) -> Iterator[FilledBlock]:
+def _fill_in_processes(
+    first: Iterable[Block], others: Iterator[Block], workers: int
+) -> Iterator[FilledBlock]:
     # Spawned, because a forked copy of a process with threads may hang in a lock.
     pool = ProcessPoolExecutor(
-        min(workers, len(blocks)),
+        workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_live_with_the_parent,
     )
     try:
-        for done in as_completed([pool.submit(fill, block) for block in blocks]):
-            yield done.result()
+        begun = {pool.submit(fill, block) for block in first}
+        while begun:
+            done, begun = wait(begun, return_when=FIRST_COMPLETED)
+            begun |= {pool.submit(fill, block) for block in islice(others, len(done))}
+            yield from (one.result() for one in done)
     except BrokenProcessPool:
         raise DataError(
             "a process that decodes images was killed, as happens when memory runs out; lower "
@@ -122,16 +135,19 @@ def fill(block: Block) -> FilledBlock:
     """Decode, resize and write one block."""
     pixels = np.empty((len(block.files), block.size, block.size, 3), dtype=np.uint8)
     for row, (file, digest) in enumerate(zip(block.files, block.digests, strict=True)):
-        pixels[row] = squash(_decoded(file, digest), block.size)
+        pixels[row] = square(file, digest, block.size)
     with block.target.open("r+b") as stream:
         stream.seek(block.offset)
         stream.write(pixels.data)
     return FilledBlock(block.first, len(pixels), zlib.crc32(pixels.data))
 
 
-def _decoded(file: Path, digest: str) -> NDArray[np.uint8]:
-    """Decode `file` if it still has the bytes that were listed."""
+def square(file: Path, digest: str, size: int) -> NDArray[np.uint8]:
+    """Pixels [size, size, 3] of an image file, if it still has the bytes that were listed.
+
+    digest: sha256 (hex) of these. Raises DataError naming the file if it changed or is unreadable.
+    """
     content = read_file(file)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"{shown(file)}: changed while the images were being prepared; start again")
-    return decode(content, file).pixels
+        raise DataError(f"{shown(file)}: changed since the images were checked; start again")
+    return squash(decode(content, file).pixels, size)

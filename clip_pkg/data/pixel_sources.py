@@ -1,6 +1,8 @@
 """Where a batch's pixels come from, by device and by how much fits on it.
 
-Legend: N images of the store, B images of a batch, S side of the stored square in pixels.
+On the host they come from a pixel store or, where none fits, from an `ImageDecoder`.
+
+Legend: N images of the manifest, B images of a batch, S side of the stored square in pixels.
 """
 
 from __future__ import annotations
@@ -22,8 +24,25 @@ UPLOAD_IMAGES = 1024  # images copied at once, so that the host holds little
 Item = TypeVar("Item")
 
 
+class HostImages(Protocol):
+    """Pixels in the host's memory, of all N images: a `PixelStore` or an `ImageDecoder`."""
+
+    @property
+    def size(self) -> int:
+        """S, pixels."""
+        ...
+
+    def batches(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
+        """Images at each of `chunks` [B]: uint8 [B, S, S, 3], arrays of their own."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and processes."""
+        ...
+
+
 class PixelSource(Protocol):
-    """Pixels of a store, batch by batch, on one device."""
+    """Pixels batch by batch, on one device."""
 
     device: torch.device
 
@@ -31,22 +50,27 @@ class PixelSource(Protocol):
         """Images at the positions `order` in runs of `batch_size`: uint8 [B, S, S, 3] each."""
         ...
 
+    def close(self) -> None:
+        """Let go of files and processes."""
+        ...
+
 
 class HostPixels:
-    """Read from the memory-mapped store as batches are asked for.
+    """Taken from the host's memory as batches are asked for.
 
-    No thread reads ahead: 32 images of 256×256 pixels take 0.5 ms from the page cache, against
-    a second and more for a training step on a CPU.
+    No thread reads a store ahead: 32 images of 256×256 pixels take 0.5 ms from the page cache,
+    against a second and more for a training step on a CPU.
     """
 
-    def __init__(self, store: PixelStore, device: torch.device) -> None:
+    def __init__(self, images: HostImages, device: torch.device) -> None:
         self.device = device
-        self._store = store
+        self._images = images
+        self.close = images.close
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
         """See `PixelSource`."""
-        for chunk in _chunks(order, batch_size):
-            yield torch.from_numpy(self._store.gather(chunk)).to(self.device)
+        for pixels in self._images.batches(_chunks(order, batch_size)):
+            yield torch.from_numpy(pixels).to(self.device)
 
 
 class ResidentPixels:
@@ -58,6 +82,7 @@ class ResidentPixels:
         for first in range(0, len(store.images), UPLOAD_IMAGES):
             part = np.array(store.images[first : first + UPLOAD_IMAGES])
             self._images[first : first + UPLOAD_IMAGES] = torch.from_numpy(part)
+        self.close = store.close
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
         """See `PixelSource`."""
@@ -72,9 +97,10 @@ class StreamedPixels:
     Two pinned buffers take turns; the copies run on a stream of their own.
     """
 
-    def __init__(self, store: PixelStore, device: torch.device) -> None:
+    def __init__(self, images: HostImages, device: torch.device) -> None:
         self.device = device
-        self._store = store
+        self._images = images
+        self.close = images.close
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
@@ -88,14 +114,15 @@ class StreamedPixels:
     def _uploads(
         self, order: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[Tensor, torch.cuda.Event]]:
-        shape = (batch_size, *self._store.images.shape[1:])
+        shape = (batch_size, self._images.size, self._images.size, 3)
         buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
         emptied: list[torch.cuda.Event | None] = [None, None]
-        for number, chunk in enumerate(_chunks(order, batch_size)):
-            buffer = buffers[number % 2][: len(chunk)]
+        chunks = _chunks(order, batch_size)
+        for number, gathered in enumerate(self._images.batches(chunks)):
+            buffer = buffers[number % 2][: len(gathered)]
             if (last := emptied[number % 2]) is not None:
                 last.synchronize()
-            buffer.numpy()[...] = self._store.gather(chunk)
+            buffer.numpy()[...] = gathered
             with torch.cuda.stream(self._copies):
                 pixels = buffer.to(self.device, non_blocking=True)
                 copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -105,18 +132,19 @@ class StreamedPixels:
 
 
 def open_pixels(
-    store: PixelStore, device: torch.device, *, resident: bool | None = None
+    images: HostImages, device: torch.device, *, resident: bool | None = None
 ) -> PixelSource:
     """Choose the source for a device.
 
-    `resident`: whether to keep all pixels on the device. None: on CUDA if they take at most a
-    quarter of its free memory, elsewhere not. One source serves all folds.
+    `resident`: whether to keep all pixels of a store on the device. None: on CUDA if they take at
+    most a quarter of its free memory, elsewhere not. One source serves all sides of a fold.
     """
-    if resident is None:
-        resident = device.type == "cuda" and fits(store, torch.cuda.mem_get_info(device)[0])
-    if resident:
-        return ResidentPixels(store, device)
-    return (StreamedPixels if device.type == "cuda" else HostPixels)(store, device)
+    if isinstance(images, PixelStore):
+        if resident is None:
+            resident = device.type == "cuda" and fits(images, torch.cuda.mem_get_info(device)[0])
+        if resident:
+            return ResidentPixels(images, device)
+    return (StreamedPixels if device.type == "cuda" else HostPixels)(images, device)
 
 
 def fits(store: PixelStore, free_bytes: int) -> bool:

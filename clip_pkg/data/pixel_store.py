@@ -12,26 +12,21 @@ No torch here: the launcher builds stores, and it does not import torch.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import PIL
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from clip_pkg.atomic import replacing, write_json
 from clip_pkg.data import pixel_blocks
-from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, FilledBlock, fill_blocks
-from clip_pkg.errors import DataError, UserError
+from clip_pkg.data.pixel_cache import opened_store
+from clip_pkg.errors import DataError
 from clip_pkg.planning import decoding
 from clip_pkg.planning.manifest import Manifest
 
@@ -44,10 +39,6 @@ RECIPE = {
         for module in (decoding, pixel_blocks)
     },
 }
-SPACE_TO_LEAVE = 64 * 2**20  # bytes that a store leaves free, for logs and checkpoints
-
-Progress = Callable[[int, int], None]  # images done, images in all
-Notify = Callable[[str], None]  # one sentence for the user
 
 
 class StoreError(DataError):
@@ -74,9 +65,14 @@ class StoreRecord:
 
 @dataclass(frozen=True, eq=False)
 class PixelStore:
-    """An open store. images: uint8 [N, S, S, 3], read-only, read from the disk as it is used."""
+    """An open store.
+
+    images: uint8 [N, S, S, 3], read-only, read from the disk as it is used. file: keeps it from
+    being removed as long as it is open, see `pixel_cache`.
+    """
 
     images: NDArray[np.uint8]
+    file: BinaryIO | None = None
 
     @classmethod
     def open(cls, path: Path, manifest: Manifest, *, verify: bool = False) -> PixelStore:
@@ -85,10 +81,24 @@ class PixelStore:
         Length, header and modification time are always checked; every byte with `verify`, and
         when only the modification time differs (a copied folder). Raises StoreError.
         """
-        record = _read_record(path)
+        record = read_record(path)
         made_from = (record.images, record.recipe)
         if made_from != (images_digest(manifest), RECIPE):
             raise StoreError(f"{path} was made from other images or in another way")
+        try:
+            file = opened_store(path)
+        except OSError as error:
+            raise StoreError(f"{path} is damaged: {error}") from None
+        try:
+            return cls._checked(path, file, manifest, record, verify=verify)
+        except BaseException:
+            file.close()
+            raise
+
+    @classmethod
+    def _checked(
+        cls, path: Path, file: BinaryIO, manifest: Manifest, record: StoreRecord, *, verify: bool
+    ) -> PixelStore:
         try:
             status = path.stat()
             images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -98,7 +108,7 @@ class PixelStore:
         whole = status.st_size == record.file_bytes and images.shape == shape
         if not whole or images.dtype != np.uint8:
             raise StoreError(f"{path} is damaged: it is not as long as it was written")
-        store = cls(np.asarray(images))  # the plain view indexes faster than np.memmap
+        store = cls(np.asarray(images), file)  # the plain view indexes faster than np.memmap
         if verify or status.st_mtime_ns != record.modified_ns:
             store._check_bytes(path, record)
         return store
@@ -107,6 +117,15 @@ class PixelStore:
     def size(self) -> int:
         """S, pixels."""
         return int(self.images.shape[1])
+
+    def batches(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
+        """Copies of the images at each of `chunks` [B], one after another."""
+        return map(self.gather, chunks)
+
+    def close(self) -> None:
+        """Say that it may be removed; what has `images` can still read them."""
+        if self.file is not None:
+            self.file.close()
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Copy of the images at `indices` [B]: uint8 [B, S, S, 3]."""
@@ -135,95 +154,7 @@ def store_path(manifest: Manifest, size: int, cache_dir: Path) -> Path:
     return cache_dir / f"pixels-{images_digest(manifest)[:16]}-{size}.npy"
 
 
-def build_store(
-    manifest: Manifest,
-    size: int,
-    cache_dir: Path,
-    *,
-    workers: int = 1,
-    progress: Progress | None = None,
-    notify: Notify | None = None,
-) -> Path:
-    """Make sure that a whole, fitting store of `size`×`size` squares exists; returns its path.
-
-    An existing one is read and checked to the last byte. One process builds, others wait for it.
-
-    Args:
-        manifest: The images; decoding checks that the files still have the listed bytes.
-        size: S, pixels; see `store_size`.
-        cache_dir: Folder of the stores, made if missing.
-        workers: Processes that decode; 0 and 1 mean this one.
-        progress: Called as images get done, not at all if there is nothing to do.
-        notify: Told why something is done again or waited for.
-
-    Raises:
-        DataError: An image cannot be decoded or has changed since the manifest was made.
-        UserError: The store cannot be written.
-    """
-    assert len(manifest.paths) > 0, "a manifest without images"
-    path = store_path(manifest, size, cache_dir)
-    say = notify or (lambda _: None)
-    with _sentences_for_write_errors(path), _sole_builder(path, say):
-        if path.exists():
-            try:
-                PixelStore.open(path, manifest, verify=True)
-            except StoreError as problem:
-                say(f"{problem}; decoding the images again")
-            else:
-                return path
-        _build(manifest, size, path, workers, progress or (lambda *_: None))
-    return path
-
-
-def _build(manifest: Manifest, size: int, path: Path, workers: int, progress: Progress) -> None:
-    """Write the store; the caller holds the lock."""
-    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of builders that were killed
-        leftover.unlink()
-    record_path = path.with_suffix(".json")
-    record_path.unlink(missing_ok=True)  # a new `.npy` must never be read with the old record
-    shape = (len(manifest.paths), size, size, 3)
-    _check_space(path.parent, shape)
-    filled: list[FilledBlock] = []
-    with replacing(path) as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        stream.flush()
-        target, begin = Path(stream.name), stream.tell()
-        for block in fill_blocks(_blocks(manifest, size, target, begin), workers=workers):
-            filled.append(block)
-            progress(sum(done.images for done in filled), shape[0])
-    status = path.stat()
-    record = StoreRecord(
-        images=images_digest(manifest),
-        size=size,
-        recipe=RECIPE,
-        images_per_block=IMAGES_PER_BLOCK,
-        checksums=[block.checksum for block in sorted(filled, key=lambda block: block.first)],
-        file_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
-    )
-    write_json(record_path, asdict(record))
-
-
-def _blocks(manifest: Manifest, size: int, target: Path, begin: int) -> list[Block]:
-    """Cut the manifest into blocks; pixels begin at byte `begin` of `target`."""
-    blocks = []
-    for first in range(0, len(manifest.paths), IMAGES_PER_BLOCK):
-        rows = slice(first, first + IMAGES_PER_BLOCK)
-        blocks.append(
-            Block(
-                first=first,
-                files=tuple(manifest.data_dir / name for name in manifest.paths[rows]),
-                digests=manifest.digests[rows],
-                size=size,
-                target=target,
-                offset=begin + first * size * size * 3,
-            )
-        )
-    return blocks
-
-
-def _read_record(path: Path) -> StoreRecord:
+def read_record(path: Path) -> StoreRecord:
     """Read the record beside `path`."""
     record_path = path.with_suffix(".json")
     try:
@@ -233,45 +164,3 @@ def _read_record(path: Path) -> StoreRecord:
         raise StoreError(f"{path} was never finished: {record_path.name} is missing") from None
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"{record_path} is damaged: {error}") from None
-
-
-def _check_space(folder: Path, shape: tuple[int, int, int, int]) -> None:
-    """Refuse to start what the disk cannot hold."""
-    needed = int(np.prod(shape, dtype=np.int64)) + SPACE_TO_LEAVE
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder}: {shape[0]} decoded images of {shape[1]}×{shape[2]} pixels need {needed:,} "
-            f"bytes there, {free:,} are free; free some, write to another disk, or choose a "
-            "smaller img_size"
-        )
-
-
-@contextmanager
-def _sole_builder(path: Path, say: Notify) -> Iterator[None]:
-    """Hold the lock of the store at `path`; the system releases it if we are killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say(f"waiting for another process that prepares {path.name}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _sentences_for_write_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space or write to another disk" if full else "check the folder"
-        raise UserError(
-            f"{path.parent}: the decoded images cannot be written ({error.strerror or error}); "
-            f"{advice}"
-        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -75,7 +76,8 @@ def follow_fold(task: FoldTask, *, device: torch.device, ranks: Ranks) -> None:
     """Do what every rank but the first does: compute parts of what the first one asks for."""
     with flushed_denormals():
         setup, _, _ = _ready(task, device, ranks)
-        FoldPasses(setup).follow()
+        with closing(setup.pixels):
+            FoldPasses(setup).follow()
 
 
 def _train_fold(
@@ -104,8 +106,9 @@ def _train_fold(
     if state is not None:
         training.restore(state)
         console.line(f"Going on after epoch {state['epoch']} from {source}")
-    training.run()
-    result = training.result(time.monotonic() - started)
+    with closing(setup.pixels):
+        training.run()
+        result = training.result(time.monotonic() - started)
     console.line(
         f"Fold {task.fold} done: best epoch {result.best_epoch} "
         f"({setup.config.early_stopping_monitor}), last epoch {result.last_epoch}, "

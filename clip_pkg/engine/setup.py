@@ -17,9 +17,10 @@ from clip_pkg.classifier import objective_for
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import EvalBatches, TrainBatches
+from clip_pkg.data.image_decoder import ImageDecoder
 from clip_pkg.data.mixing import LabelMixing
-from clip_pkg.data.pixel_sources import open_pixels
-from clip_pkg.data.pixel_store import PixelStore
+from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
+from clip_pkg.data.pixel_store import PixelStore, store_size
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
 from clip_pkg.engine.batch_norm import batch_norms, share_statistics
@@ -35,6 +36,7 @@ from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.splits import inner_split, splits_from_json
 from clip_pkg.planning.tasks import FoldTask
 from clip_pkg.precision import Precision, choose_precision
+from clip_pkg.scheduling.devices import usable_cores
 
 Side: TypeAlias = Literal["val", "inner"]
 
@@ -57,11 +59,15 @@ class EvalSide:
 
 @dataclass(frozen=True)
 class FoldSetup:
-    """One fold, ready to train. `inner` chooses the epoch where the config asks for it."""
+    """One fold, ready to train. `inner` chooses the epoch where the config asks for it.
+
+    pixels: what the batches are made of; to be closed when the fold is over.
+    """
 
     task: FoldTask
     config: RunConfig
     device: torch.device
+    pixels: PixelSource
     ranks: Ranks
     precision: Precision
     manifest: Manifest
@@ -135,7 +141,7 @@ def set_up(
     objective = objective_for(config, counts, model.vocabulary_size).to(device)
     for module in (model, objective):
         ranks.copy_from_leader([*module.parameters(), *module.buffers()])
-    pixels = open_pixels(PixelStore.open(Path(task.pixel_store), manifest), device)
+    pixels = open_pixels(_host_images(task, config, manifest, ranks), device)
     augmentation = Augmentation(
         config.augmentation,
         img_size=config.img_size,
@@ -197,6 +203,7 @@ def set_up(
         task=task,
         config=config,
         device=device,
+        pixels=pixels,
         ranks=ranks,
         precision=precision,
         manifest=manifest,
@@ -221,6 +228,19 @@ def set_up(
         val=eval_side(fold.val, "val"),
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
         notices=_notices(task, config, model, ranks),
+    )
+
+
+def _host_images(task: FoldTask, config: RunConfig, manifest: Manifest, ranks: Ranks) -> HostImages:
+    """Open the store, or decode here where the launcher found no room for one."""
+    if task.pixel_store is not None:
+        return PixelStore.open(Path(task.pixel_store), manifest)
+    workers = min(config.num_workers, usable_cores())
+    # Every rank reads whole batches, so every rank decodes them.
+    return ImageDecoder(
+        manifest,
+        store_size(config.img_size, config.augmentation),
+        workers=max(1, workers // ranks.size) if workers else 0,
     )
 
 

@@ -64,9 +64,10 @@ class Identity:
 class FoldTask:
     """What a worker needs to know. Paths are absolute; `fold` counts from 1.
 
-    n_images: of the whole image set. gpus: how many train the fold together. micro_batch_size:
-    images that go through the encoder at once, on all of its GPUs together, after a whole batch did
-    not fit into the memory.
+    pixel_store: the decoded images; None where there was no room for them, and whoever trains the
+    fold decodes them. n_images: of the whole image set. gpus: how many train the fold together.
+    micro_batch_size: images that go through the encoder at once, on all of its GPUs together, after
+    a whole batch did not fit into the memory.
     """
 
     identity: Identity
@@ -77,7 +78,7 @@ class FoldTask:
     manifest_file: str
     folds_info_file: str
     class_texts_file: str
-    pixel_store: str
+    pixel_store: str | None
     cache_dir: str
     n_images: int
     gpus: int = 1

@@ -20,9 +20,11 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from clip_pkg.data import pixel_blocks, pixel_store
+from clip_pkg.data import pixel_blocks, pixel_cache, store_builder
 from clip_pkg.data.pixel_blocks import squash
-from clip_pkg.data.pixel_store import PixelStore, StoreError, build_store
+from clip_pkg.data.pixel_cache import NoRoom
+from clip_pkg.data.pixel_store import PixelStore, StoreError
+from clip_pkg.data.store_builder import build_store
 from clip_pkg.errors import DataError, UserError
 from clip_pkg.planning.manifest import Manifest
 
@@ -229,7 +231,7 @@ def test_a_damaged_image_is_named(
     manifest: Manifest, cache: Path, workers: int, in_processes: None
 ) -> None:
     manifest.file(50).write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"松动/010.jpg: changed while"):
+    with pytest.raises(DataError, match=r"松动/010.jpg: changed since"):
         build_store(manifest, 16, cache, workers=workers)
     digests = list(manifest.digests)
     digests[50] = hashlib.sha256(b"no image").hexdigest()
@@ -244,9 +246,9 @@ def test_a_damaged_image_is_named(
 def test_a_full_disk_is_noticed_before_decoding(
     manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    needed = 70 * 16 * 16 * 3 + pixel_store.SPACE_TO_LEAVE
-    with pytest.raises(UserError, match=f"{needed:,} bytes there, 1,000,000 are free") as caught:
+    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    needed = 128 + 70 * 16 * 16 * 3 + pixel_cache.SPACE_TO_LEAVE
+    with pytest.raises(NoRoom, match=f"{needed:,} bytes for them, 1,000,000 are free") as caught:
         build_store(manifest, 16, cache)
     assert str(cache) in str(caught.value)
     assert leftovers(cache) == []
@@ -258,8 +260,8 @@ def test_a_disk_that_fills_up_is_a_sentence(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pixel_store, "fill_blocks", full)
-    with pytest.raises(UserError, match=r"No space left on device.*free some space"):
+    monkeypatch.setattr(store_builder, "fill_blocks", full)
+    with pytest.raises(NoRoom, match="filled up on the way .No space left on device"):
         build_store(manifest, 16, cache)
     assert leftovers(cache) == []
 
@@ -339,7 +341,7 @@ import json
 import sys
 from pathlib import Path
 from clip_pkg.data import pixel_blocks
-from clip_pkg.data.pixel_store import build_store
+from clip_pkg.data.store_builder import build_store
 from clip_pkg.planning.manifest import Manifest
 pixel_blocks.SECONDS_ALONE = 0.0
 manifest = Manifest.from_json(json.loads(Path(sys.argv[1]).read_text()))

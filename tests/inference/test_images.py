@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tiny import make_folder, paint
 
-from clip_pkg.data.pixel_store import PixelStore, build_store
+from clip_pkg.data.pixel_store import PixelStore
+from clip_pkg.data.store_builder import build_store
 from clip_pkg.errors import DataError
 from clip_pkg.inference import squares
 from clip_pkg.inference.images import ImageFile, find_images
