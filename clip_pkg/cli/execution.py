@@ -18,6 +18,7 @@ from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.progress import read_progress
 from clip_pkg.planning.tasks import FoldTask, finished
+from clip_pkg.scheduling.devices import Device, usable_cores
 from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
@@ -39,6 +40,12 @@ def execute(
         terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
     estimates = learned(run)
     devices = resources.places_for(len(waiting), parsed.max_jobs)
+    most = resources.most_jobs(tasks)
+    jobs = min(resources.jobs_per_device, most)
+    if jobs > 1 and devices[0].id == "cpu":
+        cores = usable_cores()
+        threads = max(1, cores // jobs)
+        terminal.line(f"{jobs} folds share {cores} CPU core(s): {threads} thread(s) each.")
     ledger = Ledger(run.ledger)
     ledger.append(
         "launched",
@@ -55,7 +62,7 @@ def execute(
         RunView(terminal, waiting, len(tasks) - len(waiting), sum_up, estimates) as view,
     ):
         outcome = Loop(
-            pool=SlotPool(devices, resources.jobs_per_device),
+            pool=SlotPool(devices, jobs),
             queue=TaskQueue(waiting, estimates, [device.id for device in devices]),
             executor=resources.executor,
             ledger=ledger,
@@ -68,10 +75,16 @@ def execute(
             fail_fast=parsed.fail_fast,
             stall_timeout=parsed.stall_timeout,
             slots_for_task=resources.slots_for,
-            jobs_that_fit=resources.jobs_that_fit,
+            jobs_that_fit=_at_most(most, resources.jobs_that_fit),
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
     return outcome
+
+
+def _at_most(
+    most: int, fit: Callable[[Device, FoldTask], int] | None
+) -> Callable[[Device, FoldTask], int] | None:
+    return None if fit is None else lambda device, task: min(most, fit(device, task))
 
 
 def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecord) -> None:

@@ -10,8 +10,8 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 
-from clip_pkg.cli.arguments import (
-    Parser,
+from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.command_arguments import (
     class_texts_parser,
     plan_parser,
     predict_parser,
@@ -19,10 +19,10 @@ from clip_pkg.cli.arguments import (
     schema_parser,
     status_parser,
     summarize_parser,
-    training_parser,
     validate_parser,
 )
 from clip_pkg.cli.configs import read_configs
+from clip_pkg.cli.parser import Parser
 from clip_pkg.config.flags import suggest_flag
 from clip_pkg.errors import UserError
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from clip_pkg.cli.preparation import prepare
 from clip_pkg.cli.probe import NoProbe
 from clip_pkg.cli.run_folder import fold_tasks
+from clip_pkg.cli.sharing_flags import folds_per_device
 from clip_pkg.cli.terminal import Terminal, duration
 from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.paths import RunPaths
@@ -25,6 +26,8 @@ GPU_COUNTS = (1, 2, 4, 8)
 def plan(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     """Print the tasks, what is done, and simulated durations; writes nothing."""
     terminal = Terminal()
+    share = folds_per_device(parsed)
+    assert isinstance(share, int), "auto is measured, which a plan does not do"
     # Encoders are not looked at: a plan needs no weights, and takes no seconds for torch.
     preparation = prepare(parsed, loaded, NoProbe(), terminal)
     run = RunPaths(parsed.output_dir.resolve())
@@ -47,7 +50,7 @@ def plan(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
             waiting,
             numbered_gpus(count),
             estimates.seconds,
-            jobs_per_device=parsed.jobs_per_gpu,
+            jobs_per_device=share,
             estimates=learned(run),
         )
         for count in counts

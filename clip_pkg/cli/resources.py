@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +13,8 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from clip_pkg.cli.arguments import AUTO
 from clip_pkg.cli.ray_flags import check_ray_flags
+from clip_pkg.cli.sharing_flags import AUTO, check_sharing_flags, folds_per_device
 from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
@@ -22,6 +24,7 @@ from clip_pkg.scheduling.devices import Device, find_devices, parse_ids, usable_
 from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
 from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Assignment, Executor, JobState
+from clip_pkg.scheduling.mps import start_mps
 from clip_pkg.scheduling.processes import ProcessExecutor
 from clip_pkg.scheduling.slots import Slot
 from clip_pkg.scheduling.slurm_options import SlurmOptions
@@ -92,6 +95,15 @@ class Resources:
         """Slots that a task takes: one per GPU, or one place in a queue."""
         return 1 if self.slurm is not None else task.gpus
 
+    def most_jobs(self, tasks: Sequence[FoldTask]) -> int:
+        """How many of these tasks a device has to hold at most, when all run at once.
+
+        Finished ones count, so that a run that goes on shares out the cores as it did before.
+        """
+        slots = sum(map(self.slots_for, tasks))
+        pinned = any(task.config.get("gpu_id") is not None for task in tasks)
+        return slots if pinned else math.ceil(slots / len(self.devices))
+
     def places_for(self, tasks: int, most: int | None) -> Sequence[Device]:
         """Devices for so many tasks, at most `most` of a queue's places."""
         if self.slurm is None:
@@ -101,6 +113,7 @@ class Resources:
 
 def find_resources(parsed: argparse.Namespace, terminal: Terminal) -> Resources:
     """Choose devices and executor. Raises UserError for those that are not there."""
+    check_sharing_flags(parsed)
     check_ray_flags(parsed)
     options = slurm_options(parsed)
     if parsed.executor == "ray":
@@ -114,26 +127,32 @@ def _on_this_machine(parsed: argparse.Namespace) -> Resources:
     stop = StopOnSignal()
     wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
     devices, notices = find_devices(wanted)
-    jobs = 1 if parsed.jobs_per_gpu == AUTO else parsed.jobs_per_gpu
+    share = folds_per_device(parsed)
     has_gpu = devices[0].is_gpu
-    executor: Executor = ProcessExecutor()
+    executor: Executor
     if parsed.executor == "inline":
-        devices, jobs = devices[:1], 1
+        devices = devices[:1]
         executor = InlineExecutor(partial(_inline, stop=stop))
-    if not has_gpu and jobs > 1:
-        cores = usable_cores()
+    elif has_gpu and parsed.folds_at_once not in (None, 1):
+        daemon, notice = start_mps(devices, os.environ)
+        notices.append(notice)
+        executor = ProcessExecutor(daemon)
+    else:
+        executor = ProcessExecutor()
+    if share == AUTO and not has_gpu:
         notices.append(
-            f"{jobs} folds share {cores} CPU core(s): {max(1, cores // jobs)} thread(s) each."
+            "auto goes by the memory of a GPU; on the CPU folds run one after another. A number "
+            "lets them share its cores."
         )
     return Resources(
         devices=devices,
-        jobs_per_device=jobs,
+        jobs_per_device=share if isinstance(share, int) else 1,
         executor=executor,
         gate=GpuGate(patience=parsed.wait_for_gpu) if has_gpu else OpenGate(),
         stop=stop,
         notices=notices,
         most_gpus=len(devices),
-        jobs_that_fit=jobs_that_fit if parsed.jobs_per_gpu == AUTO and has_gpu else None,
+        jobs_that_fit=jobs_that_fit if share == AUTO and has_gpu else None,
     )
 
 
@@ -144,7 +163,7 @@ def _in_ray(parsed: argparse.Namespace) -> Resources:
     connection = connect(parsed.ray_address or AUTO)
     try:
         nodes = connection.nodes()
-        layout = lay_out(nodes, parsed.jobs_per_gpu)
+        layout = lay_out(nodes, parsed.jobs_per_gpu or 1)
     except UserError:
         connection.close()
         raise

@@ -68,7 +68,7 @@ def slurm_options(parsed: argparse.Namespace) -> SlurmOptions | None:
             raise UserError(f"{' and '.join(useless)}: only with --executor slurm")
         return None
     for flag, is_given in (
-        ("--jobs-per-gpu", parsed.jobs_per_gpu != 1),
+        ("--jobs-per-gpu", parsed.jobs_per_gpu not in (None, 1)),
         ("--wait-for-gpu", parsed.wait_for_gpu != 0),
     ):
         if is_given:

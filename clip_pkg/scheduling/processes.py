@@ -28,20 +28,26 @@ from clip_pkg.planning.tasks import (
 )
 from clip_pkg.scheduling.devices import Device, joint_environment
 from clip_pkg.scheduling.job import Assignment, JobState, lay_out
+from clip_pkg.scheduling.mps import MpsDaemon
 
 SECONDS_TO_LEAVE = 5.0
 LINES_OF_A_CRASH = 15
 
 
 class Worker:
-    """A worker process bound to a device, or to several for one fold that is spread over them."""
+    """A worker process bound to a device, or to several for one fold that is spread over them.
 
-    def __init__(self, devices: Sequence[Device]) -> None:
+    mps: the daemon through which it computes beside others on its GPU.
+    """
+
+    def __init__(self, devices: Sequence[Device], mps: MpsDaemon | None = None) -> None:
+        environment = joint_environment(devices, os.environ)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "clip_pkg.worker", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=joint_environment(devices, os.environ),
+            env=environment if mps is None else environment | mps.environment(devices),
+            pass_fds=() if mps is None else (mps.lifeline,),
             start_new_session=True,  # Ctrl-C reaches the launcher only; it decides what to do
             text=True,
             encoding="utf-8",
@@ -183,9 +189,13 @@ def crash(assignment: Assignment, how: str) -> FoldFailure:
 
 
 class ProcessExecutor:
-    """Keeps a worker per slot and replaces those that failed."""
+    """Keeps a worker per slot and replaces those that failed.
 
-    def __init__(self) -> None:
+    mps: lets workers of one GPU compute at the same time; it ends with the executor.
+    """
+
+    def __init__(self, mps: MpsDaemon | None = None) -> None:
+        self._mps = mps
         self._workers: dict[str, Worker] = {}
         self._jobs: dict[str, ProcessJob] = {}
 
@@ -209,7 +219,7 @@ class ProcessExecutor:
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:
         """Return the worker of a slot (or of several, by their joint name); started if none."""
         if key not in self._workers:
-            self._workers[key] = Worker(devices)
+            self._workers[key] = Worker(devices, self._mps)
         return self._workers[key]
 
     def _close_overlapping(self, key: str, assignment: Assignment) -> None:
@@ -228,6 +238,8 @@ class ProcessExecutor:
                 job.kill()
             worker.close()
         self._workers.clear()
+        if self._mps is not None:
+            self._mps.close()
 
 
 def last_lines(path: Path, count: int) -> list[str]:

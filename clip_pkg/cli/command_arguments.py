@@ -1,0 +1,168 @@
+"""The command lines of all commands but training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from clip_pkg.cli.arguments import add_inputs
+from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.sharing_flags import add_simulated_sharing_flags
+from clip_pkg.config.flags import add_config_flags
+
+
+def validate_parser() -> Parser:
+    """Parser of `validate`."""
+    parser = Parser(
+        prog="train_clip.py validate",
+        description="Check configs, images, class texts, folds and weights; nothing is written.",
+        needed=("--data-dir",),
+    )
+    add_inputs(parser)
+    return parser
+
+
+def plan_parser() -> Parser:
+    """Parser of `plan`."""
+    parser = Parser(
+        prog="train_clip.py plan",
+        description="Show what a run would do: tasks, what is done already, and simulated "
+        "durations. Takes the flags of a run; nothing is written.",
+        needed=("--data-dir", "--output-dir"),
+    )
+    add_inputs(parser)
+    group = parser.add_argument_group("the run")
+    for name, kind, text in (
+        ("--output-dir", Path, "folder of the run; finished folds in it tell how long folds take"),
+        ("--cache-dir", Path, "as for the run"),
+        ("--resume-from", Path, "as for the run"),
+    ):
+        group.add_argument(
+            name, f"--{name[2:].replace('-', '_')}", type=kind, metavar="DIR", help=text
+        )
+    add_simulated_sharing_flags(group)
+    group.add_argument(
+        "--simulate",
+        type=_gpus_to_simulate,
+        metavar="GPUS=N",
+        help="run the scheduler against simulated durations on N GPUs (default: on 1, 2, 4 and 8)",
+    )
+    add_config_flags(parser)
+    return parser
+
+
+def status_parser() -> Parser:
+    """Parser of `status`."""
+    parser = Parser(
+        prog="train_clip.py status",
+        description="Show how a run is doing: configs and folds, time left, GPU use, failures. "
+        "Reads files only, so it works from any shell that sees the folder.",
+    )
+    parser.add_argument(
+        "directory", type=Path, metavar="OUTPUT_DIR", help="the --output-dir of the run"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="keep showing until the run is over, or Ctrl-C"
+    )
+    return parser
+
+
+def prefetch_parser() -> Parser:
+    """Parser of `prefetch`."""
+    parser = Parser(
+        prog="train_clip.py prefetch",
+        description="Download the pretrained weights that the configs name, for machines that "
+        "train without a network.",
+        needed=("--config-file",),
+    )
+    parser.add_argument("--config-file", "--config_file", type=Path, metavar="FILE")
+    return parser
+
+
+def class_texts_parser() -> Parser:
+    """Parser of `class-texts`."""
+    parser = Parser(
+        prog="train_clip.py class-texts",
+        description="Write a JSON file with a text per class, to fill in; never overwrites one.",
+        needed=("--data-dir", "--output"),
+    )
+    parser.add_argument("--data-dir", "--data_dir", type=Path, metavar="DIR")
+    parser.add_argument("--output", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--text-template",
+        "--text_template",
+        default="a photo of {}",
+        metavar="TEXT",
+        help="with {} where the class name goes (default: %(default)s)",
+    )
+    return parser
+
+
+def summarize_parser() -> Parser:
+    """Parser of `summarize`."""
+    parser = Parser(
+        prog="train_clip.py summarize",
+        description="Rebuild cv_summary.json from the folds' files, without training.",
+    )
+    parser.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="a config's result folder, or the folder that holds several",
+    )
+    return parser
+
+
+def predict_parser() -> Parser:
+    """Parser of `predict`."""
+    parser = Parser(
+        prog="train_clip.py predict",
+        description="Classify images with what was trained.",
+        needed=("--images",),
+    )
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a config's result folder, for the mean over its folds' best checkpoints; a fold's "
+        "folder; or a checkpoint",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="image files, folders (with all folders in them), or CSV files with a column `path`",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write path, prediction and the probability of every class to FILE.csv or FILE.json; "
+        "a file that is there is replaced. Without it the first answers are shown",
+    )
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu or cuda:0 (default: the first GPU, if there is one)"
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        "--skip_unreadable",
+        action="store_true",
+        help="leave out images that cannot be read; each is named. Without it they are an error",
+    )
+    return parser
+
+
+def schema_parser() -> Parser:
+    """Parser of `schema`."""
+    return Parser(
+        prog="train_clip.py schema",
+        description="Print the JSON Schema of the config list. Editors complete and check with it.",
+    )
+
+
+def _gpus_to_simulate(text: str) -> int:
+    name, _, count = text.partition("=")
+    if name.upper() != "GPUS" or not count.isdecimal() or int(count) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form GPUS=64")
+    return int(count)
