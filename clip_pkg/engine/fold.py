@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 import torch
 
 from clip_pkg.atomic import remove_leftovers
-from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.engine.banner import configuration_lines
 from clip_pkg.engine.cadence import Cadence
+from clip_pkg.engine.columns import evaluation_columns, loss_columns
 from clip_pkg.engine.console import FoldConsole
 from clip_pkg.engine.early_stopping import BestEpoch
 from clip_pkg.engine.environment import describe_environment
@@ -30,14 +30,12 @@ from clip_pkg.engine.outputs import (
 )
 from clip_pkg.engine.passes import FoldPasses
 from clip_pkg.engine.ranks import ALONE, Ranks
-from clip_pkg.engine.setup import FoldSetup, Side, set_up
+from clip_pkg.engine.resumption import resumed_setup
+from clip_pkg.engine.setup import FoldSetup, Side
 from clip_pkg.engine.step_curves import StepCurves
 from clip_pkg.engine.tensorboard import FoldCurves
-from clip_pkg.errors import CheckpointError
 from clip_pkg.losses.table import part_labels
-from clip_pkg.metrics.classification import classification_metrics
-from clip_pkg.metrics.units import history_scores
-from clip_pkg.planning.tasks import FoldResult, FoldTask, Identity
+from clip_pkg.planning.tasks import FoldResult, FoldTask
 from clip_pkg.precision import flushed_denormals
 
 
@@ -65,7 +63,7 @@ def run_fold(
     Of several `ranks` this is what the first one does. Raises Interrupted when `stop` became true,
     Diverged when training went to NaN.
     """
-    with flushed_denormals():
+    with _backends():
         return _train_fold(
             task, device=device, device_id=device_id, stream=stream, stop=stop, ranks=ranks
         )
@@ -73,9 +71,18 @@ def run_fold(
 
 def follow_fold(task: FoldTask, *, device: torch.device, ranks: Ranks) -> None:
     """Do what every rank but the first does: compute parts of what the first one asks for."""
-    with flushed_denormals():
-        setup, _, _ = _ready(task, device, ranks)
+    with _backends():
+        setup, _, _ = resumed_setup(task, device, ranks)
         FoldPasses(setup).follow()
+
+
+@contextmanager
+def _backends() -> Iterator[None]:
+    """Set up torch, process-wide, for training: the same few shapes again and again."""
+    # Timed once per shape. Whoever asks torch for determinism cannot have the choice be timed.
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    with flushed_denormals():
+        yield
 
 
 def _train_fold(
@@ -90,7 +97,7 @@ def _train_fold(
     started = time.monotonic()
     task.paths.root.mkdir(parents=True, exist_ok=True)
     remove_leftovers(task.paths.root)
-    setup, source, state = _ready(task, device, ranks)
+    setup, source, state = resumed_setup(task, device, ranks)
     console = FoldConsole(
         stream,
         task.paths.progress,
@@ -114,49 +121,13 @@ def _train_fold(
     return result
 
 
-def _ready(
-    task: FoldTask, device: torch.device, ranks: Ranks
-) -> tuple[FoldSetup, Path | None, dict[str, Any] | None]:
-    """Build a fold as its checkpoint left it; also returns the checkpoint and what it holds."""
-    torch.backends.cudnn.benchmark = True
-    source = _checkpoint_to_continue(task)
-    state = None if source is None else _matching_state(task, source)
-    setup = set_up(task, device, None if state is None else state["model"], ranks)
-    if state is not None:
-        setup.objective.load_state_dict(state["objective"])
-        # A finished fold has none; all that can be missing then is the result file.
-        if state["optimisation"] is not None:
-            setup.optimisation.load_state_dict(state["optimisation"])
-    return setup, source, state
-
-
-def _checkpoint_to_continue(task: FoldTask) -> Path | None:
-    """The fold's own latest checkpoint, or else the one that the user named."""
-    if task.paths.checkpoint_latest.exists():
-        return task.paths.checkpoint_latest
-    return None if task.resume_from is None else Path(task.resume_from)
-
-
-def _matching_state(task: FoldTask, source: Path) -> dict[str, Any]:
-    """Read a checkpoint. Raises CheckpointError when it is not of this fold of this run."""
-    state = load_checkpoint(source)
-    differences = task.identity.differences(Identity(**state["identity"]))
-    if state["fold"] != task.fold:
-        differences.append(f"fold ({state['fold']} instead of {task.fold})")
-    if differences:
-        raise CheckpointError(
-            f"{source} belongs to another run: its {', '.join(differences)} differ; "
-            "use the settings it was made with, or start anew without it"
-        )
-    return state
-
-
 class FoldTraining:
     """State of a fold between epochs, and what happens in one."""
 
     def __init__(self, setup: FoldSetup, console: FoldConsole, stop: Stop) -> None:
         self._setup = setup
         self._passes = FoldPasses(setup)
+        self._weights = setup.objective.part_weights
         self._console = console
         self._stop = stop
         config = setup.config
@@ -195,7 +166,9 @@ class FoldTraining:
         )
         with curves, steps:
             if not self._untrained:
-                self._untrained = self._scores("val", self._evaluate("val", epoch=0))
+                self._untrained = evaluation_columns(
+                    "val", self._evaluate("val", epoch=0), self._weights
+                )
             while self._history.epochs < config.epochs and not self._best.should_stop:
                 self._epoch(self._history.epochs + 1, steps)
                 curves.add(self._history)
@@ -219,9 +192,9 @@ class FoldTraining:
         row: dict[str, float | None] = {
             "train_loss": train.loss,
             "train_acc": 100 * train.accuracy,
-            **self._loss_columns("train", train),
-            **self._scores("val", val),
-            **({} if inner is None else self._scores("inner_val", inner)),
+            **loss_columns("train", train, self._weights),
+            **evaluation_columns("val", val, self._weights),
+            **({} if inner is None else evaluation_columns("inner_val", inner, self._weights)),
             "learning_rate": learning_rate,
             "temperature": 1 / float(setup.model.logit_scale().detach()),
             "epoch_seconds": time.monotonic() - started,
@@ -274,29 +247,6 @@ class FoldTraining:
                 "val", steps=steps, seconds=time.monotonic() - started, scores=evaluation.scores
             )
         return evaluation
-
-    def _loss_columns(self, prefix: str, scores: EpochScores) -> dict[str, float | None]:
-        """Columns of the loss's parts, plain, weighted and as shares of the total; statistics."""
-        weights = self._setup.objective.part_weights
-        columns: dict[str, float | None] = {}
-        for name, value in scores.parts.items():
-            columns[f"{prefix}_{name}_loss"] = value
-            if len(scores.parts) > 1:
-                weighted = weights[name] * value
-                columns[f"{prefix}_{name}_weighted"] = weighted
-                columns[f"{prefix}_{name}_share"] = weighted / scores.loss if scores.loss else None
-        return columns | {
-            f"{prefix}_logits_{name}": value for name, value in scores.statistics.items()
-        }
-
-    def _scores(self, prefix: str, evaluation: Evaluation) -> dict[str, float | None]:
-        """Columns of one evaluation: losses, then metrics; some in percent as in the log."""
-        metrics = classification_metrics(evaluation.probabilities, evaluation.targets)
-        columns: dict[str, float | None] = {f"{prefix}_loss": evaluation.scores.loss}
-        columns |= self._loss_columns(prefix, evaluation.scores)
-        return columns | {
-            f"{prefix}_{name}": value for name, value in history_scores(metrics).items()
-        }
 
     # --- files
 
