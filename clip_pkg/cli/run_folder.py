@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from clip_pkg.data.pixel_store import build_store, store_path, store_size
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths, RunPaths
 from clip_pkg.planning.splits import splits_to_json
-from clip_pkg.planning.tasks import FoldTask, Identity, write_record
+from clip_pkg.planning.tasks import FoldTask, Identity, finished, write_record
 from clip_pkg.scheduling.devices import usable_cores
 
 
@@ -148,7 +149,10 @@ def _manifest_file(cache: Path, one: PreparedConfig) -> Path:
 def write_tasks(
     parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, terminal: Terminal
 ) -> list[FoldTask]:
-    """Decode the images once per size, then write one task file per fold."""
+    """Decode the images once per size, then write one task file per fold.
+
+    With `--profile` the first fold of each config that is not done yet measures itself.
+    """
     cache = (parsed.cache_dir or run.cache).resolve()
     ready: set[Path] = set()
     for one in preparation.configs:
@@ -168,9 +172,26 @@ def write_tasks(
             )
         ready.add(store)
     tasks = fold_tasks(parsed, run, preparation)
+    if parsed.profile:
+        tasks = _with_profiles(tasks, terminal)
     for task in tasks:
         write_record(task.paths.task, task)
     return tasks
+
+
+def _with_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> list[FoldTask]:
+    chosen: dict[str, FoldTask] = {}
+    for task in tasks:
+        if finished(task) is None:
+            chosen.setdefault(task.name, task)
+    for name in dict.fromkeys(task.name for task in tasks):
+        if name not in chosen:
+            terminal.line(
+                f"NOTE: {name}: --profile measures nothing, all folds are done; --overwrite trains "
+                "them anew",
+                "yellow",
+            )
+    return [replace(task, profile=task in chosen.values()) for task in tasks]
 
 
 def _resume_source(source: Path | None, fold: int) -> str | None:

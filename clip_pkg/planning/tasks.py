@@ -66,7 +66,7 @@ class FoldTask:
 
     n_images: of the whole image set. gpus: how many train the fold together. micro_batch_size:
     images that go through the encoder at once, on all of its GPUs together, after a whole batch did
-    not fit into the memory.
+    not fit into the memory. profile: whether it says where its time goes.
     """
 
     identity: Identity
@@ -83,6 +83,7 @@ class FoldTask:
     gpus: int = 1
     micro_batch_size: int | None = None
     resume_from: str | None = None
+    profile: bool = False
 
     @property
     def name(self) -> str:
