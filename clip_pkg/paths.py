@@ -134,6 +134,14 @@ class ConfigPaths:
         """Event files, one folder per fold and one for mean ± std."""
         return self.root / "tensorboard"
 
+    def profile(self, fold: int) -> Path:
+        """Seconds of a fold by phase, of a run with `--profile`."""
+        return self.root / "profile" / f"fold_{fold}.json"
+
+    def trace(self, fold: int) -> Path:
+        """Trace of some training steps of a fold, for Chrome and Perfetto; the same runs."""
+        return self.root / "profile" / f"fold_{fold}_trace.json.gz"
+
     def fold(self, number: int) -> FoldPaths:
         """Files of fold `number`, which counts from 1."""
         return FoldPaths(self.root / f"fold_{number}")

@@ -30,7 +30,7 @@ from clip_pkg.scheduling.processes import (
 )
 
 if TYPE_CHECKING:
-    from clip_pkg.engine.fold import Stop
+    from clip_pkg.engine.training import Stop
 
 HOST = "127.0.0.1"
 SECONDS_BETWEEN_LOOKS = 0.1

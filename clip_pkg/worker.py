@@ -40,8 +40,8 @@ from clip_pkg.planning.tasks import (
 )
 
 if TYPE_CHECKING:
-    from clip_pkg.engine.fold import Stop
     from clip_pkg.engine.ranks import Ranks
+    from clip_pkg.engine.training import Stop
 
 SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
 SECONDS_TO_WAIT_FOR_ORPHANS = 180.0  # file servers keep a lost node's locks for a minute or two
@@ -134,7 +134,7 @@ def attempt(task: FoldTask, place: Place, train: Callable[[], None]) -> Report:
     """Report how `train` ended; a failure is described, not recorded."""
     import torch  # noqa: PLC0415
 
-    from clip_pkg.engine.fold import Interrupted  # noqa: PLC0415
+    from clip_pkg.engine.training import Interrupted  # noqa: PLC0415
 
     try:
         torch.set_num_threads(place.threads)

@@ -115,3 +115,24 @@ def test_a_worker_is_told_the_task_of_this_attempt(
     processes.ProcessExecutor().submit(Assignment(retry.task, slots, tmp_path / "log", 1, 2))
     assert read_record(FoldTask, first.paths.task) == retry.task
     assert retry.task.micro_batch_size == 4
+
+
+def test_a_config_may_ask_for_micro_batches_itself(
+    room: list[int], train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
+) -> None:
+    path = write_configs({"name": "a", "use_cv": False, "micro_batch_size": 4})
+    shown = train("--config-file", path)
+    assert "attempt 2" not in shown
+    assert max(room) == 4
+    (notice,) = read(tmp_path / "out/a/cv_summary.json")["notices"]
+    assert notice.startswith("As micro_batch_size says, batches of 8 images went through the ")
+
+
+def test_memory_that_is_short_all_the_same_halves_them(tmp_path: Path) -> None:
+    identity = Identity("c", "d", "s", "t", "k")
+    paths = ("manifest", "folds", "texts", "pixels", "cache")
+    config = {"name": "a", "batch_size": 8192, "micro_batch_size": 256}
+    task = FoldTask(identity, config, 1, 2, str(tmp_path), *paths, n_images=30)
+    retry = FailurePolicy().decide(task, FoldFailure(identity, 1, "out of memory", ""), attempt=1)
+    assert retry is not None
+    assert retry.task.micro_batch_size == retry.task.images_at_once == 128

@@ -193,6 +193,12 @@ def training_parser() -> Parser:
         help="go on from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
         "A run that was interrupted in OUTPUT_DIR goes on by itself",
     )
+    group.add_argument(
+        "--profile",
+        action="store_true",
+        help="show where the time goes in the first fold of each config, and write a trace of some "
+        "training steps (DIR/<config name>/profile); results are the same",
+    )
     _add_places(parser)
     add_ray_flags(parser)
     add_slurm_flags(parser)

@@ -30,12 +30,13 @@ from clip_pkg.cli.run_folder import (
     write_config_files,
     write_tasks,
 )
-from clip_pkg.cli.terminal import Terminal, failures_table, results_table
+from clip_pkg.cli.terminal import Terminal, failures_table, profile_table, results_table
 from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.evaluation.curves import write_mean_curves
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
+from clip_pkg.planning.profile import read_profile
 from clip_pkg.planning.tasks import FoldFailure, FoldTask, finished, read_record
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.inline import InlineExecutor
@@ -79,7 +80,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
             unfinished = {task.name for task in planned if finished(task) is None}
             waiting = [one for one in preparation.configs if one.config.name in unfinished]
             with pixel_stores(parsed, run, waiting, terminal) as stores:
-                tasks = write_tasks(parsed, run, preparation, stores)
+                tasks = write_tasks(parsed, run, preparation, stores, terminal)
                 outcome = execute(parsed, run, tasks, resources, terminal)
             return _finish(run, preparation, tasks, outcome, terminal)
     finally:
@@ -139,6 +140,7 @@ def _finish(
     terminal.line()
     terminal.console.print(results_table(summaries))
     terminal.line(f"Epochs: {summaries[0]['epoch_choice']}.")
+    _show_profiles(tasks, terminal)
     for notice in dict.fromkeys(note for summary in summaries for note in summary["notices"]):
         terminal.line(f"NOTE: {notice}", "yellow")
     undone = [task for task in tasks if finished(task) is None]
@@ -162,6 +164,18 @@ def _finish(
         f"  python train_clip.py predict {trained} --images PATH --output predictions.csv"
     )
     return EXIT_FAILED if undone else 0
+
+
+def _show_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> None:
+    """Show where the time of the folds went that were to be profiled."""
+    for task in tasks:
+        if task.profile and finished(task) is not None:
+            paths = task.config_paths
+            found = read_profile(paths.profile(task.fold))
+            if found is not None:
+                terminal.line(f"\n{found.title}")
+                terminal.console.print(profile_table(found))
+                terminal.line(f"  trace for ui.perfetto.dev: {paths.trace(task.fold)}")
 
 
 def _report_failures(undone: Sequence[FoldTask], terminal: Terminal) -> int:

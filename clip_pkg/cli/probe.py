@@ -18,7 +18,13 @@ from typing import Any, Protocol
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.scheduling.processes import Worker
 
-ENCODER_FIELDS = ("image_encoder_name", "text_encoder_name", "img_size", "weights_dir")
+ENCODER_FIELDS = (
+    "image_encoder_name",
+    "text_encoder_name",
+    "img_size",
+    "weights_dir",
+    "activation_checkpointing",
+)
 SECONDS_BETWEEN_LOOKS = 0.02
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from clip_pkg.config.load import dump_canonical
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths, RunPaths
 from clip_pkg.planning.splits import splits_to_json
-from clip_pkg.planning.tasks import FoldTask, Identity, write_record
+from clip_pkg.planning.tasks import FoldTask, Identity, finished, write_record
 
 
 def folders_to_replace(
@@ -151,17 +152,41 @@ def _manifest_file(cache: Path, one: PreparedConfig) -> Path:
 
 
 def write_tasks(
-    parsed: argparse.Namespace, run: RunPaths, preparation: Preparation, stores: Collection[Path]
+    parsed: argparse.Namespace,
+    run: RunPaths,
+    preparation: Preparation,
+    stores: Collection[Path],
+    terminal: Terminal,
 ) -> list[FoldTask]:
-    """Write one task file per fold, and the image lists that they name."""
+    """Write one task file per fold, and the image lists that they name.
+
+    With `--profile` the first fold of each config that is not done yet measures itself.
+    """
     cache = cache_folder(parsed, run)
     manifests = {_manifest_file(cache, one): one.manifest for one in preparation.configs}
     for path, manifest in manifests.items():
         write_json(path, manifest.to_json())
     tasks = fold_tasks(parsed, run, preparation, stores)
+    if parsed.profile:
+        tasks = _with_profiles(tasks, terminal)
     for task in tasks:
         write_record(task.paths.task, task)
     return tasks
+
+
+def _with_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> list[FoldTask]:
+    chosen: dict[str, FoldTask] = {}
+    for task in tasks:
+        if finished(task) is None:
+            chosen.setdefault(task.name, task)
+    for name in dict.fromkeys(task.name for task in tasks):
+        if name not in chosen:
+            terminal.line(
+                f"NOTE: {name}: --profile measures nothing, all folds are done; --overwrite trains "
+                "them anew",
+                "yellow",
+            )
+    return [replace(task, profile=task in chosen.values()) for task in tasks]
 
 
 def _resume_source(source: Path | None, fold: int) -> str | None:

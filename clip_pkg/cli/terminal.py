@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.planning.profile import FoldProfile
 from clip_pkg.planning.tasks import FoldFailure, FoldTask
 
 COLUMNS = (
@@ -117,6 +118,17 @@ def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:
     for task, failure in failures:
         reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
         table.add_row(Text(task.name), str(task.fold), reason, Text(failure.log_file))
+    return table
+
+
+def profile_table(found: FoldProfile) -> Table:
+    """One row per phase: seconds and percent."""
+    table = Table()
+    table.add_column("Phase")
+    for name in ("Seconds", "%"):
+        table.add_column(name, justify="right")
+    for row in found.rows():
+        table.add_row(*row)
     return table
 
 

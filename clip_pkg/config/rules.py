@@ -136,6 +136,23 @@ def _batches_are_large_enough(config: RunConfig) -> Iterator[Finding]:
             )
 
 
+def _parts_are_of_a_batch(config: RunConfig) -> Iterator[Finding]:
+    if config.micro_batch_size is not None and config.micro_batch_size > config.batch_size:
+        yield (
+            ("micro_batch_size",),
+            f"{config.micro_batch_size} is more than the batch has (batch_size "
+            f"{config.batch_size}); leave it out, or make it smaller",
+        )
+
+
+def _activations_are_kept_otherwise(config: RunConfig) -> Iterator[Finding]:
+    if config.activation_checkpointing and config.freeze_image_encoder:
+        yield (
+            ("activation_checkpointing",),
+            "has no effect on a frozen image encoder, which keeps no activations; leave it out",
+        )
+
+
 def _auxiliary_losses_differ(config: RunConfig) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, aux in enumerate(config.aux_losses):
@@ -154,5 +171,7 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     ((*_LOSS_KEYS, "freeze_text_encoder"), _tokens_are_kept_where_needed),
     ((*_LOSS_KEYS, *SOFT_LABEL_KEYS), _soft_labels_mean_something),
     ((*_LOSS_KEYS, "batch_size"), _batches_are_large_enough),
+    (("batch_size", "micro_batch_size"), _parts_are_of_a_batch),
+    (("activation_checkpointing", "freeze_image_encoder"), _activations_are_kept_otherwise),
     (("aux_losses",), _auxiliary_losses_differ),
 )

@@ -116,6 +116,22 @@ class RunConfig(BaseModel):
 
     # --- optimisation
     batch_size: int = Field(32, ge=2, le=1_048_576, description="Images per step.")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=2,
+        le=1_048_576,
+        description=(
+            "Images that are in the image encoder at once, where a whole batch does not fit into "
+            "the memory; losses and their negatives are of the whole batch all the same. null: all."
+        ),
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description=(
+            "Compute activations of the image encoder again in the backward pass instead of "
+            "keeping them: less memory, about a third more time, the same gradients."
+        ),
+    )
     epochs: int = Field(100, ge=1, le=1_000_000, description="Passes over the training fold.")
     learning_rate: Positive = Field(1e-4, le=10, description="Peak of the cosine schedule.")
     weight_decay: NonNegative = Field(

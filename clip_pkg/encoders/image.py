@@ -6,7 +6,7 @@ Legend: B batch, H = W = img_size in pixels, F features.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,7 +30,8 @@ _HEADS = ("fc.", "head", "classif", "last_linear.", "aux", "mask_token", "decode
 class ImageEncoder(nn.Module):
     """Images [B, 3, H, W], normalised with `mean` and `std` → features [B, F].
 
-    num_features: F. mean, std: per channel, of pixels in [0, 1].
+    num_features: F. mean, std: per channel, of pixels in [0, 1]. recomputes: whether backward
+    passes compute activations again.
     """
 
     def __init__(self, model: nn.Module, num_features: int, mean: Channels, std: Channels) -> None:
@@ -39,6 +40,27 @@ class ImageEncoder(nn.Module):
         self.num_features = num_features
         self.mean = mean
         self.std = std
+        self.recomputes = False
+
+    def recompute_activations(self) -> None:
+        """Keep only some activations for the backward pass, which computes the others again.
+
+        Batch normalisation then sees a batch twice; whoever calls `backward` keeps its running
+        statistics. Raises UserError where the encoder's library has no way to do this.
+        """
+        switch = getattr(self.model, "set_grad_checkpointing", None)
+        if switch is not None:
+            # timm's models that cannot do it say so by an assertion; open_clip's say nothing.
+            with suppress(AssertionError):
+                switch(True)
+        self.recomputes = any(
+            getattr(module, "grad_checkpointing", False) for module in self.model.modules()
+        )
+        if not self.recomputes:
+            raise UserError(
+                "activation_checkpointing: this image encoder cannot compute its activations "
+                "again; use micro_batch_size, or choose another encoder"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features [B, F] in the precision that autocast chooses."""

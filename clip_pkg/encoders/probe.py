@@ -2,12 +2,13 @@
 
 `python -m clip_pkg.encoders.probe [--fetch]` reads a JSON list of requests from standard input
 
-    {"image_encoder_name": …, "text_encoder_name": …, "img_size": …, "weights_dir": null}
+    {"image_encoder_name": …, "text_encoder_name": …, "img_size": …, "weights_dir": null,
+     "activation_checkpointing": false}
 
 and writes a JSON list of problems to standard output
 
-    {"encoder": …, "kind": "unknown" | "img_size" | "weights" | "extra", "message": …,
-     "requests": [positions of the requests that have this problem]}
+    {"encoder": …, "kind": "unknown" | "img_size" | "memory" | "weights" | "extra",
+     "message": …, "requests": [positions of the requests that have this problem]}
 
 Each distinct encoder is looked at once: it is built on the meta device and sees one image that has
 a shape and no content; weights that are on this machine are read and fitted to it. With `--fetch`,
@@ -35,7 +36,7 @@ from clip_pkg.encoders.text import build_text_encoder
 from clip_pkg.encoders.weights import WeightsRequest, missing_weights, prefetch
 from clip_pkg.errors import UserError, WeightsError
 
-Kind: TypeAlias = Literal["unknown", "img_size", "weights", "extra"]
+Kind: TypeAlias = Literal["unknown", "img_size", "memory", "weights", "extra"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Target:
-    """One encoder to look at; `img_size` is 0 for text encoders."""
+    """One encoder to look at; `img_size` is 0 for text encoders.
+
+    recomputes: whether it is to compute activations again in the backward pass.
+    """
 
     written: str
     side: Literal["image", "text"]
     img_size: int
     weights_dir: str | None
+    recomputes: bool = False
 
 
 def probe(requests: Sequence[Mapping[str, Any]], *, fetch: bool = False) -> list[Problem]:
@@ -84,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _targets(request: Mapping[str, Any]) -> Iterator[Target]:
     directory = request.get("weights_dir")
-    yield Target(request["image_encoder_name"], "image", request["img_size"], directory)
+    recomputes = request.get("activation_checkpointing", False)
+    yield Target(request["image_encoder_name"], "image", request["img_size"], directory, recomputes)
     yield Target(request["text_encoder_name"], "text", 0, directory)
 
 
@@ -94,7 +100,7 @@ def _problems(target: Target, *, fetch: bool) -> Iterable[Problem]:
         spec = parse(target.written)
     except ValueError as error:
         return [Problem(target.written, "unknown", str(error))]
-    if target.side == "image" and (problem := _image_problem(spec, target.img_size)):
+    if target.side == "image" and (problem := _image_problem(spec, target)):
         return [problem]
     needs_transformers = any(isinstance(asset, Snapshot) for asset in assets(spec, target.side))
     if needs_transformers and (problem := _extra_problem(spec)):
@@ -102,8 +108,31 @@ def _problems(target: Target, *, fetch: bool) -> Iterable[Problem]:
     return _weights_problems(spec, target, fetch=fetch)
 
 
-def _image_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
-    """Whether the architecture takes images of this size; its weights do not matter here."""
+def _image_problem(spec: EncoderSpec, target: Target) -> Problem | None:
+    """Whether the architecture does what is asked of it; its weights do not matter here."""
+    return _size_problem(spec, target.img_size) or (
+        _memory_problem(spec, target.img_size) if target.recomputes else None
+    )
+
+
+def _memory_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
+    # Where the meta device will not do, `_size_problem` has told nothing, so the CPU will.
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device):
+                encoder = build_image_encoder(replace(spec, weights="scratch"), img_size=img_size)
+        except UserError:
+            continue
+        try:
+            encoder.recompute_activations()
+        except UserError as error:
+            return Problem(spec.written, "memory", str(error))
+        return None
+    return None
+
+
+def _size_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
+    """Whether the architecture takes images of this size."""
     architecture = replace(spec, weights="scratch")
     error = _failure(architecture, img_size, "meta")
     if error is not None and "meta" in str(error):  # it wants to see values while it is built

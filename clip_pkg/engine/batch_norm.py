@@ -48,6 +48,26 @@ def counted_as_one_batch(layers: Sequence[_BatchNorm], parts: int) -> Iterator[N
 
 
 @contextmanager
+def computed_again(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Put running statistics back afterwards, for a backward pass that repeats forward passes.
+
+    Both passes have to look alike to autograd, so that the layers must track as ever.
+    """
+    tracked = [
+        value
+        for layer in layers
+        for value in (layer.running_mean, layer.running_var, layer.num_batches_tracked)
+        if value is not None
+    ]
+    kept = [value.clone() for value in tracked]
+    try:
+        yield
+    finally:
+        for value, before in zip(tracked, kept, strict=True):
+            value.copy_(before)
+
+
+@contextmanager
 def not_counted(layers: Sequence[_BatchNorm]) -> Iterator[None]:
     """Leave the running statistics as they are; training passes compute the same as ever."""
     tracking = [layer.track_running_stats for layer in layers]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clip_pkg.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.data.batches import Batch
+from clip_pkg.engine.phases import fetched
 from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
@@ -109,7 +110,7 @@ def train_epoch(
     step.model.train()
     step.objective.train()
     running = RunningScores(device)
-    for done, batch in enumerate(batches, start=1):
+    for done, batch in enumerate(fetched(batches, step.phases), start=1):
         # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout
         # for the rest of the epoch, and nobody would see it.
         assert step.model.training, "the model left training mode within an epoch"

@@ -13,9 +13,15 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from clip_pkg.engine.batch_norm import batch_norms, counted_as_one_batch, not_counted
+from clip_pkg.engine.batch_norm import (
+    batch_norms,
+    computed_again,
+    counted_as_one_batch,
+    not_counted,
+)
 from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.losses.contract import Objective
 from clip_pkg.model import ImageTextModel
@@ -53,7 +59,18 @@ class WholeBatch:
     def __call__(self, images: Tensor) -> Embedded:
         """See `ImageSide`."""
         with self.precision.autocast():
-            return Embedded(self.model.image_embeddings(images), Tensor.backward)
+            embeddings = self.model.image_embeddings(images)
+
+        def backward(loss: Tensor) -> None:
+            with computed_again(repeated_norms(self.model)):
+                loss.backward()  # type: ignore[no-untyped-call]
+
+        return Embedded(embeddings, backward)
+
+
+def repeated_norms(model: ImageTextModel) -> tuple[_BatchNorm, ...]:
+    """Layers with batch statistics that the backward pass computes again."""
+    return batch_norms(model.image_encoder) if model.image_encoder.recomputes else ()
 
 
 class Tower(nn.Module):
@@ -131,6 +148,7 @@ class Parts:
         trained = (p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad)
         self._others = [parameter for parameter in trained if parameter not in exchanged]
         self._norms = batch_norms(model.image_encoder)
+        self._repeated = repeated_norms(model)
         self._own_norms = [n for n in self._norms if not isinstance(n, nn.SyncBatchNorm)]
         self._exchanging: nn.Module = self._tower
         if ranks.are_several:
@@ -169,7 +187,8 @@ class Parts:
             # DistributedDataParallel makes means over the ranks of what is to be a sum.
             gradient = embeddings.grad * self._ranks.size
             if graph is not None:
-                graph.backward(parts[0].rows_of(gradient))  # type: ignore[no-untyped-call]
+                with computed_again(self._repeated):
+                    graph.backward(parts[0].rows_of(gradient))  # type: ignore[no-untyped-call]
             else:
                 self._second_pass(parts, gradient)
             self._level()

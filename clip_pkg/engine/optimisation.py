@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clip_pkg.engine.phases import Phases, unmeasured
 from clip_pkg.precision import Precision
 
 MAX_NON_FINITE_STEPS = 10  # in a row; after these a fold counts as diverged
@@ -63,16 +64,26 @@ class Optimisation:
         """What the schedule multiplies every group's peak rate by in the step to come."""
         return cosine_with_warmup(self.step_count, self._total_steps, self._warmup_steps)
 
-    def apply(self, loss: Tensor, backward: Callable[[Tensor], None] = Tensor.backward) -> None:
+    def apply(
+        self,
+        loss: Tensor,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+        phases: Phases = unmeasured,
+    ) -> None:
         """Backward pass and one update; a non-finite loss or gradient changes nothing.
 
         `backward` adds the gradients of a scalar, the scaled loss, to those of the parameters.
         """
+        with phases("backward"):
+            self._optimizer.zero_grad(set_to_none=True)
+            backward(self._scaler.scale(loss))
+        with phases("optimiser"):
+            self._update(loss)
+
+    def _update(self, loss: Tensor) -> None:
         factor = self.factor
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        self._optimizer.zero_grad(set_to_none=True)
-        backward(self._scaler.scale(loss))
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._grad_clip_norm)
         bad = (~torch.isfinite(norm + loss.detach())).float()

@@ -12,6 +12,7 @@ import torch
 
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.engine.epoch import EpochScores, Evaluation, OnStep, evaluate, train_epoch
+from clip_pkg.engine.phases import Phases, unmeasured
 from clip_pkg.engine.setup import FoldSetup, Side
 from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossOutput
@@ -20,10 +21,14 @@ TRAIN, EVALUATE = "train", "evaluate"
 
 
 class FoldPasses:
-    """What a fold does again and again; each pass is a function of the model and its number."""
+    """What a fold does again and again; each pass is a function of the model and its number.
 
-    def __init__(self, setup: FoldSetup) -> None:
+    phases: what measures their parts.
+    """
+
+    def __init__(self, setup: FoldSetup, phases: Phases = unmeasured) -> None:
         self._setup = setup
+        self._phases = phases
 
     def train(
         self, epoch: int, *, on_output: Callable[[LossOutput], None], on_step: OnStep
@@ -35,7 +40,8 @@ class FoldPasses:
     def evaluate(self, side: Side, *, on_step: OnStep) -> Evaluation:
         """Look at every image of a side once; see `evaluate`."""
         self._setup.ranks.announce(EVALUATE, side)
-        return self._evaluate(side, on_step=on_step)
+        with self._phases("validation"):
+            return self._evaluate(side, on_step=on_step)
 
     def follow(self) -> None:
         """Take part in every pass of the first rank until it is done."""
@@ -67,6 +73,7 @@ class FoldPasses:
             needs_tokens=config.needs_tokens,
             prompt_generator=torch.Generator().manual_seed(seed("prompts")),
             negatives_generator=torch.Generator(setup.device).manual_seed(seed("negatives")),
+            phases=self._phases,
         )
         return train_epoch(
             step,

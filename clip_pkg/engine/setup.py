@@ -135,6 +135,8 @@ def set_up(
     model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
     if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
         share_statistics(model.image_encoder)
+    if config.activation_checkpointing:
+        model.image_encoder.recompute_activations()
     # Convolutions are several times faster in this layout wherever half precision has matrix units.
     model = model.to(memory_format=torch.channels_last)
     counts = _counts(manifest, train_indices).tolist()
@@ -260,8 +262,8 @@ def _sampling_weights(
 
 def _in_parts(task: FoldTask) -> int | None:
     """How many images of a batch go through the encoder at once; None for all."""
-    size = task.micro_batch_size
-    return None if size is None or size >= int(task.config["batch_size"]) else size
+    size = task.images_at_once
+    return None if size == task.config["batch_size"] else size
 
 
 def _notices(
@@ -279,9 +281,14 @@ def _notices(
         "batches as ever."
     )
     if norms and most is not None:
+        reason = (
+            f"Fold {task.fold} ran out of memory, so its"
+            if most != config.micro_batch_size
+            else "As micro_batch_size says,"
+        )
         notices.append(
-            f"Fold {task.fold} ran out of memory, so its batches of {config.batch_size} images "
-            f"went through the image encoder in micro-batches of {most}: {consequence}"
+            f"{reason} batches of {config.batch_size} images went through the image encoder in "
+            f"micro-batches of {most}: {consequence}"
         )
     if norms and ranks.are_several and model.counts.device.type == "cpu":
         notices.append(

@@ -15,6 +15,7 @@ from clip_pkg.data.batches import Batch
 from clip_pkg.data.mixing import LabelMixing
 from clip_pkg.engine.image_side import ImageSide
 from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.phases import Phases, unmeasured
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
 from clip_pkg.model import ImageTextModel
 from clip_pkg.precision import Precision
@@ -34,7 +35,7 @@ class TrainingStep:
     """Embeds, computes the loss of the batch and applies it; nothing waits for the device.
 
     prompt_generator, negatives_generator: sources of the prompts that stand for the classes and of
-    sampled negatives.
+    sampled negatives. phases: what measures the parts of a step.
     """
 
     model: ImageTextModel
@@ -46,14 +47,17 @@ class TrainingStep:
     needs_tokens: bool
     prompt_generator: torch.Generator
     negatives_generator: torch.Generator
+    phases: Phases = unmeasured
 
     def __call__(self, batch: Batch) -> StepOutcome:
         """Train on one batch; one image side and one text forward."""
         model, objective = self.model, self.objective
-        images, targets, soft_targets = self.mixing(batch.images, batch.targets)
-        rows = model.draw_prompts(self.prompt_generator)
-        embedded = self.image_side(images)
-        with self.precision.text_autocast():
+        with self.phases("data"):
+            images, targets, soft_targets = self.mixing(batch.images, batch.targets)
+            rows = model.draw_prompts(self.prompt_generator)
+        with self.phases("image forward"):
+            embedded = self.image_side(images)
+        with self.phases("text forward"), self.precision.text_autocast():
             class_features = model.class_features(rows) if model.has_text else None
         inputs = LossInputs(
             image_features=F.normalize(embedded.embeddings, dim=-1),
@@ -65,9 +69,10 @@ class TrainingStep:
             class_tokens=model.class_tokens(rows) if self.needs_tokens else None,
             generator=self.negatives_generator,
         )
-        output = objective(inputs)
-        with torch.no_grad():
-            logits = objective.prediction_logits(inputs)
-        self.optimisation.apply(output.total, embedded.backward)
+        with self.phases("loss"):
+            output = objective(inputs)
+            with torch.no_grad():
+                logits = objective.prediction_logits(inputs)
+        self.optimisation.apply(output.total, embedded.backward, self.phases)
         model.clamp_logit_scale()
         return StepOutcome(output, logits, targets)

@@ -32,8 +32,10 @@ ROOMS_THAT_MAKE_NUMBERS = (
     "model.py",
     "precision.py",
 )
-# Settings that say where or how fast a config runs, not what comes out.
-NO_PART_OF_THE_RESULT = frozenset({"name", "gpu_id", "gpus_per_task", "num_workers"})
+# Settings that say where, how fast or in how much memory a config runs, not what comes out.
+NO_PART_OF_THE_RESULT = frozenset(
+    {"name", "activation_checkpointing", "gpu_id", "gpus_per_task", "num_workers"}
+)
 
 FailureKind: TypeAlias = Literal[
     "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error"
@@ -67,7 +69,7 @@ class FoldTask:
     pixel_store: the decoded images; None where there was no room for them, and whoever trains the
     fold decodes them. n_images: of the whole image set. gpus: how many train the fold together.
     micro_batch_size: images that go through the encoder at once, on all of its GPUs together, after
-    a whole batch did not fit into the memory.
+    more did not fit into the memory. profile: whether it says where its time goes.
     """
 
     identity: Identity
@@ -84,6 +86,7 @@ class FoldTask:
     gpus: int = 1
     micro_batch_size: int | None = None
     resume_from: str | None = None
+    profile: bool = False
 
     @property
     def name(self) -> str:
@@ -94,6 +97,16 @@ class FoldTask:
     def label(self) -> str:
         """How people call it."""
         return f"{self.name} fold {self.fold}"
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a training batch that go through the encoder at once."""
+        sizes = (
+            self.micro_batch_size,
+            self.config.get("micro_batch_size"),
+            self.config["batch_size"],
+        )
+        return min(int(size) for size in sizes if size is not None)
 
     @property
     def lock(self) -> Path:

@@ -38,7 +38,7 @@ class FailurePolicy:
             return None
         count = f"attempt {attempt + 1} of {self.retries + 1}"
         if failure.kind == "out of memory":
-            whole = task.micro_batch_size or int(task.config["batch_size"])
+            whole = task.images_at_once
             half = (whole + 1) // 2
             if half < SMALLEST_MICRO_BATCH or half == whole:
                 return None

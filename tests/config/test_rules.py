@@ -189,3 +189,16 @@ def test_canonical_form_of_every_loss_can_be_fed_back(block):
 def test_python_users_get_the_same_sentences():
     with pytest.raises(ValidationError, match="needs class texts"):
         RunConfig.model_validate({"text_encoder_name": "none"})
+
+
+def test_micro_batches_are_parts_of_a_batch():
+    assert configs_from_mapping([{"batch_size": 8, "micro_batch_size": 8}])
+    (problem,) = problems({"batch_size": 8, "micro_batch_size": 9}).items()
+    assert problem[0] == "micro_batch_size"
+    assert "9 is more than the batch has (batch_size 8)" in problem[1]
+
+
+def test_a_frozen_encoder_keeps_no_activations():
+    values = {"activation_checkpointing": True}
+    assert configs_from_mapping([values]).configs[0].activation_checkpointing
+    assert set(problems(values | {"freeze_image_encoder": True})) == {"activation_checkpointing"}

@@ -112,6 +112,8 @@ optional = {
     "text_template": st.none() | texts.filter(lambda t: "{}" not in t).map(lambda t: t + " {}"),
     "prompts_per_class": st.none() | st.integers(1, 256),
     "batch_size": st.integers(3, 4096),
+    "micro_batch_size": st.none() | st.integers(2, 4096),
+    "activation_checkpointing": st.booleans(),
     "epochs": st.integers(1, 10**6),
     "learning_rate": st.floats(1e-9, 10),
     "weight_decay": st.floats(0, 1),
@@ -147,6 +149,10 @@ def without_contradictions(config):
     loss = loss_classes()[config.get("loss", {"type": "clip"})["type"]]
     out = set(SOFT_LABELS) if loss.soft_targets == "no" else set()
     out |= {"freeze_text_encoder"} if loss.needs_tokens else set()
+    if config.get("freeze_image_encoder"):
+        out |= {"activation_checkpointing"}
+    if (config.get("micro_batch_size") or 0) > config.get("batch_size", 32):
+        out |= {"micro_batch_size"}
     return {key: value for key, value in config.items() if key not in out}
 
 

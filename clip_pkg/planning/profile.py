@@ -1,0 +1,90 @@
+"""Where the time of a fold went: a small file that its worker writes for `--profile`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from clip_pkg.atomic import write_json
+
+Phase: TypeAlias = Literal[
+    "data",
+    "image forward",
+    "text forward",
+    "loss",
+    "backward",
+    "optimiser",
+    "validation",
+    "checkpoint",
+]
+PHASES: tuple[Phase, ...] = (
+    "data",
+    "image forward",
+    "text forward",
+    "loss",
+    "backward",
+    "optimiser",
+    "validation",
+    "checkpoint",
+)
+
+
+@dataclass(frozen=True)
+class FoldProfile:
+    """Seconds of a fold by phase, over some of its epochs.
+
+    first_epoch, last_epoch: of those measured, from 1. steps, images: of training in them. seconds:
+    by phase; what is in none of them is `other`, so that they add up to `total_seconds`.
+    """
+
+    config: str
+    fold: int
+    device: str
+    first_epoch: int
+    last_epoch: int
+    steps: int
+    images: int
+    total_seconds: float
+    seconds: dict[str, float]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Percent of the whole time by phase; they add up to 100."""
+        whole = sum(self.seconds.values())
+        return {name: 100 * seconds / whole for name, seconds in self.seconds.items()}
+
+    @property
+    def title(self) -> str:
+        """What was measured, in a line."""
+        epochs = f"epochs {self.first_epoch}–{self.last_epoch}"
+        if self.first_epoch == self.last_epoch:
+            epochs = f"epoch {self.first_epoch}"
+        return (
+            f"Time of {self.config} fold {self.fold} by phase, {epochs} on {self.device}: "
+            f"{self.images} images in {self.steps} steps"
+        )
+
+    def rows(self) -> Sequence[tuple[str, str, str]]:
+        """Phase, seconds and percent as text; the sum at the end."""
+        rows = [
+            (name, f"{seconds:.3f}", f"{self.shares[name]:.1f}")
+            for name, seconds in self.seconds.items()
+        ]
+        return [*rows, ("sum", f"{self.total_seconds:.3f}", "100.0")]
+
+    def write(self, path: Path) -> None:
+        """Write the file that `read_profile` reads, with the shares for other readers."""
+        write_json(path, {**vars(self), "shares": self.shares})
+
+
+def read_profile(path: Path) -> FoldProfile | None:
+    """Read a profile; None while there is none, or none that can be read."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("shares", None)
+        return FoldProfile(**content)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
