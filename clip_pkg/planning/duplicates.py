@@ -204,7 +204,7 @@ def _candidates(flat: NDArray[np.uint8]) -> Iterator[Indices]:
             closeness = left[row : row + TILE] @ right[column : column + TILE].T
             if closeness.max() < least:  # as nearly always; faster to tell than to look for pairs
                 continue
-            pairs = np.stack(np.nonzero(closeness >= least)) + [[row], [column]]
+            pairs = np.stack(np.nonzero(closeness >= least)) + np.array([[row], [column]])
             pairs = pairs[:, pairs[0] < pairs[1]]
             if pairs.size:
                 yield pairs
