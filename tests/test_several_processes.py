@@ -93,6 +93,18 @@ def test_two_processes_give_the_curves_of_one(one_process: FoldTask, two_process
     assert together["val_acc"] == alone["val_acc"]
 
 
+def test_each_process_can_decode_for_itself(
+    one_process: FoldTask, two_processes: Path, tmp_path: Path
+) -> None:
+    config = {**one_process.config, "num_workers": 2}
+    task = replace(one_process, pixel_store=None, config=config)
+    code = start(task, tmp_path / "a", tmp_path / "log").wait()
+    assert code == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    stored, streamed = (read(root / "a/fold_1/history.json") for root in (two_processes, tmp_path))
+    for name in ("train_loss", "val_loss", "inner_val_loss", "val_acc", "val_mAP"):
+        assert streamed[name] == stored[name], name
+
+
 def test_one_process_writes(one_process: FoldTask, two_processes: Path) -> None:
     fold = two_processes / "a/fold_1"
     assert {path.name for path in fold.iterdir()} == {

@@ -32,7 +32,7 @@ MAX_COPIES = 10  # a larger cluster is a look, not copies
 MAX_SEARCHED = 300_000  # every image is compared with every other one: beyond, it takes too long
 MIN_CONTRAST = 0.5  # standard deviation in levels; below, there is nothing to correlate
 COARSE = 8  # side of the averaged thumbnail that rules most pairs out
-CHUNK_PAIRS = 4_000_000
+TILE = 2_048  # images compared with as many others at once
 CHECKED_PAIRS = 4_096
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -199,11 +199,15 @@ def _candidates(flat: NDArray[np.uint8]) -> Iterator[Indices]:
     left = np.concatenate([coarse, -half, -one], axis=1)
     right = np.concatenate([coarse, one, half], axis=1)
     least = MIN_CORRELATION - 1 - 1e-4  # the last term is for float32
-    rows = max(1, CHUNK_PAIRS // len(flat))
-    for start in range(0, len(flat), rows):
-        close = left[start : start + rows] @ right[start:].T >= least
-        pairs = np.stack(np.nonzero(close)) + start
-        yield pairs[:, pairs[0] < pairs[1]]
+    for row in range(0, len(flat), TILE):
+        for column in range(row, len(flat), TILE):
+            closeness = left[row : row + TILE] @ right[column : column + TILE].T
+            if closeness.max() < least:  # as nearly always; faster to tell than to look for pairs
+                continue
+            pairs = np.stack(np.nonzero(closeness >= least)) + np.array([[row], [column]])
+            pairs = pairs[:, pairs[0] < pairs[1]]
+            if pairs.size:
+                yield pairs
 
 
 def _coarse(flat: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -19,10 +22,11 @@ from clip_pkg.planning.decoding import UnreadableImage, decode, read_file
 
 THUMBNAIL = 32  # side in pixels
 MAX_THREADS = 16  # each may hold a few hundred megabytes of a huge image
+FILES_PER_THREAD = 8  # in work or waiting for it
 Progress: TypeAlias = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)  # there may be a million of them
 class Inspection:
     """What one readable image file holds.
 
@@ -68,8 +72,8 @@ def inspect_file(path: Path) -> Inspection:
         digest=hashlib.sha256(content).hexdigest(),
         pixel_digest=hashlib.sha256(size + pixels.tobytes()).digest(),
         thumbnail=np.asarray(thumbnail),
-        format=decoded.format,
-        mode=decoded.mode,
+        format=sys.intern(decoded.format),
+        mode=sys.intern(decoded.mode),
         width=width,
         height=height,
         frames=decoded.frames,
@@ -79,30 +83,37 @@ def inspect_file(path: Path) -> Inspection:
 
 
 def inspect_files(
-    files: Sequence[Path], progress: Progress | None = None
+    root: Path, names: Sequence[str], progress: Progress | None = None
 ) -> list[Inspection | UnreadableImage]:
-    """Inspect all files in parallel; the result is in the order of `files`.
+    """Inspect the files called `names` in `root`, in parallel; the result is in their order.
 
     Threads do: Pillow and hashlib let go of the interpreter lock while they work, and threads need
     neither a fork nor a second import. `progress` is called with (done, total) from this thread.
     """
 
-    def attempt(path: Path) -> Inspection | UnreadableImage:
+    def attempt(name: str) -> Inspection | UnreadableImage:
+        path = root / name
         try:
             return inspect_file(path)
         except UnreadableImage as error:
             return error
 
     found: list[Inspection | UnreadableImage] = []
-    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    waiting = iter(names)
+    pool = ThreadPoolExecutor(threads)
     try:
         with warnings.catch_warnings():
             # What Pillow warns of (size, odd EXIF) is either refused or of no consequence here.
             warnings.filterwarnings("ignore", module="PIL")
-            for result in pool.map(attempt, files):
-                found.append(result)
+            begun = deque(
+                pool.submit(attempt, name) for name in islice(waiting, threads * FILES_PER_THREAD)
+            )
+            while begun:
+                found.append(begun.popleft().result())
+                begun.extend(pool.submit(attempt, name) for name in islice(waiting, 1))
                 if progress is not None:
-                    progress(len(found), len(files))
+                    progress(len(found), len(names))
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images in work, not for all
     return found

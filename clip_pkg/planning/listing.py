@@ -11,7 +11,7 @@ from pathlib import Path
 from clip_pkg.planning.problems import shown, some
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them
 class ListedImage:
     """One image: posix path relative to the listing's root, label, group if there are groups."""
 

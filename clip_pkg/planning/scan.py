@@ -86,7 +86,7 @@ def scan(
             files, identical images under different labels, file names without a group.
     """
     listing = list_images(Path(data_dir))
-    found = inspect_files([listing.root / image.path for image in listing.images], progress)
+    found = inspect_files(listing.root, [image.path for image in listing.images], progress)
     readable = [
         (image, one)
         for image, one in zip(listing.images, found, strict=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clip_pkg.errors import DataError
 from clip_pkg.planning.duplicates import (
-    CHUNK_PAIRS,
+    TILE,
     DisjointSets,
     are_alike,
     merge_clusters,
@@ -170,16 +170,16 @@ def test_search_finds_what_comparing_all_pairs_finds(seed: int, count: int, spre
     assert similar_clusters(thumbnails) == merge_clusters(count, pairs)
 
 
-def test_search_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_in_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(3)
     thumbnails = random.integers(0, 256, (60, 32, 32)).astype(np.uint8)
     thumbnails[[50, 57]] = thumbnails[[2, 50]]
     thumbnails[57, 0, 0] ^= 1
     whole = similar_clusters(thumbnails)
-    monkeypatch.setattr("clip_pkg.planning.duplicates.CHUNK_PAIRS", 130)
+    monkeypatch.setattr("clip_pkg.planning.duplicates.TILE", 7)
     assert similar_clusters(thumbnails) == whole
     assert whole[0][:2] == (2, 50)
-    assert CHUNK_PAIRS > 130
+    assert TILE > 60
 
 
 def test_sets_too_large_to_search_say_so(
