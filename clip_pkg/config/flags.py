@@ -170,7 +170,13 @@ def _read(value: object, key: ConfigKey) -> Any:
         return None
     if "object" in key.kinds:
         return parse(value).value
-    return _number(value) if key.kinds & {"integer", "number"} else value
+    return _read_word(value, key)
+
+
+def _read_word(text: str, key: ConfigKey) -> Any:
+    if "boolean" in key.kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return _number(text) if key.kinds & {"integer", "number"} else text
 
 
 def _read_entry(text: str) -> Any:

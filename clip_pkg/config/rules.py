@@ -153,6 +153,20 @@ def _activations_are_kept_otherwise(config: RunConfig) -> Iterator[Finding]:
         )
 
 
+def _what_is_compiled_is_whole(config: RunConfig) -> Iterator[Finding]:
+    if config.compile is not True:
+        return
+    for key, is_set in (
+        ("activation_checkpointing", config.activation_checkpointing),
+        ("gpus_per_task", config.gpus_per_task > 1),
+    ):
+        if is_set:
+            yield (
+                ("compile",),
+                f'cannot be true together with {key}; set it to "auto", or leave {key} out',
+            )
+
+
 def _auxiliary_losses_differ(config: RunConfig) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for index, aux in enumerate(config.aux_losses):
@@ -173,5 +187,6 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     ((*_LOSS_KEYS, "batch_size"), _batches_are_large_enough),
     (("batch_size", "micro_batch_size"), _parts_are_of_a_batch),
     (("activation_checkpointing", "freeze_image_encoder"), _activations_are_kept_otherwise),
+    (("compile", "activation_checkpointing", "gpus_per_task"), _what_is_compiled_is_whole),
     (("aux_losses",), _auxiliary_losses_differ),
 )

@@ -156,6 +156,13 @@ class RunConfig(BaseModel):
     amp_dtype: Literal["auto", "bfloat16", "float16"] = Field(
         "auto", description="`auto`: bfloat16 where the device has it, else float16 with scaling."
     )
+    compile: Literal["auto"] | bool = Field(
+        "auto",
+        description=(
+            "torch.compile for the image encoder. `auto`: on a GPU, in trainings of at least "
+            "10000 steps per fold."
+        ),
+    )
     loss: MainLossConfig = Field(
         default_factory=ClipLossConfig, description='Main loss: `{"type": …}` and its parameters.'
     )

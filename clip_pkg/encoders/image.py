@@ -5,7 +5,7 @@ Legend: B batch, H = W = img_size in pixels, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,6 +41,24 @@ class ImageEncoder(nn.Module):
         self.mean = mean
         self.std = std
         self.recomputes = False
+        self.compute_eagerly()
+
+    def compute_by(self, forward: Callable[[Tensor], Tensor], sizes: Collection[int]) -> None:
+        """Let `forward` compute batches of exactly so many images; all others stay as they are.
+
+        It has to be the model's own, compiled. It is no module, so that no parameter gets another
+        name.
+        """
+        self._compiled = forward
+        self._compiled_sizes = frozenset(sizes)
+
+    def compute_eagerly(self) -> None:
+        """Undo `compute_by`."""
+        self.compute_by(self._eager, ())
+
+    def _eager(self, images: Tensor) -> Tensor:
+        features: Tensor = self.model(images)
+        return features
 
     def recompute_activations(self) -> None:
         """Keep only some activations for the backward pass, which computes the others again.
@@ -64,8 +82,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features [B, F] in the precision that autocast chooses."""
-        features: Tensor = self.model(images)
-        return features
+        fits = len(images) in self._compiled_sizes
+        return self._compiled(images) if fits else self._eager(images)
 
 
 def build_image_encoder(

@@ -24,7 +24,8 @@ from clip_pkg.data.pixel_store import PixelStore, store_size
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
 from clip_pkg.engine.batch_norm import batch_norms, share_statistics
-from clip_pkg.engine.image_side import ImageSide, Parts, WholeBatch
+from clip_pkg.engine.compilation import Shapes, compile_image_encoder, part_sizes
+from clip_pkg.engine.image_side import ImageSide, Parts, WholeBatch, deal
 from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.errors import DataError
@@ -201,6 +202,19 @@ def set_up(
         warmup_steps=len(train) * config.warmup_epochs,
         grad_clip_norm=config.grad_clip_norm,
     )
+    val = eval_side(fold.val, "val")
+    compiled = compile_image_encoder(
+        config.compile,
+        model,
+        precision,
+        Shapes(
+            part_sizes(deal(config.batch_size, most, ranks=1, smallest=2)),
+            val.batches.batch_size,
+            config.img_size,
+        ),
+        steps=len(train) * config.epochs,
+        ranks=ranks,
+    )
     return FoldSetup(
         task=task,
         config=config,
@@ -227,9 +241,9 @@ def set_up(
             label_smoothing=config.label_smoothing,
         ),
         train=train,
-        val=eval_side(fold.val, "val"),
+        val=val,
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
-        notices=_notices(task, config, model, ranks),
+        notices=(*_notices(task, config, model, ranks), *([compiled] if compiled else [])),
     )
 
 

@@ -202,3 +202,12 @@ def test_a_frozen_encoder_keeps_no_activations():
     values = {"activation_checkpointing": True}
     assert configs_from_mapping([values]).configs[0].activation_checkpointing
     assert set(problems(values | {"freeze_image_encoder": True})) == {"activation_checkpointing"}
+
+
+@pytest.mark.parametrize("other", [{"activation_checkpointing": True}, {"gpus_per_task": 2}])
+def test_what_is_compiled_is_computed_whole_and_once(other):
+    (key,) = other
+    assert configs_from_mapping([other]).configs[0].compile == "auto"
+    (problem,) = problems({"compile": True} | other).items()
+    assert problem[0] == "compile"
+    assert f"cannot be true together with {key}" in problem[1]

@@ -123,6 +123,7 @@ optional = {
     "grad_clip_norm": st.none() | st.floats(1e-6, 1e9),
     "use_amp": st.booleans(),
     "amp_dtype": st.sampled_from(["auto", "bfloat16", "float16"]),
+    "compile": st.just("auto") | st.booleans(),
     "loss": losses,
     "aux_losses": aux_losses,
     "use_weighted_sampling": st.booleans(),
@@ -151,6 +152,8 @@ def without_contradictions(config):
     out |= {"freeze_text_encoder"} if loss.needs_tokens else set()
     if config.get("freeze_image_encoder"):
         out |= {"activation_checkpointing"}
+    if config.get("activation_checkpointing") or config.get("gpus_per_task", 1) > 1:
+        out |= {"compile"}
     if (config.get("micro_batch_size") or 0) > config.get("batch_size", 32):
         out |= {"micro_batch_size"}
     return {key: value for key, value in config.items() if key not in out}
