@@ -225,14 +225,13 @@ def build_model(
     classes: Sequence[str],
     prompts: Sequence[Sequence[str]],
     *,
-    text_features: Tensor | None = None,
     state: Mapping[str, Tensor] | None = None,
 ) -> ImageTextModel:
     """Build the model that a config describes, on the CPU, in training mode.
 
     prompts: of each class, [C][P]; the number P may differ. Random weights come from torch's global
     generator, in the order image encoder, text encoder, projections.
-    text_features: from `frozen_text_features`, when the text encoder is frozen.
+    A frozen text encoder is run here, once, and only its features stay.
     state: a checkpoint to continue from; then nothing pretrained is needed.
     Raises WeightsError, CheckpointError or UserError as the encoders do.
     """
@@ -241,13 +240,11 @@ def build_model(
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
     image_spec = config.image_encoder if state is None else _untrained(config.image_encoder)
     image = build_image_encoder(image_spec, img_size=config.img_size, weights_dir=directory)
-    if state is not None and _FROZEN_KEY in state:
-        text_features = state[_FROZEN_KEY]
     text: TextEncoder | None
     if config.text_encoder.family == "none":
         text = None
-    elif text_features is not None:
-        text = FrozenTextFeatures(text_features)
+    elif state is not None and _FROZEN_KEY in state:
+        text = FrozenTextFeatures(state[_FROZEN_KEY])
     else:
         text = _text_encoder(config, prompts, trained=state is None)
         if config.freeze_text_encoder:
@@ -265,15 +262,6 @@ def build_model(
     if state is not None:
         model.load_checkpoint_state(state, source="the checkpoint")
     return model.train()
-
-
-def frozen_text_features(config: RunConfig, prompts: Sequence[Sequence[str]]) -> Tensor:
-    """Features [M, F] of a frozen text encoder; the same for all folds of a config.
-
-    Of a `:scratch` encoder they depend on torch's global generator.
-    """
-    text = _text_encoder(config, prompts, trained=True)
-    return precompute(text, sum(_prompt_counts(config, prompts))).features
 
 
 def _text_encoder(

@@ -159,7 +159,7 @@ class RunPaths:
 
     @property
     def cache(self) -> Path:
-        """Decoded pixels and frozen text features, shared by all configs; safe to delete."""
+        """Decoded pixels and image lists, shared by all configs; safe to delete."""
         return self.output_dir / ".cache"
 
     @property

@@ -14,7 +14,7 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.encoders.image import ImageEncoder
 from clip_pkg.encoders.text import FrozenTextFeatures, LearnedPrompts
 from clip_pkg.errors import CheckpointError
-from clip_pkg.model import ImageTextModel, build_model, frozen_text_features
+from clip_pkg.model import ImageTextModel, build_model
 
 CLASSES = ["ant", "bee", "cat"]
 PROMPTS = [["an ant"], ["a bee", "a bee on a flower", "the bee"], ["a cat", "two cats"]]
@@ -202,13 +202,6 @@ def test_a_frozen_text_encoder_is_run_once_and_leaves_only_its_features() -> Non
     with torch.no_grad():
         expected = whole.text_encoder(torch.arange(6))
     assert torch.allclose(model.text_encoder.features, expected, atol=1e-6)
-
-
-def test_frozen_features_can_be_made_once_for_all_folds() -> None:
-    settings = config(text_encoder_name=TINY, freeze_text_encoder=True)
-    features = frozen_text_features(settings, PROMPTS)
-    model = build_model(settings, CLASSES, PROMPTS, text_features=features)
-    assert torch.equal(model.text_encoder(torch.arange(6)), features)
 
 
 def test_learned_prompts_follow_prompts_per_class() -> None:

@@ -95,7 +95,11 @@ class RunConfig(BaseModel):
         0.0, lt=1, description="Share of each training label that is spread over all classes."
     )
     num_workers: int = Field(
-        4, ge=0, le=256, description="Processes that decode images when the pixel cache is built."
+        4,
+        ge=0,
+        le=256,
+        description="Processes that decode images: once for all folds or, where the pixel cache "
+        "has no room, in each fold.",
     )
 
     # --- class texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,7 @@ def test_a_small_scale_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written_to = tmp_path / "RESULTS.md"
-    monkeypatch.setattr(
-        scale, "write_section", lambda n, b: results.write_section(n, b, written_to)
-    )
+    monkeypatch.setattr(scale, "write_section", partial(results.write_section, path=written_to))
     scale.main(["--sizes", "300", "--place", str(tmp_path), "--write"])
     written = results.section(written_to.read_text(encoding="utf-8"), "scale")
     assert written is not None
