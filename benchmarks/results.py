@@ -11,6 +11,7 @@ import datetime
 import os
 import platform
 import re
+import statistics
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
@@ -93,6 +94,14 @@ def measured_on(device: torch.device, packages: Sequence[str]) -> str:
         toolkit = f"CUDA {torch.version.cuda}"
         lines.insert(1, f"measured on {torch.cuda.get_device_name(device)}, {toolkit}; its host:")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def median_and_range(values: Sequence[float], digits: int = 2) -> str:
+    """Median (smallest to largest); a single value alone."""
+    median, least, most = (
+        f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))
+    )
+    return median if len(values) == 1 else f"{median} ({least} to {most})"
 
 
 def cpu_model() -> str:

@@ -25,7 +25,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.drawn_tasks import drawn_tasks
-from benchmarks.results import measured_on, write_section
+from benchmarks.results import measured_on, median_and_range, write_section
 from clip_pkg.demo import make_demo
 from clip_pkg.scheduling.order import Estimates
 from clip_pkg.scheduling.simulation import numbered_gpus, simulate
@@ -108,10 +108,6 @@ def _first_step(run: Path, fold: int) -> float:
     return float(events.Scalars("Loss/Total")[0].wall_time)
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
 def report(repetitions: int, rounds: int) -> str:
     """Measure everything; returns Markdown."""
     unknown, recorded = makespans(repetitions)
@@ -144,8 +140,8 @@ def report(repetitions: int, rounds: int) -> str:
             "",
             "| | seconds | folds |",
             "|---|---|---|",
-            f"| a worker that lives on | {_spread(living)} | {len(living)} |",
-            f"| a fresh process | {_spread(fresh)} | {len(fresh)} |",
+            f"| a worker that lives on | {median_and_range(living)} | {len(living)} |",
+            f"| a fresh process | {median_and_range(fresh)} | {len(fresh)} |",
         ]
     )
 
