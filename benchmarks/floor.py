@@ -139,7 +139,7 @@ def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
 
 
 HEAD = """\
-| images seen by | text | px | images | floor, s | in | epoch, s | epoch ÷ floor | fold ÷ floor | n |
+| encoder | text | px | images | floor, s | in | epoch, s | epoch ÷ floor | fold ÷ floor | n |
 |---|---|--:|--:|--:|---|--:|--:|--:|--:|"""
 
 
