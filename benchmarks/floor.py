@@ -25,10 +25,11 @@ import torch
 
 from benchmarks.commands import answer
 from benchmarks.image_sets import ImageSet, make_image_set
-from benchmarks.phases import OF_THE_FLOOR, fold_phases
 from benchmarks.results import measured_on, median_and_range, write_section
 from benchmarks.trainer import TrainedFold, train
+from clip_pkg.planning.profile import PHASES, read_profile
 
+OF_THE_FLOOR = ("image forward", "backward", "optimiser", "validation")
 PROMPTS, FROZEN_TEXT = "prompts", "clip:ViT-B/32"
 EMBED_DIM = 512
 
@@ -97,7 +98,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row's image set, its folds, and seconds by part of the first one with clocks in it."""
+    """A row's image set, its folds, and seconds per epoch by phase of one that `--profile` saw."""
 
     row: Row
     images: ImageSet
@@ -107,7 +108,7 @@ class Measured:
 
 
 def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
-    """Floor, run, floor, run, …, floor; then one fold with clocks."""
+    """Floor, run, floor, run, …, floor; then one run that says where its time goes."""
     images = make_image_set(
         chosen.images, min(row.images, chosen.limit_images or row.images), folder / "images"
     )
@@ -132,14 +133,17 @@ def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
         commands.append(run.command_seconds)
         before = after
     assert run is not None, "at least one round"
-    phases = fold_phases(
-        run.folder / "fold_1/task.json", folder / "clocked", torch.device(chosen.device)
-    )
+    once = {**row.config(chosen), "use_cv": False, "epochs": chosen.epochs + 1}
+    profiled = train(images.folder, once, folder / "profiled", chosen.device, profile=True)
+    profile = read_profile(profiled.folder / "profile/fold_1.json")
+    assert profile is not None, "a run with --profile leaves one"
+    epochs = profile.last_epoch - profile.first_epoch + 1
+    phases = {name: seconds / epochs for name, seconds in profile.seconds.items()}
     return Measured(row, images, folds, phases, commands)
 
 
 HEAD = """\
-| images seen by | text | px | images | floor, s | in | epoch, s | epoch ÷ floor | fold ÷ floor | n |
+| encoder | text | px | images | floor, s | in | epoch, s | epoch ÷ floor | fold ÷ floor | n |
 |---|---|--:|--:|--:|---|--:|--:|--:|--:|"""
 
 
@@ -163,9 +167,7 @@ def line(measured: Measured) -> str:
 
 def phase_lines(every: Sequence[Measured]) -> list[str]:
     """Table of the parts of a fold, in milliseconds per epoch."""
-    names = list(OF_THE_FLOOR)
-    names += sorted({name for one in every for name in one.phases} - {*names, "other"})
-    names.append("other")
+    names = [*OF_THE_FLOOR, *(name for name in PHASES if name not in OF_THE_FLOOR), "other"]
     lines = [
         "| | " + " | ".join(f"`{one.row.name}`" for one in every) + " |",
         "|---|" + "--:|" * len(every),
@@ -174,8 +176,7 @@ def phase_lines(every: Sequence[Measured]) -> list[str]:
         cells = []
         for one in every:
             seconds, total = one.phases.get(name, 0.0), sum(one.phases.values())
-            epochs = len(one.folds[0].fold.epoch_seconds)
-            cells.append(f"{1e3 * seconds / epochs:,.0f} ({100 * seconds / total:.1f} %)")
+            cells.append(f"{1e3 * seconds:,.0f} ({100 * seconds / total:.1f} %)")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -215,9 +216,10 @@ def report(every: Sequence[Measured], chosen: argparse.Namespace) -> str:
             )
             + ".",
             "",
-            "Where a fold's time goes, in ms per epoch and percent; one fold with clocks in it, in "
-            f"a process that is warm. The first {len(OF_THE_FLOOR)} lines are what the floor does, "
-            "too; `optimiser` is also clipping and the check for finite numbers.",
+            "Where the time goes, in ms per epoch and percent, as `--profile` tells of one more run "
+            f"on a hold-out. The first {len(OF_THE_FLOOR)} lines are what the floor does, too; "
+            "`optimiser` is also clipping and the check for finite numbers, `validation` also "
+            "the data and scores of it.",
             "",
             *phase_lines(every),
         ]

@@ -54,6 +54,7 @@ def train(
     device: str,
     *,
     splits_file: Path | None = None,
+    profile: bool = False,
 ) -> TrainedRun:
     """Run `train_clip.py` with one config in a new folder."""
     folder.mkdir(parents=True)
@@ -63,6 +64,7 @@ def train(
     words += ["--output-dir", folder, "--log-dir", folder / "logs", "--config-file", config_file]
     words += [] if device == "cpu" else ["--gpus", "0"]
     words += [] if splits_file is None else ["--splits-file", splits_file]
+    words += ["--profile"] if profile else []
     done = run_python(words, device)
     run = folder / "run"
     results = sorted(run.glob("fold_*/result.json"), key=lambda file: len(str(file)))

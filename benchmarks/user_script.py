@@ -106,9 +106,7 @@ def loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
             normalize,
         ]
     )
-    plain = transforms.Compose(
-        [transforms.Resize((size, size)), transforms.ToTensor(), normalize]
-    )
+    plain = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor(), normalize])
     train = ImageTextDataset(args.data / "train", augment)
     val = ImageTextDataset(args.data / "val", plain)
     labels = torch.tensor([label for _, label in train.samples])
@@ -119,21 +117,24 @@ def loaders(args: argparse.Namespace) -> tuple[DataLoader, DataLoader]:
     return DataLoader(train, sampler=sampler, drop_last=True, **shared), DataLoader(val, **shared)
 
 
+def moved(batch, tokenizer, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, tokens of their texts, labels; on the device."""
+    images, texts, labels = batch
+    return images.to(device), tokenizer(list(texts)).to(device), labels.to(device)
+
+
 def train_epoch(model, loader, optimizer, tokenizer, class_tokens, args) -> None:
     """One epoch with a progress bar."""
     model.train()
     correct = seen = 0
     total_loss = 0.0
     bar = tqdm(loader, desc="Train", file=sys.stderr)
-    for images, texts, labels in bar:
-        images, labels = images.to(args.device), labels.to(args.device)
-        tokens = tokenizer(list(texts)).to(args.device)
+    for batch in bar:
+        images, tokens, labels = moved(batch, tokenizer, args.device)
         with torch.autocast(args.device, enabled=args.device == "cuda"):
             image_features = model.encode_image(images)
             text_features = model.encode_text(tokens)
-        loss = clip_loss(
-            image_features.float(), text_features.float(), model.logit_scale.exp()
-        )
+        loss = clip_loss(image_features.float(), text_features.float(), model.logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -151,16 +152,13 @@ def validate(model, loader, tokenizer, class_tokens, args) -> float:
     model.eval()
     correct = seen = 0
     total_loss = 0.0
-    for images, texts, labels in tqdm(loader, desc="Val", file=sys.stderr):
-        images, labels = images.to(args.device), labels.to(args.device)
-        tokens = tokenizer(list(texts)).to(args.device)
+    for batch in tqdm(loader, desc="Val", file=sys.stderr):
+        images, tokens, labels = moved(batch, tokenizer, args.device)
         with torch.autocast(args.device, enabled=args.device == "cuda"):
             image_features = model.encode_image(images)
             text_features = model.encode_text(tokens)
             class_features = model.encode_text(class_tokens)
-        loss = clip_loss(
-            image_features.float(), text_features.float(), model.logit_scale.exp()
-        )
+        loss = clip_loss(image_features.float(), text_features.float(), model.logit_scale.exp())
         total_loss += loss.item()
         logits = image_features @ class_features.T
         correct += (logits.argmax(dim=1) == labels).sum().item()

@@ -26,6 +26,7 @@ from benchmarks.results import measured_on, write_section
 from benchmarks.sides import EXPLAINED, HEAD, Cost, in_turn, line
 from benchmarks.trainer import train
 from benchmarks.user_script import TEMPLATE
+from clip_pkg.scheduling.devices import usable_cores
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--text-encoder", default="ViT-B-32", help="open_clip's name")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=4, help="of the peers; both have 4")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, usable_cores()),
+        help="of the peers; 4 as they have it, but no more than cores",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="into RESULTS.md")
     return parser.parse_args(arguments)
