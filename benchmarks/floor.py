@@ -216,8 +216,8 @@ def report(every: Sequence[Measured], chosen: argparse.Namespace) -> str:
             )
             + ".",
             "",
-            "Where the time goes, in ms per epoch and percent, as `--profile` tells of one more run "
-            f"on a hold-out. The first {len(OF_THE_FLOOR)} lines are what the floor does, too; "
+            "Where the time goes, in ms per epoch and percent, as `--profile` tells of one more "
+            f"run on a hold-out. The first {len(OF_THE_FLOOR)} lines are what the floor does, too; "
             "`optimiser` is also clipping and the check for finite numbers, `validation` also "
             "the data and scores of it.",
             "",
