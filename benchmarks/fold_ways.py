@@ -144,7 +144,7 @@ def compare(
             rounds=rounds,
             seconds=float("inf"),
         )
-        worst = _largest_difference(present)
+        worst = _largest_difference(present, problems)
     measured = {
         name: Measured([value / folds / steps for value in seconds], memory[name])
         for name, seconds in zip(present, seen, strict=True)
@@ -152,12 +152,19 @@ def compare(
     return measured | problems, worst
 
 
-def _largest_difference(present: Mapping[str, Way]) -> float:
-    """Relative difference of losses and statistics from those of one fold after another."""
+def _largest_difference(present: Mapping[str, Way], problems: dict[str, Measured]) -> float:
+    """Relative difference of losses and statistics from those of one fold after another.
+
+    A way that cannot be checked is a problem.
+    """
     wanted: Mapping[str, list[Any]] = {}
     worst = 0.0
     for name, way in present.items():
-        answers = way.ask("check")
+        try:
+            answers = way.ask("check")
+        except NotRun as error:
+            problems[name] = Measured(problem=str(error))
+            continue
         found = {
             key: [row for answer in answers for row in answer[key]]
             for key in ("losses", "statistics")

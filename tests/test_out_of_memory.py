@@ -25,8 +25,8 @@ class FakeWorker:
 
     pid = 1
 
-    def __init__(self, devices: object) -> None:
-        del devices
+    def __init__(self, devices: object, mps: object) -> None:
+        del devices, mps
 
     def send(self, assignment: Assignment) -> None:
         """Take it."""
