@@ -5,6 +5,7 @@ The side that begins changes every round, so that a machine that slows down slow
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,18 @@ Side = Callable[[Path], Cost]  # runs once, into a new folder
 
 
 def in_turn(ours: Side, theirs: Side, rounds: int, folder: Path) -> list[tuple[Cost, Cost]]:
-    """Run both sides `rounds` times; one pair of costs per round, ours first."""
+    """Run both sides `rounds` times; one pair of costs per round, ours first.
+
+    What a side wrote is deleted before the next one starts, so that nobody waits for a disk that is
+    still busy with it.
+    """
     pairs = []
     for number in range(rounds):
         sides = [("ours", ours), ("theirs", theirs)]
-        order = sides if number % 2 == 0 else reversed(sides)
-        costs = {name: run(folder / f"{name}{number}") for name, run in order}
+        costs = {}
+        for name, run in sides if number % 2 == 0 else reversed(sides):
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                costs[name] = run(Path(place) / name)
         pairs.append((costs["ours"], costs["theirs"]))
     return pairs
 

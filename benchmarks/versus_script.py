@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             chosen.images, chosen.limit_images, folder / "images", train_multiple=chosen.batch_size
         )
         for variant in chosen.variants:
-            pairs = compare(variant, images, chosen, folder / variant)
+            pairs = compare(variant, images, chosen, folder)
             lines.append(line(VARIANTS[variant], pairs))
             print(lines[-1], file=sys.stderr, flush=True)
     section = report(lines, images, chosen)

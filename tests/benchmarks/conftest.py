@@ -51,13 +51,18 @@ def loggers_put_back() -> Iterator[None]:
     """Take away what a program adds to the loggers of its process."""
     root = logging.getLogger()
     handlers = list(root.handlers)
-    known = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
-    levels = [(one, one.level) for one in (root, *known)]
+    levels = {one: one.level for one in (root, *loggers())}
     try:
         yield
     finally:
         for handler in [one for one in root.handlers if one not in handlers]:
             handler.close()
         root.handlers = handlers
-        for logger, level in levels:
-            logger.setLevel(level)
+        for logger in (root, *loggers()):
+            logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
+def loggers() -> list[logging.Logger]:
+    """All there are, but the root."""
+    known = logging.getLogger().manager.loggerDict.values()
+    return [one for one in known if isinstance(one, logging.Logger)]
