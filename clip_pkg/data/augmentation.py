@@ -53,7 +53,7 @@ class Augmentation:
     img_size: H, pixels. mean, std: [3] of the encoder, for pixel values in [0, 1].
     horizontal_flip: None leaves it to the policy; vertical_flip is off unless asked for. Each
         happens to half of the images.
-    channels_last: memory format of the result; its shape is [B, 3, H, H] either way.
+    memory_format: of the result; its shape is [B, 3, H, H] in any.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Augmentation:
         horizontal_flip: bool | None = None,
         vertical_flip: bool = False,
         device: torch.device | str = "cpu",
-        channels_last: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.img_size = img_size
         self.store_size = store_size(img_size, policy)
         self.crops = self.jitters = policy == "standard"
         self.horizontal_flip = policy != "none" if horizontal_flip is None else horizontal_flip
         self.vertical_flip = vertical_flip
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._format = memory_format
         self._mean, self._std = (self._per_row(values, device) for values in (mean, std))
         self._grey = torch.tensor(GREY_WEIGHTS, device=device)
 

@@ -124,7 +124,7 @@ def _run_once(
 
     def images(count: int) -> Tensor:
         zeros = torch.zeros(count, 3, shapes.img_size, shapes.img_size, device=device)
-        return zeros.to(memory_format=torch.channels_last)
+        return zeros.to(memory_format=precision.memory_format)
 
     with torch.random.fork_rng(devices), computed_again(batch_norms(model.image_encoder)):
         for count in sorted(shapes.train):

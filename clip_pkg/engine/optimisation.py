@@ -16,6 +16,7 @@ from clip_pkg.engine.phases import Phases, unmeasured
 from clip_pkg.precision import Precision
 
 MAX_NON_FINITE_STEPS = 10  # in a row; after these a fold counts as diverged
+NORM_EPSILON = 1e-6  # as torch's clip_grad_norm_ has it
 WARMUP_SHARE = 0.1  # of all steps, at most
 
 
@@ -85,15 +86,21 @@ class Optimisation:
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._grad_clip_norm)
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         bad = (~torch.isfinite(norm + loss.detach())).float()
         if self._scaler.is_enabled():
+            nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
         else:
-            # The fused kernel leaves out the update where this is 1, without asking the host.
-            self._optimizer.found_inf = bad  # type: ignore[attr-defined]
-            self._optimizer.step()
+            # The fused kernel leaves out the update where `found_inf` is 1, without asking the
+            # host, and divides by `grad_scale` as it reads: clipping takes no pass of its own.
+            optimizer: Any = self._optimizer
+            optimizer.found_inf = bad
+            excess = (norm + NORM_EPSILON) / self._grad_clip_norm
+            optimizer.grad_scale = excess.clamp(min=1.0).float()  # the kernel takes no other type
+            optimizer.step()
         self._streak = (self._streak + 1) * bad
         self._longest = torch.maximum(self._longest, self._streak)
         self.step_count += 1

@@ -95,6 +95,13 @@ class FoldClassifier:
         objective = objective_for(config, content.class_counts, content.vocabulary_size)
         load_strictly(objective, content.objective, source=str(path))
         features = content.class_features
+        precision = choose_precision(
+            device,
+            model.image_encoder,
+            img_size=config.img_size,
+            use_amp=config.use_amp,
+            amp_dtype=config.amp_dtype,
+        )
         return cls(
             source=path,
             identity=content.identity,
@@ -111,12 +118,12 @@ class FoldClassifier:
                 mean=content.transform.mean,
                 std=content.transform.std,
                 device=device,
-                channels_last=True,
+                memory_format=precision.memory_format,
             ),
             classifier=Classifier(
-                model.to(device).to(memory_format=torch.channels_last).eval(),
+                model.to(device).to(memory_format=precision.memory_format).eval(),
                 objective.to(device).eval(),
-                choose_precision(device, use_amp=config.use_amp, amp_dtype=config.amp_dtype),
+                precision,
                 None if features is None else features.to(device),
             ),
         )

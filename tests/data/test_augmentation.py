@@ -30,6 +30,10 @@ def build(policy="standard", size=28, **options) -> Augmentation:
     return Augmentation(policy, img_size=size, mean=MEAN, std=STD, **options)
 
 
+def layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def pixels_for(augmentation: Augmentation, count: int, seed: int = 0) -> torch.Tensor:
     side = augmentation.store_size
     rng = np.random.default_rng(seed)
@@ -71,15 +75,14 @@ def test_equals_torchvision_image_by_image(policy, horizontal, vertical, channel
         policy,
         horizontal_flip=horizontal,
         vertical_flip=vertical,
-        channels_last=channels_last,
+        memory_format=layout(channels_last),
     )
     images, u = pixels_for(augmentation, 24), draws_for(np.arange(24))
     before = images.clone()
     batch = augmentation.train(images, u)
     assert batch.dtype == torch.float32
     assert batch.shape == (24, 3, 28, 28)
-    wanted = torch.channels_last if channels_last else torch.contiguous_format
-    assert batch.is_contiguous(memory_format=wanted)
+    assert batch.is_contiguous(memory_format=layout(channels_last))
     for row in range(24):
         expected = slow_reference(augmentation, images[row], u[row])
         torch.testing.assert_close(batch[row], expected, atol=1e-5, rtol=0)
@@ -89,7 +92,7 @@ def test_equals_torchvision_image_by_image(policy, horizontal, vertical, channel
 @pytest.mark.parametrize("size", [28, 224])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_evaluation_is_the_centre(size: int, channels_last: bool) -> None:
-    augmentation = build("standard", size, channels_last=channels_last)
+    augmentation = build("standard", size, memory_format=layout(channels_last))
     images = pixels_for(augmentation, 3)
     start = (augmentation.store_size - size) // 2
     for image, result in zip(images, augmentation.evaluate(images), strict=True):
@@ -99,7 +102,7 @@ def test_evaluation_is_the_centre(size: int, channels_last: bool) -> None:
 
 
 def test_large_images_stay_within_tolerance() -> None:
-    augmentation = build("standard", 224, channels_last=True)
+    augmentation = build("standard", 224, memory_format=torch.channels_last)
     images, u = pixels_for(augmentation, 2, seed=1), draws_for(np.arange(2))
     for row, result in enumerate(augmentation.train(images, u)):
         expected = slow_reference(augmentation, images[row], u[row])
@@ -138,7 +141,7 @@ def test_every_corner_can_be_cut_out() -> None:
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_an_image_is_the_same_in_any_company(channels_last: bool) -> None:
-    augmentation = build(vertical_flip=True, channels_last=channels_last)
+    augmentation = build(vertical_flip=True, memory_format=layout(channels_last))
     index = np.arange(24)
     images, u = pixels_for(augmentation, 24), draws_for(index)
     together = augmentation.train(images, u)
