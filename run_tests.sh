@@ -9,7 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 prepare_environment dev
 
 python=.venv/bin/python
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" # tests train in several processes at once
+# Tests run in several processes at once, whose threads would wait for each other's cores.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 echo "ruff check";  "$python" -m ruff check .
 echo "ruff format"; "$python" -m ruff format --check .
 echo "mypy";        "$python" -m mypy
