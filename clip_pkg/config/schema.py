@@ -158,7 +158,11 @@ class RunConfig(BaseModel):
         description="Mixed precision where the device gains by it; logits and losses in float32.",
     )
     amp_dtype: Literal["auto", "bfloat16", "float16"] = Field(
-        "auto", description="`auto`: bfloat16 where the device has it, else float16 with scaling."
+        "auto",
+        description=(
+            "`auto`: bfloat16 where the device has it and gains by it, else float16 with scaling "
+            "(GPUs) or float32 (CPUs)."
+        ),
     )
     compile: Literal["auto"] | bool = Field(
         "auto",
