@@ -82,6 +82,14 @@ class Work:
         )
 
 
+def precision_of(encoder: str, size: int, device: torch.device) -> Precision:
+    """What training chooses, or float32 where it would have to scale the loss."""
+    with torch.device("meta"):
+        model = timm.create_model(encoder, num_classes=CLASSES)
+    chosen = choose_precision(device, model, img_size=size, use_amp=True, amp_dtype="auto")
+    return Precision(device.type, None) if chosen.needs_scaling else chosen
+
+
 class Team(Protocol):
     """Folds in training."""
 
@@ -98,10 +106,11 @@ class Fold:
     """A fold that is trained as if it were alone."""
 
     def __init__(self, work: Work, number: int) -> None:
-        self.model = work.model(number).to(memory_format=torch.channels_last)
+        layout = work.precision.memory_format
+        self.model = work.model(number).to(memory_format=layout)
         self._optimizer = work.optimizer(self.model.parameters())
         self._batches = [
-            (images.contiguous(memory_format=torch.channels_last), labels)
+            (images.contiguous(memory_format=layout), labels)
             for images, labels in work.batches(number)
         ]
         self._precision = work.precision
@@ -267,9 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     torch.set_num_threads(parsed.threads)
     torch.backends.cudnn.benchmark = True  # as in training
-    precision = choose_precision(parsed.device, use_amp=True, amp_dtype="auto")
-    if precision.needs_scaling:
-        precision = Precision(parsed.device.type, None)
+    precision = precision_of(parsed.encoder, parsed.size, parsed.device)
     serve(
         parsed.way,
         Work(

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.fold_team import precision_of
 from benchmarks.fold_ways import BATCH, CHECKOUT, ENCODER, ONE_BY_ONE, Measured, compare
 from benchmarks.measurement import spread
 from benchmarks.results import measured_on, write_section
 from clip_pkg.demo import make_demo
-from clip_pkg.precision import choose_precision
 from clip_pkg.scheduling.devices import Device, find_devices, usable_cores
 from clip_pkg.scheduling.mps import start_mps
 
@@ -115,7 +115,10 @@ def steps_report(device: Device, parsed: argparse.Namespace) -> list[str]:
     finally:
         if mps is not None:
             mps.close()
-    precision = choose_precision(torch.device(kind), use_amp=True, amp_dtype="auto")
+    precision = ", ".join(
+        f"{precision_of(ENCODER, size, torch.device(kind))} at {size} px"
+        for size in parsed.sizes or SIZES[kind]
+    )
     memory = (
         "what the GPU gave out to its processes"
         if device.is_gpu
