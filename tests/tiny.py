@@ -62,3 +62,10 @@ def program_environment() -> dict[str, str]:
 def command(*arguments: str | Path) -> Sequence[str]:
     """The program with arguments, for subprocess."""
     return [sys.executable, str(CHECKOUT / "train_clip.py"), *map(str, arguments)]
+
+
+def one_core() -> set[int]:
+    """A core for programs that are to compute in one thread; test processes have one each."""
+    cores = sorted(os.sched_getaffinity(0))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return {cores[int(worker) % len(cores)]}

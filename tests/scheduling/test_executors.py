@@ -19,7 +19,7 @@ import pytest
 from disturbance import write_disturbance
 from outcomes import alive, check_readable, outcome
 from slurm_cluster import slurm_cluster, why_not
-from tiny import TINY, command, program_environment
+from tiny import TINY, command, one_core, program_environment
 
 from clip_pkg.planning.tasks import FoldFailure, FoldTask, read_record
 from clip_pkg.scheduling.ledger import RunRecord, read_ledger
@@ -91,7 +91,7 @@ def launch(
     root = tmp_path_factory.mktemp("executors")
     (root / "configs.json").write_text(json.dumps(CONFIGS), encoding="utf-8")
     site = write_disturbance(root / "site", DISTURBANCE)
-    one_core = {min(os.sched_getaffinity(0))}  # sums of other numbers of threads differ
+    core = one_core()  # sums of other numbers of threads differ
 
     @cache
     def run(executor: str) -> Run:
@@ -114,7 +114,7 @@ def launch(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, one_core),
+            preexec_fn=lambda: os.sched_setaffinity(0, core),
         )
         family: set[psutil.Process] = set()
         while process.poll() is None:

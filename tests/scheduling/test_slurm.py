@@ -18,7 +18,7 @@ import psutil
 import pytest
 from outcomes import outcome
 from slurm_cluster import DEVICES, Interval, SlurmCluster, slurm_cluster, why_not
-from tiny import TINY, command, program_environment
+from tiny import TINY, command, one_core, program_environment
 
 from clip_pkg.planning.progress import read_progress
 from clip_pkg.scheduling.ledger import read_ledger
@@ -128,8 +128,8 @@ def test_requeued_and_preempted_folds_give_the_numbers_of_a_local_run(
     os.kill(progress.pid, signal.SIGUSR2)  # as Slurm does before the end of the job's time
     cluster.ask("scontrol", "requeue", jobs["a", 1])
     local = launch(*configs, output="local")
-    one_core = {min(os.sched_getaffinity(0))}  # one thread, as Slurm's jobs have here
-    assert local.start(preexec_fn=lambda: os.sched_setaffinity(0, one_core)).wait(PATIENCE) == 0
+    core = one_core()  # one thread, as Slurm's jobs have here
+    assert local.start(preexec_fn=lambda: os.sched_setaffinity(0, core)).wait(PATIENCE) == 0
     assert process.wait(PATIENCE) == 0, remote.output
 
     assert outcome(remote.root / "out") == outcome(local.root / "out")
