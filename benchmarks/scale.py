@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from benchmarks.image_set import make_images
+from benchmarks.bitmaps import make_images
 from benchmarks.results import measured_on, write_section
 from clip_pkg.data.byte_sizes import shown_bytes
 

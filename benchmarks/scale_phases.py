@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bitmaps import make_images
 from benchmarks.drawn_tasks import largest_memory
-from benchmarks.image_set import make_images
 from clip_pkg.atomic import write_json
 from clip_pkg.data.image_decoder import ImageDecoder
 from clip_pkg.data.pixel_store import PixelStore, store_path

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from clip_pkg.atomic import write_json
 
@@ -20,16 +20,7 @@ Phase: TypeAlias = Literal[
     "validation",
     "checkpoint",
 ]
-PHASES: tuple[Phase, ...] = (
-    "data",
-    "image forward",
-    "text forward",
-    "loss",
-    "backward",
-    "optimiser",
-    "validation",
-    "checkpoint",
-)
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(frozen=True)

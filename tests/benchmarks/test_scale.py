@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import results, scale
-from benchmarks.image_set import CLASSES, SIDE, make_images
+from benchmarks.bitmaps import CLASSES, SIDE, make_images
 
 
 def test_images_are_distinct_and_can_be_read(tmp_path: Path) -> None:
