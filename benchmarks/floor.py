@@ -2,6 +2,7 @@
 
     bash benchmarks/run.sh floor --write
     bash benchmarks/run.sh floor --images DIR --limit-images 640 --rows resnet18
+    bash benchmarks/run.sh floor --images DIR --small-images DIR_OF_32_PX_IMAGES
 
 The floor is the bare timm model on random tensors that are there already: forward, backward and
 optimiser for as many images as an epoch trains on, and forward for those that it validates on, in
@@ -32,6 +33,7 @@ from clip_pkg.planning.profile import PHASES, read_profile
 OF_THE_FLOOR = ("image forward", "backward", "optimiser", "validation")
 PROMPTS, FROZEN_TEXT = "prompts", "clip:ViT-B/32"
 EMBED_DIM = 512
+SMALL = 64  # px
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Row:
     images: int
     img_size: int = 224
     text: str = PROMPTS
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it takes images as small as CIFAR's."""
+        return self.img_size < SMALL
 
     def config(self, chosen: argparse.Namespace) -> dict[str, Any]:
         """What the trainer is told."""
@@ -63,7 +70,7 @@ class Row:
 ROWS = (
     Row("resnet18", "resnet18", 640),
     Row("resnet18-text", "resnet18", 640, text=FROZEN_TEXT),
-    Row("resnet50", "resnet50", 160),
+    Row("resnet50", "resnet50", 240),
     Row("vit_small", "vit_small_patch16_224", 240),
     Row("efficientnet_b0", "efficientnet_b0", 240),
     Row("resnet18-32px", "resnet18", 1600, img_size=32),
@@ -109,8 +116,9 @@ class Measured:
 
 def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
     """Floor, run, floor, run, …, floor; then one run that says where its time goes."""
+    source = chosen.small_images if row.is_small and chosen.small_images else chosen.images
     images = make_image_set(
-        chosen.images, min(row.images, chosen.limit_images or row.images), folder / "images"
+        source, min(row.images, chosen.limit_images or row.images), folder / "images"
     )
     n_val = max(1, images.size // chosen.folds)
     words = ["-m", "benchmarks.floor_side", row.encoder, "--device", chosen.device]
@@ -234,6 +242,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [row.name for row in ROWS]
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--images", type=Path, help="folder of class folders; left out: drawn")
+    parser.add_argument("--small-images", type=Path, help=f"the same for rows below {SMALL} px")
     parser.add_argument("--limit-images", type=int, metavar="N", help="at most so many in any row")
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW")
     parser.add_argument("--folds", type=int, default=5)

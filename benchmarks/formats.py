@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
-from benchmarks.measurement import Step, timed
+from benchmarks.measurement import Step, timed, warm_up
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,26 @@ class Format:
 
 FORMATS = tuple(Format(half, last) for half in (True, False) for last in (True, False))
 NAMES = {str(one): one for one in FORMATS}
-HOPELESS = 2.0  # times slower than the fastest so far in the warm-up
+HOPELESS = 1.5  # times slower than the fastest in the first round
+ROUNDS = 3  # at least; more where a step is short
+SECONDS = 2.0  # that the rounds of all formats together last, at least
 
 
-def fastest(make_step: Callable[[Format], Step], device: torch.device, rounds: int = 2) -> Format:
-    """Format in which the step that `make_step` returns takes least, at its best of `rounds`."""
-    seconds: dict[Format, float] = {}
-    for one in FORMATS:
-        step = make_step(one)
-        timed(step, device, 1)
-        first = timed(step, device, 1)
-        more = rounds - 1 if first <= HOPELESS * min(seconds.values(), default=first) else 0
-        seconds[one] = min([first, *(timed(step, device, 1) for _ in range(more))])
-    return min(seconds, key=seconds.__getitem__)
+def fastest(make_step: Callable[[Format], Step], device: torch.device) -> Format:
+    """Format in which the step that `make_step` returns takes least, in the median of its rounds.
+
+    Formats take turns, so that a machine that slows down slows all of them.
+    """
+    steps = {one: make_step(one) for one in FORMATS}
+    for step in steps.values():
+        warm_up(step, device)
+    seconds = {one: [timed(step, device, 1)] for one, step in steps.items()}
+    bar = HOPELESS * min(first for (first,) in seconds.values())
+    hopeful = [one for one in FORMATS if seconds[one][0] <= bar]
+    spent, rounds = 0.0, 1
+    while rounds < ROUNDS or spent < SECONDS:
+        for one in hopeful:
+            seconds[one].append(timed(steps[one], device, 1))
+            spent += seconds[one][-1]
+        rounds += 1
+    return min(hopeful, key=lambda one: median(seconds[one]))

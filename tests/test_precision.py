@@ -18,9 +18,14 @@ def chosen(encoder: nn.Module, img_size: int, *, use_amp: bool = True, **rest: s
     return choose_precision(CPU, encoder, img_size=img_size, use_amp=use_amp, amp_dtype=amp_dtype)
 
 
+def processor(monkeypatch: pytest.MonkeyPatch, *, vector: bool, matrix: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vector)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: matrix)
+
+
 @pytest.fixture
 def matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    processor(monkeypatch, vector=True, matrix=True)
 
 
 @pytest.mark.usefixtures("matrix_units")
@@ -53,9 +58,22 @@ def test_what_the_config_says_overrules_the_rule() -> None:
     assert chosen(encoder, 224, amp_dtype="float16").dtype is None  # CPUs cannot train in it
 
 
-def test_without_matrix_units_half_precision_would_be_slower(
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "test_vit"])
+@pytest.mark.parametrize("img_size", [32, 224])
+def test_vector_units_gain_by_half_precision_throughout(
+    name: str, img_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor(monkeypatch, vector=True, matrix=False)
+    with torch.device("meta"):
+        encoder = timm.create_model(name, num_classes=0)
+    assert chosen(encoder, img_size) == Precision("cpu", torch.bfloat16, CHANNELS_LAST)
+    assert chosen(encoder, img_size, use_amp=False).dtype is None
+    assert chosen(encoder, img_size, amp_dtype="float16").dtype is None
+
+
+def test_without_such_units_half_precision_would_be_slower(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    processor(monkeypatch, vector=False, matrix=False)
     encoder = timm.create_model("test_resnet", num_classes=0)
     assert chosen(encoder, 224, amp_dtype="bfloat16").dtype is None
