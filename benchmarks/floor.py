@@ -34,6 +34,7 @@ OF_THE_FLOOR = ("image forward", "backward", "optimiser", "validation")
 PROMPTS, FROZEN_TEXT = "prompts", "clip:ViT-B/32"
 EMBED_DIM = 512
 SMALL = 64  # px
+CUDA_GRAPHS = {"auto": "auto", "true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Row:
             "batch_size": chosen.batch_size,
             "epochs": chosen.epochs,
             "n_splits": chosen.folds,
+            "cuda_graphs": CUDA_GRAPHS[chosen.cuda_graphs],
         }
 
 
@@ -199,7 +201,8 @@ def report(every: Sequence[Measured], chosen: argparse.Namespace) -> str:
             measured_on(torch.device(chosen.device), ["timm", "open_clip_torch"]),
             "",
             f"`train_clip.py`, {chosen.folds} folds of {chosen.epochs} epochs, batch "
-            f"{chosen.batch_size}, CLIP loss, standard augmentation, everything else as it is by "
+            f"{chosen.batch_size}, CLIP loss, standard augmentation, `cuda_graphs` "
+            f"{chosen.cuda_graphs}, everything else as it is by "
             "default; initial weights are random. Median and range over n folds; the images of a "
             "fold are for training + validation. Fewer images where a model is slow: what happens "
             "once an epoch weighs more there than on a user's set.",
@@ -248,6 +251,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--cuda-graphs",
+        choices=list(CUDA_GRAPHS),
+        default="auto",
+        help="of the trainer; the profiled run has none",
+    )
     parser.add_argument("--rounds", type=int, default=1, help="runs of all folds per row")
     parser.add_argument("--write", action="store_true", help="into RESULTS.md")
     return parser.parse_args(arguments)

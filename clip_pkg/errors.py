@@ -58,3 +58,9 @@ class ConfigErrors(UserError):
             f"{count} problem{'s' if count > 1 else ''} in the configuration; nothing was started:"
         )
         super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line of a sentence's length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

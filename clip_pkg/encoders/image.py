@@ -56,6 +56,11 @@ class ImageEncoder(nn.Module):
         """Undo `compute_by`."""
         self.compute_by(self._eager, ())
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether some batches are computed by another function."""
+        return bool(self._compiled_sizes)
+
     def _eager(self, images: Tensor) -> Tensor:
         features: Tensor = self.model(images)
         return features

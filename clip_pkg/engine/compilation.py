@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clip_pkg.engine.batch_norm import batch_norms, computed_again
 from clip_pkg.engine.ranks import Ranks
-from clip_pkg.errors import UserError
+from clip_pkg.errors import UserError, first_line
 from clip_pkg.model import ImageTextModel
 from clip_pkg.precision import Precision
 
@@ -110,7 +110,7 @@ def _tried(model: ImageTextModel, precision: Precision, shapes: Shapes) -> str |
     except torch.OutOfMemoryError:
         raise  # of the batch, not of the compiler
     except Exception as error:  # compilers fail in all kinds of ways
-        return _first_line(error)
+        return _what_failed(error)
     return None
 
 
@@ -139,12 +139,10 @@ def _run_once(
         model.train()
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error)
-    if "C++ compiler" in text:
+def _what_failed(error: Exception) -> str:
+    if "C++ compiler" in str(error):
         return "there is no C++ compiler that works (g++, or what CXX names)"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return first_line(error)
 
 
 def part_sizes(parts: Collection[Collection[tuple[int, int]]]) -> frozenset[int]:

@@ -6,8 +6,9 @@ Nothing here waits for the device: whether a step was finite is decided where th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from clip_pkg.precision import Precision
 MAX_NON_FINITE_STEPS = 10  # in a row; after these a fold counts as diverged
 NORM_EPSILON = 1e-6  # as torch's clip_grad_norm_ has it
 WARMUP_SHARE = 0.1  # of all steps, at most
+
+Result = TypeVar("Result")
 
 
 class Diverged(Exception):
@@ -58,6 +61,11 @@ class Optimisation:
         device = self._parameters[0].device
         self._streak = torch.zeros((), device=device)
         self._longest = torch.zeros((), device=device)
+        # Where a recorded update reads the rates. A GPU's fused kernel takes them in single
+        # precision only; the numbers of a CPU are those of rates that are plain numbers.
+        kind = torch.float64 if device.type == "cpu" else torch.float32
+        self._peaks_there = torch.tensor(self._peaks, dtype=kind, device=device)
+        self._rates_there = torch.zeros_like(self._peaks_there)
         self.step_count = 0
 
     @property
@@ -75,6 +83,61 @@ class Optimisation:
 
         `backward` adds the gradients of a scalar, the scaled loss, to those of the parameters.
         """
+        self._set_rates()
+        self._step(loss, backward, phases)
+        self.step_count += 1
+
+    def apply_recordably(
+        self,
+        loss: Tensor,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+        phases: Phases = unmeasured,
+    ) -> None:
+        """Do what `apply` does on the device, with the rates that `replay` has put there."""
+        with self._rates_on_device():
+            self._step(loss, backward, phases)
+
+    def replay(self, recorded: Callable[[], Result]) -> Result:
+        """Take a step by calling what was recorded of `apply_recordably`."""
+        self._set_rates()
+        torch.mul(self._peaks_there, self.factor, out=self._rates_there)
+        result = recorded()
+        self.step_count += 1
+        return result
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Everything that a step changes, parameters included; the same tensors after each step.
+
+        What AdamW remembers of a parameter is there from its first step on, and is 0 before it.
+        """
+        remembered = {
+            f"{name} of parameter {number}": value
+            for number, parameter in enumerate(self._parameters)
+            for name, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        parameters = {f"parameter {n}": value for n, value in enumerate(self._parameters)}
+        streaks = {"the streak": self._streak, "the longest streak": self._longest}
+        return {**parameters, **remembered, **streaks}
+
+    def _set_rates(self) -> None:
+        factor = self.factor
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+
+    @contextmanager
+    def _rates_on_device(self) -> Iterator[None]:
+        groups = self._optimizer.param_groups
+        kept = [group["lr"] for group in groups]
+        try:
+            for group, rate in zip(groups, self._rates_there, strict=True):
+                # Outside of a recording torch warns of optimisers that can be recorded.
+                group["lr"], group["capturable"] = rate, True
+            yield
+        finally:
+            for group, rate in zip(groups, kept, strict=True):
+                group["lr"], group["capturable"] = rate, False
+
+    def _step(self, loss: Tensor, backward: Callable[[Tensor], None], phases: Phases) -> None:
         with phases("backward"):
             self._optimizer.zero_grad(set_to_none=True)
             backward(self._scaler.scale(loss))
@@ -82,9 +145,6 @@ class Optimisation:
             self._update(loss)
 
     def _update(self, loss: Tensor) -> None:
-        factor = self.factor
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
         self._scaler.unscale_(self._optimizer)
         gradients = [one.grad for one in self._parameters if one.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -101,9 +161,8 @@ class Optimisation:
             excess = (norm + NORM_EPSILON) / self._grad_clip_norm
             optimizer.grad_scale = excess.clamp(min=1.0).float()  # the kernel takes no other type
             optimizer.step()
-        self._streak = (self._streak + 1) * bad
-        self._longest = torch.maximum(self._longest, self._streak)
-        self.step_count += 1
+        self._streak.add_(1).mul_(bad)
+        torch.maximum(self._longest, self._streak, out=self._longest)
 
     def check(self) -> None:
         """Raise Diverged when too many steps in a row were not finite. Waits for the device."""
@@ -120,7 +179,7 @@ class Optimisation:
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "step_count": self.step_count,
-            "streak": self._streak.cpu(),
+            "streak": self._streak.to("cpu", copy=True),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -128,4 +187,4 @@ class Optimisation:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step_count = int(state["step_count"])
-        self._streak = state["streak"].to(self._streak.device)
+        self._streak.copy_(state["streak"])

@@ -13,6 +13,7 @@ import torch
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.engine.epoch import EpochScores, Evaluation, OnStep, evaluate, train_epoch
 from clip_pkg.engine.phases import Phases, unmeasured
+from clip_pkg.engine.recording_choice import is_wanted, recorded_if_possible
 from clip_pkg.engine.setup import FoldSetup, Side
 from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossOutput
@@ -29,6 +30,32 @@ class FoldPasses:
     def __init__(self, setup: FoldSetup, phases: Phases = unmeasured) -> None:
         self._setup = setup
         self._phases = phases
+        self._step = TrainingStep(
+            setup.model,
+            setup.objective,
+            setup.image_side,
+            setup.optimisation,
+            precision=setup.precision,
+            mixing=setup.mixing,
+            needs_tokens=setup.config.needs_tokens,
+            prompt_generator=torch.Generator(),
+            negatives_generator=torch.Generator(setup.device),
+            phases=phases,
+        )
+
+    def record(self, epoch: int) -> str | None:
+        """Record the training step if the config wants it; returns what is to be told about it.
+
+        epoch: the one to come, which is trained as if this had not happened.
+        """
+        if not is_wanted(self._setup):
+            return None
+        self._seed(epoch)
+        for module in (self._setup.model, self._setup.objective):
+            module.train()
+        batch = next(self._setup.train.epoch(epoch))
+        self._step, told = recorded_if_possible(self._setup, self._step, batch)
+        return told
 
     def train(
         self, epoch: int, *, on_output: Callable[[LossOutput], None], on_step: OnStep
@@ -55,33 +82,25 @@ class FoldPasses:
     def _train(
         self, epoch: int, *, on_output: Callable[[LossOutput], None], on_step: OnStep
     ) -> EpochScores:
-        setup, config = self._setup, self._setup.config
-
-        def seed(stream: str) -> int:
-            return derive_seed(config.random_state, setup.task.fold, epoch, stream)
-
-        # Dropout and the like draw from the global generator; with a seed per epoch a resumed run
-        # needs none of its state.
-        torch.manual_seed(seed("layers"))
-        step = TrainingStep(
-            setup.model,
-            setup.objective,
-            setup.image_side,
-            setup.optimisation,
-            precision=setup.precision,
-            mixing=setup.mixing,
-            needs_tokens=config.needs_tokens,
-            prompt_generator=torch.Generator().manual_seed(seed("prompts")),
-            negatives_generator=torch.Generator(setup.device).manual_seed(seed("negatives")),
-            phases=self._phases,
-        )
+        self._seed(epoch)
         return train_epoch(
-            step,
-            setup.train.epoch(epoch),
-            device=setup.device,
+            self._step,
+            self._setup.train.epoch(epoch),
+            device=self._setup.device,
             on_output=on_output,
             on_step=on_step,
         )
+
+    def _seed(self, epoch: int) -> None:
+        """Let every epoch draw numbers of its own; a resumed run needs no generator's state."""
+
+        def seed(stream: str) -> int:
+            config, fold = self._setup.config, self._setup.task.fold
+            return derive_seed(config.random_state, fold, epoch, stream)
+
+        torch.manual_seed(seed("layers"))  # dropout and the like
+        self._step.prompt_generator.manual_seed(seed("prompts"))
+        self._step.negatives_generator.manual_seed(seed("negatives"))
 
     def _evaluate(self, name: Side, *, on_step: OnStep) -> Evaluation:
         setup, side = self._setup, self._setup.side(name)

@@ -5,7 +5,9 @@ Legend: B images of the batch, C classes, D embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +33,56 @@ class StepOutcome:
 
 
 @dataclass(frozen=True, eq=False)
+class StepInputs:
+    """What a step is about once the host has decided everything, on the device.
+
+    images: [B, 3, H, H]. targets: int64 [B]. soft_targets: [B, C], or None where labels are hard.
+    prompt_rows: int64 [C], the prompts that stand for the classes.
+    """
+
+    images: Tensor
+    targets: Tensor
+    soft_targets: Tensor | None
+    prompt_rows: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All there are, in a fixed order."""
+        found = (self.images, self.targets, self.soft_targets, self.prompt_rows)
+        return tuple(one for one in found if one is not None)
+
+
+Apply: TypeAlias = Callable[[Tensor, Callable[[Tensor], None], Phases], None]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStep:
+    """A step that was recorded once and is replayed, from tensors that stay where they are.
+
+    inputs: what it reads. replay: does it again; what it returns is overwritten by the next one.
+    """
+
+    inputs: StepInputs
+    optimisation: Optimisation
+    replay: Callable[[], StepOutcome]
+
+    def fits(self, inputs: StepInputs) -> bool:
+        """Whether it was recorded for so many images."""
+        return inputs.images.shape == self.inputs.images.shape
+
+    def __call__(self, inputs: StepInputs) -> StepOutcome:
+        """Take the step."""
+        for mine, given in zip(self.inputs.tensors(), inputs.tensors(), strict=True):
+            mine.copy_(given)
+        return self.optimisation.replay(self.replay)
+
+
+@dataclass(frozen=True, eq=False)
 class TrainingStep:
     """Embeds, computes the loss of the batch and applies it; nothing waits for the device.
 
     prompt_generator, negatives_generator: sources of the prompts that stand for the classes and of
-    sampled negatives. phases: what measures the parts of a step.
+    sampled negatives. phases: what measures the parts of a step. recorded: the same step as one
+    command to the device, for batches that fit it.
     """
 
     model: ImageTextModel
@@ -48,31 +95,46 @@ class TrainingStep:
     prompt_generator: torch.Generator
     negatives_generator: torch.Generator
     phases: Phases = unmeasured
+    recorded: RecordedStep | None = None
 
     def __call__(self, batch: Batch) -> StepOutcome:
-        """Train on one batch; one image side and one text forward."""
-        model, objective = self.model, self.objective
+        """Train on one batch; one image side and one text forward.
+
+        What is returned may be overwritten by the next step.
+        """
+        inputs = self.prepare(batch)
+        if self.recorded is not None and self.recorded.fits(inputs):
+            return self.recorded(inputs)
+        return self.compute(inputs, self.optimisation.apply)
+
+    def prepare(self, batch: Batch) -> StepInputs:
+        """Decide what chance decides on the host."""
         with self.phases("data"):
             images, targets, soft_targets = self.mixing(batch.images, batch.targets)
-            rows = model.draw_prompts(self.prompt_generator)
+            rows = self.model.draw_prompts(self.prompt_generator)
+        return StepInputs(images, targets, soft_targets, rows)
+
+    def compute(self, inputs: StepInputs, apply: Apply) -> StepOutcome:
+        """Do the device's part; `apply` carries the loss to the parameters."""
+        model, objective, rows = self.model, self.objective, inputs.prompt_rows
         with self.phases("image forward"):
-            embedded = self.image_side(images)
+            embedded = self.image_side(inputs.images)
         with self.phases("text forward"), self.precision.text_autocast():
             class_features = model.class_features(rows) if model.has_text else None
-        inputs = LossInputs(
+        seen = LossInputs(
             image_features=F.normalize(embedded.embeddings, dim=-1),
             class_features=class_features,
-            targets=targets,
+            targets=inputs.targets,
             logit_scale=model.logit_scale(),
             image_embeddings=embedded.embeddings,
-            soft_targets=soft_targets,
+            soft_targets=inputs.soft_targets,
             class_tokens=model.class_tokens(rows) if self.needs_tokens else None,
             generator=self.negatives_generator,
         )
         with self.phases("loss"):
-            output = objective(inputs)
+            output = objective(seen)
             with torch.no_grad():
-                logits = objective.prediction_logits(inputs)
-        self.optimisation.apply(output.total, embedded.backward, self.phases)
+                logits = objective.prediction_logits(seen)
+        apply(output.total, embedded.backward, self.phases)
         model.clamp_logit_scale()
-        return StepOutcome(output, logits, targets)
+        return StepOutcome(output, logits, inputs.targets)

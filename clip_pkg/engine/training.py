@@ -54,6 +54,7 @@ class FoldTraining:
         self._profiler = profiler
         self._passes = FoldPasses(setup, profiler.phases)
         self._weights = setup.objective.part_weights
+        self._notices = list(setup.notices)
         self._console = console
         self._stop = stop
         config = setup.config
@@ -95,7 +96,9 @@ class FoldTraining:
                 self._untrained = evaluation_columns(
                     "val", self._evaluate("val", epoch=0), self._weights
                 )
-            while self._history.epochs < config.epochs and not self._best.should_stop:
+            if self._goes_on:
+                self._record()
+            while self._goes_on:
                 self._profiler.before_epoch(self._history.epochs + 1)
                 self._epoch(self._history.epochs + 1, steps)
                 curves.add(self._history)
@@ -106,6 +109,16 @@ class FoldTraining:
                     self._save()
         self._save(finished=True)
         self._profiler.finish(self._history.epochs)
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._history.epochs < self._setup.config.epochs and not self._best.should_stop
+
+    def _record(self) -> None:
+        told = self._passes.record(self._history.epochs + 1)
+        if told is not None:
+            self._notices.append(told)
+            self._console.line(f"NOTE: {told}")
 
     def _epoch(self, epoch: int, curves: StepCurves) -> None:
         started = time.monotonic()
@@ -247,5 +260,5 @@ class FoldTraining:
                 if setup.device.type == "cuda"
                 else None
             ),
-            notices=list(setup.notices),
+            notices=self._notices,
         )

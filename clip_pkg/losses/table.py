@@ -63,6 +63,8 @@ class LossRow:
     owns_parameters: always has parameters that must reach the optimiser and the checkpoint; others
         may, by their settings.
     needs_two_views: wants two augmented views of each image.
+    can_be_recorded: never waits for the device, and shapes do not depend on values, so that a
+        device can repeat it by itself.
     """
 
     config_class: type[LossConfig]
@@ -71,6 +73,7 @@ class LossRow:
     source: str
     owns_parameters: bool = False
     needs_two_views: bool = False
+    can_be_recorded: bool = True
 
     @property
     def smallest_batch(self) -> int:

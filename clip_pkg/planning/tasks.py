@@ -34,7 +34,15 @@ ROOMS_THAT_MAKE_NUMBERS = (
 )
 # Settings that say where, how fast or in how much memory a config runs, not what comes out.
 NO_PART_OF_THE_RESULT = frozenset(
-    {"name", "activation_checkpointing", "compile", "gpu_id", "gpus_per_task", "num_workers"}
+    {
+        "name",
+        "activation_checkpointing",
+        "compile",
+        "cuda_graphs",
+        "gpu_id",
+        "gpus_per_task",
+        "num_workers",
+    }
 )
 
 FailureKind: TypeAlias = Literal[

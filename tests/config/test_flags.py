@@ -160,6 +160,8 @@ def test_no_flag_is_the_default_config(parser):
         ("--compile auto", "compile", "auto"),
         ("--compile TRUE", "compile", True),
         ("--compile false", "compile", False),
+        ("--cuda-graphs auto", "cuda_graphs", "auto"),
+        ("--cuda_graphs true", "cuda_graphs", True),
         ("--gpu-id 6", "gpu_id", 6),
         ("--gpu-id GPU-1a2b", "gpu_id", "GPU-1a2b"),
         ("--name 7", "name", "7"),

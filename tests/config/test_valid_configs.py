@@ -124,6 +124,7 @@ optional = {
     "use_amp": st.booleans(),
     "amp_dtype": st.sampled_from(["auto", "bfloat16", "float16"]),
     "compile": st.just("auto") | st.booleans(),
+    "cuda_graphs": st.just("auto") | st.booleans(),
     "loss": losses,
     "aux_losses": aux_losses,
     "use_weighted_sampling": st.booleans(),
