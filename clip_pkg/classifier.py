@@ -44,7 +44,7 @@ class Classifier:
             image_features=F.normalize(embeddings, dim=-1),
             class_features=self.class_features,
             # What is predicted may not depend on the labels, and later there are none.
-            targets=torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device),
+            targets=embeddings.new_zeros(embeddings.shape[0], dtype=torch.int64),
             logit_scale=self.model.logit_scale(),
             image_embeddings=embeddings,
         )

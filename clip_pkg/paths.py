@@ -146,6 +146,16 @@ class ConfigPaths:
         """Files of fold `number`, which counts from 1."""
         return FoldPaths(self.root / f"fold_{number}")
 
+    @property
+    def refit(self) -> FoldPaths:
+        """Files of the model that was trained on all images."""
+        return FoldPaths(self.root / "refit")
+
+    @property
+    def refit_summary(self) -> Path:
+        """What the refit was trained on, for how long and why; the cross-validated estimate."""
+        return self.refit.root / "refit_summary.json"
+
 
 @dataclass(frozen=True)
 class RunPaths:

@@ -54,6 +54,8 @@ TORCH_FREE = [
     "clip_pkg.inference.answer_file",
     "clip_pkg.cli.launch",
     "clip_pkg.cli.predict",
+    "clip_pkg.cli.export",
+    "clip_pkg.cli.refit",
     "clip_pkg.cli.commands",
 ]
 

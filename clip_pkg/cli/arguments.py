@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from clip_pkg.cli.parser import Parser, count, seconds
 from clip_pkg.cli.ray_flags import add_ray_flags
@@ -35,6 +36,8 @@ other commands (python train_clip.py COMMAND --help):
   status        show how a run is doing, from any shell; --watch keeps showing
   summarize     rebuild cv_summary.json from the folds' files
   predict       classify images with a trained config, fold or checkpoint
+  refit         train a cross-validated config on all of its images
+  export        write a model for other programs: ONNX, safetensors or open_clip
 """
 
 
@@ -157,6 +160,41 @@ def training_parser() -> Parser:
         metavar="DIR",
         help="results of each config go to DIR/<config name>",
     )
+    add_side_folders(group)
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew where a folder holds another run, which moves to OUTPUT_DIR/replaced",
+    )
+    group.add_argument(
+        "--resume-from",
+        "--resume_from",
+        type=Path,
+        metavar="PATH",
+        help="go on from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
+        "A run that was interrupted in OUTPUT_DIR goes on by itself",
+    )
+    group.add_argument(
+        "--profile",
+        action="store_true",
+        help="show where the time goes in the first fold of each config, and write a trace of some "
+        "training steps (DIR/<config name>/profile); results are the same",
+    )
+    add_execution(parser)
+    add_config_flags(parser, exclude={"gpu_id"})
+    return parser
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say on what it trains, and what happens when that fails."""
+    _add_places(parser)
+    add_ray_flags(parser)
+    add_slurm_flags(parser)
+    _add_failure_policy(parser)
+
+
+def add_side_folders(group: Any) -> None:
+    """Add the flags of the folders beside the results: logs and decoded pixels."""
     group.add_argument(
         "--log-dir",
         "--log_dir",
@@ -180,28 +218,3 @@ def training_parser() -> Parser:
         help="most bytes that decoded pixels may take in the cache, such as 50GB, 500MiB or 0: "
         "those of other runs go first, then images are decoded while training (default: the disk)",
     )
-    group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start anew where a folder holds another run, which moves to OUTPUT_DIR/replaced",
-    )
-    group.add_argument(
-        "--resume-from",
-        "--resume_from",
-        type=Path,
-        metavar="PATH",
-        help="go on from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
-        "A run that was interrupted in OUTPUT_DIR goes on by itself",
-    )
-    group.add_argument(
-        "--profile",
-        action="store_true",
-        help="show where the time goes in the first fold of each config, and write a trace of some "
-        "training steps (DIR/<config name>/profile); results are the same",
-    )
-    _add_places(parser)
-    add_ray_flags(parser)
-    add_slurm_flags(parser)
-    _add_failure_policy(parser)
-    add_config_flags(parser, exclude={"gpu_id"})
-    return parser

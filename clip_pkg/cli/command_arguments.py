@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clip_pkg.cli.arguments import add_inputs
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.arguments import add_execution, add_inputs, add_side_folders
+from clip_pkg.cli.parser import Parser, count
 from clip_pkg.cli.sharing_flags import add_simulated_sharing_flags
 from clip_pkg.config.flags import add_config_flags
+from clip_pkg.inference.export.formats import FORMATS
 
 
 def validate_parser() -> Parser:
@@ -124,8 +125,8 @@ def predict_parser() -> Parser:
         "model",
         type=Path,
         metavar="MODEL",
-        help="a config's result folder, for the mean over its folds' best checkpoints; a fold's "
-        "folder; or a checkpoint",
+        help="a config's result folder, for the mean over its folds' best checkpoints; the folder "
+        "of a fold or refit; or a checkpoint",
     )
     parser.add_argument(
         "--images",
@@ -153,12 +154,85 @@ def predict_parser() -> Parser:
     return parser
 
 
+def refit_parser() -> Parser:
+    """Parser of `refit`."""
+    parser = Parser(
+        prog="train_clip.py refit",
+        description="Train a cross-validated config on all of its images, into CONFIG_DIR/refit. "
+        "No image is held out, so the model has no score; the folds' scores are the estimate. The "
+        "same command goes on after an interruption.",
+    )
+    parser.add_argument(
+        "config_dir", type=Path, metavar="CONFIG_DIR", help="a config's result folder"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=_epochs,
+        metavar="N",
+        help="train for so long (default: the median of the folds' best epochs). The learning-rate "
+        "schedule runs over these epochs",
+    )
+    parser.add_argument(
+        "--data-dir",
+        "--data_dir",
+        type=Path,
+        metavar="DIR",
+        help="where the images are now (default: where they were); they must be the same",
+    )
+    group = parser.add_argument_group("where results go")
+    add_side_folders(group)
+    group.add_argument(
+        "--overwrite", action="store_true", help="move a refit that is there aside, start anew"
+    )
+    add_execution(parser)
+    return parser
+
+
+def export_parser() -> Parser:
+    """Parser of `export`."""
+    parser = Parser(
+        prog="train_clip.py export",
+        description="Write a trained model for other programs, with a model card, and compare what "
+        "they make of it with what was trained.",
+        needed=("--output",),
+    )
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a config's result folder, for all of its folds together; the folder of a fold or "
+        "refit; or a checkpoint",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="onnx",
+        help="onnx: one graph from pixels to probabilities, for onnxruntime; safetensors: weights "
+        "and config.json; open_clip: a folder for open_clip, of models with both of its towers "
+        "(default: onnx)",
+    )
+    parser.add_argument(
+        "--push-to-hub",
+        "--push_to_hub",
+        metavar="OWNER/NAME",
+        help="also upload the folder to this repository of the Hugging Face hub, private if new",
+    )
+    return parser
+
+
 def schema_parser() -> Parser:
     """Parser of `schema`."""
     return Parser(
         prog="train_clip.py schema",
         description="Print the JSON Schema of the config list. Editors complete and check with it.",
     )
+
+
+def _epochs(text: str) -> int:
+    if (number := count(text)) == 0:
+        raise argparse.ArgumentTypeError("train for 1 epoch at least")
+    return number
 
 
 def _gpus_to_simulate(text: str) -> int:

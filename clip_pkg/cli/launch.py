@@ -63,7 +63,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     resources = find_resources(parsed, terminal)
     try:
         refuse_folder_in_use(run)
-        preparation = prepare(parsed, loaded, _ask(loaded.configs, resources), terminal)
+        preparation = prepare(parsed, loaded, ask(loaded.configs, resources), terminal)
         kept = folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
         _report(preparation, terminal)
         pin_notices = _pin_notices(preparation.configs, resources.devices)
@@ -73,7 +73,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
             if kept and resources.slurm is not None:
                 resources.slurm.end_leftovers()
             for old in kept:
-                set_aside(run, old, terminal)
+                set_aside(run, old.root, terminal)
             write_config_files(run, preparation)
             planned = fold_tasks(parsed, run, preparation)
             check_gpus_per_task(planned, resources)
@@ -87,7 +87,7 @@ def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
         resources.executor.close()
 
 
-def _ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
+def ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
     """Ask about the encoders where they will be trained, or here for a cluster."""
     if isinstance(resources.executor, InlineExecutor):
         return InlineProbe(encoder_requests(configs))
@@ -144,7 +144,7 @@ def _finish(
     for notice in dict.fromkeys(note for summary in summaries for note in summary["notices"]):
         terminal.line(f"NOTE: {notice}", "yellow")
     undone = [task for task in tasks if finished(task) is None]
-    failed = _report_failures(undone, terminal)
+    failed = report_failures(undone, terminal)
     if outcome.stranded:
         terminal.line(
             f"No device is left that works; {len(outcome.stranded)} folds were not begun. The same "
@@ -178,7 +178,7 @@ def _show_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> None:
                 terminal.line(f"  trace for ui.perfetto.dev: {paths.trace(task.fold)}")
 
 
-def _report_failures(undone: Sequence[FoldTask], terminal: Terminal) -> int:
+def report_failures(undone: Sequence[FoldTask], terminal: Terminal) -> int:
     """Show a table of the folds that failed, with reasons and logs; returns their number."""
     failures = [
         (task, failure)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.cli.command_arguments import (
     class_texts_parser,
+    export_parser,
     plan_parser,
     predict_parser,
     prefetch_parser,
+    refit_parser,
     schema_parser,
     status_parser,
     summarize_parser,
@@ -88,6 +90,18 @@ def _predict(parsed: argparse.Namespace) -> int:
     return predict(parsed)
 
 
+def _refit(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.refit import refit  # noqa: PLC0415
+
+    return refit(parsed)
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.export import export  # noqa: PLC0415
+
+    return export(parsed)
+
+
 COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "validate": (validate_parser, _validate),
     "prefetch": (prefetch_parser, _prefetch),
@@ -97,6 +111,8 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], i
     "status": (status_parser, _status),
     "summarize": (summarize_parser, _summarize),
     "predict": (predict_parser, _predict),
+    "refit": (refit_parser, _refit),
+    "export": (export_parser, _export),
 }
 
 

@@ -106,7 +106,7 @@ def _device(wanted: str | None) -> torch.device:
 
 def _description(ensemble: Ensemble) -> str:
     first = ensemble.folds[0]
-    models = [f"fold {fold.fold} (epoch {fold.epoch})" for fold in ensemble.folds]
+    models = [fold.label for fold in ensemble.folds]
     mean = "the mean of " if len(models) > 1 else ""
     return f"Model: {first.name}, {mean}{', '.join(models)}; {first.device}"
 

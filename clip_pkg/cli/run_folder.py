@@ -90,13 +90,13 @@ def _acquired(run: RunPaths) -> AbstractContextManager[object]:
         ) from None
 
 
-def set_aside(run: RunPaths, old: ConfigPaths, terminal: Terminal) -> None:
-    """Move an old result folder to where `--overwrite` keeps what it replaces."""
+def set_aside(run: RunPaths, old: Path, terminal: Terminal) -> None:
+    """Move an old result folder of the run to where `--overwrite` keeps what it replaces."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
-    target = run.replaced / f"{old.root.name}-{stamp}"
+    target = run.replaced / f"{'-'.join(old.relative_to(run.output_dir).parts)}-{stamp}"
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(old.root, target)
-    terminal.line(f"NOTE: {old.root} was moved to {target}", "yellow")
+    shutil.move(old, target)
+    terminal.line(f"NOTE: {old} was moved to {target}", "yellow")
 
 
 def write_config_files(run: RunPaths, preparation: Preparation) -> None:
@@ -134,7 +134,7 @@ def fold_tasks(
                 n_folds=len(one.splits.folds),
                 run_dir=str(paths.root),
                 manifest_file=str(_manifest_file(cache, one)),
-                folds_info_file=str(paths.folds_info),
+                folds_info_file=str(paths.folds_info) if len(fold.val) else None,
                 class_texts_file=str(paths.class_texts),
                 pixel_store=str(store) if store in stores else None,
                 cache_dir=str(cache),

@@ -61,7 +61,8 @@ class RunView:
         result = finished(task)
         if state is JobState.DONE and result is not None:
             self.terminal.line(
-                f"{_head(assignment)} done in {duration(result.seconds)}, {_best(result)}", "green"
+                f"{_head(assignment)} done in {duration(result.seconds)}, {_outcome(result)}",
+                "green",
             )
         elif state is JobState.INTERRUPTED:
             self.terminal.line(
@@ -110,7 +111,7 @@ class RunView:
             task = assignment.task
             table.add_row(
                 task.name,
-                f"{task.fold}/{task.n_folds}",
+                task.position,
                 assignment.tag,
                 *progress_cells(states[task.label], task),
             )
@@ -131,10 +132,12 @@ def progress_cells(state: Progress | None, task: FoldTask) -> tuple[str, str, st
 
 def _head(assignment: Assignment) -> str:
     task = assignment.task
-    return f"{task.name}: fold {task.fold} of {task.n_folds}"
+    return f"{task.name}: {task.part}" + (f" of {task.n_folds}" if task.holds_out else "")
 
 
-def _best(result: FoldResult) -> str:
+def _outcome(result: FoldResult) -> str:
+    if result.best_epoch is None:
+        return f"{result.last_epoch} epochs"
     accuracy, mean_ap = result.best["val_acc"], result.best["val_mAP"]
     text = f"best epoch {result.best_epoch}: val acc {accuracy:.2f}%"
     return text if mean_ap is None else f"{text}, mAP {mean_ap:.2f}%"

@@ -232,7 +232,7 @@ def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
         state = fold.progress
         cells = [
             fold.task.name,
-            f"{fold.task.fold}/{fold.task.n_folds}",
+            fold.task.position,
             fold.record.device,
             *progress_cells(state, fold.task),
         ]

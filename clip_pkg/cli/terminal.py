@@ -117,7 +117,7 @@ def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:
     table.add_column("Log", overflow="fold", ratio=1)
     for task, failure in failures:
         reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
-        table.add_row(Text(task.name), str(task.fold), reason, Text(failure.log_file))
+        table.add_row(Text(task.name), task.position, reason, Text(failure.log_file))
     return table
 
 

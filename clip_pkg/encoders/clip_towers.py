@@ -43,6 +43,17 @@ def normalisation(spec: EncoderSpec) -> tuple[tuple[float, ...], tuple[float, ..
     return tuple(cfg["mean"]), tuple(cfg["std"])
 
 
+def model_config(spec: EncoderSpec, embed_dim: int, img_size: int) -> dict[str, Any]:
+    """open_clip's configuration of the model, for other sizes and with the weights' own QuickGELU.
+
+    A visual tower of timm keeps its own size: it follows from its name.
+    """
+    config = _config(spec)
+    if not config["vision_cfg"].get("timm_model_name"):
+        config["vision_cfg"]["image_size"] = img_size
+    return {**config, "embed_dim": embed_dim, "quick_gelu": _quick_gelu(spec, config)}
+
+
 def visual_tower(spec: EncoderSpec, img_size: int, weights: Path | None) -> nn.Module:
     """Image tower, [B, 3, img_size, img_size] → [B, E].
 

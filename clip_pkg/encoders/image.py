@@ -87,7 +87,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features [B, F] in the precision that autocast chooses."""
-        fits = len(images) in self._compiled_sizes
+        # Asked for its length, a batch of any size that is being exported becomes one of that size.
+        fits = bool(self._compiled_sizes) and len(images) in self._compiled_sizes
         return self._compiled(images) if fits else self._eager(images)
 
 

@@ -29,7 +29,7 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
     lines = [
         *loss_lines(config, setup.objective.part_weights),
         ("Config", task.name),
-        ("Fold", f"{task.fold} of {task.n_folds}"),
+        ("Fold", f"{task.fold} of {task.n_folds}" if task.holds_out else "none is held out"),
         ("Device", f"{device_id} ({setup.precision}), process {os.getpid()}"),
         *_processes(setup),
         ("Image encoder", config.image_encoder_name),

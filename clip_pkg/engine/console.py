@@ -82,20 +82,23 @@ class FoldConsole:
     def epoch_lines(
         self,
         train: EpochScores,
-        val: EpochScores,
+        val: EpochScores | None,
         val_map: float | None,
         *,
         monitored: float | None,
         remark: str = "",
     ) -> None:
-        """Write the two lines that people and scripts read: losses, accuracies, mAP (percent)."""
+        """Write the two lines that people and scripts read: losses, accuracies, mAP (percent).
+
+        There is only the first of them where no image was held out.
+        """
         self._monitored = monitored
         map_text = "n/a" if val_map is None else f"{val_map:.2f}%"
         self.line()
         self.line(f"Train Loss: {self._loss(train)}, Train Acc: {100 * train.accuracy:.2f}%")
-        self.line(
-            f"Val Loss: {self._loss(val)}, Val Acc: {100 * val.accuracy:.2f}%, Val mAP: {map_text}"
-        )
+        if val is not None:
+            accuracy = f"{100 * val.accuracy:.2f}%"
+            self.line(f"Val Loss: {self._loss(val)}, Val Acc: {accuracy}, Val mAP: {map_text}")
         if remark:
             self.line(remark)
 

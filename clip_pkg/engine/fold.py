@@ -91,9 +91,9 @@ def _train_fold(
         with profiler:
             training.run()
         result = training.result(time.monotonic() - started)
+    best = f"best epoch {result.best_epoch} ({setup.config.early_stopping_monitor}), "
     console.line(
-        f"Fold {task.fold} done: best epoch {result.best_epoch} "
-        f"({setup.config.early_stopping_monitor}), last epoch {result.last_epoch}, "
-        f"{result.seconds:.1f} s"
+        f"{task.part.capitalize()} done: {best if task.holds_out else ''}"
+        f"last epoch {result.last_epoch}, {result.seconds:.1f} s"
     )
     return result

@@ -34,7 +34,7 @@ from clip_pkg.losses.table import class_weight_method
 from clip_pkg.model import ImageTextModel, build_model
 from clip_pkg.planning.class_texts import ClassTexts
 from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.splits import inner_split, splits_from_json
+from clip_pkg.planning.splits import Splits, inner_split, splits_from_json, undivided
 from clip_pkg.planning.tasks import FoldTask
 from clip_pkg.precision import Precision, choose_precision
 from clip_pkg.scheduling.devices import usable_cores
@@ -62,6 +62,7 @@ class EvalSide:
 class FoldSetup:
     """One fold, ready to train. `inner` chooses the epoch where the config asks for it.
 
+    val: the images held out, none of a task that holds out none.
     pixels: what the batches are made of; to be closed when the fold is over.
     """
 
@@ -121,8 +122,8 @@ def set_up(
     their loss start from the same model and see the same images in the same order.
     """
     config, manifest, texts = read_inputs(task)
-    splits = splits_from_json(Path(task.folds_info_file), manifest)
-    fold = splits.folds[task.fold - 1]
+    splits = _splits(task, manifest)
+    fold = next(fold for fold in splits.folds if fold.number == task.fold)
     train_indices, inner_indices = fold.train, None
     if config.inner_val_fraction > 0:
         train_indices, inner_indices = inner_split(
@@ -252,6 +253,12 @@ def set_up(
     )
 
 
+def _splits(task: FoldTask, manifest: Manifest) -> Splits:
+    if task.folds_info_file is None:
+        return undivided(manifest)
+    return splits_from_json(Path(task.folds_info_file), manifest)
+
+
 def _host_images(task: FoldTask, config: RunConfig, manifest: Manifest, ranks: Ranks) -> HostImages:
     """Open the store, or decode here where the launcher found no room for one."""
     if task.pixel_store is not None:
@@ -301,7 +308,7 @@ def _notices(
     )
     if norms and most is not None:
         reason = (
-            f"Fold {task.fold} ran out of memory, so its"
+            f"{task.part.capitalize()} ran out of memory, so its"
             if most != config.micro_batch_size
             else "As micro_batch_size says,"
         )
@@ -311,7 +318,7 @@ def _notices(
         )
     if norms and ranks.are_several and model.counts.device.type == "cpu":
         notices.append(
-            f"Fold {task.fold} was trained by {ranks.size} processes on the CPU, each with its "
-            f"part of every batch: {consequence}"
+            f"{task.part.capitalize()} was trained by {ranks.size} processes on the CPU, each with "
+            f"its part of every batch: {consequence}"
         )
     return tuple(notices)

@@ -25,7 +25,7 @@ POINTS_PER_FETCH = 200  # the device is waited for once for so many
 class StepCurves:
     """Collects the losses of steps on the device and writes them now and then.
 
-    folder: the config's TensorBoard folder. total_steps: of the whole training; when they exceed
+    folder: the fold's TensorBoard folder. total_steps: of the whole training; when they exceed
     `MOST_POINTS`, every n-th is kept. done: steps that an interrupted attempt took and that count;
     their points stay, later ones go.
     """
@@ -33,7 +33,6 @@ class StepCurves:
     def __init__(
         self,
         folder: Path,
-        fold: int,
         parts: Mapping[str, PartLabel],
         *,
         total_steps: int,
@@ -44,7 +43,7 @@ class StepCurves:
         self._step = done
         self._tags: list[str] = []
         self._pending: list[tuple[int, float, Tensor]] = []
-        self._writer = ScalarWriter(folder / f"fold_{fold}" / "steps", keep_until=done)
+        self._writer = ScalarWriter(folder / "steps", keep_until=done)
 
     def __enter__(self) -> StepCurves:
         return self

@@ -16,10 +16,8 @@ SIDES = ("train", "val", "inner_val")
 class FoldCurves:
     """Writes the rows of `history`, those of an interrupted attempt first, then one per epoch."""
 
-    def __init__(
-        self, folder: Path, fold: int, parts: Mapping[str, PartLabel], history: History
-    ) -> None:
-        self._folder = folder / f"fold_{fold}"
+    def __init__(self, folder: Path, parts: Mapping[str, PartLabel], history: History) -> None:
+        self._folder = folder
         self._parts = parts
         self._history = history
         self._writers: dict[str, ScalarWriter] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from clip_pkg.engine.console import FoldConsole
 from clip_pkg.engine.early_stopping import BestEpoch
 from clip_pkg.engine.environment import describe_environment
 from clip_pkg.engine.epoch import EpochScores, Evaluation
-from clip_pkg.engine.history import History
+from clip_pkg.engine.history import History, Row
 from clip_pkg.engine.optimisation import Diverged
 from clip_pkg.engine.outputs import (
     BestModel,
@@ -82,17 +82,16 @@ class FoldTraining:
     def run(self) -> None:
         """Train the epochs that are left, until the last or until patience runs out."""
         setup, config = self._setup, self._setup.config
-        place = (setup.task.config_paths.tensorboard, setup.task.fold)
         labels = part_labels(config.loss, config.aux_losses)
-        curves = FoldCurves(*place, labels, self._history)
+        curves = FoldCurves(setup.task.curves, labels, self._history)
         steps = StepCurves(
-            *place,
+            setup.task.curves,
             labels,
             total_steps=len(setup.train) * config.epochs,
             done=len(setup.train) * self._history.epochs,
         )
         with curves, steps:
-            if not self._untrained:
+            if setup.val.size and not self._untrained:
                 self._untrained = evaluation_columns(
                     "val", self._evaluate("val", epoch=0), self._weights
                 )
@@ -128,12 +127,7 @@ class FoldTraining:
         train = self._train(epoch, curves)
         trained = time.monotonic() - started
         self._train_seconds += trained
-        inner = None if setup.inner is None else self._evaluate("inner", epoch=epoch)
-        val = self._last = self._evaluate("val", epoch=epoch)
-        with self._profiler.phases("validation"):
-            scores = evaluation_columns("val", val, self._weights)
-            if inner is not None:
-                scores |= evaluation_columns("inner_val", inner, self._weights)
+        scores = self._validate(epoch) if setup.val.size else {}
         row: dict[str, float | None] = {
             "train_loss": train.loss,
             "train_acc": 100 * train.accuracy,
@@ -145,19 +139,34 @@ class FoldTraining:
             "train_images_per_second": len(setup.train) * config.batch_size / trained,
         }
         self._history.append(row)
-        self._best = self._best.after(epoch, row[self._monitor])
-        improved = self._best.epoch == epoch
-        if improved:
-            with self._profiler.phases("checkpoint"):
-                self._pending = snapshot(setup, epoch, row, val)
+        improved = self._last is not None and self._is_best(epoch, row, self._last)
         self._history.write(setup.task.paths.history)
         self._console.epoch_lines(
             train,
-            val.scores,
-            row["val_mAP"],
-            monitored=row[self._monitor],
+            None if self._last is None else self._last.scores,
+            row.get("val_mAP"),
+            monitored=row.get(self._monitor),
             remark=f"Best epoch so far by {self._monitor}" if improved else "",
         )
+
+    def _validate(self, epoch: int) -> dict[str, float | None]:
+        """Look at the held-out images; returns the columns of what was seen."""
+        inner = None if self._setup.inner is None else self._evaluate("inner", epoch=epoch)
+        val = self._last = self._evaluate("val", epoch=epoch)
+        with self._profiler.phases("validation"):
+            scores = evaluation_columns("val", val, self._weights)
+            if inner is not None:
+                scores |= evaluation_columns("inner_val", inner, self._weights)
+        return scores
+
+    def _is_best(self, epoch: int, row: Row, val: Evaluation) -> bool:
+        """Whether the epoch is the best so far; then its model is kept."""
+        self._best = self._best.after(epoch, row[self._monitor])
+        if self._best.epoch != epoch:
+            return False
+        with self._profiler.phases("checkpoint"):
+            self._pending = snapshot(self._setup, epoch, row, val)
+        return True
 
     def _train(self, epoch: int, curves: StepCurves) -> EpochScores:
         steps = len(self._setup.train)
@@ -227,10 +236,11 @@ class FoldTraining:
     def result(self, seconds: float) -> FoldResult:
         """Write the files of the end and return what the fold achieved."""
         setup, paths = self._setup, self._setup.task.paths
-        last_epoch = self._history.epochs
-        if self._last is None:  # stopped between the last epoch and the result
-            self._last = self._evaluate("val", epoch=last_epoch)
-        predictions(setup, self._last).write(paths.predictions_last)
+        last_epoch, best_epoch = self._history.epochs, self._best.epoch or None
+        if setup.val.size:
+            # There is no last look where it stopped between the last epoch and the result.
+            last = self._last or self._evaluate("val", epoch=last_epoch)
+            predictions(setup, last).write(paths.predictions_last)
         self._history.write(paths.history)
         write_exposure(setup, last_epoch)
         columns = [name for name in self._history.columns if name.startswith("val_")]
@@ -244,13 +254,13 @@ class FoldTraining:
             fold=setup.task.fold,
             n_train=len(setup.train_indices),
             n_val=setup.val.size,
-            best_epoch=self._best.epoch,
+            best_epoch=best_epoch,
             last_epoch=last_epoch,
             stopped_early=last_epoch < setup.config.epochs,
-            best=scores(self._best.epoch),
+            best={} if best_epoch is None else scores(best_epoch),
             last=scores(last_epoch),
             untrained=self._untrained,
-            chosen_on="reported fold" if setup.inner is None else "inner validation split",
+            chosen_on=self._chosen_on(),
             device=str(setup.device),
             environment=describe_environment(setup.device, setup.precision, setup.ranks.size),
             seconds=seconds,
@@ -262,3 +272,8 @@ class FoldTraining:
             ),
             notices=self._notices,
         )
+
+    def _chosen_on(self) -> Literal["reported fold", "inner validation split", "no image"]:
+        if not self._setup.val.size:
+            return "no image"
+        return "reported fold" if self._setup.inner is None else "inner validation split"

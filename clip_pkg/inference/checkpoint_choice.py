@@ -29,8 +29,9 @@ def choose_checkpoints(model: Path) -> CheckpointChoice:
     """Find what `model` stands for.
 
     A config's result folder stands for the best checkpoints of all its finished folds, a fold's
-    folder for its best checkpoint, a file for itself. Where a fold has no best checkpoint, because
-    the config wanted none, it is the latest one.
+    folder for its best checkpoint, a refit's for its only one, an export to
+    safetensors for its models, a file for itself. Where a fold has
+    no best checkpoint, because the config wanted none, it is the latest one.
 
     Raises:
         RunFolderError: There is nothing of the kind, or no fold is finished.
@@ -44,6 +45,8 @@ def choose_checkpoints(model: Path) -> CheckpointChoice:
             raise RunFolderError(f"{shown(model)}: is neither a file nor a folder")
         if (checkpoint := _checkpoint(FoldPaths(model))) is not None:
             return _of_fold(FoldPaths(model), checkpoint)
+        if exported := sorted(model.glob("model*.safetensors"), key=_by_number):
+            return CheckpointChoice(tuple(exported))
         if folds := _folds(model):
             return _of_config(ConfigPaths(model), folds)
         configs = [folder.name for folder in sorted(model.iterdir()) if _folds(folder)]
@@ -58,6 +61,10 @@ def choose_checkpoints(model: Path) -> CheckpointChoice:
         f"{shown(model)} is no result folder of a config or fold: it has neither {FOLD_PREFIX}1 "
         f"nor {FoldPaths(model).checkpoint_best.name}"
     )
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name
 
 
 def _checkpoint(paths: FoldPaths) -> Path | None:
@@ -78,8 +85,10 @@ def _folds(folder: Path) -> list[int]:
 
 
 def _of_fold(paths: FoldPaths, checkpoint: Path) -> CheckpointChoice:
-    notices = _substitute(paths, checkpoint)
-    if not paths.result.is_file():
+    result = read_record(FoldResult, paths.result)
+    is_refit = result is not None and result.best_epoch is None
+    notices = [] if is_refit else _substitute(paths, checkpoint)
+    if result is None:
         notices.append(f"{shown(paths.root)} is not finished: this is its model so far")
     return CheckpointChoice((checkpoint,), tuple(notices))
 

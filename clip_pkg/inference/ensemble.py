@@ -5,7 +5,7 @@ Legend: B images of a batch, K folds, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,16 @@ from clip_pkg.planning.decoding import UnreadableImage
 from clip_pkg.planning.inspection import Progress
 
 
+def check_one_run(members: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]]) -> None:
+    """Raise CheckpointError where files, with their classes and identities, are of several runs."""
+    first, *others = members
+    for source, classes, identity in others:
+        if (list(classes), identity) != (list(first[1]), first[2]):
+            raise CheckpointError(
+                f"{source} and {first[0]} are of different runs; their mean would be of nothing"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Ensemble:
     """K folds of one config; its probabilities are the mean of theirs. K may be 1."""
@@ -34,13 +44,7 @@ class Ensemble:
         """Rebuild the models. Raises CheckpointError for unfit files and files of several runs."""
         with _memory_of(device):
             folds = tuple(FoldClassifier.load(path, device) for path in checkpoints)
-        first = folds[0]
-        for other in folds[1:]:
-            if (other.classes, other.identity) != (first.classes, first.identity):
-                raise CheckpointError(
-                    f"{other.source} and {first.source} are of different runs; their mean would "
-                    "be of nothing"
-                )
+        check_one_run([(one.source, one.classes, one.identity) for one in folds])
         return cls(folds)
 
     @property

@@ -11,55 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import Tensor
 
-from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.classifier import Classifier, objective_for, probabilities
-from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import evaluation_batch_size
-from clip_pkg.data.pixel_store import store_size
 from clip_pkg.encoders.image import build_image_encoder
 from clip_pkg.encoders.state import load_strictly
 from clip_pkg.errors import CheckpointError
+from clip_pkg.inference.checkpoint_content import CheckpointContent, read_content
+from clip_pkg.inference.safetensors_file import TEXT_SIDE
 from clip_pkg.model import ImageTextModel
-from clip_pkg.precision import choose_precision, flushed_denormals
-
-TEXT_SIDE = ("text_encoder.", "text_projection.")  # parts of a model that only training needs
-
-
-class _Transform(BaseModel):
-    """How the fold's images were prepared; see `engine.outputs`."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-    store_size: int
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[float], Field(min_length=3, max_length=3)]
-
-
-class _Content(BaseModel):
-    """What prediction reads of a checkpoint; it may hold more."""
-
-    model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
-
-    identity: dict[str, str]
-    fold: int
-    epoch: int
-    config: RunConfig
-    classes: Annotated[list[str], Field(min_length=2)]
-    class_counts: list[int]
-    vocabulary_size: int | None
-    transform: _Transform
-    model: dict[str, Tensor]
-    objective: dict[str, Tensor]
-    class_features: Tensor | None
+from clip_pkg.precision import Precision, choose_precision, flushed_denormals
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +33,9 @@ class FoldClassifier:
     """A fold's model on a device.
 
     source: its checkpoint. identity: digests of what the fold's numbers follow from. name: the
-    config's. fold, epoch: count from 1. store_size: S. batch_size: images that an evaluation of the
-    fold looks at together on such a device.
+    config's. fold, epoch: count from 1; fold 0 is a refit, for which no image was held out.
+    store_size: S. batch_size: images that an evaluation of the fold looks at together on such a
+    device.
     """
 
     source: Path
@@ -83,19 +50,39 @@ class FoldClassifier:
     augmentation: Augmentation
     classifier: Classifier
 
+    @property
+    def label(self) -> str:
+        """How people call it."""
+        part = f"fold {self.fold}" if self.fold else "refit on all images"
+        return f"{part} (epoch {self.epoch})"
+
     @classmethod
     def load(cls, path: Path, device: torch.device) -> FoldClassifier:
         """Rebuild the model of a checkpoint, best or latest.
 
         Raises CheckpointError if the file is absent, damaged, hostile or not of this program.
         """
-        content = _content(path)
+        return cls.rebuild(read_content(path), path, device)
+
+    @classmethod
+    def rebuild(
+        cls,
+        content: CheckpointContent,
+        source: Path,
+        device: torch.device,
+        precision: Precision | None = None,
+    ) -> FoldClassifier:
+        """Rebuild the model of what was read from `source`.
+
+        precision: None for that of an evaluation of the fold on such a device.
+        Raises CheckpointError if the content is of another model than its config says.
+        """
         config = content.config
-        model = _image_side(content, path)
+        model = _image_side(content, source)
         objective = objective_for(config, content.class_counts, content.vocabulary_size)
-        load_strictly(objective, content.objective, source=str(path))
+        load_strictly(objective, content.objective, source=str(source))
         features = content.class_features
-        precision = choose_precision(
+        precision = precision or choose_precision(
             device,
             model.image_encoder,
             img_size=config.img_size,
@@ -103,7 +90,7 @@ class FoldClassifier:
             amp_dtype=config.amp_dtype,
         )
         return cls(
-            source=path,
+            source=source,
             identity=content.identity,
             name=config.name,
             fold=content.fold,
@@ -146,36 +133,7 @@ class FoldClassifier:
         return answers
 
 
-def _content(path: Path) -> _Content:
-    try:
-        content = _Content.model_validate(load_checkpoint(path))
-    except ValidationError as error:
-        first: Any = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{path} cannot be used to predict: {place}: {first['msg']}; it was written by another "
-            "version of this program or is none of its checkpoints"
-        ) from None
-    if contradiction := _contradiction(content):
-        raise CheckpointError(f"{path} cannot be used to predict: {contradiction}")
-    return content
-
-
-def _contradiction(content: _Content) -> str:
-    """What does not fit together in a checkpoint, or an empty text."""
-    config, features = content.config, content.class_features
-    count = len(content.classes)
-    expected = None if config.text_encoder.family == "none" else (count, config.embed_dim)
-    if (None if features is None else tuple(features.shape)) != expected:
-        return "its class features do not fit its classes"
-    if len(content.class_counts) != count:
-        return "its class counts do not fit its classes"
-    if content.transform.store_size != store_size(config.img_size, config.augmentation):
-        return "its images were prepared as this version of the program does not"
-    return ""
-
-
-def _image_side(content: _Content, path: Path) -> ImageTextModel:
+def _image_side(content: CheckpointContent, path: Path) -> ImageTextModel:
     """Image encoder, projection and temperature; the class features stand for the text side."""
     config = content.config
     encoder = build_image_encoder(

@@ -35,7 +35,10 @@ __all__ = [
     "make_splits",
     "splits_from_json",
     "splits_to_json",
+    "undivided",
 ]
+
+NO_FOLD = 0  # number of the one part of images that are not divided
 
 
 def make_splits(
@@ -83,6 +86,19 @@ def make_splits(
         fingerprint=manifest.fingerprint,
         hash=splits_hash(manifest, folds),
         linked=tuple(tuple(int(index) for index in cluster) for cluster in linked),
+    )
+
+
+def undivided(manifest: Manifest) -> Splits:
+    """One part with all images to train on and none to validate on; its number is `NO_FOLD`."""
+    whole = (Fold(NO_FOLD, np.arange(len(manifest)), np.arange(0)),)
+    return Splits(
+        folds=whole,
+        method="all images train",
+        n_splits=0,
+        random_state=None,
+        fingerprint=manifest.fingerprint,
+        hash=splits_hash(manifest, whole),
     )
 
 

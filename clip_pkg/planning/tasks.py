@@ -74,6 +74,8 @@ class Identity:
 class FoldTask:
     """What a worker needs to know. Paths are absolute; `fold` counts from 1.
 
+    folds_info_file: the folds; None where no image is held out and all of them train. `fold` is 0
+    then, and such a training has no score.
     pixel_store: the decoded images; None where there was no room for them, and whoever trains the
     fold decodes them. n_images: of the whole image set. gpus: how many train the fold together.
     micro_batch_size: images that go through the encoder at once, on all of its GPUs together, after
@@ -86,7 +88,7 @@ class FoldTask:
     n_folds: int
     run_dir: str
     manifest_file: str
-    folds_info_file: str
+    folds_info_file: str | None
     class_texts_file: str
     pixel_store: str | None
     cache_dir: str
@@ -102,9 +104,24 @@ class FoldTask:
         return str(self.config["name"])
 
     @property
+    def holds_out(self) -> bool:
+        """Whether some images do not train but validate."""
+        return self.folds_info_file is not None
+
+    @property
+    def part(self) -> str:
+        """Which of the config's trainings it is: `fold 1`, or `refit`."""
+        return f"fold {self.fold}" if self.holds_out else "refit"
+
+    @property
+    def position(self) -> str:
+        """The same for a narrow column: `1/5`, or `refit`."""
+        return f"{self.fold}/{self.n_folds}" if self.holds_out else "refit"
+
+    @property
     def label(self) -> str:
         """How people call it."""
-        return f"{self.name} fold {self.fold}"
+        return f"{self.name} {self.part}"
 
     @property
     def images_at_once(self) -> int:
@@ -129,13 +146,21 @@ class FoldTask:
     @property
     def paths(self) -> FoldPaths:
         """Files of the fold."""
-        return self.config_paths.fold(self.fold)
+        paths = self.config_paths
+        return paths.fold(self.fold) if self.holds_out else paths.refit
+
+    @property
+    def curves(self) -> Path:
+        """Folder of its curves for TensorBoard."""
+        return self.config_paths.tensorboard / self.paths.root.name
 
 
 @dataclass(frozen=True)
 class FoldResult:
     """A finished fold. Metrics are by history column, None where undefined.
 
+    best_epoch: None where no image was held out, so that there was nothing to choose it by; `best`,
+    `last` and `untrained`, the scores on held-out images, are empty then.
     peak_memory_bytes: what the process had reserved on its GPU at most; None on a CPU.
     """
 
@@ -143,13 +168,13 @@ class FoldResult:
     fold: int
     n_train: int
     n_val: int
-    best_epoch: int
+    best_epoch: int | None
     last_epoch: int
     stopped_early: bool
     best: dict[str, float | None]
     last: dict[str, float | None]
     untrained: dict[str, float | None]
-    chosen_on: Literal["reported fold", "inner validation split"]
+    chosen_on: Literal["reported fold", "inner validation split", "no image"]
     device: str
     environment: dict[str, str]
     seconds: float

@@ -32,7 +32,7 @@ def output(step: int) -> LossOutput:
 
 
 def take(folder: Path, steps: range, *, total: int, flush: bool = True) -> None:
-    with StepCurves(folder, 1, PARTS, total_steps=total, done=steps.start - 1) as curves:
+    with StepCurves(folder / "fold_1", PARTS, total_steps=total, done=steps.start - 1) as curves:
         for step in steps:
             curves.add(output(step))
         if flush:

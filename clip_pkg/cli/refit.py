@@ -1,0 +1,198 @@
+"""`refit`: one model of a cross-validated config, trained on all of its images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_pkg.atomic import write_json
+from clip_pkg.cli.execution import execute
+from clip_pkg.cli.launch import EXIT_FAILED, EXIT_INTERRUPTED, ask, report_failures
+from clip_pkg.cli.pixels import pixel_stores
+from clip_pkg.cli.preparation import Preparation, PreparedConfig
+from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources
+from clip_pkg.cli.run_folder import (
+    fold_tasks,
+    refuse_folder_in_use,
+    set_aside,
+    sole_launcher,
+    write_tasks,
+)
+from clip_pkg.cli.terminal import Terminal, mean_and_sd
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.errors import DataError, RunFolderError, WeightsError
+from clip_pkg.evaluation.refit import RefitLength, refit_length, refit_summary
+from clip_pkg.evaluation.summary import summarize
+from clip_pkg.paths import ConfigPaths, RunPaths
+from clip_pkg.planning.class_texts import ClassTexts
+from clip_pkg.planning.problems import shown
+from clip_pkg.planning.scan import ScanResult, scan
+from clip_pkg.planning.splits import undivided
+from clip_pkg.planning.tasks import FoldTask, finished, read_record
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The cross-validated config that is trained once more, its summary, and for how long."""
+
+    paths: ConfigPaths
+    summary: Mapping[str, Any]
+    length: RefitLength
+
+    @property
+    def run(self) -> RunPaths:
+        """The output folder that the config's folder is in."""
+        return RunPaths(self.paths.root.parent)
+
+    @property
+    def config(self) -> RunConfig:
+        """The config without what only held-out images can decide."""
+        changes = {
+            "name": self.paths.root.name,  # a folder that was renamed is the config's all the same
+            "epochs": self.length.epochs,
+            "inner_val_fraction": 0.0,
+            "early_stopping_patience": None,
+        }
+        return RunConfig.model_validate({**self.summary["config"], **changes})
+
+
+def refit(parsed: argparse.Namespace) -> int:
+    """Train a config on all of its images, or go on with that; returns the exit code."""
+    terminal = Terminal()
+    paths = ConfigPaths(parsed.config_dir.resolve())
+    run = RunPaths(paths.root.parent)
+    settings = argparse.Namespace(
+        **vars(parsed), output_dir=run.output_dir, resume_from=None, profile=False
+    )
+    resources = find_resources(settings, terminal)
+    try:
+        refuse_folder_in_use(run)
+        summary = summarize(paths)
+        source = _Source(paths, summary, refit_length(summary, parsed.epochs))
+        preparation = _prepare(parsed, source, resources, terminal)
+        is_replaced = _is_replaced(paths, preparation, overwrite=parsed.overwrite)
+        terminal.line(f"{source.length.epochs} epochs, {source.length.reason}.")
+        for notice in (*resources.notices, *preparation.notices):
+            terminal.line(f"NOTE: {notice}", "yellow")
+        with sole_launcher(run):
+            if is_replaced:
+                set_aside(run, paths.refit.root, terminal)
+            return _train(settings, source, preparation, resources, terminal)
+    finally:
+        resources.executor.close()
+
+
+def _train(
+    settings: argparse.Namespace,
+    source: _Source,
+    preparation: Preparation,
+    resources: Resources,
+    terminal: Terminal,
+) -> int:
+    run = source.run
+    planned = fold_tasks(settings, run, preparation)
+    check_gpus_per_task(planned, resources)
+    waiting = [] if finished(planned[0]) else preparation.configs
+    with pixel_stores(settings, run, waiting, terminal) as stores:
+        tasks = write_tasks(settings, run, preparation, stores, terminal)
+        manifest = preparation.configs[0].manifest
+        counts = dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True))
+        write_json(source.paths.refit_summary, refit_summary(source.summary, source.length, counts))
+        execute(settings, run, tasks, resources, terminal)
+    if finished(tasks[0]) is None:
+        if report_failures(tasks, terminal):
+            return EXIT_FAILED
+        terminal.line("The refit is not done; the same command goes on.")
+        return EXIT_INTERRUPTED
+    _tell(source, terminal)
+    return 0
+
+
+def _tell(source: _Source, terminal: Terminal) -> None:
+    averages, folder = source.summary["average_results"], source.paths.refit.root
+    terminal.line(f"\nThe model: {source.paths.refit.checkpoint_latest}")
+    terminal.line(
+        "It was trained on all images, so there is no score of it. The estimate is that of the "
+        f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
+        f"{mean_and_sd(averages, 'val_acc')} %, mAP {mean_and_sd(averages, 'val_mAP')} %."
+    )
+    terminal.line("Next:")
+    terminal.line(f"  python train_clip.py predict {folder} --images PATH --output predictions.csv")
+    terminal.line(f"  python train_clip.py export {folder} --output DIR --format onnx")
+
+
+def _prepare(
+    parsed: argparse.Namespace, source: _Source, resources: Resources, terminal: Terminal
+) -> Preparation:
+    """Check images, texts and encoders. Raises UserError where the images are others by now."""
+    probe = ask([source.config], resources)
+    try:
+        scanned = _scan(parsed.data_dir, source, terminal)
+        manifest = scanned.manifest.grouped(source.config.group_pattern)
+        if manifest.fingerprint != source.summary["data_fingerprint"]:
+            raise DataError(
+                f"{shown(manifest.data_dir)} holds other images, labels or groups than those that "
+                f"the folds of {source.paths.root.name} were made of; a refit needs the same ones. "
+                "--data-dir DIR names where they are, and the training command trains on new ones"
+            )
+        texts = ClassTexts.from_json(
+            json.loads(source.paths.class_texts.read_text(encoding="utf-8"))
+        )
+    except BaseException:
+        probe.cancel()
+        raise
+    with terminal.waiting("Checking encoders and weights"):
+        problems = probe.problems()
+    if problems:
+        raise WeightsError("\n  ".join(["this config cannot be trained here:", *problems]))
+    prepared = PreparedConfig(source.config, manifest, undivided(manifest), texts)
+    notices = []
+    if prepared.identity.code != source.summary["identity"]["code"]:
+        notices.append(
+            "the program has changed since the folds were trained; their scores are an estimate "
+            "for a model that the former program would train"
+        )
+    return Preparation((prepared,), scanned.audit, tuple(notices))
+
+
+def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanResult:
+    """Look at the images again, as they were looked at before the folds were trained."""
+    if data_dir is None:
+        file = source.paths.preflight
+        try:
+            data_dir = Path(json.loads(file.read_text(encoding="utf-8"))["data_dir"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunFolderError(
+                f"{shown(file)} does not tell where the images are; --data-dir DIR does"
+            ) from None
+        if not data_dir.exists():
+            raise RunFolderError(
+                f"the images are not in {shown(data_dir)} any more; --data-dir DIR names where "
+                "they are"
+            )
+    with terminal.counting("Checking images") as progress:
+        # What was left out then is left out again; whether it was, the fingerprint tells.
+        return scan(data_dir, skip_unreadable=True, progress=progress)
+
+
+def _is_replaced(paths: ConfigPaths, preparation: Preparation, *, overwrite: bool) -> bool:
+    """Whether there is a refit to be set aside; raises RunFolderError for a foreign one."""
+    folder = paths.refit.root
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if overwrite:
+        return True
+    task = read_record(FoldTask, paths.refit.task)
+    if task is None:
+        raise RunFolderError(f"{shown(folder)} is not empty and holds no refit; move it away")
+    differences = preparation.configs[0].identity.differences(task.identity)
+    if differences:
+        raise RunFolderError(
+            f"{shown(folder)} holds a refit with different {', '.join(differences)} (the number of "
+            "epochs is part of the config); --overwrite moves it aside and starts anew"
+        )
+    return False

@@ -1,0 +1,147 @@
+"""What a model is, for whoever gets it without the project: classes, texts, transform, origin.
+
+Legend: S side of the square that images are resized to, H side of what the encoder sees, pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.encoders import clip_towers
+from clip_pkg.inference.checkpoint_content import CheckpointContent
+from clip_pkg.paths import ConfigPaths
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model among those that are exported together. source: its file."""
+
+    source: Path
+    content: CheckpointContent
+
+    @property
+    def part(self) -> str:
+        """`fold 1`, or `refit`."""
+        return f"fold {self.content.fold}" if self.content.fold else "refit"
+
+    def file_name(self, stem: str, suffix: str, *, alone: bool) -> str:
+        """Name of a file of this member: `model_fold_1.safetensors`, or `model.safetensors`."""
+        part = "" if alone else f"_{self.part.replace(' ', '_')}"
+        return f"{stem}{part}{suffix}"
+
+
+def describe(members: Sequence[Member]) -> dict[str, Any]:
+    """All that the members share, and each of them, as JSON values for `config.json`."""
+    content = members[0].content
+    config = content.config
+    return {
+        "format": "clip_pkg export",
+        "format_version": FORMAT_VERSION,
+        "name": config.name,
+        "classes": content.classes,
+        "texts": dict(zip(content.classes, content.prompts, strict=True)),
+        "transform": transform(content),
+        "image_encoder": image_encoder(config.image_encoder, config.img_size),
+        "text_encoder": config.text_encoder_name,
+        "embed_dim": config.embed_dim,
+        "loss": config.loss.type,
+        "models": [
+            {
+                "part": member.part,
+                "epoch": member.content.epoch,
+                "training_images": dict(
+                    zip(content.classes, member.content.class_counts, strict=True)
+                ),
+            }
+            for member in members
+        ],
+        "data_fingerprint": content.identity.get("data"),
+        "config": dump_canonical(config),
+    }
+
+
+def transform(content: CheckpointContent) -> dict[str, Any]:
+    """What happens to an image before the encoder, in this order."""
+    return {
+        "color": "RGB",
+        "resize": {
+            "size": [content.transform.store_size] * 2,
+            "keep_aspect_ratio": False,
+            "interpolation": "bicubic",
+            "antialias": True,
+        },
+        "center_crop": [content.config.img_size] * 2,
+        "scale": "1/255",
+        "mean": content.transform.mean,
+        "std": content.transform.std,
+    }
+
+
+def image_encoder(spec: EncoderSpec, img_size: int) -> dict[str, Any]:
+    """How the encoder's own library makes the architecture."""
+    if spec.family == "clip":
+        quick = clip_towers.model_config(spec, 1, img_size)["quick_gelu"]
+        options: dict[str, Any] = {"force_image_size": img_size, "force_quick_gelu": quick}
+        return {"library": "open_clip", "model": spec.model, "options": options}
+    options = {"num_classes": 0}
+    if timm.models.get_pretrained_cfg(spec.model).fixed_input_size:
+        options["img_size"] = img_size
+    return {"library": "timm", "model": spec.model, "options": options}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What cross-validation says of a config.
+
+    parts: names of the folds. columns: score → one value per fold, None where undefined or missing.
+    averages: `avg_<score>`, `std_<score>` and `n`. epoch_choice: a sentence.
+    """
+
+    parts: Sequence[str]
+    columns: Mapping[str, Sequence[float | None]]
+    averages: Mapping[str, Any]
+    epoch_choice: str
+
+
+def find_scores(member: Member) -> Scores | None:
+    """Look for the summary of the member's config; None where the file was copied without it.
+
+    A refit has none of its own: it is the folds' beside it.
+    """
+    summary = _json(ConfigPaths(member.source.parent.parent).summary)
+    identity = summary.get("identity")
+    if identity is None:
+        return None
+    shared = ("data", "class_texts") if member.content.fold == 0 else tuple(identity)
+    if any(identity.get(part) != member.content.identity.get(part) for part in shared):
+        return None
+    results = summary["fold_results"]
+    return Scores(
+        parts=[f"fold {number}" for number in results["fold"]],
+        columns={
+            name.removeprefix("fold_"): values
+            for name, values in results.items()
+            if name.startswith("fold_val_")
+        },
+        averages=summary["average_results"],
+        epoch_choice=summary["epoch_choice"],
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read an object; empty if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

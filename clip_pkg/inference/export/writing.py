@@ -1,0 +1,161 @@
+"""Writes the folder of an export: all of its files, or none."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from clip_pkg.atomic import write_json, write_text
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.errors import UserError
+from clip_pkg.inference.checkpoint_content import CheckpointContent, read_content
+from clip_pkg.inference.ensemble import check_one_run
+from clip_pkg.inference.export import examples
+from clip_pkg.inference.export.description import Member, describe, find_scores
+from clip_pkg.inference.export.formats import Format
+from clip_pkg.inference.export.graph import FLOAT32, ExportGraph, linear_head
+from clip_pkg.inference.export.model_card import model_card
+from clip_pkg.inference.export.onnx_file import write_onnx
+from clip_pkg.inference.export.open_clip_folder import write_open_clip
+from clip_pkg.inference.fold_classifier import FoldClassifier
+from clip_pkg.inference.safetensors_file import SUFFIX, named_tensors, write_safetensors
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format put into the folder.
+
+    title: the format's name. names: its files. example: lines of Python that load it. facts: for
+    `config.json`. notices: sentences about it, without a full stop. report: one for the terminal.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    example: str
+    facts: Mapping[str, Any]
+    notices: tuple[str, ...]
+    report: str
+
+
+Writer: TypeAlias = Callable[[Sequence[Member], dict[str, Any], Path], Written]
+
+
+def export_models(checkpoints: Sequence[Path], kind: Format, output: Path) -> Written:
+    """Export one model, or the folds of a config together, to a new folder.
+
+    Raises CheckpointError for unfit files and for an export that answers differently than torch,
+    UserError where the format has no place for the model.
+    """
+    members = [Member(path, read_content(path)) for path in checkpoints]
+    check_one_run([(one.source, one.content.classes, one.content.identity) for one in members])
+    description = describe(members)
+    with new_folder(output) as folder:
+        written = WRITERS[kind](members, description, folder)
+        description |= written.facts
+        write_json(folder / "config.json", description)
+        files = {"format": written.title, "names": written.names, "example": written.example}
+        card = model_card(
+            {**description, "files": files}, members, find_scores(members[0]), written.notices
+        )
+        write_text(folder / "README.md", card)
+    return written
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `output` in the end; on any error it goes."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+        if output.exists():
+            output.rmdir()  # it is empty, as was checked
+        folder.replace(output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _classifier(member: Member) -> FoldClassifier:
+    return FoldClassifier.rebuild(member.content, member.source, torch.device("cpu"), FLOAT32)
+
+
+def _onnx(members: Sequence[Member], description: dict[str, Any], folder: Path) -> Written:
+    folds = [_classifier(member) for member in members]
+    name = "model.onnx"
+    facts = write_onnx(folder / name, ExportGraph(folds), folds[0].store_size, description)
+    deviation = facts["largest_deviation_from_torch"]
+    return Written(
+        "ONNX",
+        (name,),
+        examples.ONNX.substitute(file=name),
+        {"onnx": facts},
+        (),
+        f"Largest deviation of onnxruntime from torch: {deviation:.1e}",
+    )
+
+
+def _safetensors(members: Sequence[Member], description: dict[str, Any], folder: Path) -> Written:
+    names, heads = [], []
+    for member, told in zip(members, description["models"], strict=True):
+        name = member.file_name("model", SUFFIX, alone=len(members) == 1)
+        heads.append(_write_weights(folder / name, member))
+        told |= {"file": name, "head": heads[-1]}
+        names.append(name)
+    report = "The text tower stays behind: the features of the class texts stand for it"
+    if heads[0] is None:
+        return Written("safetensors", tuple(names), _PREDICT, {}, (_NO_HEAD,), report)
+    library = description["image_encoder"]["library"]
+    example = examples.SAFETENSORS.substitute(
+        file=names[0],
+        library=library,
+        made=examples.ENCODERS[library],
+        head=examples.HEADS[heads[0]],
+    )
+    return Written("safetensors", tuple(names), example, {}, (), report)
+
+
+_PREDICT = "# in a shell: python train_clip.py predict FOLDER --images PATH\n"
+_NO_HEAD = "its answers are no linear function of the embedding; `predict` of clip_pkg knows them"
+
+
+def _write_weights(path: Path, member: Member) -> str | None:
+    """Write one model's file; returns what its linear head works on, None if it has no such."""
+    content = member.content
+    tensors = named_tensors(content.model, content.objective, content.class_features)
+    head = linear_head(_classifier(member).classifier)
+    if head is not None:
+        tensors |= {"head.weight": head.weight, "head.bias": head.bias}
+    facts = content.model_dump(exclude={"model", "objective", "class_features", "config"})
+    facts["config"] = dump_canonical(content.config)
+    write_safetensors(path, facts, tensors)
+    return None if head is None else head.on
+
+
+def _open_clip(members: Sequence[Member], description: dict[str, Any], folder: Path) -> Written:
+    if len(members) > 1:
+        raise UserError(
+            f"an open_clip folder holds one model, and these are {len(members)} folds: name one of "
+            "them, or a refit"
+        )
+    content: CheckpointContent = members[0].content
+    found = write_open_clip(content, members[0].source, folder)
+    description["open_clip"] = {"largest_deviation": found.deviation}
+    names = tuple(sorted(path.name for path in folder.iterdir()))
+    report = f"Largest deviation of open_clip's features: {found.deviation:.1e}"
+    return Written("open_clip", names, examples.OPEN_CLIP.substitute(), {}, found.notices, report)
+
+
+WRITERS: Mapping[Format, Writer] = {
+    "onnx": _onnx,
+    "safetensors": _safetensors,
+    "open_clip": _open_clip,
+}
