@@ -198,6 +198,23 @@ def test_predict_takes_it(
     assert "the mean of fold 1" in capsys.readouterr().out
 
 
+def test_the_card_of_its_export_quotes_the_folds_and_says_so(
+    config_dir: Path, refit: Callable[..., str], tmp_path: Path
+) -> None:
+    refit(config_dir, "--epochs", "1")
+    words = ["--output", str(tmp_path / "exported"), "--format", "safetensors"]
+    assert main(["export", str(config_dir / "refit"), *words]) == 0
+    card = (tmp_path / "exported/README.md").read_text(encoding="utf-8")
+    averages = read(config_dir / "cv_summary.json")["average_results"]
+    assert "no image was held out" in card
+    assert "This model was judged by no image. What follows is an estimate" in card
+    mean = f"{averages['avg_val_acc']:.2f} ± {averages['std_val_acc']:.2f}"
+    assert f"| mean ± SD of 3 | {mean} |" in card
+    told = read(tmp_path / "exported/config.json")
+    assert [(one["part"], one["epoch"]) for one in told["models"]] == [("refit", 1)]
+    assert told["models"][0]["training_images"] == {"blue sky": 6, "grün": 10, "red": 14}
+
+
 def test_missing_folds_have_no_say_unless_the_epochs_are_given(
     config_dir: Path, refit: Callable[..., str]
 ) -> None:

@@ -30,7 +30,7 @@ class NoProbe:
 
 @pytest.fixture
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_pkg.cli.launch, "_ask", lambda *_: NoProbe())
+    monkeypatch.setattr(clip_pkg.cli.launch, "ask", lambda *_: NoProbe())
 
 
 def arguments(data: Path, output: Path, config: Path) -> list[str]:

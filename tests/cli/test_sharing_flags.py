@@ -157,7 +157,7 @@ def test_folds_on_a_cpu_share_its_cores_and_it_is_said(
         raise Told
 
     monkeypatch.setattr(clip_pkg.cli.execution, "Loop", loop)
-    monkeypatch.setattr(clip_pkg.cli.launch, "_ask", lambda *_: clip_pkg.cli.probe.NoProbe())
+    monkeypatch.setattr(clip_pkg.cli.launch, "ask", lambda *_: clip_pkg.cli.probe.NoProbe())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
     words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--folds-at-once", "9"]

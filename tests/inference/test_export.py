@@ -132,6 +132,7 @@ def test_onnx_of_a_transformer_with_a_linear_classifier(
         "text_encoder_name": "none",
         "loss": {"type": "ce", "classifier": "linear"},
         "use_cv": False,
+        "use_amp": False,
         "epochs": 1,
     }
     train("--config-file", write_configs(config))

@@ -266,7 +266,8 @@ def _deviation(content: CheckpointContent, folder: Path) -> float:
         tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     except RuntimeError as error:
         raise UserError(
-            f"open_clip cannot load this model with images of {config.img_size} pixels: {error}"
+            f"open_clip cannot load this model with images of {config.img_size} pixels: "
+            + " ".join(str(error).split())
         ) from None
     theirs.eval()
     generator = torch.Generator().manual_seed(0)
