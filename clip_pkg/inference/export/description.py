@@ -16,6 +16,7 @@ import timm
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.encoders import clip_towers
+from clip_pkg.errors import RunFolderError
 from clip_pkg.inference.checkpoint_content import CheckpointContent
 from clip_pkg.paths import ConfigPaths
 
@@ -116,12 +117,18 @@ class Scores:
 def find_scores(member: Member) -> Scores | None:
     """Look for the summary of the member's config; None where the file was copied without it.
 
-    A refit has none of its own: it is the folds' beside it.
+    A refit has none of its own: it is the folds' beside it. Raises RunFolderError for a damaged one.
     """
-    summary = _json(ConfigPaths(member.source.parent.parent).summary)
-    identity = summary.get("identity")
-    if identity is None:
+    file = ConfigPaths(member.source.parent.parent).summary
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
+    except ValueError:
+        raise RunFolderError(
+            f"{file} is damaged; `summarize {file.parent}` writes it anew"
+        ) from None
+    identity = summary["identity"]
     shared = ("data", "class_texts") if member.content.fold == 0 else tuple(identity)
     if any(identity.get(part) != member.content.identity.get(part) for part in shared):
         return None
@@ -136,12 +143,3 @@ def find_scores(member: Member) -> Scores | None:
         averages=summary["average_results"],
         epoch_choice=summary["epoch_choice"],
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read an object; empty if there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -64,7 +64,8 @@ def _rows(scores: Scores) -> list[tuple[str, list[str]]]:
         )
         for name, _ in SHOWN
     ]
-    return [*rows, (f"mean ± SD of {averages['n']}", means)]
+    count = averages["n"]
+    return [*rows, (f"mean ± SD of {count}" if count > 1 else "mean", means)]
 
 
 def _value(scores: Scores, name: str, index: int) -> float | None:
