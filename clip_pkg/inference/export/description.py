@@ -117,7 +117,8 @@ class Scores:
 def find_scores(member: Member) -> Scores | None:
     """Look for the summary of the member's config; None where the file was copied without it.
 
-    A refit has none of its own: it is the folds' beside it. Raises RunFolderError for a damaged one.
+    A refit has none of its own: it is the folds' beside it.
+    Raises RunFolderError for a damaged one.
     """
     file = ConfigPaths(member.source.parent.parent).summary
     try:
