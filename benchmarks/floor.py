@@ -28,6 +28,7 @@ from benchmarks.commands import answer
 from benchmarks.image_sets import ImageSet, make_image_set
 from benchmarks.results import measured_on, median_and_range, write_section
 from benchmarks.trainer import TrainedFold, train
+from benchmarks.utilisation import Utilisation, first_gpu
 from clip_pkg.planning.profile import PHASES, read_profile
 
 OF_THE_FLOOR = ("image forward", "backward", "optimiser", "validation")
@@ -114,6 +115,7 @@ class Measured:
     folds: Sequence[Compared]
     phases: Mapping[str, float]
     command_seconds: Sequence[float]
+    utilisation: Utilisation
 
 
 def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
@@ -136,8 +138,10 @@ def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
     folds: list[Compared] = []
     commands: list[float] = []
     run = None
+    utilisation = Utilisation(first_gpu(chosen.device))
     for number in range(chosen.rounds):
-        run = train(images.folder, row.config(chosen), folder / f"run{number}", chosen.device)
+        with utilisation.sampled():
+            run = train(images.folder, row.config(chosen), folder / f"run{number}", chosen.device)
         after = bare(before.format)
         folds += [Compared(fold, (before, after)) for fold in run.folds]
         commands.append(run.command_seconds)
@@ -149,7 +153,7 @@ def measure(row: Row, chosen: argparse.Namespace, folder: Path) -> Measured:
     assert profile is not None, "a run with --profile leaves one"
     epochs = profile.last_epoch - profile.first_epoch + 1
     phases = {name: seconds / epochs for name, seconds in profile.seconds.items()}
-    return Measured(row, images, folds, phases, commands)
+    return Measured(row, images, folds, phases, commands, utilisation)
 
 
 HEAD = """\
@@ -226,6 +230,16 @@ def report(every: Sequence[Measured], chosen: argparse.Namespace) -> str:
                 for one in every
             )
             + ".",
+            *(
+                [
+                    "",
+                    "GPU utilisation over whole commands: "
+                    + "; ".join(f"{one.utilisation} (`{one.row.name}`)" for one in every)
+                    + ".",
+                ]
+                if chosen.device == "cuda"
+                else []
+            ),
             "",
             "Where the time goes, in ms per epoch and percent, as `--profile` tells of one more "
             f"run on a hold-out. The first {len(OF_THE_FLOOR)} lines are what the floor does, too; "

@@ -28,6 +28,7 @@ from benchmarks.fold_team import precision_of
 from benchmarks.fold_ways import BATCH, CHECKOUT, ENCODER, ONE_BY_ONE, Measured, compare
 from benchmarks.measurement import spread
 from benchmarks.results import measured_on, write_section
+from benchmarks.utilisation import Utilisation
 from clip_pkg.demo import make_demo
 from clip_pkg.scheduling.devices import Device, find_devices, usable_cores
 from clip_pkg.scheduling.mps import start_mps
@@ -72,9 +73,11 @@ def fastest(measured: Mapping[str, Measured]) -> str:
     return min(ran, key=lambda name: spread(ran[name].seconds).median)
 
 
-def whole_runs(device: Device, at_once: Sequence[int], epochs: int) -> dict[int, float]:
-    """Seconds from start to end of the program, for numbers of folds at once."""
-    seconds = {}
+def whole_runs(
+    device: Device, at_once: Sequence[int], epochs: int
+) -> dict[int, tuple[float, Utilisation]]:
+    """Seconds from start to end of the program and the GPU's work, for numbers of folds at once."""
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_demo(root / "images")
@@ -84,15 +87,17 @@ def whole_runs(device: Device, at_once: Sequence[int], epochs: int) -> dict[int,
         environment = device.environment(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
         for number in at_once:
             words = [*where, "--output-dir", root / f"out{number}", "--folds-at-once", number]
+            utilisation = Utilisation(device.visible or None)
             began = time.perf_counter()
-            subprocess.run(
-                [sys.executable, CHECKOUT / "train_clip.py", *map(str, words)],
-                check=True,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-            )
-            seconds[number] = time.perf_counter() - began
-    return seconds
+            with utilisation.sampled():
+                subprocess.run(
+                    [sys.executable, CHECKOUT / "train_clip.py", *map(str, words)],
+                    check=True,
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                )
+            measured[number] = time.perf_counter() - began, utilisation
+    return measured
 
 
 def steps_report(device: Device, parsed: argparse.Namespace) -> list[str]:
@@ -149,11 +154,11 @@ def whole_report(device: Device, parsed: argparse.Namespace) -> list[str]:
         f"**The whole program**, `--folds-at-once N` for {CONFIG['n_splits']} folds of "
         f"{parsed.epochs} epochs ({ENCODER}, {CONFIG['img_size']} px, demo images), one run each:",
         "",
-        f"| N | seconds | ÷ N = {first} |",
-        "|--:|--:|--:|",
+        f"| N | seconds | ÷ N = {first} | GPU utilisation |",
+        "|--:|--:|--:|---|",
         *(
-            f"| {n} | {seconds:.1f} | {seconds / whole[first]:.2f} |"
-            for n, seconds in whole.items()
+            f"| {n} | {seconds:.1f} | {seconds / whole[first][0]:.2f} | {utilisation} |"
+            for n, (seconds, utilisation) in whole.items()
         ),
     ]
 

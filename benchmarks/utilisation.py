@@ -9,22 +9,29 @@ from contextlib import contextmanager
 
 import pynvml
 
+from clip_pkg.scheduling.devices import find_devices
+
 SECONDS_BETWEEN = 0.2  # the driver's own window is a sixth of a second to a second
+
+
+def first_gpu(device: str) -> str | None:
+    """Index or UUID of the GPU that programs with `--gpus 0` run on; None for "cpu"."""
+    return find_devices(None)[0][0].visible or None if device == "cuda" else None
 
 
 class Utilisation:
     """Percent of time in which the GPU computed something, sampled.
 
-    index: of the GPU, as NVML counts. None samples nothing, for runs on a CPU.
+    gpu: its index or UUID. None samples nothing, for runs on a CPU.
     """
 
-    def __init__(self, index: int | None) -> None:
-        self._index = index
+    def __init__(self, gpu: str | None) -> None:
+        self._gpu = gpu
         self._samples: list[float] = []
         self._done = threading.Event()
 
     def __str__(self) -> str:
-        if self._index is None:
+        if self._gpu is None:
             return "not sampled on a CPU"
         if not self._samples:
             return "the driver did not tell"
@@ -34,11 +41,11 @@ class Utilisation:
     @contextmanager
     def sampled(self) -> Iterator[None]:
         """Sample while the block runs; several blocks add up."""
-        if self._index is None:
+        if self._gpu is None:
             yield
             return
         self._done.clear()
-        thread = threading.Thread(target=self._sample, args=(self._index,), daemon=True)
+        thread = threading.Thread(target=self._sample, args=(self._gpu,), daemon=True)
         thread.start()
         try:
             yield
@@ -46,10 +53,14 @@ class Utilisation:
             self._done.set()
             thread.join()
 
-    def _sample(self, index: int) -> None:
+    def _sample(self, gpu: str) -> None:
         try:
             pynvml.nvmlInit()
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            handle = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
+                if gpu.isdigit()
+                else pynvml.nvmlDeviceGetHandleByUUID(gpu)
+            )
             while not self._done.wait(SECONDS_BETWEEN):
                 self._samples.append(float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
             pynvml.nvmlShutdown()

@@ -96,11 +96,11 @@ def choose_precision(
         able = matrix_units or torch.cpu._is_avx512_bf16_supported()
         slower = matrix_units and (depthwise or (convolutional and small))
         asked = use_amp and amp_dtype != "float16"
-        half = able and asked and (amp_dtype == "bfloat16" or not slower)
-        planes = not half and convolutional and small and not depthwise
+        gains = able and asked and (amp_dtype == "bfloat16" or not slower)
+        planes = not gains and convolutional and small and not depthwise
         return Precision(
             "cpu",
-            torch.bfloat16 if half else None,
+            torch.bfloat16 if gains else None,
             torch.contiguous_format if planes else torch.channels_last,
         )
     if not use_amp:

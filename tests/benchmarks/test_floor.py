@@ -11,6 +11,7 @@ from benchmarks import floor, results
 from benchmarks.floor import OF_THE_FLOOR, Compared, Floor, Row
 from benchmarks.formats import NAMES
 from benchmarks.trainer import TrainedFold
+from benchmarks.utilisation import Utilisation
 from clip_pkg.planning.profile import PHASES
 
 TINY_ROW = Row("tiny", "test_resnet", 40, img_size=32)
@@ -41,6 +42,7 @@ def test_it_measures_and_reports(
         [Compared(TrainedFold(9.0, (2.0, 4.0), 20, 10, 50.0), (Floor("f", 0.04, 0.02),) * 2)],
         {"backward": 0.75, "other": 0.25},
         [20.0],
+        Utilisation(None),
     )
     floor.main([*words, "--write"])
     body = results.section(written.read_text(encoding="utf-8"), "floor-cpu")

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import fold_team, fold_ways, folds_at_once, results
 from benchmarks.fold_team import TEAMS, Work
+from benchmarks.utilisation import Utilisation
 from clip_pkg.precision import Precision
 
 CPU = torch.device("cpu")
@@ -80,7 +81,8 @@ class HereWay:
 def test_it_measures_checks_and_reports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     written = tmp_path / "RESULTS.md"
     monkeypatch.setattr(fold_ways, "Way", HereWay)
-    monkeypatch.setattr(folds_at_once, "whole_runs", lambda *_: {1: 10.0, 2: 7.0})
+    busy = Utilisation(None)
+    monkeypatch.setattr(folds_at_once, "whole_runs", lambda *_: {1: (10.0, busy), 2: (7.0, busy)})
     monkeypatch.setattr(
         folds_at_once, "write_section", lambda n, b: results.write_section(n, b, written)
     )
@@ -92,7 +94,7 @@ def test_it_measures_checks_and_reports(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "| threads of one process | not run: no threads today | | | |" in rows
     (processes,) = [row for row in rows if row.startswith("| processes |")]
     assert processes.endswith("| 10 | 2 |")
-    assert "| 2 | 7.0 | 0.70 |" in rows
+    assert "| 2 | 7.0 | 0.70 | not sampled on a CPU |" in rows
     assert "**Fastest here**" in body
 
 

@@ -28,7 +28,7 @@ def test_samples_are_taken_while_the_block_runs(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: f"gpu {index}")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", rates)
-    seen = Utilisation(1)
+    seen = Utilisation("1")
     with seen.sampled():
         assert enough.wait(10)
     assert "mean" in str(seen)
@@ -43,7 +43,7 @@ def test_a_driver_that_does_not_tell_is_named(monkeypatch: pytest.MonkeyPatch) -
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     monkeypatch.setattr(pynvml, "nvmlInit", refuse)
-    seen = Utilisation(0)
+    seen = Utilisation("0")
     with seen.sampled():
         pass
     assert str(seen) == "the driver did not tell"
