@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,16 +18,12 @@ from torch import Tensor, nn
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.encoders.clip_text import ClipText
+from clip_pkg.encoders.frozen_text import FrozenText, TextFeatures
 from clip_pkg.encoders.hf_text import HfText
 from clip_pkg.encoders.image import ImageEncoder, build_image_encoder
 from clip_pkg.encoders.state import load_strictly
-from clip_pkg.encoders.text import (
-    FrozenTextFeatures,
-    LearnedPrompts,
-    TextEncoder,
-    build_text_encoder,
-    precompute,
-)
+from clip_pkg.encoders.text import LearnedPrompts, TextEncoder
+from clip_pkg.encoders.text_side import build_text_side, rows_per_class
 from clip_pkg.errors import CheckpointError
 from clip_pkg.losses.functional.precision import widened
 
@@ -36,7 +31,6 @@ from clip_pkg.losses.functional.precision import widened
 MAX_LOG_SCALE = math.log(100)
 MIN_LOG_SCALE = -MAX_LOG_SCALE
 
-_FROZEN_KEY = "text_encoder.features"
 _VOCABULARY_KEY = "text_encoder.vocabulary"
 
 
@@ -226,33 +220,29 @@ def build_model(
     prompts: Sequence[Sequence[str]],
     *,
     state: Mapping[str, Tensor] | None = None,
+    text_seed: int = 0,
+    text_features: TextFeatures = FrozenText.features,
 ) -> ImageTextModel:
     """Build the model that a config describes, on the CPU, in training mode.
 
     prompts: of each class, [C][P]; the number P may differ. Random weights come from torch's global
     generator, in the order image encoder, text encoder, projections.
-    A frozen text encoder is run here, once, and only its features stay.
     state: a checkpoint to continue from; then nothing pretrained is needed.
+    text_features: runs a text tower that is not trained, of which only the features stay, or knows
+    them already. text_seed: draws the weights of such a tower from `:scratch`.
     Raises WeightsError, CheckpointError or UserError as the encoders do.
     """
     assert len(classes) == len(prompts), "one list of prompts per class"
-    counts = _prompt_counts(config, prompts)
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    image_spec = config.image_encoder if state is None else _untrained(config.image_encoder)
+    image_spec = config.image_encoder if state is None else config.image_encoder.untrained
     image = build_image_encoder(image_spec, img_size=config.img_size, weights_dir=directory)
-    text: TextEncoder | None
-    if config.text_encoder.family == "none":
-        text = None
-    elif state is not None and _FROZEN_KEY in state:
-        text = FrozenTextFeatures(state[_FROZEN_KEY])
-    else:
-        text = _text_encoder(config, prompts, trained=state is None)
-        if config.freeze_text_encoder:
-            text = precompute(text, sum(counts))
+    text = build_text_side(
+        config, prompts, state=state, seed=text_seed, text_features=text_features
+    )
     model = ImageTextModel(
         image,
         text,
-        counts,
+        rows_per_class(config, prompts),
         embed_dim=config.embed_dim,
         temperature=config.temperature,
         freeze_image_encoder=config.freeze_image_encoder,
@@ -264,49 +254,11 @@ def build_model(
     return model.train()
 
 
-def _text_encoder(
-    config: RunConfig, prompts: Sequence[Sequence[str]], *, trained: bool
-) -> TextEncoder:
-    spec = config.text_encoder if trained else _untrained(config.text_encoder)
-    flat = [prompt for of_class in prompts for prompt in of_class]
-    counts = _prompt_counts(config, prompts)
-    directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    if spec.family == "prompts":
-        if spec.start is None:
-            return LearnedPrompts(sum(counts), config.embed_dim)
-        start = spec.start if trained else _untrained(spec.start)
-        tower = build_text_encoder(start, flat, embed_dim=config.embed_dim, weights_dir=directory)
-        features = precompute(tower, len(flat)).features
-        return LearnedPrompts(sum(counts), features.shape[1], features[_repeated(prompts, counts)])
-    return build_text_encoder(spec, flat, embed_dim=config.embed_dim, weights_dir=directory)
-
-
-def _prompt_counts(config: RunConfig, prompts: Sequence[Sequence[str]]) -> list[int]:
-    """Rows per class: the prompts there are, or the vectors that are to be learned."""
-    if config.text_encoder.family == "prompts":
-        return [config.prompts_per_class or 1] * len(prompts)
-    return [len(of_class) for of_class in prompts]
-
-
-def _repeated(prompts: Sequence[Sequence[str]], counts: Sequence[int]) -> Tensor:
-    """Flat prompt that each learned vector begins as: a class's own, over and over."""
-    rows, first = [], 0
-    for of_class, count in zip(prompts, counts, strict=True):
-        rows += [first + number % len(of_class) for number in range(count)]
-        first += len(of_class)
-    return torch.tensor(rows)
-
-
 def _text_projection(encoder: TextEncoder | None, embed_dim: int) -> nn.Module:
     """Make the map from a text encoder's features into the joint space."""
     if encoder is None or (isinstance(encoder, LearnedPrompts) and encoder.in_joint_space):
         return nn.Identity()
     return _projection(encoder.num_features, embed_dim)
-
-
-def _untrained(spec: EncoderSpec) -> EncoderSpec:
-    """Describe the same architecture without its weights; the tag still says how it normalises."""
-    return replace(spec, weights="scratch")
 
 
 def _projection(features: int, embed_dim: int) -> nn.Linear:

@@ -169,7 +169,7 @@ class RunPaths:
 
     @property
     def cache(self) -> Path:
-        """Decoded pixels and image lists, shared by all configs; safe to delete."""
+        """Decoded pixels, text features and image lists, shared by all configs; safe to delete."""
         return self.output_dir / ".cache"
 
     @property

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.encoders.frozen_text import FrozenText
 from clip_pkg.encoders.image import ImageEncoder
-from clip_pkg.encoders.text import FrozenTextFeatures, LearnedPrompts
+from clip_pkg.encoders.text import FrozenTextFeatures, LearnedPrompts, build_text_encoder
 from clip_pkg.errors import CheckpointError
 from clip_pkg.model import ImageTextModel, build_model
 
@@ -197,11 +198,46 @@ def test_a_frozen_text_encoder_is_run_once_and_leaves_only_its_features() -> Non
     assert isinstance(model.text_encoder, FrozenTextFeatures)
     assert model.text_encoder.features.shape == (6, 512 // 2)
     assert [n for n, _ in model.named_parameters() if n.startswith("text_encoder")] == []
-    torch.manual_seed(0)
-    whole = build_model(config(text_encoder_name=TINY), CLASSES, PROMPTS).eval()
+    torch.manual_seed(0)  # `text_seed`, to begin with
+    flat = [prompt for prompts in PROMPTS for prompt in prompts]
+    tower = build_text_encoder(parse_text_encoder(TINY), flat, embed_dim=16).eval()
     with torch.no_grad():
-        expected = whole.text_encoder(torch.arange(6))
+        expected = tower(torch.arange(6))
     assert torch.allclose(model.text_encoder.features, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text_encoder_name": TINY, "freeze_text_encoder": True},
+        {"text_encoder_name": f"prompts:{TINY}"},
+        {"text_encoder_name": f"prompts:{TINY}", "prompts_per_class": 4},
+        {"text_encoder_name": f"prompts:{TINY}", "freeze_text_encoder": True},
+    ],
+)
+def test_who_knows_the_features_of_a_tower_gets_the_model_of_who_computes_them(
+    changes: dict[str, Any],
+) -> None:
+    asked = []
+
+    def known(text: FrozenText) -> Tensor:
+        asked.append(text)
+        return features
+
+    features = FrozenText(
+        parse_text_encoder(TINY), tuple(p for prompts in PROMPTS for p in prompts), None, 0
+    ).features()
+    computed = build(**changes).checkpoint_state()
+    torch.manual_seed(0)
+    found = build_model(config(**changes), CLASSES, PROMPTS, text_features=known)
+    state = found.checkpoint_state()
+    assert state.keys() == computed.keys()
+    assert all(torch.equal(state[name], computed[name]) for name in computed)
+    assert len(asked) == 1
+    # What goes on from a checkpoint asks nobody.
+    again = build_model(config(**changes), CLASSES, PROMPTS, state=state, text_features=known)
+    assert torch.equal(again.mean_class_features(), found.mean_class_features())
+    assert len(asked) == 1
 
 
 def test_learned_prompts_follow_prompts_per_class() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clip_pkg.data import pixel_cache
+from clip_pkg.data import cache_files
 from clip_pkg.worker import main as worker
 
 TIMES = {"epoch_seconds", "train_images_per_second"}
@@ -54,7 +54,7 @@ def test_streamed_folds_have_the_numbers_of_stored_ones(
 def test_a_full_disk_streams(
     train: Callable[..., str], write_configs: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     shown = train("--config-file", write_configs({"name": "a"}))
     assert "bytes for them, 1,000 are free" in shown
     assert "Results:" in shown
@@ -71,7 +71,7 @@ def test_stores_of_other_runs_make_room(
     second = write_configs(*both, name="second.json")
     where = ["--multi-config", "--cache-dir", cache, "--cache-limit", "250kB"]
     shown = train("--config-file", second, *where, output="two")
-    assert f"removed, to keep the pixel cache within 250.0 kB: {store.name} (92.3 kB)" in shown
+    assert f"removed, to keep the cache within 250.0 kB: {store.name} (92.3 kB)" in shown
     assert sorted(path.stem.rpartition("-")[2] for path in cache.glob("*.npy")) == ["24", "40"]
     # A finished run needs nothing and removes nothing.
     again = train("--config-file", first, "--cache-dir", cache, "--cache-limit", "0", output="one")

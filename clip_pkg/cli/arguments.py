@@ -208,13 +208,15 @@ def add_side_folders(group: Any) -> None:
         "--cache_dir",
         type=Path,
         metavar="DIR",
-        help="decoded pixels, safe to delete (default: OUTPUT_DIR/.cache)",
+        help="decoded pixels and features of frozen text encoders, safe to delete (default: "
+        "OUTPUT_DIR/.cache)",
     )
     group.add_argument(
         "--cache-limit",
         "--cache_limit",
         type=_size,
         metavar="SIZE",
-        help="most bytes that decoded pixels may take in the cache, such as 50GB, 500MiB or 0: "
-        "those of other runs go first, then images are decoded while training (default: the disk)",
+        help="most bytes that decoded pixels and text features may take in the cache, such as "
+        "50GB, 500MiB or 0: those of other runs go first, then images are decoded while training "
+        "and texts encoded in each fold (default: the disk)",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clip_pkg.cli.preparation import PreparedConfig
 from clip_pkg.cli.terminal import Terminal
-from clip_pkg.data.pixel_cache import NoRoom, is_there, opened_store
+from clip_pkg.data.cache_files import NoRoom, is_there, opened_store
 from clip_pkg.data.pixel_store import store_path, store_size
 from clip_pkg.data.store_builder import build_store
 from clip_pkg.paths import RunPaths
@@ -18,7 +18,7 @@ from clip_pkg.scheduling.devices import usable_cores
 
 
 def cache_folder(parsed: argparse.Namespace, run: RunPaths) -> Path:
-    """Where decoded pixels and image lists go."""
+    """Where decoded pixels, text features and image lists go."""
     folder: Path = (parsed.cache_dir or run.cache).resolve()
     return folder
 

@@ -166,7 +166,10 @@ def write_tasks(
     manifests = {_manifest_file(cache, one): one.manifest for one in preparation.configs}
     for path, manifest in manifests.items():
         write_json(path, manifest.to_json())
-    tasks = fold_tasks(parsed, run, preparation, stores)
+    tasks = [
+        replace(task, cache_limit=parsed.cache_limit)
+        for task in fold_tasks(parsed, run, preparation, stores)
+    ]
     if parsed.profile:
         tasks = _with_profiles(tasks, terminal)
     for task in tasks:

@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
@@ -48,6 +48,11 @@ class EncoderSpec:
     tag: str | None
     written: str
     start: EncoderSpec | None = None
+
+    @property
+    def untrained(self) -> EncoderSpec:
+        """The same architecture without its weights; the tag still says how it normalises."""
+        return replace(self, weights="scratch")
 
 
 def encoders_of_model(text: str) -> Mapping[str, str]:

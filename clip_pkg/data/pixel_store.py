@@ -25,7 +25,7 @@ import PIL
 from numpy.typing import NDArray
 
 from clip_pkg.data import pixel_blocks
-from clip_pkg.data.pixel_cache import opened_store
+from clip_pkg.data.cache_files import opened_store
 from clip_pkg.errors import DataError
 from clip_pkg.planning import decoding
 from clip_pkg.planning.manifest import Manifest
@@ -68,7 +68,7 @@ class PixelStore:
     """An open store.
 
     images: uint8 [N, S, S, 3], read-only, read from the disk as it is used. file: keeps it from
-    being removed as long as it is open, see `pixel_cache`.
+    being removed as long as it is open, see `cache_files`.
     """
 
     images: NDArray[np.uint8]

@@ -20,14 +20,16 @@ from filelock import Timeout
 
 from clip_pkg.atomic import replacing, write_json
 from clip_pkg.data.byte_sizes import shown_bytes
-from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, fill_blocks
-from clip_pkg.data.pixel_cache import (
+from clip_pkg.data.cache_files import (
     NoRoom,
+    Notify,
     builder_lock,
-    cached_stores,
-    make_room,
+    cached_entries,
+    remove_unfinished,
+    room_for,
     sole_changer,
 )
+from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, fill_blocks
 from clip_pkg.data.pixel_store import (
     RECIPE,
     PixelStore,
@@ -40,7 +42,6 @@ from clip_pkg.errors import UserError
 from clip_pkg.planning.manifest import Manifest
 
 Progress = Callable[[int, int], None]  # images done, images in all
-Notify = Callable[[str], None]  # one sentence for the user
 Room = Callable[[Path, int], None]  # makes room for a store of so many bytes
 
 
@@ -64,7 +65,7 @@ def build_store(
         size: S, pixels; see `store_size`.
         cache_dir: Folder of the stores, made if missing.
         workers: Processes that decode; 0 and 1 mean this one.
-        limit: Bytes that all stores of the folder may take; others are removed to make room.
+        limit: Bytes that all files of the cache may take; others are removed to make room.
         kept: Stores that must not be removed for it, used or not.
         progress: Called as images get done, not at all if there is nothing to do.
         notify: Told why something is done again or waited for, and what was removed.
@@ -86,7 +87,7 @@ def build_store(
             else:
                 _stay_within(limit, path, kept, say)
                 return path
-        room = partial(_room_for, limit=limit, kept=kept, say=say)
+        room = partial(room_for, limit=limit, kept=kept, say=say)
         tell = progress or (lambda *_: None)
         _build(manifest, size, path, workers=workers, room=room, progress=tell)
     return path
@@ -96,8 +97,7 @@ def _build(
     manifest: Manifest, size: int, path: Path, *, workers: int, room: Room, progress: Progress
 ) -> None:
     """Write the store; the caller holds the lock."""
-    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):  # of builders that were killed
-        leftover.unlink()
+    remove_unfinished(path)
     record_path = path.with_suffix(".json")
     record_path.unlink(missing_ok=True)  # a new `.npy` must never be read with the old record
     path.unlink(missing_ok=True)
@@ -140,27 +140,16 @@ def _header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _room_for(
-    path: Path, needed: int, *, limit: int | None, kept: Collection[Path], say: Notify
-) -> None:
-    """Make room for a store and tell what went. Raises NoRoom."""
-    removed = make_room(path.parent, needed, limit=limit, kept={path, *kept})
-    if removed:
-        assert limit is not None, "only a limit makes stores go"
-        names = ", ".join(f"{store.path.name} ({shown_bytes(store.size)})" for store in removed)
-        say(f"removed, to keep the pixel cache within {shown_bytes(limit)}: {names}")
-
-
 def _stay_within(limit: int | None, path: Path, kept: Collection[Path], say: Notify) -> None:
     """Remove what is too much beside a store that is there already."""
     if limit is None:
         return
     with sole_changer(path.parent):
-        _room_for(path, 0, limit=limit, kept=kept, say=say)
-        taken = sum(store.size for store in cached_stores(path.parent))
+        room_for(path, 0, limit=limit, kept=kept, say=say)
+        taken = sum(entry.size for entry in cached_entries(path.parent))
     if taken > limit:
         say(
-            f"the pixel cache takes {shown_bytes(taken)}, more than its limit of "
+            f"the cache takes {shown_bytes(taken)}, more than its limit of "
             f"{shown_bytes(limit)}: all of it is in use"
         )
 

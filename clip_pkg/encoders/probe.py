@@ -120,7 +120,7 @@ def _memory_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
     for device in ("meta", "cpu"):
         try:
             with torch.device(device):
-                encoder = build_image_encoder(replace(spec, weights="scratch"), img_size=img_size)
+                encoder = build_image_encoder(spec.untrained, img_size=img_size)
         except UserError:
             continue
         try:
@@ -133,10 +133,9 @@ def _memory_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
 
 def _size_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
     """Whether the architecture takes images of this size."""
-    architecture = replace(spec, weights="scratch")
-    error = _failure(architecture, img_size, "meta")
+    error = _failure(spec.untrained, img_size, "meta")
     if error is not None and "meta" in str(error):  # it wants to see values while it is built
-        error = _failure(architecture, img_size, "cpu")
+        error = _failure(spec.untrained, img_size, "cpu")
     if error is None:
         return None
     lines = str(error).strip().splitlines() or [type(error).__name__]

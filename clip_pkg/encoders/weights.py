@@ -50,6 +50,20 @@ def obtain(asset: Asset, spec: EncoderSpec, weights_dir: Path | None) -> Path:
     raise WeightsError(f"{missing}{reason}")
 
 
+def files_in_use(request: WeightsRequest) -> list[tuple[str, int, int]]:
+    """Path, bytes and modification time in ns of every file from outside that an encoder reads.
+
+    Missing ones are fetched. A file that is written anew has another time, whatever is in it.
+    Raises WeightsError for what is not to be had.
+    """
+    files: list[Path] = []
+    for asset in assets(request.spec, request.side):
+        path = obtain(asset, request.spec, request.weights_dir).resolve()
+        files += sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
+    states = [(str(file), file.stat()) for file in files]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
 def missing_weights(requests: Iterable[WeightsRequest]) -> list[MissingWeights]:
     """Everything that the encoders need and this machine lacks; asks no network."""
     missing: dict[MissingWeights, None] = {}  # a set that keeps its order

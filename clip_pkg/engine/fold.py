@@ -79,8 +79,8 @@ def _train_fold(
         labels=part_labels(setup.config.loss, setup.config.aux_losses),
     )
     console.banner("TRAINING CONFIGURATION", configuration_lines(setup, device_id))
-    for notice in setup.notices:
-        console.line(f"NOTE: {notice}")
+    for text in (*(f"NOTE: {notice}" for notice in setup.notices), *setup.remarks):
+        console.line(text)
     done = 0 if state is None else int(state["epoch"])
     profiler = FoldProfiler(setup, console, epochs_done=done) if task.profile else Unprofiled()
     training = FoldTraining(setup, console, stop, profiler)

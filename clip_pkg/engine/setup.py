@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_pkg.classifier import objective_for
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import EvalBatches, TrainBatches
@@ -23,20 +22,20 @@ from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
 from clip_pkg.data.pixel_store import PixelStore, store_size
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
-from clip_pkg.engine.batch_norm import batch_norms, share_statistics
 from clip_pkg.engine.compilation import Shapes, compile_image_encoder, part_sizes
+from clip_pkg.engine.fold_model import build_fold_model
 from clip_pkg.engine.image_side import ImageSide, Parts, WholeBatch, deal
+from clip_pkg.engine.notices import fold_notices
 from clip_pkg.engine.optimisation import Optimisation
 from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.errors import DataError
 from clip_pkg.losses.contract import Objective
-from clip_pkg.losses.table import class_weight_method
-from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.model import ImageTextModel
 from clip_pkg.planning.class_texts import ClassTexts
 from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.splits import Splits, inner_split, splits_from_json, undivided
 from clip_pkg.planning.tasks import FoldTask
-from clip_pkg.precision import Precision, choose_precision
+from clip_pkg.precision import Precision
 from clip_pkg.scheduling.devices import usable_cores
 
 Side: TypeAlias = Literal["val", "inner"]
@@ -62,8 +61,9 @@ class EvalSide:
 class FoldSetup:
     """One fold, ready to train. `inner` chooses the epoch where the config asks for it.
 
-    val: the images held out, none of a task that holds out none.
-    pixels: what the batches are made of; to be closed when the fold is over.
+    val: the images held out, none of a task that holds out none. pixels: what the batches are made
+    of; to be closed when the fold is over. notices: for everybody who reads the result. remarks:
+    for the log.
     """
 
     task: FoldTask
@@ -85,6 +85,7 @@ class FoldSetup:
     val: EvalSide
     inner: EvalSide | None
     notices: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     def side(self, name: Side) -> EvalSide:
         """One of the sides that are only looked at."""
@@ -116,10 +117,8 @@ def set_up(
 ) -> FoldSetup:
     """Build model, objective, optimiser and batches of a fold; of several ranks, all at once.
 
-    `model_state` of a checkpoint takes the place of initial or pretrained weights.
-
-    Initial weights depend on (random_state, fold) alone, so that configs that differ only in
-    their loss start from the same model and see the same images in the same order.
+    `model_state` of a checkpoint takes the place of initial or pretrained weights; see
+    `build_fold_model`. The order of the images depends on (random_state, fold) alone as well.
     """
     config, manifest, texts = read_inputs(task)
     splits = _splits(task, manifest)
@@ -133,24 +132,16 @@ def set_up(
             seed=config.random_state,
             linked=splits.linked,
         )
-    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
-    model = build_model(config, texts.classes, texts.prompts, state=model_state).to(device)
-    if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
-        share_statistics(model.image_encoder)
-    if config.activation_checkpointing:
-        model.image_encoder.recompute_activations()
-    precision = choose_precision(
-        device,
-        model.image_encoder,
-        img_size=config.img_size,
-        use_amp=config.use_amp,
-        amp_dtype=config.amp_dtype,
+    built = build_fold_model(
+        task,
+        config,
+        texts,
+        _counts(manifest, train_indices).tolist(),
+        device=device,
+        state=model_state,
+        ranks=ranks,
     )
-    model = model.to(memory_format=precision.memory_format)
-    counts = _counts(manifest, train_indices).tolist()
-    objective = objective_for(config, counts, model.vocabulary_size).to(device)
-    for module in (model, objective):
-        ranks.copy_from_leader([*module.parameters(), *module.buffers()])
+    model, objective, precision = built.model, built.objective, built.precision
     pixels = open_pixels(_host_images(task, config, manifest, ranks), device)
     augmentation = Augmentation(
         config.augmentation,
@@ -249,7 +240,8 @@ def set_up(
         train=train,
         val=val,
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
-        notices=(*_notices(task, config, model, ranks), *([compiled] if compiled else [])),
+        notices=(*fold_notices(task, config, model, ranks), *([compiled] if compiled else [])),
+        remarks=built.remarks,
     )
 
 
@@ -290,35 +282,3 @@ def _in_parts(task: FoldTask) -> int | None:
     """How many images of a batch go through the encoder at once; None for all."""
     size = task.images_at_once
     return None if size == task.config["batch_size"] else size
-
-
-def _notices(
-    task: FoldTask, config: RunConfig, model: ImageTextModel, ranks: Ranks
-) -> tuple[str, ...]:
-    notices = []
-    if config.use_weighted_sampling and class_weight_method(config.loss, config.weight_method):
-        notices.append(
-            "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
-            'the loss. Set loss.class_weighting to "none" to correct it once.'
-        )
-    norms, most = batch_norms(model.image_encoder), _in_parts(task)
-    consequence = (
-        "batch normalisation used the statistics of these. Losses and their negatives are of whole "
-        "batches as ever."
-    )
-    if norms and most is not None:
-        reason = (
-            f"{task.part.capitalize()} ran out of memory, so its"
-            if most != config.micro_batch_size
-            else "As micro_batch_size says,"
-        )
-        notices.append(
-            f"{reason} batches of {config.batch_size} images went through the image encoder in "
-            f"micro-batches of {most}: {consequence}"
-        )
-    if norms and ranks.are_several and model.counts.device.type == "cpu":
-        notices.append(
-            f"{task.part.capitalize()} was trained by {ranks.size} processes on the CPU, each with "
-            f"its part of every batch: {consequence}"
-        )
-    return tuple(notices)

@@ -9,7 +9,7 @@ Legend: B images, C classes, D embedding size, S side of the decoded square in p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -136,9 +136,7 @@ class FoldClassifier:
 def _image_side(content: CheckpointContent, path: Path) -> ImageTextModel:
     """Image encoder, projection and temperature; the class features stand for the text side."""
     config = content.config
-    encoder = build_image_encoder(
-        replace(config.image_encoder, weights="scratch"), img_size=config.img_size
-    )
+    encoder = build_image_encoder(config.image_encoder.untrained, img_size=config.img_size)
     model = ImageTextModel(
         encoder,
         None,

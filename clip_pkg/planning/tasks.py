@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -79,7 +79,8 @@ class FoldTask:
     pixel_store: the decoded images; None where there was no room for them, and whoever trains the
     fold decodes them. n_images: of the whole image set. gpus: how many train the fold together.
     micro_batch_size: images that go through the encoder at once, on all of its GPUs together, after
-    more did not fit into the memory. profile: whether it says where its time goes.
+    more did not fit into the memory. profile: whether it says where its time goes. cache_limit:
+    bytes that all files of `cache_dir` may take, if there is a limit.
     """
 
     identity: Identity
@@ -97,6 +98,7 @@ class FoldTask:
     micro_batch_size: int | None = None
     resume_from: str | None = None
     profile: bool = False
+    cache_limit: int | None = None
 
     @property
     def name(self) -> str:
@@ -206,10 +208,10 @@ def config_digest(canonical: Mapping[str, Any]) -> str:
     return digest({key: canonical[key] for key in canonical if key not in NO_PART_OF_THE_RESULT})
 
 
-def code_digest() -> str:
-    """Digest of the package's own sources that make numbers."""
+def code_digest(rooms: Sequence[str] = ROOMS_THAT_MAKE_NUMBERS) -> str:
+    """Digest of the package's own sources that make numbers, or those of some rooms."""
     sources: list[Path] = []
-    for room in ROOMS_THAT_MAKE_NUMBERS:
+    for room in rooms:
         path = PACKAGE / room
         sources += sorted(path.rglob("*.py")) if path.is_dir() else [path]
     checksum = hashlib.sha256()

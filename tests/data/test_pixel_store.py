@@ -20,9 +20,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from clip_pkg.data import pixel_blocks, pixel_cache, store_builder
+from clip_pkg.data import cache_files, pixel_blocks, store_builder
+from clip_pkg.data.cache_files import NoRoom
 from clip_pkg.data.pixel_blocks import squash
-from clip_pkg.data.pixel_cache import NoRoom
 from clip_pkg.data.pixel_store import PixelStore, StoreError
 from clip_pkg.data.store_builder import build_store
 from clip_pkg.errors import DataError, UserError
@@ -246,8 +246,8 @@ def test_a_damaged_image_is_named(
 def test_a_full_disk_is_noticed_before_decoding(
     manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    needed = 128 + 70 * 16 * 16 * 3 + pixel_cache.SPACE_TO_LEAVE
+    monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    needed = 128 + 70 * 16 * 16 * 3 + cache_files.SPACE_TO_LEAVE
     with pytest.raises(NoRoom, match=f"{needed:,} bytes for them, 1,000,000 are free") as caught:
         build_store(manifest, 16, cache)
     assert str(cache) in str(caught.value)

@@ -1,9 +1,9 @@
-"""The folder of the pixel stores: what they take, who uses them, which of them make room.
+"""The cache folder: what pixel stores and text features take, who uses them, which make room.
 
 A store that a process has open is locked (shared) by it until it ends, so nobody removes it. It is
 `flock` on the `.npy` file itself: the system lets go of it however the process ends, and file
-servers pass it on between machines. The `.json` file beside it is touched when a store is opened;
-its time says which one was used least recently.
+servers pass it on between machines. The `.json` file beside it is touched when a store is opened,
+a file of text features when it is read; the time says which one was used least recently.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from filelock import FileLock, Timeout
 
@@ -24,18 +24,22 @@ from clip_pkg.data.byte_sizes import shown_bytes
 from clip_pkg.errors import UserError
 
 SPACE_TO_LEAVE = 64 * 2**20  # bytes that a store leaves free on the disk, for logs and checkpoints
+# Names of what holds numbers, and of what may be beside it.
+KINDS = {"pixels-*.npy": ("pixels-*.json",), "texts-*.safetensors": ()}
+
+Notify: TypeAlias = Callable[[str], None]  # one sentence for the user
 
 
 class NoRoom(UserError):
-    """A pixel store does not fit onto the disk, or into what the user allows."""
+    """A file of the cache does not fit onto the disk, or into what the user allows."""
 
 
 @dataclass(frozen=True)
-class CachedStore:
-    """A store in the folder, or what is there of one.
+class CachedEntry:
+    """A pixel store or text features in the folder, or what is there of them.
 
-    path: its `.npy` file. files: all there are. size: bytes of the pixels. used: when it was opened
-    last, in seconds since 1970.
+    path: the file that holds the numbers. files: all there are. size: bytes of the numbers. used:
+    when it was opened last, in seconds since 1970.
     """
 
     path: Path
@@ -44,22 +48,24 @@ class CachedStore:
     used: float
 
 
-def cached_stores(folder: Path) -> list[CachedStore]:
-    """List the stores of a folder, the least recently used one first."""
+def cached_entries(folder: Path) -> list[CachedEntry]:
+    """List what the folder holds, the least recently used first."""
     parts: dict[Path, list[Path]] = {}
-    for file in [*folder.glob("pixels-*.npy"), *folder.glob("pixels-*.json")]:
-        parts.setdefault(file.with_suffix(".npy"), []).append(file)
-    for file in folder.glob(".pixels-*.npy.*.tmp"):  # is being built, or its builder was killed
-        name, _, _ = file.name.removeprefix(".").partition(".npy.")
-        parts.setdefault(folder / f"{name}.npy", []).append(file)
-    stores = []
+    for name, beside in KINDS.items():
+        suffix = Path(name).suffix
+        for file in (file for pattern in (name, *beside) for file in folder.glob(pattern)):
+            parts.setdefault(file.with_suffix(suffix), []).append(file)
+        for file in folder.glob(f".{name}.*.tmp"):  # is being built, or its builder was killed
+            stem, _, _ = file.name.removeprefix(".").partition(f"{suffix}.")
+            parts.setdefault(folder / f"{stem}{suffix}", []).append(file)
+    entries = []
     for path, files in parts.items():
         states = {file: status for file in files if (status := _status(file)) is not None}
         if states:
             used = max(status.st_mtime for status in states.values())
             size = sum(s.st_size for file, s in states.items() if file.suffix != ".json")
-            stores.append(CachedStore(path, tuple(files), size, used))
-    return sorted(stores, key=lambda store: (store.used, store.path))
+            entries.append(CachedEntry(path, tuple(files), size, used))
+    return sorted(entries, key=lambda entry: (entry.used, entry.path))
 
 
 def _status(file: Path) -> os.stat_result | None:
@@ -91,43 +97,63 @@ def is_there(stream: BinaryIO, path: Path) -> bool:
 
 
 def builder_lock(path: Path) -> FileLock:
-    """Lock of whoever builds, or removes, the store at `path`."""
+    """Lock of whoever builds, or removes, what is at `path`."""
     return FileLock(path.with_suffix(".lock"))
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed builders of `path` left; the caller holds the `builder_lock`."""
+    for leftover in path.parent.glob(f".{path.stem}.*.tmp"):
+        leftover.unlink()
 
 
 @contextmanager
 def sole_changer(folder: Path) -> Iterator[None]:
-    """Hold the folder while its stores are counted and room is taken; never for long."""
+    """Hold the folder while its files are counted and room is taken; never for long."""
     with FileLock(folder / "pixels.lock"):
         yield
 
 
+def room_for(
+    path: Path, needed: int, *, limit: int | None, kept: Collection[Path], say: Notify
+) -> None:
+    """Make room for what is to be at `path`, and tell what went for it.
+
+    As `make_room`, which says who calls it and what it raises.
+    """
+    removed = make_room(path.parent, needed, limit=limit, kept={path, *kept})
+    if removed:
+        assert limit is not None, "only a limit makes files go"
+        names = ", ".join(f"{entry.path.name} ({shown_bytes(entry.size)})" for entry in removed)
+        say(f"removed, to keep the cache within {shown_bytes(limit)}: {names}")
+
+
 def make_room(
     folder: Path, needed: int, *, limit: int | None, kept: Collection[Path]
-) -> tuple[CachedStore, ...]:
-    """Remove the least recently used stores until `needed` bytes more are within `limit`.
+) -> tuple[CachedEntry, ...]:
+    """Remove what was not used for the longest time until `needed` bytes more are within `limit`.
 
-    Those of `kept` stay, and those that any process has open. With `needed` = 0 as much goes as
+    What is in `kept` stays, and stores that any process has open. With `needed` = 0 as much goes as
     can; otherwise nothing does unless it helps. The caller is the `sole_changer`. Returns what was
     removed; raises NoRoom.
     """
-    stores = cached_stores(folder)
-    taken = sum(store.size for store in stores)
+    entries = cached_entries(folder)
+    taken = sum(entry.size for entry in entries)
     excess = 0 if limit is None else taken + needed - limit
     with ExitStack() as locks:
         removed = []
-        for store in stores:
+        for entry in entries:
             if excess <= 0:
                 break
-            if store.path not in kept and _locked(store, locks):
-                removed.append(store)
-                excess -= store.size
+            if entry.path not in kept and _locked(entry, locks):
+                removed.append(entry)
+                excess -= entry.size
         if needed:
-            freed = sum(store.size for store in removed)
+            freed = sum(entry.size for entry in removed)
             _check(folder, needed, limit, excess=excess, others=taken - freed, freed=freed)
-        for store in removed:
+        for entry in removed:
             # The record first: pixels without one are not read.
-            for file in sorted(store.files, key=lambda file: file.suffix != ".json"):
+            for file in sorted(entry.files, key=lambda file: file.suffix != ".json"):
                 file.unlink(missing_ok=True)
     return tuple(removed)
 
@@ -147,13 +173,13 @@ def _check(
         )
 
 
-def _locked(store: CachedStore, locks: ExitStack) -> bool:
-    """Lock a store for removal, until `locks` are left; False if somebody builds or uses it."""
+def _locked(entry: CachedEntry, locks: ExitStack) -> bool:
+    """Lock an entry for removal, until `locks` are left; False if somebody builds or uses it."""
     with ExitStack() as mine:
         try:
-            mine.enter_context(_at_once(builder_lock(store.path)))
-            if store.path in store.files:
-                stream = mine.enter_context(store.path.open("r+b"))
+            mine.enter_context(_at_once(builder_lock(entry.path)))
+            if entry.path in entry.files:
+                stream = mine.enter_context(entry.path.open("r+b"))
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (Timeout, OSError):  # in use; or another user's, or not to be locked at all
             return False

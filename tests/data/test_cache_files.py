@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clip_pkg.data import pixel_blocks, pixel_cache
-from clip_pkg.data.pixel_cache import NoRoom, builder_lock, is_there, make_room, opened_store
+from clip_pkg.data import cache_files, pixel_blocks
+from clip_pkg.data.cache_files import NoRoom, builder_lock, is_there, make_room, opened_store
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.store_builder import build_store
 from clip_pkg.planning.manifest import Manifest
@@ -92,7 +92,7 @@ def test_nothing_goes_if_it_does_not_help(stores: list[Path]) -> None:
 def test_nothing_goes_if_the_disk_is_too_small(
     stores: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_cache, "SPACE_TO_LEAVE", 2**60)
+    monkeypatch.setattr(cache_files, "SPACE_TO_LEAVE", 2**60)
     with pytest.raises(NoRoom, match="are free"):
         make_room(stores[0].parent, SIZE, limit=SIZE, kept=())
     assert there(stores) == [0, 1, 2]
@@ -101,7 +101,7 @@ def test_nothing_goes_if_the_disk_is_too_small(
 def test_a_store_that_another_process_uses_stays(stores: list[Path], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from clip_pkg.data.pixel_cache import opened_store\n"
+        "from clip_pkg.data.cache_files import opened_store\n"
         "stream = opened_store(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", code, stores[0]]
@@ -137,13 +137,13 @@ def test_building_makes_room_and_says_so(
     manifest = make_images({"a": 2, "b": 2}, seed=9)
     path = build_store(manifest, 8, tmp_path / "cache", limit=3 * SIZE, notify=told.append)
     assert there([*stores, path]) == [1, 2, 3]
-    assert told == [f"removed, to keep the pixel cache within 2.7 kB: {stores[0].name} (896 bytes)"]
+    assert told == [f"removed, to keep the cache within 2.7 kB: {stores[0].name} (896 bytes)"]
     told.clear()
     with opened_store(stores[1]):
         build_store(manifest, 8, tmp_path / "cache", limit=1, notify=told.append)
     assert there([*stores, path]) == [1, 3]
     assert told[1] == (
-        "the pixel cache takes 1.8 kB, more than its limit of 1 bytes: all of it is in use"
+        "the cache takes 1.8 kB, more than its limit of 1 bytes: all of it is in use"
     )
     with pytest.raises(NoRoom):
         build_store(manifest, 16, tmp_path / "cache", limit=1)
@@ -157,7 +157,7 @@ def test_a_store_in_the_making_takes_all_its_room_at_once(
     seen = []
 
     def look(done: int, total: int) -> None:
-        (store,) = pixel_cache.cached_stores(tmp_path / "cache")
+        (store,) = cache_files.cached_entries(tmp_path / "cache")
         seen.append(store.size)
 
     build_store(manifest, 8, tmp_path / "cache", workers=2, progress=look)
