@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from outcomes import check_readable, outcome
 from tiny import TINY, program_environment
 
 from clip_pkg.cli import main
+from clip_pkg.planning.profile import PHASES, read_profile
 from clip_pkg.planning.tasks import FoldTask, read_record, write_record
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
@@ -121,6 +124,39 @@ def test_one_process_writes(one_process: FoldTask, two_processes: Path) -> None:
     assert "Warning" not in log
     events = list((two_processes / "a/tensorboard").rglob("events.*"))
     assert len(events) == len({event.parent for event in events})
+
+
+def test_a_profile_is_that_of_rank_0_and_says_so(one_process: FoldTask, tmp_path: Path) -> None:
+    text = {"text_encoder_name": "clip:ViT-S-32-alt:scratch", "freeze_text_encoder": True}
+    cache = tmp_path / "cache"
+    task = replace(
+        one_process,
+        config={**one_process.config, **text, "epochs": 3},
+        cache_dir=str(cache),
+        profile=True,
+    )
+    code = start(task, tmp_path / "a", tmp_path / "log").wait()
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert code == 0, log
+    assert {path.name for path in (tmp_path / "a/profile").iterdir()} == {
+        "fold_1.json",
+        "fold_1_trace.json.gz",
+    }
+    found = read_profile(tmp_path / "a/profile/fold_1.json")
+    assert found is not None
+    # 19 training images in batches of 7, of which each process has a part; two epochs are counted.
+    assert (found.ranks, found.first_epoch, found.last_epoch) == (2, 2, 3)
+    assert (found.steps, found.images) == (6, 38)
+    assert all(found.seconds[name] > 0 for name in PHASES)
+    assert sum(found.seconds.values()) == pytest.approx(found.total_seconds)
+    assert "Time of a fold 1 by phase, epochs 2–3 on cpu, rank 0 of 2: 38 images" in log
+    assert re.search(r"Trace of \d step\(s\), rank 0 of 2: ", log)
+    with gzip.open(tmp_path / "a/profile/fold_1_trace.json.gz", "rt", encoding="utf-8") as stream:
+        names = {event.get("name") for event in json.load(stream)["traceEvents"]}
+    assert {"image forward", "backward", "optimiser"} <= names
+    # Both processes wanted the features of the texts at the same time.
+    assert len(list(cache.glob("texts-*.safetensors"))) == 1
+    assert re.search("^(Computed|Found) the features of 3 texts", log, re.MULTILINE)
 
 
 def wait_for(what: Callable[[], object], seconds: float = 120) -> None:

@@ -41,6 +41,8 @@ class FoldProfiler(Unprofiled):
 
     Nothing in the first epoch is counted: torch chooses kernels and gets its memory there, and a
     trace slows down what it looks at. Where one epoch is all there is, it is counted all the same.
+    Of several ranks it is the first one that is looked at: all do the same at the same time, and
+    the wait for the others is part of what each phase takes.
 
     epochs_done: by earlier attempts.
     """
@@ -96,6 +98,7 @@ class FoldProfiler(Unprofiled):
             images=len(self._setup.train.order(epoch)) * epochs,
             total_seconds=total,
             seconds=seconds,
+            ranks=self._setup.ranks.size,
         )
         trace = task.config_paths.trace(task.fold)
         _export(self._trace, trace)
@@ -104,7 +107,7 @@ class FoldProfiler(Unprofiled):
         console.line(found.title)
         for name, text, share in found.rows():
             console.line(f"  {name:<14}{text:>12} s {share:>6} %")
-        console.line(f"Trace of {min(self._steps, TRACED_STEPS)} step(s): {trace}")
+        console.line(f"Trace of {min(self._steps, TRACED_STEPS)} step(s){found.whose}: {trace}")
 
     def _begin_trace(self) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells of every start and stop

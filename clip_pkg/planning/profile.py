@@ -28,7 +28,9 @@ class FoldProfile:
     """Seconds of a fold by phase, over some of its epochs.
 
     first_epoch, last_epoch: of those measured, from 1. steps, images: of training in them. seconds:
-    by phase; what is in none of them is `other`, so that they add up to `total_seconds`.
+    by phase; what is in none of them is `other`, so that they add up to `total_seconds`. ranks:
+    processes that trained the fold together; the seconds and the device are those of rank 0, the
+    images those of all.
     """
 
     config: str
@@ -40,6 +42,7 @@ class FoldProfile:
     images: int
     total_seconds: float
     seconds: dict[str, float]
+    ranks: int = 1
 
     @property
     def shares(self) -> dict[str, float]:
@@ -48,13 +51,19 @@ class FoldProfile:
         return {name: 100 * seconds / whole for name, seconds in self.seconds.items()}
 
     @property
+    def whose(self) -> str:
+        """Which of several processes was looked at, in words; empty for one."""
+        return f", rank 0 of {self.ranks}" if self.ranks > 1 else ""
+
+    @property
     def title(self) -> str:
         """What was measured, in a line."""
         epochs = f"epochs {self.first_epoch}–{self.last_epoch}"
         if self.first_epoch == self.last_epoch:
             epochs = f"epoch {self.first_epoch}"
+        where = f"{self.device}{self.whose}"
         return (
-            f"Time of {self.config} fold {self.fold} by phase, {epochs} on {self.device}: "
+            f"Time of {self.config} fold {self.fold} by phase, {epochs} on {where}: "
             f"{self.images} images in {self.steps} steps"
         )
 
