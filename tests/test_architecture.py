@@ -48,6 +48,7 @@ TORCH_FREE = [
     "clip_pkg.scheduling.slurm",
     "clip_pkg.evaluation.summary",
     "clip_pkg.evaluation.curves",
+    "clip_pkg.evaluation.bootstrap",
     "clip_pkg.inference.images",
     "clip_pkg.inference.squares",
     "clip_pkg.inference.checkpoint_choice",

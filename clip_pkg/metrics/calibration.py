@@ -17,15 +17,31 @@ def log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> 
 
     Probabilities below 2.2e-16 count as 2.2e-16, so one certain mistake costs 36 and not infinity.
     """
-    own = np.take_along_axis(probabilities, targets[:, None], axis=1)
-    return max(0.0, float(-np.log(np.maximum(own, SMALLEST_PROBABILITY)).mean()))
+    return max(0.0, float(log_losses(probabilities, targets).mean()))
+
+
+def log_losses(
+    probabilities: NDArray[np.float64], targets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """−log of each sample's true class's probability, [N]; `log_loss` is its mean."""
+    own = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
+    losses: NDArray[np.float64] = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
+    return losses
 
 
 def brier_score(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Mean over samples of Σ_c (p_c − [y = c])², in [0, 2] for any C (Brier 1950)."""
+    return float(brier_scores(probabilities, targets).mean())
+
+
+def brier_scores(
+    probabilities: NDArray[np.float64], targets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Each sample's Σ_c (p_c − [y = c])², [N]; `brier_score` is its mean."""
     own = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
     others = np.einsum("nc,nc->n", probabilities, probabilities) - own**2
-    return float(np.maximum(others + (1.0 - own) ** 2, 0.0).mean())
+    scores: NDArray[np.float64] = np.maximum(others + (1.0 - own) ** 2, 0.0)
+    return scores
 
 
 def expected_calibration_error(

@@ -17,6 +17,25 @@ from numpy.typing import NDArray
 from clip_pkg.metrics import calibration, confusion, ranking
 
 TOP_K = 3
+SCORES = (
+    "acc",
+    "balanced_acc",
+    "mAP",
+    "precision",
+    "recall",
+    "f1",
+    "auroc",
+    "specificity",
+    "precision_weighted",
+    "recall_weighted",
+    "f1_weighted",
+    "mcc",
+    "kappa",
+    "top_k",
+    "log_loss",
+    "brier",
+    "ece",
+)
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,18 @@ def top_k_accuracy(
     Among equal probabilities the class of lower index comes first, so that k = 1 is the accuracy
     of the argmax.
     """
-    classes = probabilities.shape[1]
-    if k >= classes:
+    if k >= probabilities.shape[1]:
         return None
+    return float(in_top_k(probabilities, targets, k).mean())
+
+
+def in_top_k(
+    probabilities: NDArray[np.float64], targets: NDArray[np.int64], k: int
+) -> NDArray[np.bool_]:
+    """Whether each sample's class is among its k most probable, [N]; ties as `top_k_accuracy`."""
+    classes = probabilities.shape[1]
     own = np.take_along_axis(probabilities, targets[:, None], axis=1)
     tied_before = (probabilities == own) & (np.arange(classes) < targets[:, None])
     ahead = ((probabilities > own) | tied_before).sum(axis=1)
-    return float((ahead < k).mean())
+    within: NDArray[np.bool_] = ahead < k
+    return within

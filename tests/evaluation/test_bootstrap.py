@@ -1,0 +1,116 @@
+"""Bootstrap: against the textbook loop, in units, with strata, clusters and undefined scores."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from clip_pkg.evaluation import bootstrap
+from clip_pkg.evaluation.bootstrap import (
+    affordable,
+    bootstrap_intervals,
+    percentile_interval,
+    resampled_scores,
+)
+
+
+def drawn(count: int = 200, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions that are right about two thirds of the time, in unequal classes."""
+    random = np.random.default_rng(seed)
+    targets = np.sort(random.choice(classes, count, p=np.arange(1, classes + 1) / 6))
+    scores = random.dirichlet(np.ones(classes), count)
+    scores[np.arange(count), targets] += 0.5
+    return scores / scores.sum(axis=1, keepdims=True), targets
+
+
+def test_accuracy_equals_scipys_bootstrap_within_each_class() -> None:
+    probabilities, targets = drawn(classes=3)
+    correct = (probabilities.argmax(axis=1) == targets).astype(float)
+    parts = tuple(correct[targets == label] for label in range(3))
+    sizes = np.array([len(part) for part in parts])
+
+    def accuracy(*samples: np.ndarray, axis: int) -> np.ndarray:
+        means = np.stack([sample.mean(axis=axis) for sample in samples])
+        return 100 * np.tensordot(sizes / sizes.sum(), means, axes=1)
+
+    theirs = scipy.stats.bootstrap(
+        parts, accuracy, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    ours = bootstrap_intervals(probabilities, targets, resamples=4000).intervals["acc"]
+    assert ours is not None
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.8)
+
+
+def test_every_resample_keeps_the_classes_sizes() -> None:
+    _, targets = drawn()
+    weights = np.concatenate(list(bootstrap._weights(targets, None, 50, 0)), axis=1)
+    for label in range(3):
+        assert set(weights[targets == label].sum(axis=0)) == {(targets == label).sum()}
+
+
+def test_clusters_are_drawn_whole_and_widen_the_interval() -> None:
+    probabilities, targets = drawn(90)
+    copies = 8
+    many = np.repeat(probabilities, copies, axis=0), np.repeat(targets, copies)
+    clusters = np.repeat(np.arange(90) + 1000, copies)
+    alone = bootstrap_intervals(*many).intervals["acc"]
+    whole = bootstrap_intervals(*many, clusters=clusters)
+    once = bootstrap_intervals(probabilities, targets).intervals["acc"]
+    together = whole.intervals["acc"]
+    assert alone
+    assert together
+    assert once
+    assert (together.low, together.high) == pytest.approx((once.low, once.high))
+    assert together.high - together.low > 2 * (alone.high - alone.low)
+    assert whole.drawn == "groups of images"
+
+
+def test_the_seed_decides() -> None:
+    probabilities, targets = drawn()
+    first = bootstrap_intervals(probabilities, targets, seed=3).to_json()
+    assert bootstrap_intervals(probabilities, targets, seed=3).to_json() == first
+    assert bootstrap_intervals(probabilities, targets, seed=4).to_json() != first
+
+
+def test_resamples_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, targets = drawn()
+    monkeypatch.setattr(bootstrap, "CHUNK", 7 * len(targets))
+    scores = resampled_scores(probabilities, targets, resamples=20)
+    assert all(values.shape == (20,) for values in scores.values())
+
+
+def test_equal_configs_see_equal_resamples() -> None:
+    probabilities, targets = drawn()
+    first, again = (resampled_scores(probabilities, targets, seed=1) for _ in range(2))
+    assert all(np.array_equal(first[name], again[name], equal_nan=True) for name in first)
+
+
+def test_undefined_scores_and_calibration_have_no_interval() -> None:
+    probabilities, targets = drawn()
+    found = bootstrap_intervals(probabilities, targets)
+    assert found.intervals["ece"] is None
+    assert found.intervals["top_k"] is None  # three classes: it would always be 1
+    assert found.intervals["acc"] is not None
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
+    only_one_class = bootstrap_intervals(probabilities[:1], targets[:1])
+    assert only_one_class.intervals["auroc"] is None
+
+
+def test_a_few_undefined_resamples_are_borne() -> None:
+    values = np.arange(100.0)
+    values[:4] = np.nan
+    interval = percentile_interval(values, 0.9)
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(values[4:], [0.05, 0.95]))
+    values[:6] = np.nan
+    assert percentile_interval(values, 0.9) is None
+
+
+def test_large_sets_take_fewer_resamples() -> None:
+    assert affordable(10_000, 10, 2000) == 2000
+    assert affordable(100_000, 100, 2000) == 400
+    assert affordable(10_000_000, 1000, 2000) == 200
+    assert affordable(10_000_000, 1000, 50) == 50

@@ -1,0 +1,43 @@
+"""Weighted scores are the scores of repeated samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clip_pkg.metrics import classification_metrics
+from clip_pkg.metrics.classification import SCORES
+from clip_pkg.metrics.weighted import NOT_RESAMPLED, weighted_scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 40),
+    classes=st.integers(1, 6),
+    digits=st.sampled_from([1, 8]),  # few digits: many ties
+)
+def test_weights_are_repetitions(seed: int, count: int, classes: int, digits: int) -> None:
+    random = np.random.default_rng(seed)
+    targets = random.integers(0, classes, count)
+    scores = np.round(random.dirichlet(np.ones(classes), count), digits) + 0.1
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
+    weights = random.integers(0, 3, (count, 4)).astype(np.float64)
+    weights[0] += 1
+    found = weighted_scores(probabilities, targets, weights)
+    assert list(found) == [name for name in SCORES if name not in NOT_RESAMPLED]
+    for column in range(4):
+        repeated = np.repeat(np.arange(count), weights[:, column].astype(int))
+        expected = classification_metrics(probabilities[repeated], targets[repeated]).scores
+        for name, values in found.items():
+            value = expected[name]
+            assert values[column] == pytest.approx(
+                np.nan if value is None else value, abs=1e-9, nan_ok=True
+            ), name
+
+
+def test_the_list_of_scores_is_what_is_computed() -> None:
+    metrics = classification_metrics(np.array([[0.9, 0.1]]), np.array([0]))
+    assert tuple(metrics.scores) == SCORES
