@@ -1,0 +1,173 @@
+"""What a comparison of configs says: plain frozen records, the contract of every table and report.
+
+Scores are in the units of histories (`clip_pkg.metrics.units`: `acc`, `balanced_acc` and `mAP` in
+percent, the others as fractions). A difference is always first minus second, in the same unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from clip_pkg.evaluation.bootstrap import Interval
+from clip_pkg.evaluation.ranks import FriedmanTest
+from clip_pkg.evaluation.statistics import McNemarTest, ResampledTest
+
+SCHEMA_VERSION = 1
+Epoch: TypeAlias = Literal["best", "last"]
+# `better`: the first config is better, unlikely by chance. `undecided`: cannot be told apart.
+# `tie`: identical predictions. `untested`: one split only, or folds that leave nothing to test.
+Verdict: TypeAlias = Literal["better", "undecided", "tie", "untested"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over the `n` folds where a score is defined."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A score over all out-of-fold predictions at once, with its bootstrap interval."""
+
+    value: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """One config on one data set; rows are sorted, the best first.
+
+    name: unique within the data set: the config's, with its folder's parent in front where two
+        configs are called the same.
+    config: the config's own name.
+    folder: where it lies.
+    best, last: by score, over folds at the best and at the last epoch.
+    pooled: by score, out of fold at the epoch that is compared; empty while no fold is done.
+    n_pooled: images in `pooled`.
+    epoch_choice: how the best epoch was chosen, in words.
+    fold_scores: the compared metric of each fold at the compared epoch; None for a missing fold.
+    """
+
+    name: str
+    config: str
+    folder: str
+    folds_done: int
+    n_folds: int
+    best: Mapping[str, Spread]
+    last: Mapping[str, Spread]
+    pooled: Mapping[str, Pooled]
+    n_pooled: int
+    epoch_choice: str
+    fold_scores: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What needs no training: `majority class` (where defined), or a config's `untrained model`."""
+
+    name: str
+    scores: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Two configs on identical folds; `first` is ranked above `second`.
+
+    test: corrected resampled t-test over folds; None where there is one fold only.
+    p_holm: its p, adjusted for all pairs of the data set.
+    bootstrap: interval of the pooled difference over images, models held fixed.
+    pooled_difference: what it is an interval of.
+    sentence: the finding in plain words.
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: float | None
+    test: ResampledTest | None
+    p_holm: float | None
+    mcnemar: McNemarTest
+    pooled_difference: float | None
+    bootstrap: Interval | None
+    verdict: Verdict
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Configs that must not be compared, and why."""
+
+    configs: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataSetComparison:
+    """All configs that were trained on one set of images.
+
+    name: the folder they lie in, as people know it.
+    grouped: whether images that belong together were drawn together in the bootstrap.
+    resamples: of the bootstrap.
+    """
+
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    n_images: int
+    grouped: bool
+    resamples: int
+    rows: tuple[LeaderboardRow, ...]
+    baselines: tuple[Baseline, ...]
+    pairs: tuple[PairResult, ...]
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class AcrossDataSets:
+    """The configs that several data sets share, by their mean rank; 1 is the best.
+
+    scores: [data set][config] means over folds at the compared epoch.
+    friedman: None with fewer than three configs.
+    critical_difference: Nemenyi's, at `1 − level`; configs whose ranks differ by less cannot be
+        told apart.
+    cliques: the largest groups of such configs, by position in `configs`.
+    """
+
+    data_sets: tuple[str, ...]
+    configs: tuple[str, ...]
+    scores: tuple[tuple[float, ...], ...]
+    mean_ranks: tuple[float, ...]
+    friedman: FriedmanTest | None
+    critical_difference: float | None
+    cliques: tuple[tuple[int, ...], ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything `compare` finds.
+
+    metric: what configs are ranked and tested by. lower_is_better: which way is up.
+    epoch: which epoch's scores are compared.
+    level: of every interval; p below 1 − level counts as a difference.
+    findings: sentences, the most important first.
+    """
+
+    metric: str
+    metric_name: str
+    lower_is_better: bool
+    epoch: Epoch
+    level: float
+    seed: int
+    data_sets: tuple[DataSetComparison, ...]
+    across: AcrossDataSets | None
+    findings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values, null for undefined."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}

@@ -1,0 +1,150 @@
+"""Tests for two classifiers that were cross-validated on the same folds.
+
+The folds of a cross-validation share most of their training images, so their differences are
+correlated and a plain paired t-test finds differences that are none: it is given only for
+comparison. Everything here is a function of numbers; what they mean is in `comparison`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 0.95
+ROUNDING = 1e-9  # relative; differences that vary by less are equal
+
+
+@dataclass(frozen=True)
+class ResampledTest:
+    """Corrected resampled t-test of K paired differences.
+
+    difference: mean over folds; low, high: its interval at `level`.
+    sd: sample standard deviation of the differences.
+    standard_error: corrected, sd·√(1/K + n_test/n_train).
+    t, p: two-sided, K − 1 degrees of freedom.
+    p_uncorrected: of the plain paired t-test, which rejects too often.
+    effect: difference ÷ sd (Cohen's d_z).
+    t, p, p_uncorrected, effect, low and high are None where all folds differ by the same amount
+    other than 0: a spread that cannot be seen tells nothing.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    level: float
+    sd: float
+    standard_error: float
+    n_folds: int
+    test_to_train: float
+    t: float | None
+    p: float | None
+    p_uncorrected: float | None
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class McNemarTest:
+    """Images that only one of two classifiers gets right, and how unlikely their imbalance is.
+
+    p_exact: two-sided binomial p. p_mid: the mid-p version, less conservative.
+    """
+
+    only_first_correct: int
+    only_second_correct: int
+    p_exact: float
+    p_mid: float
+
+
+def corrected_resampled_t_test(
+    differences: Sequence[float], *, test_to_train: float, level: float = LEVEL
+) -> ResampledTest:
+    """Test whether a mean difference over resampled or cross-validated folds is 0.
+
+    Nadeau & Bengio 2003, "Inference for the Generalization Error", section 5.1: the variance of the
+    mean is estimated by (1/K + n_test/n_train)·s² in the place of s²/K. For folds: Bouckaert &
+    Frank 2004, "Evaluating the replicability of significance tests", equation 2.
+
+    Args:
+        differences: K ≥ 2, one per fold.
+        test_to_train: n_test/n_train, such as 1/4 with 5 folds.
+        level: of the interval.
+
+    Raises:
+        ValueError: fewer than two differences, or one that is not finite.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    count = len(values)
+    if count < 2 or not np.isfinite(values).all():
+        raise ValueError("a test over folds needs at least two finite differences")
+    mean, sd = float(values.mean()), float(values.std(ddof=1))
+    if sd <= ROUNDING * float(np.abs(values).max()):
+        sd = 0.0
+    error = sd * math.sqrt(1 / count + test_to_train)
+    if sd == 0.0:
+        known = (0.0, 0.0, 0.0, 1.0, 1.0, 0.0) if mean == 0.0 else (None,) * 6
+        low, high, t, p, plain, effect = known
+    else:
+        reach = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+        low, high = mean - reach, mean + reach
+        t, effect = mean / error, mean / sd
+        p = _two_sided(t, count - 1)
+        plain = _two_sided(mean / (sd * math.sqrt(1 / count)), count - 1)
+    return ResampledTest(
+        difference=mean,
+        low=low,
+        high=high,
+        level=level,
+        sd=sd,
+        standard_error=error,
+        n_folds=count,
+        test_to_train=test_to_train,
+        t=t,
+        p=p,
+        p_uncorrected=plain,
+        effect=effect,
+    )
+
+
+def mcnemar_test(
+    first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_]
+) -> McNemarTest:
+    """Exact and mid-p McNemar test of two classifiers' answers to the same images.
+
+    McNemar 1947; Fagerland, Lydersen & Laake 2013, "The McNemar test for binary matched-pairs
+    data", equations 4 (exact) and 5 (mid-p): of the images that only one of them gets right, each
+    has them with probability ½ if they are equally good. It takes images as independent and the
+    models as they are.
+    """
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((second_correct & ~first_correct).sum())
+    rarer, total = min(only_first, only_second), only_first + only_second
+    up_to = 2 * float(stats.binom.cdf(rarer, total, 0.5))
+    exact = min(1.0, up_to)
+    mid = min(1.0, up_to - float(stats.binom.pmf(rarer, total, 0.5)))
+    return McNemarTest(only_first, only_second, exact, mid)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjust p-values for their number: p below α after it keeps the chance of any error below α.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure": sorted ascending, the i-th
+    of m is multiplied by m − i + 1, and none falls below the one before it. None stays None and
+    does not count.
+    """
+    known = [index for index, p in enumerate(p_values) if p is not None]
+    ordered = sorted(known, key=lambda index: p_values[index] or 0.0)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(ordered):
+        largest = max(largest, min(1.0, (len(known) - rank) * (p_values[index] or 0.0)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _two_sided(t: float, degrees: int) -> float:
+    return min(1.0, 2 * float(stats.t.sf(abs(t), degrees)))
