@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+from clip_pkg.config.monitors import LOWER_IS_BETTER
 from clip_pkg.evaluation.bootstrap import Interval
 from clip_pkg.evaluation.ranks import FriedmanTest
 from clip_pkg.evaluation.statistics import McNemarTest, ResampledTest
@@ -19,6 +20,26 @@ Epoch: TypeAlias = Literal["best", "last"]
 # `better`: the first config is better, unlikely by chance. `undecided`: cannot be told apart.
 # `tie`: identical predictions. `untested`: one split only, or folds that leave nothing to test.
 Verdict: TypeAlias = Literal["better", "undecided", "tie", "untested"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of all configs.
+
+    metric: what they are ranked and tested by. epoch: the one chosen as best in each fold, or the
+    last. level: of intervals; p below 1 − level counts as a difference. seed: of the bootstrap and
+    of permutations.
+    """
+
+    metric: str
+    epoch: Epoch
+    level: float
+    seed: int
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Which way is up."""
+        return f"val_{self.metric}" in LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,10 @@ class LeaderboardRow:
     n_pooled: int
     epoch_choice: str
     fold_scores: tuple[float | None, ...]
+
+    def spread(self, question: Question) -> Spread:
+        """The compared score over folds, at the compared epoch."""
+        return (self.best if question.epoch == "best" else self.last)[question.metric]
 
 
 @dataclass(frozen=True)
@@ -155,6 +180,8 @@ class Comparison:
     metric: what configs are ranked and tested by. lower_is_better: which way is up.
     epoch: which epoch's scores are compared.
     level: of every interval; p below 1 − level counts as a difference.
+    refusals: folders that cannot be read, and data sets that share nothing; those of a data set are
+        in it.
     findings: sentences, the most important first.
     """
 
@@ -166,6 +193,7 @@ class Comparison:
     seed: int
     data_sets: tuple[DataSetComparison, ...]
     across: AcrossDataSets | None
+    refusals: tuple[Refusal, ...]
     findings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
         "splits_hash": splits.hash,
         "classes": list(manifest.classes),
         "linked": [paths(cluster) for cluster in splits.linked],
+        "groups": _groups(manifest),
         "folds": [
             {
                 "fold": fold.number,
@@ -95,6 +96,16 @@ def splits_from_json(
         hash=made_hash,
         linked=clusters,
     )
+
+
+def _groups(manifest: Manifest) -> list[list[str]] | None:
+    """Images of each group (patient), without its name; None where images have none."""
+    if manifest.groups is None:
+        return None
+    members: dict[str, list[str]] = {}
+    for path, group in zip(manifest.paths, manifest.groups, strict=True):
+        members.setdefault(group, []).append(path)
+    return list(members.values())
 
 
 def _read(file: Path) -> Mapping[str, Any]:
