@@ -9,9 +9,9 @@ from clip_pkg.cli.probe import start_child_probe
 from clip_pkg.cli.terminal import Terminal, results_table
 from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import load_configs
-from clip_pkg.errors import RunFolderError, WeightsError
+from clip_pkg.errors import WeightsError
+from clip_pkg.evaluation.fold_files import left_out, result_folders
 from clip_pkg.evaluation.summary import summarize
-from clip_pkg.paths import ConfigPaths
 from clip_pkg.planning.class_texts import write_template
 from clip_pkg.planning.scan import class_names
 
@@ -42,17 +42,16 @@ def class_texts(data_dir: Path, output: Path, template: str) -> int:
 
 def summarize_directory(directory: Path) -> int:
     """Rebuild the summary of one config's folder, or of every one in a folder."""
-    folders = (
-        [directory] if ConfigPaths(directory).folds_info.exists() else sorted(directory.glob("*"))
-    )
-    found = [ConfigPaths(folder) for folder in folders if ConfigPaths(folder).folds_info.exists()]
-    if not found:
-        raise RunFolderError(
-            f"{directory} holds no results: no folds_info.json in it or one level below"
-        )
-    summaries = [summarize(paths) for paths in found]
-    Terminal().console.print(results_table(summaries))
-    incomplete = [s["config"]["name"] for s in summaries if not s["complete"]]
-    if incomplete:
-        print(f"Incomplete (averages are over the finished folds only): {', '.join(incomplete)}")
+    summaries = [summarize(paths) for paths in result_folders(directory)]
+    terminal = Terminal()
+    terminal.console.print(results_table(summaries))
+    for summary in summaries:
+        if not summary["complete"]:
+            done = summary["average_results"]["n"]
+            terminal.line(
+                f"{summary['config']['name']} is incomplete: {', '.join(left_out(summary))}. Its "
+                f"averages are over {done} of {summary['n_folds']} folds; the training command "
+                "goes on where it stopped.",
+                "yellow",
+            )
     return 0

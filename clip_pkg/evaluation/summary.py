@@ -6,44 +6,24 @@ others are fractions. A fold that is missing or diverged is named and takes no p
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from clip_pkg.atomic import write_json
-from clip_pkg.errors import RunFolderError
-from clip_pkg.metrics.classification import classification_metrics
+from clip_pkg.evaluation.fold_files import ConfigFiles, read_config_files
+from clip_pkg.evaluation.summary_schema import SCHEMA_VERSION
+from clip_pkg.metrics.classification import ClassificationMetrics, classification_metrics
 from clip_pkg.metrics.units import PERCENT, history_scores
 from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.tasks import FoldFailure, FoldResult, Identity, read_record
-from clip_pkg.predictions import Predictions, pooled, read_predictions
+from clip_pkg.predictions import Predictions
 
-SCHEMA_VERSION = 1
+Scores: TypeAlias = Mapping[str, float | None]
 DDOF = 1  # sample standard deviation
-
-
-@dataclass(frozen=True)
-class FoldFiles:
-    """What is known of one fold: a result with its predictions, or why there is none."""
-
-    number: int
-    result: FoldResult | None
-    failure: FoldFailure | None
-    predictions: Predictions | None
-
-    @property
-    def status(self) -> str:
-        """`done`, `diverged`, `failed` or `missing`."""
-        if self.result is not None:
-            return "done"
-        if self.failure is not None:
-            return "diverged" if self.failure.kind == "diverged" else "failed"
-        return "missing"
 
 
 def summarize(paths: ConfigPaths) -> dict[str, Any]:
@@ -51,76 +31,77 @@ def summarize(paths: ConfigPaths) -> dict[str, Any]:
 
     Raises RunFolderError when the folder is no result folder or its files contradict each other.
     """
-    config, folds_info, identity = (
-        _read(path) for path in (paths.config, paths.folds_info, paths.identity)
-    )
-    folds = [
-        _fold_files(paths, int(info["fold"]), Identity(**identity)) for info in folds_info["folds"]
-    ]
-    done = [fold for fold in folds if fold.result is not None]
-    summary: dict[str, Any] = {
+    summary = build_summary(read_config_files(paths))
+    write_json(paths.summary, summary)
+    return summary
+
+
+def build_summary(files: ConfigFiles) -> dict[str, Any]:
+    """Make numbers of a config's files, as `summary_schema.CvSummary` describes them.
+
+    Raises RunFolderError when its files contradict each other.
+    """
+    folds, folds_info = files.folds, files.folds_info
+    results = [fold.result for fold in folds]
+    done = [result for result in results if result is not None]
+    pooled, pooled_last = files.pooled(), files.pooled(last=True)
+    metrics = None if pooled is None else _metrics(pooled)
+    images = sum(sum(fold["val_per_class"].values()) for fold in folds_info["folds"])
+    best = {
+        **_epoch_block("fold_best_epoch", [(r.best_epoch, r.best) if r else None for r in results]),
+        "out_of_fold": _out_of_fold(metrics, images),
+    }
+    last = {
+        **_epoch_block("fold_last_epoch", [(r.last_epoch, r.last) if r else None for r in results]),
+        "out_of_fold": _out_of_fold(pooled_last and _metrics(pooled_last), images),
+    }
+    return {
         "schema_version": SCHEMA_VERSION,
-        "config": config,
+        "config": dict(files.config),
         "n_folds": len(folds),
         "status": {f"fold_{fold.number}": fold.status for fold in folds},
         "complete": len(done) == len(folds),
         "units": {"percent": sorted(PERCENT), "all other scores": "fractions; losses in nats"},
-        "epoch_choice": _epoch_choice(config),
-        "fold_results": _fold_results(folds),
-        "average_results": _averages([fold.result.best for fold in done if fold.result]),
-        "last_epoch": {
-            "fold_results": {"fold_last_epoch": [f.result and f.result.last_epoch for f in folds]}
-            | _columns([fold.result.last if fold.result else None for fold in folds]),
-            "average_results": _averages([fold.result.last for fold in done if fold.result]),
+        "epoch_choice": _epoch_choice(files.config),
+        "fold_results": {
+            "fold": [fold.number for fold in folds],
+            "fold_best_epoch": best["fold_results"]["fold_best_epoch"],
+            "fold_n_train": [result and result.n_train for result in results],
+            "fold_n_val": [result and result.n_val for result in results],
+            "fold_stopped_early": [result and result.stopped_early for result in results],
+            **best["fold_results"],
         },
+        "average_results": best["average_results"],
+        "best_epoch": best,
+        "last_epoch": last,
         "baselines": {
             "majority_class": _majority_baseline(folds_info),
-            "untrained_model": _averages([f.result.untrained for f in done if f.result]),
+            "untrained_model": _averages([result.untrained for result in done]),
         },
-        **_pooled_scores(done),
+        "out_of_fold": best["out_of_fold"],
+        **_class_tables(metrics, () if pooled is None else pooled.classes),
+        "confidence_intervals": None,
         "failures": {
-            f"fold_{f.number}": {"kind": f.failure.kind, "reason": f.failure.reason}
-            for f in folds
-            if f.result is None and f.failure is not None
+            f"fold_{fold.number}": {"kind": fold.failure.kind, "reason": fold.failure.reason}
+            for fold in folds
+            if fold.result is None and fold.failure is not None
         },
-        "identity": identity,
+        "identity": asdict(files.identity),
         "data_fingerprint": folds_info["data_fingerprint"],
         "splits_hash": folds_info["splits_hash"],
-        "environment": _shared([fold.result.environment for fold in done if fold.result]),
+        "environment": _shared([result.environment for result in done]),
         "timing": {
-            "fold_seconds": [f.result and round(f.result.seconds, 3) for f in folds],
-            "fold_train_seconds": [f.result and round(f.result.train_seconds, 3) for f in folds],
+            "fold_seconds": [result and round(result.seconds, 3) for result in results],
+            "fold_train_seconds": [result and round(result.train_seconds, 3) for result in results],
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        "notices": sorted({note for f in done if f.result for note in f.result.notices}),
+        "notices": sorted({note for result in done for note in result.notices}),
     }
-    write_json(paths.summary, summary)
-    return summary
 
 
 def without_times(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a summary that two equal runs share."""
     return {key: value for key, value in summary.items() if key != "timing"}
-
-
-def _read(path: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunFolderError(f"{path.parent} is no result folder: it has no {path.name}") from None
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from None
-
-
-def _fold_files(paths: ConfigPaths, number: int, identity: Identity) -> FoldFiles:
-    files = paths.fold(number)
-    result = read_record(FoldResult, files.result)
-    if result is not None and result.identity != identity:
-        parts = ", ".join(identity.differences(result.identity))
-        raise RunFolderError(f"{files.result} belongs to another run: its {parts} differ")
-    if result is None:
-        return FoldFiles(number, None, read_record(FoldFailure, files.failure), None)
-    return FoldFiles(number, result, None, read_predictions(files.predictions))
 
 
 def _epoch_choice(config: Mapping[str, Any]) -> str:
@@ -136,24 +117,23 @@ def _epoch_choice(config: Mapping[str, Any]) -> str:
     )
 
 
-def _fold_results(folds: Sequence[FoldFiles]) -> dict[str, list[Any]]:
-    results = [fold.result for fold in folds]
+def _epoch_block(name: str, epochs: Sequence[tuple[int, Scores] | None]) -> dict[str, Any]:
+    """Scores at one epoch of each fold, which is called `name`; None for folds without."""
     return {
-        "fold": [fold.number for fold in folds],
-        "fold_best_epoch": [result and result.best_epoch for result in results],
-        "fold_n_train": [result and result.n_train for result in results],
-        "fold_n_val": [result and result.n_val for result in results],
-        "fold_stopped_early": [result and result.stopped_early for result in results],
-        **_columns([result.best if result else None for result in results]),
+        "fold_results": {
+            name: [one and one[0] for one in epochs],
+            **_columns([one and one[1] for one in epochs]),
+        },
+        "average_results": _averages([one[1] for one in epochs if one is not None]),
     }
 
 
-def _columns(rows: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:
+def _columns(rows: Sequence[Scores | None]) -> dict[str, list[float | None]]:
     names = next((list(row) for row in rows if row is not None), [])
     return {f"fold_{name}": [row and row[name] for row in rows] for name in names}  # type: ignore[misc]
 
 
-def _averages(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+def _averages(rows: Sequence[Scores]) -> dict[str, Any]:
     """Mean and sample standard deviation of each column over the folds where it is defined."""
     averages: dict[str, Any] = {"n": len(rows), "ddof": DDOF}
     for name in rows[0] if rows else ():
@@ -167,7 +147,7 @@ def _averages(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
 
 def _majority_baseline(folds_info: Mapping[str, Any]) -> dict[str, Any]:
     """What always answering the training fold's largest class would score."""
-    rows: list[dict[str, float | None]] = []
+    rows: list[Scores] = []
     for fold in folds_info["folds"]:
         train, val = fold["train_per_class"], fold["val_per_class"]
         answer = max(train, key=lambda name: (train[name], name))
@@ -181,24 +161,32 @@ def _majority_baseline(folds_info: Mapping[str, Any]) -> dict[str, Any]:
     return _averages(rows)
 
 
-def _pooled_scores(done: Sequence[FoldFiles]) -> dict[str, Any]:
+def _metrics(pooled: Predictions) -> ClassificationMetrics:
+    return classification_metrics(pooled.probabilities, pooled.targets)
+
+
+def _out_of_fold(metrics: ClassificationMetrics | None, images: int) -> dict[str, Any] | None:
     """Scores over all out-of-fold predictions at once, each image counted once."""
-    parts = [fold.predictions for fold in done if fold.predictions is not None]
-    if not parts:
-        return {"out_of_fold": None, "per_class": None, "confusion_matrix": None}
-    together = pooled(parts)
-    metrics = classification_metrics(together.probabilities, together.targets)
+    if metrics is None:
+        return None
+    return {
+        **history_scores(metrics),
+        "n": metrics.n,
+        "n_planned": images,
+        "top_k_is": metrics.k,
+        "defined_classes": dict(metrics.defined_classes),
+    }
+
+
+def _class_tables(metrics: ClassificationMetrics | None, classes: Sequence[str]) -> dict[str, Any]:
+    """Each class against the rest, and which class was taken for which."""
+    if metrics is None:
+        return {"per_class": None, "confusion_matrix": None}
     table = metrics.to_json()
     return {
-        "out_of_fold": {
-            **history_scores(metrics),
-            "n": metrics.n,
-            "top_k_is": metrics.k,
-            "defined_classes": table["defined_classes"],
-        },
-        "per_class": dict(zip(together.classes, table["per_class"], strict=True)),
+        "per_class": dict(zip(classes, table["per_class"], strict=True)),
         "confusion_matrix": {
-            "classes": list(together.classes),
+            "classes": list(classes),
             "rows": "true class",
             "columns": "predicted class",
             "counts": table["confusion_matrix"],

@@ -46,8 +46,8 @@ def result(fold: int, accuracy: float, auroc: float | None = 0.9) -> FoldResult:
     )
 
 
-def predictions(fold: int) -> Predictions:
-    random = np.random.default_rng(fold)
+def predictions(fold: int, seed: int = 0) -> Predictions:
+    random = np.random.default_rng((fold, seed))
     scores = random.dirichlet((1, 1, 1), size=2)
     return Predictions(CLASSES, (f"{fold}/x.png", f"{fold}/y.png"), np.array([fold % 3, 2]), scores)
 
@@ -70,6 +70,7 @@ def folder(tmp_path: Path) -> ConfigPaths:
     for number, accuracy in enumerate((80.0, 90.0, 70.0), start=1):
         write_record(paths.fold(number).result, result(number, accuracy))
         predictions(number).write(paths.fold(number).predictions)
+        predictions(number, seed=1).write(paths.fold(number).predictions_last)
     return paths
 
 

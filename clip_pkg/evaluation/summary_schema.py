@@ -1,0 +1,293 @@
+"""What `cv_summary.json` holds: every block and key, with unit and meaning, as a schema.
+
+`CvSummary` checks a summary and prints itself as JSON Schema; docs/cv_summary.md is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clip_pkg.errors import RunFolderError
+
+SCHEMA_VERSION = 2
+
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Percent: TypeAlias = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Correlation: TypeAlias = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Epoch: TypeAlias = Annotated[int, Field(ge=1)]
+Interval: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Status: TypeAlias = Literal["done", "diverged", "failed", "missing"]
+
+
+class Block(BaseModel):
+    """Base: as written, nothing beside what is described."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Units(Block):
+    """Units of scores."""
+
+    percent: list[str] = Field(description="Scores in percent, with and without `val_`.")
+    others: str = Field(alias="all other scores", description="The unit of all others.")
+
+
+class FoldColumns(Block):
+    """A list per column, one entry per fold in the order of their numbers; null for no result."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[Number | None]]
+
+
+class FoldResults(FoldColumns):
+    """Each fold at its best epoch; further columns are `fold_val_<score>` and losses."""
+
+    fold: list[Epoch] = Field(description="Numbers of the folds, from 1.")
+    fold_best_epoch: list[Epoch | None] = Field(description="Epoch that was chosen, from 1.")
+    fold_n_train: list[Count | None] = Field(description="Images trained on.")
+    fold_n_val: list[Count | None] = Field(description="Images reported on.")
+    fold_stopped_early: list[bool | None] = Field(description="Whether early stopping ended it.")
+
+
+class BestEpochColumns(FoldColumns):
+    """Each fold at its best epoch."""
+
+    fold_best_epoch: list[Epoch | None] = Field(description="Epoch that was chosen, from 1.")
+
+
+class LastEpochColumns(FoldColumns):
+    """Each fold at its last epoch."""
+
+    fold_last_epoch: list[Epoch | None] = Field(description="Last epoch, from 1.")
+
+
+class Averages(Block):
+    """Over the folds with a result: `avg_<column>`, `std_<column>`.
+
+    Where a score is undefined in some of these folds, `n_<column>` says in how many it is not.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number | None]
+    n: Count = Field(description="Folds with a result.")
+    ddof: Literal[1] = Field(description="Of the sample standard deviation.")
+
+
+class OutOfFold(Block):
+    """Scores over all out-of-fold predictions at once, each image counted once."""
+
+    acc: Percent = Field(description="Share of images whose most probable class is theirs.")
+    balanced_acc: Percent | None = Field(description="Mean recall over classes with images.")
+    mAP: Percent | None = Field(  # noqa: N815 - as the log writes it
+        description="Mean over classes of average precision from the probabilities."
+    )
+    precision: Fraction | None = Field(description="Mean precision over classes (macro).")
+    recall: Fraction | None = Field(description="Mean recall over classes (macro).")
+    f1: Fraction | None = Field(description="Mean F1 over classes (macro).")
+    auroc: Fraction | None = Field(
+        description="Mean over classes of the area under the ROC curve, one class against the rest."
+    )
+    specificity: Fraction | None = Field(description="Mean specificity over classes (macro).")
+    precision_weighted: Fraction | None = Field(description="Precision weighted by support.")
+    recall_weighted: Fraction | None = Field(description="Recall weighted by support.")
+    f1_weighted: Fraction | None = Field(description="F1 weighted by support.")
+    mcc: Correlation | None = Field(description="Matthews correlation of several classes (R_K).")
+    kappa: Correlation | None = Field(description="Cohen's kappa, unweighted.")
+    top_k: Fraction | None = Field(
+        description="Share of images whose class is among the `top_k_is` most probable; null where "
+        "that is all of them."
+    )
+    log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description="Mean −log of the true class's probability, in nats."
+    )
+    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = Field(
+        description="Mean over images of the squared error summed over classes, 0 to 2."
+    )
+    ece: Fraction = Field(description="Expected calibration error over 15 equally wide bins.")
+    n: Count = Field(description="Images with a prediction.")
+    n_planned: Count = Field(description="Images that all folds together report on.")
+    top_k_is: Count = Field(description="k of `top_k`.")
+    defined_classes: dict[str, Count] = Field(
+        description="Over how many classes each mean was taken; the others are null in `per_class`."
+    )
+
+
+class BestEpoch(Block):
+    """Scores at the epoch that `epoch_choice` describes."""
+
+    fold_results: BestEpochColumns
+    average_results: Averages
+    out_of_fold: OutOfFold | None
+
+
+class LastEpoch(Block):
+    """Scores at the last epoch, which involve no choice."""
+
+    fold_results: LastEpochColumns
+    average_results: Averages
+    out_of_fold: OutOfFold | None
+
+
+class Baselines(Block):
+    """What costs nothing, as means over folds."""
+
+    majority_class: Averages = Field(
+        description="Always answering the most frequent class of the training fold."
+    )
+    untrained_model: Averages = Field(description="The model before its first step.")
+
+
+class PerClass(Block):
+    """One class against the rest, over all out-of-fold predictions; null where undefined."""
+
+    support: Count = Field(description="Images of the class.")
+    predicted: Count = Field(description="Images predicted as the class.")
+    precision: Fraction | None = Field(
+        description="TP / (TP + FP); null if the class is never predicted or has no images."
+    )
+    recall: Fraction | None = Field(description="TP / (TP + FN); null without images.")
+    f1: Fraction | None = Field(description="2·TP / (2·TP + FP + FN); null without images.")
+    specificity: Fraction | None = Field(
+        description="TN / (TN + FP); null if all images are of the class."
+    )
+    average_precision: Fraction | None = Field(
+        description="Σ (R_k − R_k−1)·P_k over distinct probabilities; null if the class has no "
+        "images or all of them."
+    )
+    auroc: Fraction | None = Field(description="Area under the ROC curve; null as before.")
+
+
+class ConfusionMatrix(Block):
+    """Counts over all out-of-fold predictions."""
+
+    classes: list[str] = Field(description="Order of rows and columns.")
+    rows: Literal["true class"]
+    columns: Literal["predicted class"]
+    counts: list[list[Count]] = Field(description="One list per true class.")
+
+
+class ConfidenceIntervals(Block):
+    """Bootstrap intervals of pooled scores: what other images would have changed."""
+
+    method: str = Field(description="How they were made.")
+    level: Fraction = Field(description="Of each interval.")
+    resamples: Count = Field(description="How many times images were drawn anew.")
+    seed: Count = Field(description="Of the draws.")
+    drawn: str = Field(
+        description="What is drawn with replacement within each class: images, or groups of images "
+        "that belong together (patients, copies)."
+    )
+    out_of_fold: dict[str, Interval | None] = Field(
+        description="[low, high] by score, in the units of `out_of_fold`; null where the score is "
+        "undefined in too many resamples, or is no mean of independent images (`ece`)."
+    )
+    per_class: dict[str, dict[str, Interval | None]] = Field(
+        description="The same by class for precision, recall, f1, average_precision and auroc."
+    )
+
+
+class Failure(Block):
+    """Why a fold has no result."""
+
+    kind: str = Field(description="`diverged`, `out of memory`, `crash`, …")
+    reason: str = Field(description="In words.")
+
+
+class Digests(Block):
+    """SHA-256 of all that the numbers follow from; equal runs have equal ones."""
+
+    config: str = Field(description="The settings that decide the numbers.")
+    data: str = Field(description="Path, label, group and content of every image.")
+    splits: str = Field(description="Which image is in which fold.")
+    class_texts: str = Field(description="The prompts of all classes.")
+    code: str = Field(description="The package's sources that make numbers.")
+
+
+class Timing(Block):
+    """How long it took; the only block in which equal runs differ."""
+
+    fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
+    fold_train_seconds: list[Number | None] = Field(description="Training steps only, seconds.")
+    written: str = Field(description="When this file was written, UTC, ISO 8601.")
+
+
+class CvSummary(Block):
+    """`cv_summary.json`."""
+
+    schema_version: Literal[2] = Field(description="Of this description.")
+    config: dict[str, Any] = Field(description="The canonical config; see the README's table.")
+    n_folds: Epoch = Field(description="Folds that there should be; 1 for a hold-out.")
+    status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
+    complete: bool = Field(description="Whether every fold is done.")
+    units: Units = Field(description="Of all scores.")
+    epoch_choice: str = Field(description="How the best epoch was chosen, in words.")
+    fold_results: FoldResults = Field(description="Every fold's scores at its best epoch.")
+    average_results: Averages = Field(description="Their means over folds.")
+    best_epoch: BestEpoch = Field(description="The same scores under a name like `last_epoch`.")
+    last_epoch: LastEpoch = Field(description="Scores at the last epoch.")
+    baselines: Baselines = Field(description="What to compare the scores with.")
+    out_of_fold: OutOfFold | None = Field(description="At the best epochs; null without a result.")
+    per_class: dict[str, PerClass] | None = Field(description="By class, out of fold.")
+    confusion_matrix: ConfusionMatrix | None = Field(description="Out of fold.")
+    confidence_intervals: ConfidenceIntervals | None = Field(
+        description="At the best epochs; null while a fold is missing."
+    )
+    failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
+    identity: Digests = Field(description="Digests of all that the numbers follow from.")
+    data_fingerprint: str = Field(description="`identity.data`, as `folds_info.json` calls it.")
+    splits_hash: str = Field(description="`identity.splits`, as `folds_info.json` calls it.")
+    environment: dict[str, str | list[str]] = Field(
+        description="Versions, device, precision, git revision; a list where folds differ."
+    )
+    timing: Timing = Field(description="Seconds; `without_times` leaves this block out.")
+    notices: list[str] = Field(description="What happened on the way that a reader should know.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CvSummary:
+        """Lists have an entry per fold, and what is null agrees with the folds' status."""
+        done = [state == "done" for state in self.status.values()]
+        for block in (
+            self.fold_results,
+            self.best_epoch.fold_results,
+            self.last_epoch.fold_results,
+            self.timing,
+        ):
+            lists = {name: value for name, value in block if isinstance(value, list)}
+            for name, values in {**lists, **(block.__pydantic_extra__ or {})}.items():
+                if len(values) != self.n_folds:
+                    raise ValueError(f"{name} has {len(values)} entries for {self.n_folds} folds")
+        epochs = self.fold_results.fold_best_epoch
+        if [epoch is not None for epoch in epochs] != done or self.complete != all(done):
+            raise ValueError("status, complete and fold_results contradict each other")
+        if self.average_results.n != sum(done) or (self.out_of_fold is None) == any(done):
+            raise ValueError("averages or out_of_fold are not over the folds that are done")
+        return self
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a `cv_summary.json` as it was written.
+
+    Raises RunFolderError when there is none, or it is damaged or of another version.
+    """
+    remedy = f"`python train_clip.py summarize {path.parent}` writes it anew"
+    try:
+        text = path.read_text(encoding="utf-8")
+        summary: dict[str, Any] = json.loads(text)
+        CvSummary.model_validate_json(text)
+    except FileNotFoundError:
+        raise RunFolderError(f"{path.parent} has no {path.name}; {remedy}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunFolderError(
+            f"{path} is no summary of version {SCHEMA_VERSION} ({place}: {first['msg']}); {remedy}"
+        ) from None
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged ({error}); {remedy}") from None
+    return summary
