@@ -11,7 +11,7 @@ Legend: N images, C classes, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class BootstrapIntervals:
 
     intervals: by score, in the units of histories; None where the score is undefined in more than
         5 % of the resamples, or says nothing in a resample (`ece`: repeated images inflate it).
+    by_class: the same by the names of `ClassScores`, C fractions each.
     level: of each interval, such as 0.95.
     resamples: how many there were.
     seed: of the draws.
@@ -56,6 +57,7 @@ class BootstrapIntervals:
     """
 
     intervals: Mapping[str, Interval | None]
+    by_class: Mapping[str, Sequence[Interval | None]]
     level: float
     resamples: int
     seed: int
@@ -95,12 +97,16 @@ def bootstrap_intervals(
         resamples: R; fewer (see `affordable`) where that would take minutes.
         seed: of the draws; the same seed, targets and clusters draw the same images.
     """
-    scores = resampled_scores(
+    scores, by_class = _resampled(
         probabilities, targets, clusters=clusters, resamples=resamples, seed=seed
     )
     intervals = {name: percentile_interval(values, level) for name, values in scores.items()}
     return BootstrapIntervals(
         intervals={name: intervals.get(name) for name in SCORES},
+        by_class={
+            name: [percentile_interval(row, level) for row in rows]
+            for name, rows in by_class.items()
+        },
         level=level,
         resamples=affordable(len(targets), probabilities.shape[1], resamples),
         seed=seed,
@@ -121,15 +127,28 @@ def resampled_scores(
     Two configs with the same targets, clusters and seed see the same resamples: the differences of
     what this returns for them are a paired bootstrap.
     """
+    return _resampled(probabilities, targets, clusters=clusters, resamples=resamples, seed=seed)[0]
+
+
+def _resampled(
+    probabilities: Floats, targets: Labels, *, clusters: Labels | None, resamples: int, seed: int
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Scores [R] in the units of histories, and fractions by class [C, R]."""
     count = affordable(len(targets), probabilities.shape[1], resamples)
     parts = [
         weighted_scores(probabilities, targets, weights)
         for weights in _weights(targets, clusters, count, seed)
     ]
-    return {
-        name: (100 if name in PERCENT else 1) * np.concatenate([part[name] for part in parts])
-        for name in parts[0]
+    scores = {
+        name: (100 if name in PERCENT else 1)
+        * np.concatenate([part.scores[name] for part in parts])
+        for name in parts[0].scores
     }
+    by_class = {
+        name: np.concatenate([part.by_class[name] for part in parts], axis=1)
+        for name in parts[0].by_class
+    }
+    return scores, by_class
 
 
 def percentile_interval(values: Floats, level: float = LEVEL) -> Interval | None:

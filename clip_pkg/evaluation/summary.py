@@ -16,6 +16,7 @@ import numpy as np
 
 from clip_pkg.atomic import write_json
 from clip_pkg.evaluation.fold_files import ConfigFiles, read_config_files
+from clip_pkg.evaluation.intervals import confidence_intervals
 from clip_pkg.evaluation.summary_schema import SCHEMA_VERSION
 from clip_pkg.metrics.classification import ClassificationMetrics, classification_metrics
 from clip_pkg.metrics.units import PERCENT, history_scores
@@ -53,7 +54,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
     }
     last = {
         **_epoch_block("fold_last_epoch", [(r.last_epoch, r.last) if r else None for r in results]),
-        "out_of_fold": _out_of_fold(pooled_last and _metrics(pooled_last), images),
+        "out_of_fold": _out_of_fold(None if pooled_last is None else _metrics(pooled_last), images),
     }
     return {
         "schema_version": SCHEMA_VERSION,
@@ -80,7 +81,11 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         },
         "out_of_fold": best["out_of_fold"],
         **_class_tables(metrics, () if pooled is None else pooled.classes),
-        "confidence_intervals": None,
+        "confidence_intervals": (
+            None
+            if pooled is None or any(fold.status == "missing" for fold in folds)
+            else confidence_intervals(pooled, folds_info)
+        ),
         "failures": {
             f"fold_{fold.number}": {"kind": fold.failure.kind, "reason": fold.failure.reason}
             for fold in folds

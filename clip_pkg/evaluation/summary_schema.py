@@ -236,7 +236,8 @@ class CvSummary(Block):
     per_class: dict[str, PerClass] | None = Field(description="By class, out of fold.")
     confusion_matrix: ConfusionMatrix | None = Field(description="Out of fold.")
     confidence_intervals: ConfidenceIntervals | None = Field(
-        description="At the best epochs; null while a fold is missing."
+        description="At the best epochs; null while a fold is missing, and for more than 10 "
+        "million images × classes."
     )
     failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
     identity: Digests = Field(description="Digests of all that the numbers follow from.")
@@ -267,6 +268,9 @@ class CvSummary(Block):
             raise ValueError("status, complete and fold_results contradict each other")
         if self.average_results.n != sum(done) or (self.out_of_fold is None) == any(done):
             raise ValueError("averages or out_of_fold are not over the folds that are done")
+        best = self.best_epoch
+        if (best.average_results, best.out_of_fold) != (self.average_results, self.out_of_fold):
+            raise ValueError("best_epoch differs from average_results and out_of_fold")
         return self
 
 

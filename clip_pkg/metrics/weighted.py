@@ -7,6 +7,8 @@ score is undefined.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
@@ -22,16 +24,25 @@ NOT_RESAMPLED = frozenset({"ece"})
 RESAMPLED = tuple(name for name in SCORES if name not in NOT_RESAMPLED)
 
 
-def weighted_scores(probabilities: Floats, targets: Labels, weights: Floats) -> dict[str, Floats]:
+@dataclass(frozen=True, eq=False)
+class WeightedScores:
+    """Fractions; NaN where undefined.
+
+    scores: [B] by the names of `ClassificationMetrics.scores`, without `NOT_RESAMPLED`.
+    by_class: [C, B] by the names of `ClassScores`, each class against the rest.
+    """
+
+    scores: dict[str, Floats]
+    by_class: dict[str, Floats]
+
+
+def weighted_scores(probabilities: Floats, targets: Labels, weights: Floats) -> WeightedScores:
     """Every score of `ClassificationMetrics` but those in `NOT_RESAMPLED`, for each resample.
 
     Args:
         probabilities: [N, C], rows are distributions.
         targets: [N] in 0…C−1.
         weights: [N, B], whole numbers from 0, each column with a sum above 0.
-
-    Returns:
-        [B] per score, as fractions.
     """
     classes = probabilities.shape[1]
     average_precision, auroc = _ranking(probabilities, targets, weights)
@@ -43,42 +54,45 @@ def weighted_scores(probabilities: Floats, targets: Labels, weights: Floats) -> 
         means["top_k"] = (hits @ weights) / total
     else:
         means["top_k"] = np.full(weights.shape[1], np.nan)
-    counted = _counted(targets, probabilities.argmax(axis=1), weights, classes)
+    counted, by_class = _counted(targets, probabilities.argmax(axis=1), weights, classes)
     scores = {**counted, **means, "mAP": _mean(average_precision), "auroc": _mean(auroc)}
-    return {name: scores[name] for name in RESAMPLED}
+    return WeightedScores(
+        scores={name: scores[name] for name in RESAMPLED},
+        by_class={**by_class, "average_precision": average_precision, "auroc": auroc},
+    )
 
 
 def _counted(
     targets: Labels, predictions: Labels, weights: Floats, classes: int
-) -> dict[str, Floats]:
-    """Scores that follow from how often each class was right, there and predicted."""
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Scores that follow from how often each class was right, there and predicted; by class."""
     support = _sums(targets, weights, classes)
     predicted = _sums(predictions, weights, classes)
     hits = _sums(targets, weights * (targets == predictions)[:, None], classes)
     total = support.sum(axis=0)
     there = support > 0
     negatives = total - support
-    precision = _ratio(hits, np.where(there, predicted, 0))
-    recall = _ratio(hits, support)
-    f1 = _ratio(2 * hits, np.where(there, support + predicted, 0))
+    by_class = {
+        "precision": _ratio(hits, np.where(there, predicted, 0)),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, np.where(there, support + predicted, 0)),
+        "specificity": _ratio(negatives - (predicted - hits), negatives),
+    }
     right = hits.sum(axis=0)
     chance = np.einsum("cb,cb->b", support, predicted)
     covariance = total * right - chance
     spread_true = total**2 - np.einsum("cb,cb->b", support, support)
     spread_predicted = total**2 - np.einsum("cb,cb->b", predicted, predicted)
-    return {
+    weighted = ("precision", "recall", "f1")
+    scores = {
         "acc": right / total,
-        "balanced_acc": _mean(recall),
-        "precision": _mean(precision),
-        "recall": _mean(recall),
-        "f1": _mean(f1),
-        "specificity": _mean(_ratio(negatives - (predicted - hits), negatives)),
-        "precision_weighted": _mean(precision, support),
-        "recall_weighted": _mean(recall, support),
-        "f1_weighted": _mean(f1, support),
+        "balanced_acc": _mean(by_class["recall"]),
+        **{name: _mean(values) for name, values in by_class.items()},
+        **{f"{name}_weighted": _mean(by_class[name], support) for name in weighted},
         "mcc": _ratio(covariance, np.sqrt(spread_true * spread_predicted)),
         "kappa": _ratio(covariance, total**2 - chance),
     }
+    return scores, by_class
 
 
 def _ranking(probabilities: Floats, targets: Labels, weights: Floats) -> tuple[Floats, Floats]:

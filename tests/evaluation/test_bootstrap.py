@@ -44,6 +44,21 @@ def test_accuracy_equals_scipys_bootstrap_within_each_class() -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.8)
 
 
+def test_recall_of_a_class_equals_the_textbook_loop() -> None:
+    probabilities, targets = drawn(classes=3)
+    correct = (probabilities.argmax(axis=1) == targets).astype(float)
+    random = np.random.default_rng(1)
+    found = bootstrap_intervals(probabilities, targets, resamples=4000).by_class["recall"]
+    for label, interval in enumerate(found):
+        mine = correct[targets == label]
+        means = [random.choice(mine, len(mine)).mean() for _ in range(4000)]
+        assert interval is not None
+        assert (interval.low, interval.high) == pytest.approx(
+            tuple(np.quantile(means, [0.025, 0.975])),
+            abs=1.01 / len(mine),  # one image
+        )
+
+
 def test_every_resample_keeps_the_classes_sizes() -> None:
     _, targets = drawn()
     weights = np.concatenate(list(bootstrap._weights(targets, None, 50, 0)), axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,15 +29,19 @@ def test_weights_are_repetitions(seed: int, count: int, classes: int, digits: in
     weights = random.integers(0, 3, (count, 4)).astype(np.float64)
     weights[0] += 1
     found = weighted_scores(probabilities, targets, weights)
-    assert list(found) == [name for name in SCORES if name not in NOT_RESAMPLED]
+    assert list(found.scores) == [name for name in SCORES if name not in NOT_RESAMPLED]
     for column in range(4):
         repeated = np.repeat(np.arange(count), weights[:, column].astype(int))
-        expected = classification_metrics(probabilities[repeated], targets[repeated]).scores
-        for name, values in found.items():
-            value = expected[name]
-            assert values[column] == pytest.approx(
-                np.nan if value is None else value, abs=1e-9, nan_ok=True
-            ), name
+        expected = classification_metrics(probabilities[repeated], targets[repeated])
+        for name, values in found.scores.items():
+            assert values[column] == nearly(expected.scores[name]), name
+        for name, rows in found.by_class.items():
+            for label, row in enumerate(expected.per_class):
+                assert rows[label, column] == nearly(getattr(row, name)), (name, label)
+
+
+def nearly(value: float | None) -> Any:
+    return pytest.approx(np.nan if value is None else value, abs=1e-9, nan_ok=True)
 
 
 def test_the_list_of_scores_is_what_is_computed() -> None:
