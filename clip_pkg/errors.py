@@ -29,6 +29,10 @@ class CheckpointError(UserError):
     """A checkpoint is unreadable, hostile, or belongs to another model."""
 
 
+class TrainingError(UserError):
+    """Folds could not be trained to their end."""
+
+
 @dataclass(frozen=True)
 class ConfigProblem:
     """One thing that is wrong in one config.

@@ -192,6 +192,15 @@ class RunPaths:
         """Scripts and output of Slurm's jobs, while there are any and after failures."""
         return self.output_dir / ".slurm"
 
+    def image_table(self, digest: str) -> Path:
+        """Images and labels that a program gave as lists, as a CSV file."""
+        return self.output_dir / f".images-{digest[:16]}.csv"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of folds that a program, not a command line, had trained."""
+        return self.output_dir / ".logs"
+
     @property
     def replaced(self) -> Path:
         """Where `--overwrite` keeps what it replaces."""

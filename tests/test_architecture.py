@@ -35,6 +35,7 @@ LEVELS = {
     "worker": 7,
     "rank": 8,
     "cli": 8,
+    "api": 9,
 }
 TORCH_FREE = [
     "clip_pkg.config.load",
@@ -58,6 +59,8 @@ TORCH_FREE = [
     "clip_pkg.cli.export",
     "clip_pkg.cli.refit",
     "clip_pkg.cli.commands",
+    "clip_pkg.api.run",
+    "clip_pkg.api.estimator",
 ]
 
 

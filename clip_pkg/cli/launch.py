@@ -56,9 +56,11 @@ def validate(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     return 0
 
 
-def train(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
+def train(
+    parsed: argparse.Namespace, loaded: LoadedConfigs, terminal: Terminal | None = None
+) -> int:
     """Train every config and fold that is not done yet; returns the exit code."""
-    terminal = Terminal()
+    terminal = terminal or Terminal()
     run = RunPaths(parsed.output_dir.resolve())
     resources = find_resources(parsed, terminal)
     try:

@@ -44,7 +44,7 @@ def predict(parsed: argparse.Namespace) -> int:
     for notice in (*choice.notices, *found.notices):
         terminal.line(f"NOTE: {notice}", "yellow")
     with terminal.waiting("Loading the model"):
-        ensemble = _load(choice.checkpoints, parsed.device)
+        ensemble = load_ensemble(choice.checkpoints, parsed.device)
     terminal.line(_description(ensemble))
     images = found.images if output else found.images[:SHOWN]
     unreadable: list[UnreadableImage] = []
@@ -76,7 +76,8 @@ def predict(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _load(checkpoints: Sequence[Path], device: str | None) -> Ensemble:
+def load_ensemble(checkpoints: Sequence[Path], device: str | None) -> Ensemble:
+    """Load models onto `device`, or onto the first GPU if there is one; imports torch."""
     # Before torch is there: as in training, cuda:0 is nvidia-smi's first GPU, and threads that
     # wait do not keep the ones that decode from working.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

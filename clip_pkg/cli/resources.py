@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,10 @@ class StopOnSignal:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Listen while the folds run."""
+        """Listen while the folds run; only the main thread of a process can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self) for number in numbers}
         try:

@@ -1,0 +1,1 @@
+"""What Python programs use: results as data frames, training as a scikit-learn estimator."""
