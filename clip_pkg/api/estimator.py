@@ -114,9 +114,11 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises UserError in words of the command line, TrainingError when folds failed.
         """
         loaded = self._loaded()
-        kept = self.output_dir
-        temporary = tempfile.TemporaryDirectory(prefix="clip_pkg-") if kept is None else None
-        run = RunPaths(Path(temporary.name if kept is None else kept).resolve())
+        temporary, folder = None, self.output_dir
+        if folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="clip_pkg-")
+            folder = temporary.name
+        run = RunPaths(Path(folder).resolve())
         data, labels = table_of(X, y, groups, run)
         self._train(run, data, loaded)
         paths = run.config(loaded.configs[0].name)
@@ -149,7 +151,8 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Images) -> NDArray[Any]:
         """Labels [N] of N images, as in `classes_`; see `predict_proba`."""
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        chosen: NDArray[Any] = self.classes_[best]
         return chosen
 
     def score(
