@@ -105,10 +105,10 @@ def test_every_score_is_computed_again_from_the_predictions(
 def test_a_changed_number_is_noticed(failed: Path) -> None:
     summarize(ConfigPaths(failed))
     summary = read(failed)
-    summary["out_of_fold"]["brier"] += 1e-9
+    summary["out_of_fold"]["f1"] += 1e-9
     (failed / "cv_summary.json").write_text(json.dumps(summary), encoding="utf-8")
     worst, where, _ = independent_metrics.largest_deviation(failed)
-    assert (worst, where) == (pytest.approx(1e-9, rel=1e-3), "best out_of_fold brier")
+    assert (worst, where) == (pytest.approx(1e-9, rel=1e-3), "best out_of_fold f1")
 
 
 def test_best_and_last_epoch_are_told_apart(runs: Path) -> None:
