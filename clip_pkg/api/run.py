@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 
 from clip_pkg.errors import RunFolderError
+from clip_pkg.evaluation.config_result import result_folders
 from clip_pkg.evaluation.fold_files import (
     ConfigFiles,
     FoldFiles,
     left_out,
     read_config_files,
     read_json,
-    result_folders,
 )
 from clip_pkg.evaluation.summary import build_summary
 from clip_pkg.evaluation.summary_schema import read_summary
+from clip_pkg.paths import ConfigPaths
 from clip_pkg.predictions import PROBABILITY_PREFIX, Predictions
 
 BLOCKS = ("best_epoch", "last_epoch")
@@ -168,7 +169,9 @@ def load_run(directory: str | Path) -> Run:
     Raises RunFolderError when the folder holds no results or its files contradict each other.
     """
     root = Path(directory)
-    run = Run(root, tuple(read_config_files(paths) for paths in result_folders(root)))
+    run = Run(
+        root, tuple(read_config_files(ConfigPaths(folder)) for folder in result_folders([root]))
+    )
     if run.unfinished:
         warnings.warn(
             f"{root}: folds without a result, left out: {'; '.join(run.unfinished)}", stacklevel=2

@@ -10,8 +10,10 @@ from clip_pkg.cli.terminal import Terminal, results_table
 from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import load_configs
 from clip_pkg.errors import WeightsError
-from clip_pkg.evaluation.fold_files import left_out, result_folders
+from clip_pkg.evaluation.config_result import result_folders
+from clip_pkg.evaluation.fold_files import left_out
 from clip_pkg.evaluation.summary import summarize
+from clip_pkg.paths import ConfigPaths
 from clip_pkg.planning.class_texts import write_template
 from clip_pkg.planning.scan import class_names
 
@@ -42,7 +44,7 @@ def class_texts(data_dir: Path, output: Path, template: str) -> int:
 
 def summarize_directory(directory: Path) -> int:
     """Rebuild the summary of one config's folder, or of every one in a folder."""
-    summaries = [summarize(paths) for paths in result_folders(directory)]
+    summaries = [summarize(ConfigPaths(folder)) for folder in result_folders([directory])]
     terminal = Terminal()
     terminal.console.print(results_table(summaries))
     for summary in summaries:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from clip_pkg.errors import RunFolderError
 from clip_pkg.evaluation.comparison_records import Epoch, Spread
+from clip_pkg.evaluation.intervals import image_clusters
 from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.duplicates import DisjointSets
 from clip_pkg.planning.problems import shown
 from clip_pkg.predictions import Predictions, pooled, read_predictions
 
@@ -66,15 +66,9 @@ class ConfigResult:
 
     def units(self) -> NDArray[np.int64] | None:
         """[N] equal numbers for predictions of images that belong together; None if none do."""
-        if self.predictions is None or not self.together:
+        if self.predictions is None:
             return None
-        place = {path: index for index, path in enumerate(self.predictions.paths)}
-        sets = DisjointSets(len(place))
-        for paths in self.together:
-            known = [place[path] for path in paths if path in place]
-            for other in known[1:]:
-                sets.join(known[0], other)
-        return sets.names()
+        return image_clusters(self.predictions.paths, self.together)
 
 
 def spread_of(averages: Mapping[str, Any], metric: str) -> Spread:

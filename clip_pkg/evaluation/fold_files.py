@@ -64,25 +64,6 @@ class ConfigFiles:
         return pooled(parts) if parts else None
 
 
-def result_folders(directory: Path) -> list[ConfigPaths]:
-    """List the config folders that `directory` stands for: itself, or those in it.
-
-    Raises RunFolderError when there is none.
-    """
-    if ConfigPaths(directory).folds_info.exists():
-        return [ConfigPaths(directory)]
-    found = [
-        ConfigPaths(folder)
-        for folder in sorted(directory.glob("*"))
-        if ConfigPaths(folder).folds_info.exists()
-    ]
-    if not found:
-        raise RunFolderError(
-            f"{directory} holds no results: no folds_info.json in it or one level below"
-        )
-    return found
-
-
 def read_config_files(paths: ConfigPaths) -> ConfigFiles:
     """Read everything of one config.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,9 @@ def confidence_intervals(
     found = bootstrap_intervals(
         pooled.probabilities,
         pooled.targets,
-        clusters=image_clusters(pooled.paths, folds_info),
+        clusters=image_clusters(
+            pooled.paths, [*(folds_info.get("groups") or ()), *folds_info.get("linked", ())]
+        ),
         level=LEVEL,
         resamples=max(FEWEST_RESAMPLES, min(RESAMPLES, most)),
         seed=SEED,
@@ -58,15 +60,16 @@ def confidence_intervals(
     }
 
 
-def image_clusters(paths: Sequence[str], folds_info: Mapping[str, Any]) -> NDArray[np.int64] | None:
-    """[N] equal numbers for images of one group, or that are copies; None if all stand alone."""
+def image_clusters(
+    paths: Sequence[str], together: Iterable[Sequence[str]]
+) -> NDArray[np.int64] | None:
+    """[N] equal numbers for images that a list of `together` joins; None if all stand alone."""
     place = {path: index for index, path in enumerate(paths)}
     sets = DisjointSets(len(paths))
-    clusters = [*(folds_info.get("groups") or {}).values(), *folds_info.get("linked", ())]
-    together = False
-    for cluster in clusters:
+    joined = False
+    for cluster in together:
         members = [place[path] for path in cluster if path in place]
         for other in members[1:]:
             sets.join(members[0], other)
-            together = True
-    return sets.names() if together else None
+            joined = True
+    return sets.names() if joined else None

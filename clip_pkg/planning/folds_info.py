@@ -37,7 +37,6 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
         "data_fingerprint": splits.fingerprint,
         "splits_hash": splits.hash,
         "classes": list(manifest.classes),
-        "groups": _grouped_paths(manifest),
         "linked": [paths(cluster) for cluster in splits.linked],
         "groups": _groups(manifest),
         "folds": [
@@ -53,16 +52,6 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
             for fold in splits.folds
         ],
     }
-
-
-def _grouped_paths(manifest: Manifest) -> dict[str, list[str]] | None:
-    """Group → its images; None without groups. For readers: an import takes the manifest's."""
-    if manifest.groups is None:
-        return None
-    grouped: dict[str, list[str]] = {}
-    for path, group in zip(manifest.paths, manifest.groups, strict=True):
-        grouped.setdefault(group, []).append(path)
-    return grouped
 
 
 def splits_from_json(

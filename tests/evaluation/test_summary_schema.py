@@ -137,12 +137,11 @@ def test_intervals_are_around_the_scores_and_draw_whole_patients(runs: Path) -> 
 
 
 def test_images_of_a_group_and_copies_are_one_cluster() -> None:
-    folds_info = {"groups": {"p": ["a", "b"], "q": ["c"], "r": ["d"]}, "linked": [["c", "d"]]}
-    clusters = image_clusters(["d", "b", "c", "a"], folds_info)
+    together = [["a", "b"], ["c"], ["d"], ["c", "d", "absent"]]
+    clusters = image_clusters(["d", "b", "c", "a"], together)
     assert clusters is not None
     np.testing.assert_array_equal(clusters, [0, 1, 0, 1])
-    assert image_clusters(["a", "c"], folds_info) is None
-    assert image_clusters(["a"], {"groups": None}) is None
+    assert image_clusters(["a", "c"], together) is None
 
 
 def test_the_environment_names_versions_device_and_revision(runs: Path) -> None:
