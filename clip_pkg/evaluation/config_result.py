@@ -100,8 +100,8 @@ def result_folders(directories: Sequence[Path]) -> list[Path]:
     if empty:
         names = ", ".join(shown(directory) for directory in empty)
         raise RunFolderError(
-            f"no results in {names}: no folds_info.json in it or one level below; give a config's "
-            "result folder, or the folder that holds several"
+            f"{names} holds no results: no folds_info.json in it or one level below; give a "
+            "config's result folder, or the folder that holds several"
         )
     return list(found)
 
