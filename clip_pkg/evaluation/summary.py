@@ -122,7 +122,7 @@ def _epoch_choice(config: Mapping[str, Any]) -> str:
     )
 
 
-def _epoch_block(name: str, epochs: Sequence[tuple[int, Scores] | None]) -> dict[str, Any]:
+def _epoch_block(name: str, epochs: Sequence[tuple[int | None, Scores] | None]) -> dict[str, Any]:
     """Scores at one epoch of each fold, which is called `name`; None for folds without."""
     return {
         "fold_results": {
