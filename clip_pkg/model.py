@@ -31,7 +31,7 @@ from clip_pkg.losses.functional.precision import widened
 MAX_LOG_SCALE = math.log(100)
 MIN_LOG_SCALE = -MAX_LOG_SCALE
 
-_VOCABULARY_KEY = "text_encoder.vocabulary"
+VOCABULARY_KEY = "text_encoder.vocabulary"
 
 
 class ImageTextModel(nn.Module):
@@ -201,8 +201,8 @@ class ImageTextModel(nn.Module):
 
     def load_checkpoint_state(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load what `checkpoint_state` made. Raises CheckpointError if it is another model's."""
-        own = self.state_dict().get(_VOCABULARY_KEY)
-        theirs = state.get(_VOCABULARY_KEY)
+        own = self.state_dict().get(VOCABULARY_KEY)
+        theirs = state.get(VOCABULARY_KEY)
         if own is not None and theirs is not None and not torch.equal(own.cpu(), theirs.cpu()):
             raise CheckpointError(f"{source}: was trained with other class texts than these")
         load_strictly(self, state, source=source)

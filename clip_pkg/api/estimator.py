@@ -216,7 +216,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _model(self) -> Ensemble:
         if getattr(self, "_ensemble", None) is None:
-            from clip_pkg.cli.predict import load_ensemble  # noqa: PLC0415
+            from clip_pkg.cli.models import load_ensemble  # noqa: PLC0415
 
             chosen = choose_checkpoints(self.result_dir_)
             self._ensemble = load_ensemble(chosen.checkpoints, self.device)

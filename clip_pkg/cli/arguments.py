@@ -36,6 +36,8 @@ other commands (python train_clip.py COMMAND --help):
   status        show how a run is doing, from any shell; --watch keeps showing
   summarize     rebuild cv_summary.json from the folds' files
   predict       classify images with a trained config, fold or checkpoint
+  explain       show where in images the evidence for a class is
+  embed         write the features that a trained model computes of images
   refit         train a cross-validated config on all of its images
   export        write a model for other programs: ONNX, safetensors or open_clip
 """

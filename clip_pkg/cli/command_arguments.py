@@ -114,46 +114,6 @@ def summarize_parser() -> Parser:
     return parser
 
 
-def predict_parser() -> Parser:
-    """Parser of `predict`."""
-    parser = Parser(
-        prog="train_clip.py predict",
-        description="Classify images with what was trained.",
-        needed=("--images",),
-    )
-    parser.add_argument(
-        "model",
-        type=Path,
-        metavar="MODEL",
-        help="a config's result folder, for the mean over its folds' best checkpoints; the folder "
-        "of a fold or refit; or a checkpoint",
-    )
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help="image files, folders (with all folders in them), or CSV files with a column `path`",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write path, prediction and the probability of every class to FILE.csv or FILE.json; "
-        "a file that is there is replaced. Without it the first answers are shown",
-    )
-    parser.add_argument(
-        "--device", metavar="DEVICE", help="cpu or cuda:0 (default: the first GPU, if there is one)"
-    )
-    parser.add_argument(
-        "--skip-unreadable",
-        "--skip_unreadable",
-        action="store_true",
-        help="leave out images that cannot be read; each is named. Without it they are an error",
-    )
-    return parser
-
-
 def refit_parser() -> Parser:
     """Parser of `refit`."""
     parser = Parser(

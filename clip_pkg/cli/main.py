@@ -15,7 +15,6 @@ from clip_pkg.cli.command_arguments import (
     class_texts_parser,
     export_parser,
     plan_parser,
-    predict_parser,
     prefetch_parser,
     refit_parser,
     schema_parser,
@@ -24,6 +23,7 @@ from clip_pkg.cli.command_arguments import (
     validate_parser,
 )
 from clip_pkg.cli.configs import read_configs
+from clip_pkg.cli.model_arguments import embed_parser, explain_parser, predict_parser
 from clip_pkg.cli.parser import Parser
 from clip_pkg.config.flags import suggest_flag
 from clip_pkg.errors import UserError
@@ -90,6 +90,18 @@ def _predict(parsed: argparse.Namespace) -> int:
     return predict(parsed)
 
 
+def _explain(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.explain import explain  # noqa: PLC0415
+
+    return explain(parsed)
+
+
+def _embed(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.embed import embed  # noqa: PLC0415
+
+    return embed(parsed)
+
+
 def _refit(parsed: argparse.Namespace) -> int:
     from clip_pkg.cli.refit import refit  # noqa: PLC0415
 
@@ -111,6 +123,8 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], i
     "status": (status_parser, _status),
     "summarize": (summarize_parser, _summarize),
     "predict": (predict_parser, _predict),
+    "explain": (explain_parser, _explain),
+    "embed": (embed_parser, _embed),
     "refit": (refit_parser, _refit),
     "export": (export_parser, _export),
 }

@@ -3,113 +3,166 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.cli.models import (
+    check_device,
+    load,
+    look_for_held_out,
+    look_for_images,
+    looking,
+    note,
+    note_unreadable,
+    use_device,
+)
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
 from clip_pkg.inference.answer_file import Answers, check_target, write_answers
+from clip_pkg.inference.calibration import calibrate
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.inference.images import find_images
+from clip_pkg.planning.class_texts import ClassTexts, read_class_texts
 from clip_pkg.planning.decoding import UnreadableImage
+from clip_pkg.planning.inspection import Progress
 from clip_pkg.planning.problems import shown
 
 if TYPE_CHECKING:
-    import torch
-
     from clip_pkg.inference.ensemble import Ensemble
+    from clip_pkg.inference.fold_classifier import FoldClassifier
 
 SHOWN = 10  # images in the table
-DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    classes: C names. found: images there are, and asked: of which so many are answered. answers:
+    computes when it is read. known: whether labels and folds are.
+    """
+
+    classes: tuple[str, ...]
+    found: int
+    asked: int
+    answers: Callable[[Progress], Iterator[Answers]]
+    known: bool = False
 
 
 def predict(parsed: argparse.Namespace) -> int:
     """Look at images with trained folds; write a file, or show the first answers."""
     terminal = Terminal()
-    if parsed.device is not None and not DEVICE.fullmatch(parsed.device):
-        raise UserError(f"--device: {parsed.device!r} is no device; write cpu or cuda:0")
+    _check_flags(parsed)
+    texts = None if parsed.class_texts is None else read_class_texts(parsed.class_texts)
     choice = choose_checkpoints(parsed.model)
     output: Path | None = parsed.output
     if output is not None:
-        check_target(output, [*parsed.images, *choice.checkpoints])
-    with terminal.waiting("Looking for images"):
-        found = find_images(parsed.images)
-    for notice in (*choice.notices, *found.notices):
-        terminal.line(f"NOTE: {notice}", "yellow")
-    with terminal.waiting("Loading the model"):
-        ensemble = load_ensemble(choice.checkpoints, parsed.device)
-    terminal.line(_description(ensemble))
-    images = found.images if output else found.images[:SHOWN]
+        read = [*parsed.images, *choice.checkpoints, *filter(None, [parsed.class_texts])]
+        check_target(output, read)
+    temperature = _temperature(parsed, terminal)
+    if parsed.out_of_fold:
+        question = _about_held_out(parsed, texts, temperature, terminal)
+    else:
+        note(terminal, choice.notices)
+        question = _about_images(parsed, choice.checkpoints, texts, temperature, terminal)
     unreadable: list[UnreadableImage] = []
-    with warnings.catch_warnings(), terminal.counting("Predicting") as progress:
-        # What Pillow warns of (size, odd EXIF) is either refused or of no consequence here.
-        warnings.filterwarnings("ignore", module="PIL")
-        answers = _noting(
-            ensemble.answers(images, skip_unreadable=parsed.skip_unreadable, progress=progress),
-            unreadable,
-        )
+    with looking(terminal, "Predicting") as progress:
+        answers = _noting(question.answers(progress), unreadable)
         if output:
-            write_answers(output, ensemble.classes, answers)
+            write_answers(output, question.classes, answers, known=question.known)
         else:
-            table = _table(ensemble.classes, answers)
-    if unreadable:
-        terminal.line(
-            f"NOTE: {len(unreadable)} image(s) cannot be read and are left out:", "yellow"
-        )
-        for one in unreadable:
-            terminal.line(f"  {one}", "yellow")
+            table = _table(question.classes, answers)
+    note_unreadable(terminal, unreadable)
     if output:
-        terminal.line(f"Wrote {shown(output)}: {len(images) - len(unreadable)} image(s).", "green")
+        count = question.asked - len(unreadable)
+        terminal.line(f"Wrote {shown(output)}: {count} image(s).", "green")
+        terminal.line(
+            f"Where the evidence is: python train_clip.py explain {shown(parsed.model)} --images "
+            "PATH --output DIR"
+        )
         return 0
     terminal.console.print(table)
     terminal.line(
-        f"{len(images)} of {len(found.images)} images; --output predictions.csv (or .json) writes "
+        f"{question.asked} of {question.found} images; --output predictions.csv (or .json) writes "
         "all of them with the probability of every class."
     )
     return 0
 
 
-def load_ensemble(checkpoints: Sequence[Path], device: str | None) -> Ensemble:
-    """Load models onto `device`, or onto the first GPU if there is one; imports torch."""
-    # Before torch is there: as in training, cuda:0 is nvidia-smi's first GPU, and threads that
-    # wait do not keep the ones that decode from working.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch  # noqa: PLC0415  a wrong path is told without it
+def _check_flags(parsed: argparse.Namespace) -> None:
+    check_device(parsed.device)
+    if parsed.weights_dir is not None and parsed.class_texts is None:
+        raise UserError("--weights-dir is for --class-texts: no other prediction needs weights")
+    if parsed.calibrate and parsed.class_texts is not None:
+        raise UserError(
+            "--calibrate fits the temperature of the trained classes; it says nothing about those "
+            "of --class-texts"
+        )
+    if parsed.out_of_fold and parsed.output is None:
+        raise UserError("--out-of-fold answers all images of the training: --output must be given")
 
+
+def _temperature(parsed: argparse.Namespace, terminal: Terminal) -> float:
+    if not parsed.calibrate:
+        return 1.0
+    calibration = calibrate(parsed.model)
+    terminal.line(f"Calibrated: {calibration}")
+    return calibration.temperature
+
+
+def _about_images(
+    parsed: argparse.Namespace,
+    checkpoints: Sequence[Path],
+    texts: ClassTexts | None,
+    temperature: float,
+    terminal: Terminal,
+) -> Question:
+    found = look_for_images(parsed, terminal)
+    ensemble = load(checkpoints, parsed.device, terminal)
+    ensemble = replace(
+        ensemble,
+        folds=tuple(_reading(fold, texts, parsed.weights_dir) for fold in ensemble.folds),
+        temperature=temperature,
+    )
+    images = found.images if parsed.output else found.images[:SHOWN]
+
+    def answers(progress: Progress) -> Iterator[Answers]:
+        return ensemble.answers(images, skip_unreadable=parsed.skip_unreadable, progress=progress)
+
+    return Question(ensemble.classes, len(found.images), len(images), answers)
+
+
+def _about_held_out(
+    parsed: argparse.Namespace, texts: ClassTexts | None, temperature: float, terminal: Terminal
+) -> Question:
+    held_out = look_for_held_out(parsed, terminal)
+    device = use_device(parsed.device)
     from clip_pkg.inference.ensemble import Ensemble  # noqa: PLC0415
+    from clip_pkg.inference.out_of_fold import out_of_fold_answers  # noqa: PLC0415
 
-    torch.set_num_threads(os.cpu_count() or 1)  # as a fold that is trained on the CPU
-    return Ensemble.load(checkpoints, _device(device))
+    def prepared(fold: FoldClassifier) -> Ensemble:
+        return Ensemble((_reading(fold, texts, parsed.weights_dir),), temperature)
 
+    def answers(progress: Progress) -> Iterator[Answers]:
+        return out_of_fold_answers(held_out, device, prepared, progress=progress)
 
-def _device(wanted: str | None) -> torch.device:
-    import torch  # noqa: PLC0415
-
-    if wanted == "cpu":
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted is None:
-        return torch.device("cuda:0" if count else "cpu")
-    device = torch.device(wanted)
-    if (device.index or 0) >= count:
-        there = f"cuda:0 to cuda:{count - 1}" if count else "no usable NVIDIA GPU"
-        raise UserError(f"--device: {wanted} is not on this machine; there is {there}, and cpu")
-    return device
+    classes = held_out.classes if texts is None else texts.classes
+    return Question(classes, len(held_out), len(held_out), answers, known=True)
 
 
-def _description(ensemble: Ensemble) -> str:
-    first = ensemble.folds[0]
-    models = [fold.label for fold in ensemble.folds]
-    mean = "the mean of " if len(models) > 1 else ""
-    return f"Model: {first.name}, {mean}{', '.join(models)}; {first.device}"
+def _reading(
+    fold: FoldClassifier, texts: ClassTexts | None, weights_dir: Path | None
+) -> FoldClassifier:
+    """The fold itself, or with other class texts."""
+    if texts is None:
+        return fold
+    from clip_pkg.inference.new_texts import with_class_texts  # noqa: PLC0415
+
+    return with_class_texts(fold, texts, weights_dir)
 
 
 def _noting(answers: Iterator[Answers], unreadable: list[UnreadableImage]) -> Iterator[Answers]:

@@ -21,7 +21,7 @@ from clip_pkg.encoders.text import (
     precompute,
 )
 
-_FROZEN_KEY = "text_encoder.features"
+FROZEN_KEY = "text_encoder.features"
 _LEARNED_KEY = "text_encoder.vectors"
 
 
@@ -48,8 +48,8 @@ def build_text_side(
     state: a whole model's that is loaded afterwards; then nothing pretrained is needed.
     Raises WeightsError, CheckpointError or UserError as the encoders do.
     """
-    if state is not None and _FROZEN_KEY in state:
-        return FrozenTextFeatures(state[_FROZEN_KEY])
+    if state is not None and FROZEN_KEY in state:
+        return FrozenTextFeatures(state[FROZEN_KEY])
     spec = config.text_encoder if state is None else config.text_encoder.untrained
     rows = sum(rows_per_class(config, prompts))
     flat = tuple(prompt for of_class in prompts for prompt in of_class)

@@ -26,6 +26,7 @@ from clip_pkg.planning.problems import shown
 from clip_pkg.predictions import PROBABILITY_PREFIX
 
 LEADING_COLUMNS = ("path", "prediction")
+LEADING_COLUMNS_IF_KNOWN = ("path", "label", "fold", "prediction")
 SUFFIXES = (".csv", ".json")
 
 
@@ -34,17 +35,21 @@ class Answers:
     """What a model says about B images.
 
     images: B. probabilities: [B, C] float64, rows sum to 1. unreadable: images without an answer.
+    labels: B names of the true classes, and fold: the one that answered; where they are known.
     """
 
     images: tuple[ImageFile, ...]
     probabilities: NDArray[np.float64]
     unreadable: tuple[UnreadableImage, ...] = ()
+    labels: tuple[str, ...] | None = None
+    fold: int | None = None
 
 
-def check_target(path: Path, sources: Sequence[Path]) -> None:
+def check_target(path: Path, sources: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse a file that cannot be meant: one of the `sources`, a training run's, or no file.
 
-    Any other file that is there will be replaced. Raises UserError.
+    Any other file that is there will be replaced. suffixes: what its name may end in. Raises
+    UserError.
     """
     place = shown(path)
     try:
@@ -54,9 +59,11 @@ def check_target(path: Path, sources: Sequence[Path]) -> None:
     except OSError as error:
         raise UserError(f"{place}: cannot be written: {error.strerror}") from None
     if status is not None and stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{place} is a folder; name a file in it, such as {path / 'answers.csv'}")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{place}: its name must end in {' or '.join(SUFFIXES)}")
+        raise UserError(
+            f"{place} is a folder; name a file in it, such as {path / 'answers'}{suffixes[0]}"
+        )
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{place}: its name must end in {' or '.join(suffixes)}")
     if status is None:
         return
     if not stat.S_ISREG(status.st_mode):
@@ -67,9 +74,12 @@ def check_target(path: Path, sources: Sequence[Path]) -> None:
         raise UserError(f"{place} is a file of a training run; choose another place")
 
 
-def write_answers(path: Path, classes: Sequence[str], answers: Iterable[Answers]) -> None:
+def write_answers(
+    path: Path, classes: Sequence[str], answers: Iterable[Answers], *, known: bool = False
+) -> None:
     """Write one row or object per image; probabilities with all their digits.
 
+    known: the answers have labels and folds, which become columns too.
     Raises UserError if the file cannot be written, and whatever `answers` raises; an old file then
     stays as it was.
     """
@@ -78,7 +88,9 @@ def write_answers(path: Path, classes: Sequence[str], answers: Iterable[Answers]
         with replacing(path) as binary:
             stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
             try:
-                write(stream, _columns(classes), _rows(classes, answers))
+                leading = LEADING_COLUMNS_IF_KNOWN if known else LEADING_COLUMNS
+                columns = [*leading, *(PROBABILITY_PREFIX + name for name in classes)]
+                write(stream, columns, _rows(classes, answers, known=known))
             finally:
                 stream.detach()
     except OSError as error:
@@ -86,16 +98,19 @@ def write_answers(path: Path, classes: Sequence[str], answers: Iterable[Answers]
         raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
 
 
-def _columns(classes: Sequence[str]) -> list[str]:
-    return [*LEADING_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]
-
-
-def _rows(classes: Sequence[str], answers: Iterable[Answers]) -> Iterator[list[str | float]]:
+def _rows(
+    classes: Sequence[str], answers: Iterable[Answers], *, known: bool
+) -> Iterator[list[str | float]]:
     for some in answers:
         chosen = some.probabilities.argmax(axis=1).tolist()
         values = some.probabilities.tolist()
-        for image, best, row in zip(some.images, chosen, values, strict=True):
-            yield [image.name, classes[best], *row]
+        for number, image in enumerate(some.images):
+            facts: list[str | float] = []
+            if known:
+                assert some.labels is not None, "what is known has labels"
+                assert some.fold is not None, "and a fold"
+                facts = [some.labels[number], some.fold]
+            yield [image.name, *facts, classes[chosen[number]], *values[number]]
 
 
 def _write_csv(stream: TextIO, columns: list[str], rows: Iterator[list[str | float]]) -> None:

@@ -3,29 +3,35 @@
 Neither a network, nor pretrained weights, nor a text tower is needed: the checkpoint holds the
 image encoder, the features of the classes, and whatever else its objective predicts by.
 
-Legend: B images, C classes, D embedding size, S side of the decoded square in pixels.
+Legend: B images, C classes, D embedding size, S side of the decoded square in pixels, H side of
+what the encoder sees of it (H ≤ S).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from clip_pkg.classifier import Classifier, objective_for, probabilities
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import evaluation_batch_size
 from clip_pkg.encoders.image import build_image_encoder
 from clip_pkg.encoders.state import load_strictly
-from clip_pkg.errors import CheckpointError
+from clip_pkg.errors import CheckpointError, UserError
 from clip_pkg.inference.checkpoint_content import CheckpointContent, read_content
 from clip_pkg.inference.safetensors_file import TEXT_SIDE
 from clip_pkg.model import ImageTextModel
 from clip_pkg.precision import Precision, choose_precision, flushed_denormals
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +114,16 @@ class FoldClassifier:
                 memory_format=precision.memory_format,
             ),
             classifier=Classifier(
-                model.to(device).to(memory_format=precision.memory_format).eval(),
-                objective.to(device).eval(),
+                _at_rest(model.to(device).to(memory_format=precision.memory_format)),
+                _at_rest(objective.to(device)),
                 precision,
                 None if features is None else features.to(device),
             ),
         )
 
-    @torch.inference_mode()
+    # Not in inference mode: some encoders keep what they compute on the way, and gradients, which
+    # an explanation needs, cannot pass through what was computed in it.
+    @torch.no_grad()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Squares [B, S, S, 3], RGB → probability of each class [B, C], rows sum to 1.
 
@@ -125,12 +133,48 @@ class FoldClassifier:
         1e-6 in float32, by more where half precision rounds in between.
         """
         with flushed_denormals():
-            images = self.augmentation.evaluate(torch.from_numpy(pixels).to(self.device))
-            logits = self.classifier.logits(self.classifier.embeddings(images))
+            logits = self.classifier.logits(self.classifier.embeddings(self.images(pixels)))
             answers: NDArray[np.float64] = probabilities(logits).cpu().numpy()
-        if not np.isfinite(answers).all():
-            raise CheckpointError(f"{self.source}: its model answers with NaN, not probabilities")
+        self._check(answers)
         return answers
+
+    @torch.no_grad()
+    def embeddings(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Squares [B, S, S, 3], RGB → places in the joint space [B, D], before normalisation.
+
+        Their directions are what class texts are compared with.
+        """
+        with flushed_denormals():
+            features: NDArray[np.float32] = (
+                self.classifier.embeddings(self.images(pixels)).cpu().numpy()
+            )
+        self._check(features)
+        return features
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Squares [B, S, S, 3], RGB → what the encoder sees, [B, 3, H, H] on the device."""
+        return self.augmentation.evaluate(torch.from_numpy(pixels).to(self.device))
+
+    def _check(self, numbers: NDArray[np.floating]) -> None:
+        if not np.isfinite(numbers).all():
+            raise CheckpointError(f"{self.source}: its model answers with NaN, not with numbers")
+
+
+@contextmanager
+def memory_of(device: torch.device) -> Iterator[None]:
+    """Turn a full GPU into a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            f"{device}: the models and a batch of images do not fit into its free memory; name "
+            "fewer folds, or use --device cpu"
+        ) from None
+
+
+def _at_rest(module: Module) -> Module:
+    """Nothing is trained any more."""
+    return module.eval().requires_grad_(requires_grad=False)
 
 
 def _image_side(content: CheckpointContent, path: Path) -> ImageTextModel:

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.data.pixel_blocks import squash
+from clip_pkg.errors import DataError
 from clip_pkg.inference.images import ImageFile
 from clip_pkg.planning.decoding import UnreadableImage, decode_image
+from clip_pkg.planning.inspection import Progress
 
 MAX_THREADS = 16  # each may hold a few hundred megabytes of a huge image
 BATCHES_AHEAD = 2
@@ -61,6 +63,36 @@ def square_batches(
             kept, unreadable, pixels = [], [], np.empty_like(pixels)
     if kept or unreadable:
         yield SquareBatch(tuple(kept), pixels[: len(kept)], tuple(unreadable))
+
+
+def readable_batches(
+    images: Sequence[ImageFile],
+    *,
+    size: int,
+    batch_size: int,
+    skip_unreadable: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[SquareBatch]:
+    """Batches of `square_batches` for somebody who works on each while the next ones are decoded.
+
+    Without `skip_unreadable` nothing comes from the first unreadable image on, the others are only
+    checked, and a DataError that names all unreadable ones comes at the end. So it does in any
+    case when not a single image can be read. `progress` is called with (done, total) after each
+    batch.
+    """
+    unreadable: list[UnreadableImage] = []
+    done = 0
+    for batch in square_batches(images, size=size, batch_size=batch_size):
+        unreadable += batch.unreadable
+        if skip_unreadable or not unreadable:
+            yield batch
+        done += len(batch.images) + len(batch.unreadable)
+        if progress is not None:
+            progress(done, len(images))
+    if unreadable and (not skip_unreadable or len(unreadable) == len(images)):
+        head = f"{len(unreadable)} of {len(images)} image(s) cannot be read:"
+        hint = () if skip_unreadable else ("--skip-unreadable leaves them out",)
+        raise DataError("\n  ".join([head, *map(str, unreadable), *hint]))
 
 
 def _decoded(

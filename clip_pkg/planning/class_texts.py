@@ -115,6 +115,21 @@ def resolve_class_texts(
     return _class_texts(classes, found, str(file), notices, prompts_per_class)
 
 
+def read_class_texts(file: Path) -> ClassTexts:
+    """Read all classes of a file, in its order, each with all its prompts.
+
+    Raises:
+        DataError: No such file, or with every problem as DataErrors, see `resolve_class_texts`; a
+            single class cannot be told from others.
+    """
+    texts, problems = _read(file)
+    if not problems and len(texts) < 2:
+        problems = [f"names {len(texts)} class(es); there must be two to choose from"]
+    if problems:
+        raise DataErrors(file, problems)
+    return _class_texts(tuple(texts), tuple(texts.values()), str(file), (), None)
+
+
 def write_template(classes: Sequence[str], path: Path, template: str) -> None:
     """Write a class-texts file to edit: each class with the text that `template` makes for it.
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ THUMBNAIL = 32  # side in pixels
 MAX_THREADS = 16  # each may hold a few hundred megabytes of a huge image
 FILES_PER_THREAD = 8  # in work or waiting for it
 Progress: TypeAlias = Callable[[int, int], None]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False, slots=True)  # there may be a million of them
@@ -85,20 +86,37 @@ def inspect_file(path: Path) -> Inspection:
 def inspect_files(
     root: Path, names: Sequence[str], progress: Progress | None = None
 ) -> list[Inspection | UnreadableImage]:
-    """Inspect the files called `names` in `root`, in parallel; the result is in their order.
+    """Inspect the files called `names` in `root`; see `_each_file`."""
+    return _each_file(inspect_file, root, names, progress)
+
+
+def file_digests(
+    root: Path, names: Sequence[str], progress: Progress | None = None
+) -> list[str | UnreadableImage]:
+    """sha256 (hex) of the files called `names` in `root`, which are not decoded."""
+    return _each_file(_digest, root, names, progress)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_file(path)).hexdigest()
+
+
+def _each_file(
+    look: Callable[[Path], Found], root: Path, names: Sequence[str], progress: Progress | None
+) -> list[Found | UnreadableImage]:
+    """Look at the files called `names` in `root`, in parallel; the result is in their order.
 
     Threads do: Pillow and hashlib let go of the interpreter lock while they work, and threads need
     neither a fork nor a second import. `progress` is called with (done, total) from this thread.
     """
 
-    def attempt(name: str) -> Inspection | UnreadableImage:
-        path = root / name
+    def attempt(name: str) -> Found | UnreadableImage:
         try:
-            return inspect_file(path)
+            return look(root / name)
         except UnreadableImage as error:
             return error
 
-    found: list[Inspection | UnreadableImage] = []
+    found: list[Found | UnreadableImage] = []
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     waiting = iter(names)
     pool = ThreadPoolExecutor(threads)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clip_pkg.errors import DataError
 from clip_pkg.planning.audit import Audit, make_audit
@@ -15,7 +16,7 @@ from clip_pkg.planning.decoding import UnreadableImage
 from clip_pkg.planning.duplicates import Clusters, find_duplicates
 from clip_pkg.planning.image_folder import list_folder
 from clip_pkg.planning.image_table import list_table
-from clip_pkg.planning.inspection import Inspection, Progress, inspect_files
+from clip_pkg.planning.inspection import Inspection, Progress, file_digests, inspect_files
 from clip_pkg.planning.listing import ListedImage, Listing
 from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.problems import DataErrors, shown, some
@@ -103,24 +104,60 @@ def scan(
     else:
         problems += [f"{shown(path)}: {reason}" for path, reason in unreadable]
     images, inspections = [image for image, _ in readable], [one for _, one in readable]
-    classes = sorted({image.label for image in images})
-    number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[image.label] for image in images], dtype=np.int64)
-    duplicates = find_duplicates(inspections, labels)
+    duplicates = find_duplicates(inspections, _classes_and_labels(images)[1])
     problems += _contradictions(images, duplicates.exact)
     if problems:
         raise DataErrors(data_dir, problems)
+    digests = [one.digest for one in inspections]
+    manifest = _manifest(listing.root, images, digests).grouped(group_pattern)
+    audit = make_audit(manifest, inspections, duplicates, listing, unreadable)
+    return ScanResult(manifest, audit, duplicates.linked)
+
+
+def known_images(
+    data_dir: Path,
+    paths: Collection[str],
+    *,
+    group_pattern: str | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Describe those images of `data_dir` that are among `paths`, of a scan that was made before.
+
+    Files are read, but not decoded: whether they are the same as then, the fingerprint tells.
+
+    Raises:
+        DataErrors: Files cannot be read, or file names are without a group.
+        DataError: There is no such folder or table.
+    """
+    listing = list_images(data_dir)
+    wanted = set(paths)
+    images = [image for image in listing.images if image.path in wanted]
+    found = file_digests(listing.root, [image.path for image in images], progress)
+    digests = [one for one in found if isinstance(one, str)]
+    if len(digests) < len(images):
+        raise DataErrors(data_dir, [str(one) for one in found if isinstance(one, UnreadableImage)])
+    return _manifest(listing.root, images, digests).grouped(group_pattern)
+
+
+def _classes_and_labels(
+    images: Sequence[ListedImage],
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    classes = tuple(sorted({image.label for image in images}))
+    number = {name: index for index, name in enumerate(classes)}
+    return classes, np.array([number[image.label] for image in images], dtype=np.int64)
+
+
+def _manifest(root: Path, images: Sequence[ListedImage], digests: Sequence[str]) -> Manifest:
+    classes, labels = _classes_and_labels(images)
     groups = [image.group for image in images if image.group is not None]
-    manifest = Manifest(
-        data_dir=listing.root,
-        classes=tuple(classes),
+    return Manifest(
+        data_dir=root,
+        classes=classes,
         paths=tuple(image.path for image in images),
         labels=labels,
         groups=tuple(groups) if groups else None,
-        digests=tuple(one.digest for one in inspections),
-    ).grouped(group_pattern)
-    audit = make_audit(manifest, inspections, duplicates, listing, unreadable)
-    return ScanResult(manifest, audit, duplicates.linked)
+        digests=tuple(digests),
+    )
 
 
 def _emptied_classes(listing: Listing, readable: Sequence[ListedImage]) -> list[str]:

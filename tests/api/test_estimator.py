@@ -80,7 +80,7 @@ def fold_probabilities(
     fitted: ImageTextClassifier, fold: int, paths: Sequence[str]
 ) -> list[list[float]]:
     """What one fold says of images, in the order 1, 2, 10."""
-    from clip_pkg.cli.predict import load_ensemble
+    from clip_pkg.cli.models import load_ensemble
     from clip_pkg.inference.images import ImageFile
 
     checkpoint = fitted.result_dir_ / f"fold_{fold}/checkpoint_best.pth"

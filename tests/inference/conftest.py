@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "learned": {**ONE_FOLD, "text_encoder_name": f"prompts:{TOWER['text_encoder_name']}"},
     "no_best": {**ONE_FOLD, "save_best": False},
 }
+# One config per kind of image encoder.
+ENCODERS: Mapping[str, Mapping[str, Any]] = {
+    "vit": {**ONE_FOLD, "image_encoder_name": "test_vit:scratch"},
+    "clip_vit": {
+        **ONE_FOLD,
+        "image_encoder_name": "clip:ViT-S-32-alt:scratch",
+        "img_size": 64,
+        "batch_size": 24,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,18 @@ def read_table(path: Path) -> Table:
 @pytest.fixture(scope="session")
 def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a run on the CPU over `CONFIGS`."""
-    root = tmp_path_factory.mktemp("inference")
-    configs = [{**TINY, **change, "name": name} for name, change in CONFIGS.items()]
+    return trained(CONFIGS, images, tmp_path_factory.mktemp("inference"))
+
+
+@pytest.fixture(scope="session")
+def explained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a run on the CPU over `ENCODERS`."""
+    return trained(ENCODERS, images, tmp_path_factory.mktemp("encoders"))
+
+
+def trained(changes: Mapping[str, Mapping[str, Any]], images: Path, root: Path) -> Path:
+    """Train `TINY` with changes in `root`, on the CPU; returns the output folder."""
+    configs = [{**TINY, **change, "name": name} for name, change in changes.items()]
     (root / "configs.json").write_text(json.dumps(configs), encoding="utf-8")
     words = ["--data-dir", images, "--output-dir", root / "out", "--log-dir", root / "logs"]
     words += ["--config-file", root / "configs.json", "--multi-config", "--executor", "inline"]
@@ -85,17 +106,23 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run `predict` on the CPU; returns what was printed."""
+def use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that uses a model on the CPU; returns what was printed."""
 
-    def call(model: Path, *words: str | Path, check: int = 0) -> str:
-        code = main(["predict", str(model), *map(str, words), "--device", "cpu"])
+    def call(command: str, model: Path, *words: str | Path, check: int = 0) -> str:
+        code = main([command, str(model), *map(str, words), "--device", "cpu"])
         shown = capsys.readouterr()
         assert code == check, shown.out + shown.err
         assert "Traceback" not in shown.out + shown.err
         return shown.out + shown.err
 
     return call
+
+
+@pytest.fixture
+def predict(use: Callable[..., str]) -> Callable[..., str]:
+    """Run `predict` on the CPU; returns what was printed."""
+    return partial(use, "predict")
 
 
 @pytest.fixture

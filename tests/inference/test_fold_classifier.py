@@ -103,12 +103,14 @@ class Evil:
         return os.system, ("touch pwned",)
 
 
+@pytest.mark.parametrize("command", ["predict", "explain", "embed"])
 @pytest.mark.parametrize("kind", ["hostile", "cut off", "text", "empty", "folder", "output folder"])
 def test_models_that_are_none(
     kind: str,
+    command: str,
     run: Path,
     images: Path,
-    predict: Callable[..., str],
+    use: Callable[..., str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +128,9 @@ def test_models_that_are_none(
         path.mkdir()
     else:
         path = run
-    shown = predict(path, "--images", images, check=2)
+    target = {"predict": "answers.csv", "explain": "maps", "embed": "features.npz"}[command]
+    shown = use(command, path, "--images", images, "--output", tmp_path / target, check=2)
+    assert not (tmp_path / target).exists()
     assert str(path) in shown
     assert shown.count("error: ") == 1
     assert len(shown.strip().splitlines()) == 1

@@ -1,0 +1,82 @@
+"""The temperature of a config, from what its folds said about images that they did not see.
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_pkg.errors import UserError
+from clip_pkg.inference.checkpoint_choice import choose_checkpoints
+from clip_pkg.metrics.calibration import expected_calibration_error, log_loss
+from clip_pkg.metrics.temperature import fit_temperature, tempered
+from clip_pkg.paths import ConfigPaths, FoldPaths
+from clip_pkg.planning.problems import shown
+from clip_pkg.predictions import pooled, read_predictions
+
+
+@dataclass(frozen=True)
+class Scores:
+    """nll: mean −log p of the true class, nats. ece: expected calibration error, a fraction."""
+
+    nll: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """temperature: T, which divides logits. n: predictions it was fitted on, and scored on."""
+
+    temperature: float
+    n: int
+    before: Scores
+    after: Scores
+
+    def __str__(self) -> str:
+        return (
+            f"T = {self.temperature:.4g}, fitted on {self.n} out-of-fold predictions: "
+            f"NLL {self.before.nll:.4f} → {self.after.nll:.4f}, "
+            f"ECE {self.before.ece:.4f} → {self.after.ece:.4f}"
+        )
+
+
+def calibrate(model: Path) -> Calibration:
+    """Fit the temperature of the config that `model` is or belongs to.
+
+    Raises UserError where it belongs to none, where no fold is finished, and where the predictions
+    make no mistake: there is then nothing that bounds how bold they may be.
+    """
+    paths = _config_of(model)
+    parts = []
+    for checkpoint in choose_checkpoints(paths.root).checkpoints:
+        fold = FoldPaths(checkpoint.parent)
+        best = checkpoint == fold.checkpoint_best
+        parts.append(read_predictions(fold.predictions if best else fold.predictions_last))
+    together = pooled(parts)
+    probabilities, targets = together.probabilities, together.targets
+    if (probabilities.argmax(axis=1) == targets).all():
+        raise UserError(
+            f"--calibrate: all {len(targets)} out-of-fold predictions of {shown(paths.root)} are "
+            "right, so that nothing tells how certain they may be; predict without it"
+        )
+    temperature = fit_temperature(probabilities, targets)
+    scaled = tempered(probabilities, temperature)
+    before, after = (
+        Scores(log_loss(values, targets), expected_calibration_error(values, targets))
+        for values in (probabilities, scaled)
+    )
+    return Calibration(temperature, len(targets), before, after)
+
+
+def _config_of(model: Path) -> ConfigPaths:
+    """The config's folder itself, the one of a fold's folder, or of a checkpoint in that."""
+    folder = model.absolute()
+    for candidate in (folder, folder.parent, folder.parent.parent):
+        if ConfigPaths(candidate).folds_info.is_file():
+            return ConfigPaths(candidate)
+    raise UserError(
+        f"--calibrate: {shown(model)} does not lie in a config's result folder; the temperature is "
+        "fitted on the predictions that the folds left there"
+    )

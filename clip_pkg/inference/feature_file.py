@@ -1,0 +1,73 @@
+"""A file of features, .npz or .parquet; written whole or not at all.
+
+- `.npz`: arrays `path` [N], `label` [N] where they are known, `fold` [N], and `features` [N, D]
+  float32; none of them is a pickle.
+- `.parquet`: a row per image, columns `path`, `label` where they are known, `fold`, and
+  `feature_0`, `feature_1`, …
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_pkg.atomic import write_with
+from clip_pkg.errors import UserError
+from clip_pkg.planning.problems import shown
+
+SUFFIXES = (".npz", ".parquet")
+
+
+def check_parquet(path: Path) -> None:
+    """Raise UserError if `path` is to become Parquet and the package for it is absent."""
+    if path.suffix.lower() == ".parquet":
+        _import_pyarrow()
+
+
+def write_features(
+    path: Path,
+    paths: tuple[str, ...],
+    features: NDArray[np.float32],
+    folds: NDArray[np.int64],
+    labels: tuple[str, ...] | None,
+) -> None:
+    """Write N images with their features [N, D]. Raises UserError if the file cannot be written."""
+    named: dict[str, Any] = {} if labels is None else {"label": np.array(labels)}
+    named["fold"] = folds
+    write = _parquet_writer if path.suffix.lower() == ".parquet" else _npz_writer
+    try:
+        write(path, np.array(paths), named, features)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{shown(path)}: cannot be written: {reason}") from None
+
+
+def _npz_writer(
+    path: Path, paths: NDArray[np.str_], named: dict[str, Any], features: NDArray[np.float32]
+) -> None:
+    write_with(path, lambda stream: np.savez(stream, path=paths, **named, features=features))
+
+
+def _parquet_writer(
+    path: Path, paths: NDArray[np.str_], named: dict[str, Any], features: NDArray[np.float32]
+) -> None:
+    pyarrow, parquet = _import_pyarrow()
+    columns = {"path": paths, **named}
+    columns |= {f"feature_{number}": column for number, column in enumerate(features.T)}
+    table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+    write_with(path, lambda stream: parquet.write_table(table, stream))
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow  # noqa: PLC0415  an optional extra
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise UserError(
+            'files `.parquet` need the pyarrow package: pip install "clip_pkg[parquet]"; or write '
+            "a file that ends in .npz"
+        ) from error
+    return pyarrow, parquet

@@ -1,0 +1,128 @@
+"""The images that a config was trained on, each with the one fold that did not train on it.
+
+No torch here: other images than those of the training are told before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_pkg.errors import DataError, RunFolderError
+from clip_pkg.inference.checkpoint_choice import choose_checkpoints
+from clip_pkg.inference.images import ImageFile
+from clip_pkg.paths import ConfigPaths
+from clip_pkg.planning.folds_info import splits_from_json
+from clip_pkg.planning.inspection import Progress
+from clip_pkg.planning.problems import shown
+from clip_pkg.planning.scan import known_images
+
+
+@dataclass(frozen=True)
+class HeldOutFold:
+    """What one fold validated on.
+
+    number: counts from 1. checkpoint: of its best model. images: n, named and ordered as in its
+    `predictions.csv`. labels: n class names.
+    """
+
+    number: int
+    checkpoint: Path
+    images: tuple[ImageFile, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """All that a config's finished folds validated on; no image is in two folds.
+
+    classes: C names, in the models' order. splits: digest of the division into folds. notices:
+    sentences for the user.
+    """
+
+    folds: tuple[HeldOutFold, ...]
+    classes: tuple[str, ...]
+    splits: str
+    notices: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return sum(len(fold.images) for fold in self.folds)
+
+
+def held_out_images(
+    paths: ConfigPaths, data_dir: Path, *, progress: Progress | None = None
+) -> HeldOut:
+    """Find the images of a config, in the data folder or CSV file that it was trained with.
+
+    The folder may have moved, and further images in it are of no account; but those of the training
+    must be there with the same contents and labels. `progress` is called with (done, total).
+
+    Raises:
+        RunFolderError: `paths` is no config's result folder, or no fold is finished.
+        DataError: The images are not those that the folds were made of.
+    """
+    choice = choose_checkpoints(paths.root)
+    folds_info, config = _read(paths, paths.folds_info), _read(paths, paths.config)
+    manifest = known_images(
+        data_dir,
+        _listed(paths, folds_info),
+        group_pattern=config.get("group_pattern"),
+        progress=progress,
+    )
+    if not len(manifest):
+        raise DataError(
+            f"{shown(data_dir)} has none of the images that {shown(paths.root)} was trained on; "
+            "name the folder or CSV file that was its --data-dir"
+        )
+    splits = splits_from_json(paths.folds_info, manifest)
+    by_folder = {paths.fold(fold.number).root: fold for fold in splits.folds}
+    folds = []
+    for checkpoint in choice.checkpoints:
+        fold = by_folder.get(checkpoint.parent)
+        if fold is None:
+            raise RunFolderError(f"{shown(checkpoint)} is of no fold in {paths.folds_info.name}")
+        folds.append(
+            HeldOutFold(
+                number=fold.number,
+                checkpoint=checkpoint,
+                images=tuple(ImageFile(manifest.paths[n], manifest.file(n)) for n in fold.val),
+                labels=tuple(manifest.classes[label] for label in manifest.labels[fold.val]),
+            )
+        )
+    unanswered = len(manifest) - len(np.unique(np.concatenate([f.val for f in splits.folds])))
+    notices = list(choice.notices)
+    if unanswered:
+        notices.append(
+            f"{unanswered} image(s) were only trained on: a hold-out has one fold, which did not "
+            f"see the other {len(manifest) - unanswered}"
+        )
+    return HeldOut(tuple(folds), manifest.classes, splits.hash, tuple(notices))
+
+
+def _read(paths: ConfigPaths, file: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunFolderError(
+            f"{shown(paths.root)} is no result folder of a config: it has no {file.name}; the "
+            "images that a fold did not see are known for a whole config only"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{shown(file)} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{shown(file)} is damaged; copy it again")
+    return value
+
+
+def _listed(paths: ConfigPaths, folds_info: Mapping[str, Any]) -> list[str]:
+    """Paths of all images; they are the same in every fold."""
+    try:
+        first = folds_info["folds"][0]
+        return [*first["train"], *first["val"]]
+    except (KeyError, IndexError, TypeError):
+        raise RunFolderError(f"{shown(paths.folds_info)} is damaged; copy it again") from None
