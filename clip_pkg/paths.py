@@ -158,6 +158,37 @@ class ConfigPaths:
 
 
 @dataclass(frozen=True)
+class ReportPaths:
+    """Files of a report."""
+
+    root: Path
+
+    @property
+    def page(self) -> Path:
+        """The page; it needs none of the other files."""
+        return self.root / "index.html"
+
+    @property
+    def figures(self) -> Path:
+        """Every figure of the page, as SVG and PDF; a folder per config."""
+        return self.root / "figures"
+
+    @property
+    def methods(self) -> Path:
+        """The methods paragraph."""
+        return self.root / "methods.txt"
+
+    @property
+    def latex(self) -> Path:
+        """The table of results for LaTeX."""
+        return self.root / "results.tex"
+
+    def numbers(self, name: str) -> Path:
+        """Numbers behind the page; `name` is such as `leaderboard`."""
+        return self.root / f"{name}.csv"
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """Files of one launch over many configs."""
 
@@ -200,6 +231,11 @@ class RunPaths:
     def logs(self) -> Path:
         """Logs of folds that a program, not a command line, had trained."""
         return self.output_dir / ".logs"
+
+    @property
+    def report(self) -> ReportPaths:
+        """The page about all configs, and what belongs to it."""
+        return ReportPaths(self.output_dir / "report")
 
     @property
     def replaced(self) -> Path:

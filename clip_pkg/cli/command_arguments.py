@@ -114,6 +114,36 @@ def summarize_parser() -> Parser:
     return parser
 
 
+def report_parser() -> Parser:
+    """Parser of `report`."""
+    parser = Parser(
+        prog="train_clip.py report",
+        description="Write a run as one HTML page, with its figures as SVG and PDF, a methods "
+        "paragraph, a LaTeX table and the numbers as CSV, into DIR/report. Nothing is trained; a "
+        "report that is there is replaced.",
+    )
+    parser.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="the --output-dir of a run, or the result folder of one config",
+    )
+    parser.add_argument(
+        "--data-dir",
+        "--data_dir",
+        type=Path,
+        metavar="DIR",
+        help="where the images are now (default: where they were in training)",
+    )
+    parser.add_argument(
+        "--no-images",
+        "--no_images",
+        action="store_true",
+        help="leave out what needs images and models: the map of features and the worst mistakes",
+    )
+    return parser
+
+
 def refit_parser() -> Parser:
     """Parser of `refit`."""
     parser = Parser(

@@ -159,6 +159,7 @@ def _finish(
     terminal.line(f"\nResults: {run.output_dir}")
     terminal.line("  <config>/cv_summary.json, fold_<k>/predictions.csv, fold_<k>/history.json")
     terminal.line("Next:")
+    terminal.line(f"  python train_clip.py report {run.output_dir}")
     terminal.line(f"  tensorboard --logdir {run.output_dir}")
     terminal.line(f"  python train_clip.py summarize {run.output_dir}")
     trained = run.config(configs[0].name).root

@@ -17,6 +17,7 @@ from clip_pkg.cli.command_arguments import (
     plan_parser,
     prefetch_parser,
     refit_parser,
+    report_parser,
     schema_parser,
     status_parser,
     summarize_parser,
@@ -114,6 +115,12 @@ def _export(parsed: argparse.Namespace) -> int:
     return export(parsed)
 
 
+def _report(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.report import report  # noqa: PLC0415
+
+    return report(parsed)
+
+
 COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "validate": (validate_parser, _validate),
     "prefetch": (prefetch_parser, _prefetch),
@@ -125,6 +132,7 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], i
     "predict": (predict_parser, _predict),
     "explain": (explain_parser, _explain),
     "embed": (embed_parser, _embed),
+    "report": (report_parser, _report),
     "refit": (refit_parser, _refit),
     "export": (export_parser, _export),
 }

@@ -57,6 +57,11 @@ def expected_calibration_error(
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = confidence_bin(confidence, bins)
     gap = np.bincount(place, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(targets))
+
+
+def confidence_bin(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    """Number from 0 of the bin ((b−1)/bins, b/bins] that each confidence in [0, 1] is in."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)

@@ -1,0 +1,208 @@
+"""From a matplotlib figure to what the report needs of it: SVG in the page, SVG and PDF beside it.
+
+A figure is drawn once, in the light colours. In the page every colour becomes a property of the
+style sheet, which knows the dark ones as well; text stays text, in the page's own font.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clip_pkg.report.colours import INK, MUTED, ROLES, RULE
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+FONTS = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
+PIXELS_PER_INCH = 72  # a point of the figure is a pixel of the page
+
+STYLE: Any = {  # rcParams; matplotlib names their keys one by one
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",  # the same figure has the same bytes
+    "pdf.fonttype": 42,  # letters stay letters
+    "text.parse_math": False,  # $ in a class name is a $
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "text.color": INK.light,
+    "axes.labelcolor": MUTED.light,
+    "axes.titlecolor": INK.light,
+    "axes.edgecolor": RULE.light,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE.light,
+    "grid.linewidth": 0.6,
+    "xtick.color": RULE.light,
+    "ytick.color": RULE.light,
+    "xtick.labelcolor": MUTED.light,
+    "ytick.labelcolor": MUTED.light,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Words of a figure.
+
+    slug: its file name without suffix. title: what the page writes above it. description: what it
+    shows, for those who do not see it. note: how to read it, below it. scrolls: whether it is too
+    fine to be shrunk to a telephone.
+    """
+
+    slug: str
+    title: str
+    description: str
+    note: str = ""
+    scrolls: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure. width, height: in pixels, as drawn. svg, pdf: the files."""
+
+    caption: Caption
+    width: int
+    height: int
+    svg: bytes
+    pdf: bytes
+
+    def inline(self, scope: str) -> str:
+        """The SVG element for the page; `scope` (letters, digits, -) keeps its ids its own."""
+        root = _parsed(self.svg)
+        _make_part_of_page(root, f"{scope}-{self.caption.slug}")
+        return ET.tostring(root, encoding="unicode")
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """Make an empty figure of so many pixels in the report's style, to draw in and `finish`."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # Letters that the measuring font lacks, such as emoji, are the reader's font's business.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        size = (width / PIXELS_PER_INCH, height / PIXELS_PER_INCH)
+        yield Figure(figsize=size, dpi=PIXELS_PER_INCH, layout="constrained")
+
+
+def draw(width: float, height: float, caption: Caption, fill: Callable[[Figure], None]) -> Drawing:
+    """Let `fill` draw and turn the result into files."""
+    with figure(width, height) as canvas:
+        fill(canvas)
+        svg, pdf = io.BytesIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None})
+        canvas.set_layout_engine("none")  # what was placed once stays
+        canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    root = _parsed(svg.getvalue())
+    for element in root.findall(f"{{{SVG}}}metadata"):
+        root.remove(element)
+    _label(root, caption)
+    for element in root.iter():
+        _use_fonts(element)
+    file = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return Drawing(caption, round(width), round(height), file, pdf.getvalue())
+
+
+def legend_below(canvas: Figure, axes: Axes) -> None:
+    """A legend below the figure of what `axes` names, each name once."""
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    canvas.legend(
+        list(unique.values()),
+        list(unique),
+        loc="outside lower center",
+        ncols=3,
+        handlelength=1.4,
+        columnspacing=1.4,
+    )
+
+
+def _parsed(svg: bytes) -> ET.Element:
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    return ET.fromstring(svg)  # noqa: S314  matplotlib wrote it
+
+
+def _label(root: ET.Element, caption: Caption) -> None:
+    """Name the figure for screen readers."""
+    root.set("role", "img")
+    for position, (tag, text) in enumerate(
+        (("title", caption.title), ("desc", caption.description))
+    ):
+        element = ET.Element(f"{{{SVG}}}{tag}", {"id": tag})
+        element.text = text
+        element.tail = "\n"
+        root.insert(position, element)
+    root.set("aria-labelledby", "title desc")
+
+
+def _declarations(element: ET.Element) -> dict[str, str]:
+    pairs = (part.partition(":") for part in element.get("style", "").split(";") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _set(element: ET.Element, declarations: dict[str, str]) -> None:
+    element.set("style", "; ".join(f"{name}: {value}" for name, value in declarations.items()))
+
+
+def _use_fonts(element: ET.Element) -> None:
+    """Ask for a list of fonts instead of the one that measured."""
+    style = _declarations(element)
+    if element.tag != f"{{{SVG}}}text" or not style.keys() & {"font", "font-size"}:
+        return
+    shorthand = style.pop("font", "")
+    style.pop("font-family", None)
+    if shorthand:  # `bold 10px 'DejaVu Sans', …`
+        before, _, _ = shorthand.partition("px")
+        *weight, size = before.split()
+        style["font-size"] = f"{size}px"
+        if weight:
+            style["font-weight"] = weight[0]
+    style["font-family"] = FONTS
+    _set(element, style)
+
+
+def _make_part_of_page(root: ET.Element, scope: str) -> None:
+    """Colours by name, ids that no other figure has, the font of the page."""
+    names = {role.light: f"var(--{name})" for name, role in ROLES.items()}
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    for element in root.iter():
+        style = _declarations(element)
+        style.pop("font-family", None)
+        for key, value in style.items():
+            style[key] = names.get(value, value).replace("url(#", f"url(#{scope}-")
+        if style:
+            _set(element, style)
+        for key, value in list(element.attrib.items()):
+            if key == "id":
+                element.set(key, f"{scope}-{value}")
+            elif key == "aria-labelledby":
+                element.set(key, " ".join(f"{scope}-{one}" for one in value.split()))
+            elif key == f"{{{XLINK}}}href":
+                del element.attrib[key]
+                element.set("href", f"#{scope}-{value.removeprefix('#')}")
+            elif value.startswith("url(#"):
+                element.set(key, f"url(#{scope}-{value.removeprefix('url(#')}")
+        element.tag = element.tag.removeprefix(f"{{{SVG}}}")

@@ -1,0 +1,116 @@
+"""Confusion matrices of the out-of-fold answers, in counts and in shares of each true class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from clip_pkg.report.colours import HEAT, INK, RULE
+from clip_pkg.report.drawing import Caption, Drawing, draw
+from clip_pkg.report.results import ConfigOutcome
+
+LONGEST_LABEL = 22  # letters of a class name on an axis
+MOST_WITH_NUMBERS = 25  # classes; cells of more are too small to write into
+
+
+def confusion_counts(outcome: ConfigOutcome) -> Drawing:
+    """How many images of each class were given which answer."""
+    counts = outcome.confusion
+    return _matrix(
+        outcome.classes,
+        _shares(counts),
+        [[f"{count}" if count else "" for count in row] for row in counts.tolist()],
+        _caption(outcome, counts, "confusion_counts", "Confusion matrix, counts"),
+    )
+
+
+def confusion_shares(outcome: ConfigOutcome) -> Drawing:
+    """The same in percent of each true class."""
+    counts = outcome.confusion
+    shares = _shares(counts)
+    texts = [[f"{100 * one:.0f}" if one > 0 else "" for one in row] for row in shares.tolist()]
+    caption = _caption(outcome, counts, "confusion_shares", "Confusion matrix, % of true class")
+    return _matrix(outcome.classes, shares, texts, caption)
+
+
+def shortened_label(name: str) -> str:
+    """A class name that fits on an axis."""
+    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+
+
+def heat_cells(axes: Axes, shades: NDArray[np.float64]) -> None:
+    """Fill the cells of a table [R, C] by shades in 0…1; row 0 on top."""
+    filled = np.argwhere(shades > 0)
+    cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in filled]
+    axes.add_collection(
+        PatchCollection(cells, facecolor=HEAT.light, alpha=shades[shades > 0], linewidth=0)
+    )
+    axes.set(xlim=(-0.5, shades.shape[1] - 0.5), ylim=(shades.shape[0] - 0.5, -0.5))
+
+
+def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    support = counts.sum(axis=1, keepdims=True)
+    shares = np.zeros(counts.shape)
+    np.divide(counts, support, out=shares, where=support > 0)
+    return shares
+
+
+def _matrix(
+    classes: Sequence[str],
+    shades: NDArray[np.float64],
+    texts: Sequence[Sequence[str]],
+    caption: Caption,
+) -> Drawing:
+    count = len(classes)
+    has_numbers = count <= MOST_WITH_NUMBERS
+    cell = 34 if count <= 12 else 27 if has_numbers else 15
+    labels = [shortened_label(name) for name in classes]
+    margin = 40 + 7 * max(map(len, labels))
+    side = max(240, cell * count) + margin
+    size = 11.0 if count <= 12 else 10.0 if has_numbers else 8.0
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        heat_cells(axes, shades)
+        axes.set_aspect("equal")
+        axes.set_xticks(range(count), labels, rotation=90 if count > 3 else 0, fontsize=size)
+        axes.set_yticks(range(count), labels, fontsize=size)
+        axes.set(xlabel="Answer", ylabel="True class")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_color(RULE.light)
+        if has_numbers:
+            for row, words in enumerate(texts):
+                for column, word in enumerate(words):
+                    if word:
+                        axes.text(
+                            column,
+                            row,
+                            word,
+                            ha="center",
+                            va="center",
+                            fontsize=size,
+                            color=INK.light,
+                            fontweight="bold" if row == column else "normal",
+                        )
+
+    return draw(side, side, caption, fill)
+
+
+def _caption(outcome: ConfigOutcome, counts: NDArray[np.int64], slug: str, title: str) -> Caption:
+    right, total = int(counts.trace()), int(counts.sum())
+    words = f"{right} of {total} images are on the diagonal."
+    if outcome.commonest_mistake is not None:
+        true, answer = outcome.commonest_mistake
+        words += (
+            f" The most frequent mistake: {counts[true, answer]} of {counts[true].sum()} images of "
+            f"{outcome.classes[true]} answered as {outcome.classes[answer]}."
+        )
+    note = "Out-of-fold answers: each image by the model that did not train on it."
+    return Caption(slug, title, words, note, scrolls=len(outcome.classes) > 12)

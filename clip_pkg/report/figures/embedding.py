@@ -1,0 +1,114 @@
+"""Maps of out-of-fold image features, a panel per fold: each fold has a space of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clip_pkg.report.colours import CLASS_ROLES, PAPER, WRONG
+from clip_pkg.report.drawing import Caption, Drawing, draw
+from clip_pkg.report.figures.confusion import shortened_label
+from clip_pkg.report.projection import SEED, FeatureMap
+from clip_pkg.report.results import ConfigOutcome
+
+MARKERS = "osD^vPX"
+MOST_IN_LEGEND = 20  # classes; more have their names in the map alone
+PANEL = 250
+MOST_IN_A_ROW = 3
+
+
+def embedding_map(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Drawing:
+    """Scatter of two coordinates per image; the shape and colour say the true class."""
+    columns = min(len(maps), MOST_IN_A_ROW)
+    rows = math.ceil(len(maps) / columns)
+    has_legend = len(outcome.classes) <= MOST_IN_LEGEND
+
+    def fill(canvas: Figure) -> None:
+        panels = canvas.subplots(rows, columns, squeeze=False).ravel()
+        for axes, one in zip(panels, maps, strict=False):
+            _panel(axes, one, len(outcome.classes), has_names=not has_legend)
+        for axes in panels[len(maps) :]:
+            axes.set_axis_off()
+        if has_legend:
+            _legend(canvas, panels[0], outcome.classes)
+
+    legend_lines = math.ceil((len(outcome.classes) + 1) / 5) if has_legend else 0
+    width = max(380, PANEL * columns)
+    return draw(width, PANEL * rows + 24 + 20 * legend_lines, _caption(outcome, maps), fill)
+
+
+def _panel(axes: Axes, one: FeatureMap, n_classes: int, *, has_names: bool) -> None:
+    for label in range(n_classes):
+        mine = one.targets == label
+        axes.plot(
+            *one.points[mine].T,
+            linestyle="none",
+            markersize=4.6,
+            markeredgewidth=0.4,
+            markeredgecolor=PAPER.light,
+            **_look(label),
+        )
+        if has_names and mine.any():
+            centre = np.median(one.points[mine], axis=0)
+            axes.annotate(f"{label + 1}", centre, ha="center", va="center", fontsize=8)
+    axes.plot(
+        *one.points[one.wrong].T,
+        linestyle="none",
+        marker="o",
+        markersize=8.5,
+        markerfacecolor="none",
+        markeredgecolor=WRONG.light,
+        markeredgewidth=1.1,
+    )
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
+    axes.grid(visible=False)
+    axes.set_title(f"Fold {one.fold}, {one.method}", loc="left")
+
+
+def _look(label: int) -> dict[str, Any]:
+    """Colour and marker of a class; the pairs repeat after 56 classes."""
+    return {
+        "color": CLASS_ROLES[label % len(CLASS_ROLES)].light,
+        "marker": MARKERS[label % len(MARKERS)],
+    }
+
+
+def _legend(canvas: Figure, axes: Axes, classes: Sequence[str]) -> None:
+    handles = [
+        *(axes.plot([], [], linestyle="none", **_look(label))[0] for label in range(len(classes))),
+        axes.plot([], [], "o", markerfacecolor="none", color=WRONG.light)[0],
+    ]
+    labels = [*map(shortened_label, classes), "answered wrongly"]
+    # matplotlib leaves out names that begin with an underscore
+    labels = [f"\u2060{name}" if name.startswith("_") else name for name in labels]
+    canvas.legend(
+        handles, labels, loc="outside lower center", ncols=5, handletextpad=0.1, columnspacing=1
+    )
+
+
+def _caption(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Caption:
+    methods = " and ".join(sorted({one.method for one in maps}))
+    wrong, total = sum(int(one.wrong.sum()) for one in maps), sum(len(one.points) for one in maps)
+    sampled = any(one.left_out for one in maps)
+    numbers = (
+        ""
+        if len(outcome.classes) <= MOST_IN_LEGEND
+        else (" Numbers: classes in the order of the table of scores.")
+    )
+    return Caption(
+        "embedding",
+        "Map of the image features",
+        f"Two-dimensional map ({methods}) of the features of {total} out-of-fold images in "
+        f"{len(maps)} folds, {len(outcome.classes)} classes; {wrong} images answered wrongly are "
+        "ringed.",
+        f"{methods} of the normalised image embeddings, seed {SEED}; a panel per fold, because "
+        "every fold's model has a space of its own. Distances between far groups mean nothing in "
+        "t-SNE." + numbers + (" A seeded sample of each fold is drawn." if sampled else ""),
+        scrolls=len(maps) > 1,
+    )

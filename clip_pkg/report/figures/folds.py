@@ -1,0 +1,122 @@
+"""How the classes are spread over the folds, and what the sampler made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from clip_pkg.report.colours import FIRST, INK, MUTED, RULE, SECOND
+from clip_pkg.report.drawing import Caption, Drawing, draw, legend_below
+from clip_pkg.report.figures.confusion import heat_cells, shortened_label
+from clip_pkg.report.results import ConfigOutcome, Exposure
+
+MOST_WITH_NUMBERS = 20  # folds; cells of more are too small to write into
+
+
+def class_distribution(outcome: ConfigOutcome) -> Drawing:
+    """Validation images of each class in each fold."""
+    folds = outcome.folds_info["folds"]
+    names = list(folds[0]["val_per_class"])
+    counts = np.array([[fold["val_per_class"][name] for fold in folds] for name in names])
+    shares = counts / counts.sum(axis=0)
+    totals = list(outcome.class_counts.values())
+    has_numbers = len(folds) <= MOST_WITH_NUMBERS
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        heat_cells(axes, shares / shares.max())
+        if has_numbers:
+            for (row, column), count in np.ndenumerate(counts):
+                axes.text(column, row, f"{count}", ha="center", va="center", fontsize=11)
+        for row, total in enumerate(totals):
+            axes.text(len(folds) - 0.3, row, f"{total}", va="center", color=INK.light, fontsize=11)
+        axes.text(len(folds) - 0.3, -0.85, "all", va="center", color=MUTED.light, fontsize=11)
+        axes.set_xlim(-0.5, len(folds) + 0.4)
+        if len(folds) == 1:
+            axes.set_xticks([0], ["hold-out"])
+        elif has_numbers:
+            axes.set_xticks(range(len(folds)), [f"{one + 1}" for one in range(len(folds))])
+        axes.set_yticks(range(len(names)), [shortened_label(name) for name in outcome.classes])
+        axes.set_xlabel("Fold")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+
+    caption = Caption(
+        "class_distribution",
+        "Validation images per class and fold",
+        f"{len(names)} classes over {len(folds)} folds. Images per class: {min(totals)} to "
+        f"{max(totals)}; {max(totals) / min(totals):.1f} of the largest class for one of the "
+        "smallest.",
+        "Shade: share of the class in the fold.",
+        scrolls=len(folds) > 10,
+    )
+    cells = 42 if has_numbers else 14
+    return draw(max(380, 200 + cells * len(folds)), 80 + 24 * len(names), caption, fill)
+
+
+def sampler_exposure(outcome: ConfigOutcome) -> Drawing | None:
+    """Share of each class in the training folds, and in what was shown while training.
+
+    None where the folds' files are gone.
+    """
+    parts = [fold.exposure for fold in outcome.folds if fold.exposure is not None]
+    if not parts:
+        return None
+    names = outcome.pooled.classes
+    images, views = (_per_class(parts, names, seen) for seen in (False, True))
+    there, shown = images / images.sum(), views / views.sum()
+    rows = np.arange(len(names))
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        axes.hlines(rows, 100 * there, 100 * shown, color=RULE.light, linewidth=3, zorder=1)
+        for values, role, marker, label in (
+            (there, SECOND, "D", "of the training images"),
+            (shown, FIRST, "o", "of what was shown"),
+        ):
+            axes.plot(100 * values, rows, marker, color=role.light, markersize=6, label=label)
+        axes.set_yticks(rows, [shortened_label(name) for name in outcome.classes])
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="Share, %")
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+        legend_below(canvas, axes)
+
+    return draw(460, 110 + 24 * len(rows), _exposure_caption(outcome, parts, there, shown), fill)
+
+
+def _per_class(parts: list[Exposure], names: tuple[str, ...], seen: bool) -> NDArray[np.float64]:
+    """[C] images, or views of images, of all folds' training sides together."""
+    place = {name: index for index, name in enumerate(names)}
+    totals = np.zeros(len(names))
+    for part in parts:
+        labels = [place[label] for label in part.labels]
+        weights = part.times_seen if seen else np.ones(len(labels))
+        totals += np.bincount(labels, weights=weights, minlength=len(names))
+    return totals
+
+
+def _exposure_caption(
+    outcome: ConfigOutcome,
+    parts: list[Exposure],
+    there: NDArray[np.float64],
+    shown: NDArray[np.float64],
+) -> Caption:
+    counts = np.concatenate([part.times_seen for part in parts])
+    never = int((counts == 0).sum())
+    how = (
+        f"drawn with replacement, weighted by class ({outcome.config.weight_method})"
+        if outcome.config.use_weighted_sampling
+        else "each image once per epoch, in random order"
+    )
+    rarest = int(there.argmin())
+    return Caption(
+        "sampler_exposure",
+        "What the sampler showed",
+        f"Share of each class among the training images and among what was shown. "
+        f"{outcome.classes[rarest]}, the rarest, is {100 * there[rarest]:.1f} % of the images and "
+        f"{100 * shown[rarest]:.1f} % of what was shown.",
+        f"Training images are {how}. An image was shown {int(counts.min())} to "
+        f"{int(counts.max())} times in a fold's training, {np.median(counts):g} in the median"
+        + (f"; {never} of {len(counts)} were never shown." if never else "."),
+    )

@@ -1,0 +1,87 @@
+"""Learning curves: mean ± SD over folds of what the history holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from clip_pkg.report.colours import FIRST, MUTED, SECOND, Role
+from clip_pkg.report.curves import Band, over_epochs
+from clip_pkg.report.drawing import Caption, Drawing, draw, legend_below
+from clip_pkg.report.results import ConfigOutcome
+
+LINES = (("train", "Training", SECOND, "--"), ("val", "Validation", FIRST, "-"))
+
+
+def loss_curves(outcome: ConfigOutcome) -> Drawing:
+    """Loss of training and validation over epochs."""
+    return _curves(outcome, "loss", "Loss", "loss", digits=3)
+
+
+def accuracy_curves(outcome: ConfigOutcome) -> Drawing:
+    """Accuracy of training and validation over epochs."""
+    return _curves(outcome, "acc", "Accuracy, %", "accuracy", digits=1)
+
+
+def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: int) -> Drawing:
+    histories = [fold.history for fold in outcome.folds]
+    bands = [
+        (over_epochs(histories, f"{side}_{score}"), label, role, dashes)
+        for side, label, role, dashes in LINES
+    ]
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        for band, label, role, dashes in bands:
+            if band is not None:
+                plot_band(axes, band, role, label, dashes)
+        _mark_best(axes, [fold.best_epoch for fold in outcome.folds])
+        axes.set(xlabel="Epoch", ylabel=axis)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if score == "acc":
+            axes.set_ylim(top=min(103.0, axes.get_ylim()[1]))
+        legend_below(canvas, axes)
+
+    folds = len(outcome.folds)
+    about = f"mean ± sample SD over {folds} folds" if folds > 1 else "one fold"
+    last = [
+        f"{label.lower()} {name} {band.mean[-1]:.{digits}f}"
+        for band, label, _, _ in bands
+        if band is not None
+    ]
+    caption = Caption(
+        f"{name}_curves",
+        f"{name.capitalize()} over epochs",
+        f"{name.capitalize()} over {max(len(h['val_loss']) for h in histories)} epochs, {about}. "
+        f"At the last epoch: {', '.join(last)}.",
+        f"Lines: {about}. Triangles: the epochs that are reported. Training scores are taken "
+        "while weights change and on augmented images, so they may be the lower ones.",
+    )
+    return draw(420, 300, caption, fill)
+
+
+def plot_band(axes: Axes, band: Band, role: Role, label: str, dashes: str = "-") -> None:
+    """Draw a mean with its SD around it; a single epoch or point as a dot."""
+    marker = "o" if len(band.x) == 1 else None
+    axes.plot(band.x, band.mean, dashes, color=role.light, label=label, marker=marker)
+    if len(band.folds) > 1:
+        low, high = band.mean - band.deviation, band.mean + band.deviation
+        axes.fill_between(band.x, low, high, color=role.light, alpha=0.18, linewidth=0)
+
+
+def _mark_best(axes: Axes, best: Sequence[int]) -> None:
+    """A tick on the axis for the epoch that each fold was evaluated at."""
+    axes.plot(
+        best,
+        [0.03] * len(best),
+        linestyle="none",
+        marker="^",
+        markersize=7,
+        color=MUTED.light,
+        transform=axes.get_xaxis_transform(),
+        label="Reported epochs",
+        zorder=5,
+    )

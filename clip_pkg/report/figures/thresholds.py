@@ -1,0 +1,106 @@
+"""ROC and precision–recall curves, one class against the rest, averaged over classes and folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clip_pkg.report.colours import FIRST, MUTED
+from clip_pkg.report.curves import Curve, class_curves, macro_band, precision_at, roc_at
+from clip_pkg.report.drawing import Caption, Drawing, draw, legend_below
+from clip_pkg.report.figures.learning import plot_band
+from clip_pkg.report.results import ConfigOutcome
+
+SIDE = 380
+DASHES = (0, (2, 3))
+
+
+def roc(outcome: ConfigOutcome) -> Drawing:
+    """True against false positive rate."""
+    area = _average(outcome, "val_auroc", "area under the curve", percent=False)
+
+    def finish(axes: Axes) -> None:
+        axes.plot(
+            [0, 1], [0, 1], linestyle=DASHES, color=MUTED.light, linewidth=1.3, label="Chance"
+        )
+        axes.set(xlabel="False positive rate", ylabel="True positive rate")
+
+    return _curves(outcome, roc_at, finish, slug="roc", title="ROC curve", area=area)
+
+
+def precision_recall(outcome: ConfigOutcome) -> Drawing:
+    """Precision against recall."""
+    area = _average(outcome, "val_mAP", "mean average precision", percent=True)
+    targets = outcome.pooled.targets
+    prevalence = np.bincount(targets, minlength=len(outcome.classes)) / len(targets)
+
+    def finish(axes: Axes) -> None:
+        chance = float(prevalence[prevalence > 0].mean())
+        axes.axhline(chance, linestyle=DASHES, color=MUTED.light, linewidth=1.3, label="Chance")
+        axes.set(xlabel="Recall", ylabel="Precision")
+
+    return _curves(
+        outcome,
+        precision_at,
+        finish,
+        slug="precision_recall",
+        title="Precision–recall curve",
+        area=area,
+    )
+
+
+def _average(outcome: ConfigOutcome, score: str, name: str, *, percent: bool) -> str:
+    averages = outcome.summary["average_results"]
+    mean, deviation = averages.get(f"avg_{score}"), averages.get(f"std_{score}")
+    if mean is None:
+        return ""
+    digits, unit = (1, " %") if percent else (3, "")
+    spread = "" if deviation is None else f" ± {deviation:.{digits}f}"
+    return f"{name} {mean:.{digits}f}{spread}{unit}"
+
+
+def _curves(
+    outcome: ConfigOutcome,
+    curve: Curve,
+    finish: Callable[[Axes], None],
+    *,
+    slug: str,
+    title: str,
+    area: str,
+) -> Drawing:
+    folds = [fold.predictions for fold in outcome.folds]
+    band = macro_band(folds, curve)
+    by_class = class_curves(outcome.pooled, curve, band.x)
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        for row, values in enumerate(by_class):
+            axes.plot(
+                band.x,
+                values,
+                color=MUTED.light,
+                alpha=0.35,
+                linewidth=0.9,
+                zorder=1,
+                label="Each class, pooled" if row == 0 else None,
+            )
+        finish(axes)
+        plot_band(axes, band, FIRST, "Mean over classes")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        axes.set_aspect("equal")
+        legend_below(canvas, axes)
+
+    count = len(folds)
+    about = f"mean ± sample SD over {count} folds" if count > 1 else "one fold"
+    caption = Caption(
+        slug,
+        title,
+        f"{title}, mean over classes each against the rest, {about}; {area or 'area undefined'}.",
+        f"Blue: mean over classes, {about}"
+        + (f"; {area}." if area else ".")
+        + " Grey: each class, all folds' out-of-fold answers together.",
+    )
+    return draw(SIDE, SIDE + 24, caption, fill)

@@ -1,0 +1,209 @@
+"""Texts to paste: LaTeX and the methods paragraph."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip_pkg.config.aux_losses import aux_classes
+from clip_pkg.config.loss_blocks import WeightMethod
+from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.paths import ConfigPaths
+from clip_pkg.report.latex import ESCAPES, booktabs, escape
+from clip_pkg.report.loss_words import AUXILIARY, MAIN, WEIGHTINGS, loss_phrase
+from clip_pkg.report.methods import methods_paragraph
+from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.report.tables import Column, Table
+
+COMMANDS = re.compile(r"\\(text[a-z]+\{\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|-)\$")
+
+
+@given(st.text(st.sampled_from([*ESCAPES, *"abc ß😀"]), max_size=30))
+def test_nothing_that_latex_would_obey_is_left(text: str) -> None:
+    left = COMMANDS.sub("", escape(text))
+    assert not set(left) & set("\\{}$&#_%~^<>|\"`'")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a_b & 50%", r"a\_b \& 50\%"),
+        ("{x}\\y", r"\{x\}\textbackslash{}y"),
+        ("97.5 ± 1.1", r"97.5 $\pm$ 1.1"),
+        ("Größe", "Größe"),
+    ],
+)
+def test_escapes(text: str, expected: str) -> None:
+    assert escape(text) == expected
+
+
+def test_booktabs() -> None:
+    table = Table(
+        "Scores of 100%",
+        (Column("Config", is_number=False), Column("Acc, %")),
+        (("a_b", "1 ± 2"), ("c", "–")),
+        (("majority", "0"),),
+        frozenset({(0, 1)}),
+    )
+    lines = booktabs(table).splitlines()
+    assert r"  \begin{tabular}{lr}" in lines
+    assert r"    a\_b & \textbf{1 $\pm$ 2} \\" in lines
+    assert r"    c & -- \\" in lines
+    assert lines.count(r"    \midrule") == 2
+    assert all(
+        line.count("{") - line.count(r"\{") == line.count("}") - line.count(r"\}")
+        for line in lines
+        if "resizebox" not in line and "tabular" not in line
+    )
+    assert "LuaLaTeX" not in booktabs(table)
+    emoji = replace(table, rows=(("😀", "1"),))
+    assert "LuaLaTeX" in booktabs(emoji)
+
+
+FOLD = {
+    "n_train": 16,
+    "n_val": 4,
+    "train_per_class": {"a": 10, "b": 6},
+    "val_per_class": {"a": 3, "b": 1},
+}
+INFO = {
+    "method": "StratifiedKFold",
+    "random_state": 42,
+    "linked": [],
+    "groups": None,
+    "folds": [FOLD] * 5,
+}
+SUMMARY = {
+    "average_results": {"n": 5, "ddof": 1},
+    "confidence_intervals": None,
+    "splits_hash": "s",
+    "environment": {"torch": "2.15.0", "timm": ["1", "2"]},
+}
+
+
+def outcome(info: dict[str, Any] | None = None, summary: Any = None, **settings: Any) -> Any:
+    config = RunConfig.model_validate({"name": "one", **settings})
+    return ConfigOutcome(
+        paths=ConfigPaths.__new__(ConfigPaths),
+        config=config,
+        summary={**copy.deepcopy(SUMMARY), **(summary or {})},
+        folds_info={**INFO, **(info or {})},
+        preflight={},
+        folds=(),
+    )
+
+
+def paragraph(*args: Any, **settings: Any) -> str:
+    return methods_paragraph([outcome(*args, **settings)], "")
+
+
+def test_the_plain_paragraph() -> None:
+    text = paragraph()
+    for part in (
+        "20 images in 2 classes (7 to 13 images per class).",
+        "stratified 5-fold cross-validation (scikit-learn's StratifiedKFold, seed 42)",
+        "image encoder resnet18 (pretrained weights)",
+        "text encoder ViT-B-32 (pretrained weights",
+        "random crops, horizontal flips, changes of brightness and contrast",
+        "AdamW (learning rate 0.0001, weight decay 0.01)",
+        "batches of 32 images",
+        "makes them optimistic",
+        "lowest validation loss",
+        "mean ± sample standard deviation (ddof = 1) over n = 5 folds",
+        "Software: PyTorch 2.15.0.",
+    ):
+        assert part in text
+    for absent in ("hold-out", "group", "inner", "with replacement", "interval", "timm"):
+        assert absent not in text
+
+
+def test_holdout() -> None:
+    text = paragraph(
+        {"method": "stratified hold-out of 0.2", "folds": [FOLD]},
+        {"average_results": {"n": 1, "ddof": 1}},
+        use_cv=False,
+    )
+    assert "16 images and evaluated on a single stratified hold-out set of 4 images (20 %" in text
+    assert "for the one evaluated set" in text
+    assert "cross-validation" not in text
+    assert "±" not in text
+
+
+def test_groups_copies_and_imported_folds() -> None:
+    text = paragraph(
+        {"method": "imported", "random_state": None, "groups": {"p": []}, "linked": [["x", "y"]]}
+    )
+    assert "from 1 groups" in text
+    assert "5 predefined folds" in text
+    assert "All images of a group and duplicate and near-duplicate images (1 cluster)" in text
+
+
+def test_inner_validation_early_stopping_and_sampling() -> None:
+    text = paragraph(
+        inner_val_fraction=0.15,
+        early_stopping_patience=7,
+        early_stopping_monitor="val_f1",
+        use_weighted_sampling=True,
+        weight_method="inverse_sqrt",
+    )
+    assert "inner validation set of 15 %" in text
+    assert "optimistic" not in text
+    assert "100 epochs at most, and stopped after 7 epochs without improvement" in text
+    assert "highest validation f1" in text
+    assert "inversely to the square root of class frequency, smoothed by 1;" in text
+
+
+def test_intervals_are_named_with_their_method() -> None:
+    intervals = {
+        "level": 0.95,
+        "method": "stratified percentile bootstrap",
+        "resamples": 2000,
+        "drawn": "groups of images",
+    }
+    text = paragraph(None, {"confidence_intervals": intervals})
+    assert (
+        "95 % confidence intervals of the pooled predictions (stratified percentile bootstrap, "
+        "2000 resamples of groups of images)" in text
+    )
+
+
+def test_no_text_side_is_told_of_where_there_is_none() -> None:
+    text = paragraph(
+        text_encoder_name="none",
+        loss={"type": "ce", "classifier": "linear"},
+        freeze_image_encoder=True,
+    )
+    assert "text encoder" not in text
+    assert "(kept frozen)" in text
+    assert "cross-entropy on a linear layer" in text
+    assert "learned class vectors" in paragraph(text_encoder_name="prompts")
+
+
+def test_many_configs_are_told_by_what_differs() -> None:
+    many = [outcome(name=f"n{one}", learning_rate=10.0**-one) for one in range(1, 7)]
+    text = methods_paragraph(many, "They were tested.")
+    assert "6 configurations were compared, which differed in learning_rate." in text
+    assert "identical divisions" in text
+    assert text.count("used the image encoder") <= 1
+    assert "They were tested." in text
+    two = methods_paragraph(many[:2], "")
+    assert "Configuration “n1” used" in two
+    assert "learning rate 0.1 or 0.01" in two
+
+
+def test_every_loss_has_words() -> None:
+    assert set(MAIN) == set(loss_classes())
+    assert set(AUXILIARY) == set(aux_classes())
+    assert set(WEIGHTINGS) == set(get_args(WeightMethod))
+    for kind in loss_classes():
+        config = RunConfig.model_validate(
+            {"loss": {"type": kind}, "aux_losses": [{"type": "center", "weight": 0.25}]}
+        )
+        assert "plus 0.25 times a center loss" in loss_phrase(config)
