@@ -20,4 +20,4 @@ required=()
 # One file per process at a time, slow ones first (tests/conftest.py puts them there); `-n 0` runs
 # everything in one process, for debuggers.
 parallel=(--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
-exec "$python" -m pytest --durations=30 "${parallel[@]}" --cov --cov-report=term ${required[@]+"${required[@]}"} "$@"
+exec "$python" -m pytest "${parallel[@]}" --cov --cov-report=term ${required[@]+"${required[@]}"} "$@"
