@@ -114,6 +114,46 @@ def summarize_parser() -> Parser:
     return parser
 
 
+def compare_parser() -> Parser:
+    """Parser of `compare`."""
+    parser = Parser(
+        prog="train_clip.py compare",
+        description="Tell which config is better, and whether the difference is real. Reads the "
+        "files that training wrote.",
+    )
+    parser.add_argument(
+        "directories",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="configs' result folders, or folders that hold several",
+    )
+    parser.add_argument(
+        "--metric",
+        default="balanced_acc",
+        metavar="NAME",
+        help="what configs are ranked and tested by: acc, balanced_acc, mAP, f1, auroc, mcc, "
+        "log_loss or another score of cv_summary.json (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--epoch",
+        choices=("best", "last"),
+        default="best",
+        help="which epoch of each fold is compared (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="write what was found: FILE.json (everything), FILE.csv (and FILE_pairs.csv), "
+        "FILE.md, FILE.tex; across data sets FILE.svg or FILE.pdf, a critical-difference diagram. "
+        "Files that are there are replaced",
+    )
+    return parser
+
+
 def report_parser() -> Parser:
     """Parser of `report`."""
     parser = Parser(

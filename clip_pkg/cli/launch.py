@@ -162,6 +162,8 @@ def _finish(
     terminal.line(f"  python train_clip.py report {run.output_dir}")
     terminal.line(f"  tensorboard --logdir {run.output_dir}")
     terminal.line(f"  python train_clip.py summarize {run.output_dir}")
+    if len(configs) > 1:
+        terminal.line(f"  python train_clip.py compare {run.output_dir}")
     trained = run.config(configs[0].name).root
     terminal.line(
         f"  python train_clip.py predict {trained} --images PATH --output predictions.csv"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.cli.command_arguments import (
     class_texts_parser,
+    compare_parser,
     export_parser,
     plan_parser,
     prefetch_parser,
@@ -85,6 +86,12 @@ def _summarize(parsed: argparse.Namespace) -> int:
     return summarize_directory(parsed.directory)
 
 
+def _compare(parsed: argparse.Namespace) -> int:
+    from clip_pkg.cli.compare import compare_directories  # noqa: PLC0415
+
+    return compare_directories(parsed)
+
+
 def _predict(parsed: argparse.Namespace) -> int:
     from clip_pkg.cli.predict import predict  # noqa: PLC0415
 
@@ -129,6 +136,7 @@ COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], i
     "plan": (plan_parser, _plan),
     "status": (status_parser, _status),
     "summarize": (summarize_parser, _summarize),
+    "compare": (compare_parser, _compare),
     "predict": (predict_parser, _predict),
     "explain": (explain_parser, _explain),
     "embed": (embed_parser, _embed),

@@ -14,16 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.evaluation.comparison_tables import MAIN_METRICS, shown_spread, title
+from clip_pkg.evaluation.config_result import spread_of
 from clip_pkg.planning.profile import FoldProfile
 from clip_pkg.planning.tasks import FoldFailure, FoldTask
 
-COLUMNS = (
-    ("acc", "Acc %"),
-    ("balanced_acc", "Bal. acc %"),
-    ("f1", "Macro F1"),
-    ("mAP", "mAP %"),
-    ("auroc", "AUROC"),
-)
 PLAIN_WIDTH = 120
 SHORTEST_PREFIX = 12  # of config names, to be worth leaving out
 
@@ -92,8 +87,8 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     )
     table.add_column("Config", overflow="fold", min_width=7)
     table.add_column("Folds", justify="right")
-    for _, title in COLUMNS:
-        table.add_column(title, justify="right")
+    for name in MAIN_METRICS:
+        table.add_column(title(name), justify="right")
     table.add_column("Last acc %", justify="right")
     prefix, names = shortened([summary["config"]["name"] for summary in summaries])
     table.caption = f"… stands for {prefix}" if prefix else None
@@ -102,8 +97,8 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{best['n']}/{summary['n_folds']}",
-            *(mean_and_sd(best, f"val_{name}") for name, _ in COLUMNS),
-            mean_and_sd(last, "val_acc"),
+            *(shown_spread(spread_of(best, metric), metric) for metric in MAIN_METRICS),
+            shown_spread(spread_of(last, "acc"), "acc"),
         )
     return table
 
@@ -143,15 +138,6 @@ def shortened(names: Sequence[str]) -> tuple[str, list[str]]:
     if len(set(names)) < 2 or len(prefix) < SHORTEST_PREFIX:
         return "", list(names)
     return prefix, [f"…{name.removeprefix(prefix)}" for name in names]
-
-
-def mean_and_sd(averages: Mapping[str, Any], name: str) -> str:
-    """`92.13 ± 1.20`; fractions with one more digit; a dash where it is undefined."""
-    mean, deviation = averages.get(f"avg_{name}"), averages.get(f"std_{name}")
-    if mean is None:
-        return "–"
-    digits = 2 if name.endswith(("acc", "mAP")) else 3
-    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from clip_pkg.errors import RunFolderError, UserError
@@ -35,7 +36,6 @@ from clip_pkg.evaluation.pairs import Entrant, comparable, compare_pairs
 from clip_pkg.metrics.classification import SCORES, classification_metrics
 from clip_pkg.metrics.units import history_scores
 
-MAIN_METRICS = ("acc", "balanced_acc", "f1", "mAP", "auroc")
 DEFAULT_METRIC = "balanced_acc"
 
 
@@ -91,6 +91,7 @@ def compare(
     )
     across = None
     if len(sets) > 1:
+        sets = tuple(_with_name(one) for one in sets)
         ranked = compare_across(sets, question)
         if isinstance(ranked, Refusal):
             refusals.append(ranked)
@@ -108,6 +109,12 @@ def compare(
         refusals=tuple(refusals),
         findings=_findings(sets, across, question),
     )
+
+
+def _with_name(one: DataSetComparison) -> DataSetComparison:
+    """Put the data set's name into its sentences, where there are several."""
+    pairs = (replace(pair, sentence=f"{one.name}: {pair.sentence}") for pair in one.pairs)
+    return replace(one, pairs=tuple(pairs))
 
 
 def _findings(
@@ -192,6 +199,7 @@ def _entrant(name: str, result: ConfigResult, question: Question) -> tuple[Entra
         name=name,
         config=result.name,
         folder=str(result.folder),
+        splits_hash=result.splits_hash,
         folds_done=len(result.statuses) - len(result.missing),
         n_folds=len(result.statuses),
         best={score: result.spread(score, "best") for score in SCORES},

@@ -66,7 +66,7 @@ class LeaderboardRow:
     name: unique within the data set: the config's, with its folder's parent in front where two
         configs are called the same.
     config: the config's own name.
-    folder: where it lies.
+    folder: where it lies. splits_hash: of its folds; only equal ones are compared.
     best, last: by score, over folds at the best and at the last epoch.
     pooled: by score, out of fold at the epoch that is compared; empty while no fold is done.
     n_pooled: images in `pooled`.
@@ -77,6 +77,7 @@ class LeaderboardRow:
     name: str
     config: str
     folder: str
+    splits_hash: str
     folds_done: int
     n_folds: int
     best: Mapping[str, Spread]
@@ -93,7 +94,7 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What needs no training: `majority class` (where defined), or a config's `untrained model`."""
+    """What needs no training: the `majority class`, then each config as `untrained <name>`."""
 
     name: str
     scores: Mapping[str, Spread]

@@ -47,8 +47,8 @@ def comparable(entrants: Sequence[Entrant]) -> tuple[list[list[Entrant]], list[R
     refusals = [
         Refusal(
             (one.name,),
-            f"{one.name}: {', '.join(one.result.missing)} of {len(one.result.statuses)} folds "
-            "missing; the same training command goes on with them",
+            f"{one.name}: {len(one.result.missing)} of {len(one.result.statuses)} folds are not "
+            f"done: {', '.join(one.result.missing)}; the same training command goes on with them",
         )
         for one in entrants
         if one.result.missing

@@ -60,7 +60,7 @@ def friedman_test(scores: Floats, *, seed: int = 0) -> FriedmanTest:
     if spread == 0:  # nobody is ever better than anybody
         return FriedmanTest(0.0, 1.0, 0.0, 1.0, 1.0, sets, configs)
     found = _unevenness(own.sum(axis=0))
-    statistic = (configs - 1) * found / spread
+    statistic = float((configs - 1) * found / spread)
     room = sets * (configs - 1) - statistic
     f = (sets - 1) * statistic / room if room > 1e-9 * statistic else None
     degrees = (configs - 1, (configs - 1) * (sets - 1))

@@ -109,7 +109,13 @@ def untested(pair: PairResult, why: str) -> str:
 
 def standing(one: DataSetComparison, question: Question) -> str:
     """Who leads on a data set, and who cannot be told apart from it."""
-    leader, metric = one.rows[0], question.metric
+    metric = question.metric
+    leader = next(row for row in one.rows if any(row.name == pair.first for pair in one.pairs))
+    met = [
+        row
+        for row in one.rows
+        if row.splits_hash == leader.splits_hash and row.folds_done == row.n_folds
+    ]
     led = [pair for pair in one.pairs if pair.first == leader.name]
     worse = [pair.second for pair in led if pair.verdict == "better"]
     alike = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
@@ -118,8 +124,7 @@ def standing(one: DataSetComparison, question: Question) -> str:
     score = "undefined" if spread.mean is None else number(spread.mean, metric)
     score += "" if spread.sd is None else f" ± {number(spread.sd, metric)}"
     text = (
-        f"{one.name}: {leader.name} has the best {METRIC_NAMES[metric]} of {len(one.rows)} "
-        f"configs, "
+        f"{one.name}: {leader.name} has the best {METRIC_NAMES[metric]} of {len(met)} configs, "
         f"{score}{unit} over {spread.n} fold{'' if spread.n == 1 else 's'}"
     )
     if worse:
@@ -141,8 +146,8 @@ def across_sets(across: AcrossDataSets, level: float) -> str:
     if test.p < 1 - level:
         assert across.critical_difference is not None
         text += (
-            f"; they differ ({found}), and two that are {across.critical_difference:.2f} apart "
-            "(Nemenyi) are unlikely to be so by chance"
+            f"; they differ ({found}), and two that are {across.critical_difference:.2f} or more "
+            "apart (Nemenyi) are unlikely to be so by chance"
         )
     else:
         text += f"; they cannot be told apart ({found})"
@@ -160,6 +165,6 @@ def no_better_than_majority(
     if majority is None or majority.mean is None or mean is None or mean > majority.mean:
         return None
     return (
-        f"{row.name} is no better than always answering the most frequent class "
+        f"{one.name}: {row.name} is no better than always answering the most frequent class "
         f"({METRIC_NAMES[question.metric]} {number(majority.mean, question.metric)})"
     )

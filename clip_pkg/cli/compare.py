@@ -1,0 +1,118 @@
+"""`compare`: which config is better, on the terminal and in files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from clip_pkg.cli.terminal import Terminal
+from clip_pkg.errors import RunFolderError
+from clip_pkg.evaluation.comparison import compare
+from clip_pkg.evaluation.comparison_files import WRITERS, all_refusals, write_comparison
+from clip_pkg.evaluation.comparison_records import Comparison, DataSetComparison
+from clip_pkg.evaluation.comparison_tables import (
+    TextTable,
+    epoch_table,
+    leaderboard,
+    pair_table,
+    rank_table,
+)
+from clip_pkg.inference.answer_file import check_target
+
+MOST_PAIRS = 15  # on the terminal; of more, only those of the leading config are shown
+
+
+def compare_directories(parsed: argparse.Namespace) -> int:
+    """Compare what is in the directories; show it, and write the files that were asked for."""
+    terminal = Terminal()
+    outputs: list[Path] = parsed.output
+    for path in outputs:
+        check_target(path, [], tuple(WRITERS))
+    with terminal.counting("Configs") as progress:
+        found = compare(
+            parsed.directories, metric=parsed.metric, epoch=parsed.epoch, progress=progress
+        )
+    for one in found.data_sets:
+        _show_data_set(one, found, terminal)
+    if found.across is not None:
+        terminal.console.print(_drawn(rank_table(found.across, found.metric)))
+    _refuse_nothing(found)
+    terminal.line()
+    for sentence in _shown_findings(found):
+        terminal.line(f"- {sentence}.")
+    for reason in all_refusals(found):
+        terminal.line(f"NOT COMPARED: {reason}", "yellow")
+    for path in outputs:
+        for written in write_comparison(path, found):
+            terminal.line(f"Wrote {written}")
+    _next_steps(parsed, found, terminal)
+    return 0
+
+
+def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal) -> None:
+    for table in (leaderboard(one, found), epoch_table(one, found)):
+        terminal.console.print(_drawn(table))
+    drawn = "groups of images that belong together" if one.grouped else "images"
+    terminal.line(
+        f"Intervals out of fold: {one.resamples} resamples of {drawn}, models held fixed. Epochs: "
+        f"{one.rows[0].epoch_choice}."
+    )
+    pairs = one.pairs
+    if len(pairs) > MOST_PAIRS:
+        leader = one.rows[0].name
+        pairs = tuple(pair for pair in pairs if leader in (pair.first, pair.second))
+        terminal.line(f"Shown are the {len(pairs)} pairs with {leader} of {len(one.pairs)}.")
+    if pairs:
+        terminal.console.print(_drawn(pair_table(pairs, one, found)))
+
+
+def _shown_findings(found: Comparison) -> list[str]:
+    """All sentences, without those of pairs that are not shown."""
+    hidden = {
+        pair.sentence
+        for one in found.data_sets
+        if len(one.pairs) > MOST_PAIRS
+        for pair in one.pairs
+        if one.rows[0].name not in (pair.first, pair.second)
+    }
+    return [sentence for sentence in found.findings if sentence not in hidden]
+
+
+def _refuse_nothing(found: Comparison) -> None:
+    """Raise RunFolderError where there were several configs and no two could be compared."""
+    reasons = all_refusals(found)
+    if reasons and found.across is None and not any(one.pairs for one in found.data_sets):
+        raise RunFolderError("\n  ".join(["nothing can be compared:", *reasons]))
+
+
+def _next_steps(parsed: argparse.Namespace, found: Comparison, terminal: Terminal) -> None:
+    where = " ".join(str(directory) for directory in parsed.directories)
+    configs = sum(len(one.rows) for one in found.data_sets)
+    if configs == 1:
+        terminal.line("One config has nothing to be compared with; give another folder beside it.")
+        return
+    terminal.line("Next:")
+    if not parsed.output:
+        terminal.line(
+            f"  python train_clip.py compare {where} --output comparison.json comparison.md"
+        )
+    if found.epoch == "best":
+        terminal.line(f"  python train_clip.py compare {where} --epoch last")
+    terminal.line("  docs/comparing.md says which test is which, and how to cite it")
+
+
+def _drawn(table: TextTable) -> Table:
+    shown = Table(title=Text(table.title))
+    for number, name in enumerate(table.columns):
+        shown.add_column(
+            Text(name),
+            overflow="fold",
+            justify="right" if number else "left",
+            min_width=None if number else 7,
+        )
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
