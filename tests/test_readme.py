@@ -124,6 +124,7 @@ def test_its_commands_run(
         if words[1] not in {"validate", "prefetch"}:  # these have a child of their own anyway
             monkeypatch.chdir(workplace)
             small = {"class-texts", "summarize", "schema", "predict", "status", "plan"}
+            small |= {"compare", "report"}
             inline = [] if words[1] in small else INLINE
             assert main([*words[1:], *inline]) == 0
             return

@@ -22,9 +22,11 @@ from clip_pkg.cli.run_folder import (
     sole_launcher,
     write_tasks,
 )
-from clip_pkg.cli.terminal import Terminal, mean_and_sd
+from clip_pkg.cli.terminal import Terminal
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.errors import DataError, RunFolderError, WeightsError
+from clip_pkg.evaluation.comparison_tables import shown_spread
+from clip_pkg.evaluation.config_result import spread_of
 from clip_pkg.evaluation.refit import RefitLength, refit_length, refit_summary
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import ConfigPaths, RunPaths
@@ -118,7 +120,8 @@ def _tell(source: _Source, terminal: Terminal) -> None:
     terminal.line(
         "It was trained on all images, so there is no score of it. The estimate is that of the "
         f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
-        f"{mean_and_sd(averages, 'val_acc')} %, mAP {mean_and_sd(averages, 'val_mAP')} %."
+        f"{shown_spread(spread_of(averages, 'acc'), 'acc')} %, mAP "
+        f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
     )
     terminal.line("Next:")
     terminal.line(f"  python train_clip.py predict {folder} --images PATH --output predictions.csv")

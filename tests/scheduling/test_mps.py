@@ -254,7 +254,9 @@ def test_workers_find_it_and_a_killed_one_does_not_end_it(
     executor = ProcessExecutor(daemon)
     try:
         worker = executor.worker("0.0", gpus(1))
-        found = psutil.Process(worker.pid).environ()
+        child = psutil.Process(worker.pid)
+        assert eventually(lambda: PIPES in child.environ())  # once it has become the program
+        found = child.environ()
         assert found[PIPES] == daemon.environment(gpus(1))[PIPES]
         assert found["CUDA_VISIBLE_DEVICES"] == "GPU-0"
         processes = processes_in(found[PIPES])

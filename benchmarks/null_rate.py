@@ -1,0 +1,125 @@
+"""How often tests between two equally good classifiers call them different, at the 5 % level.
+
+    bash benchmarks/run.sh null_rate --write
+
+Each repetition draws a data set of its own with two groups of features that tell equally much, and
+cross-validates two nearest-centroid classifiers on the same folds, one per group. Neither is
+better, so every difference that a test finds is a false positive.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+
+from benchmarks.results import measured_on, write_section
+from clip_pkg.evaluation.statistics import corrected_resampled_t_test, mcnemar_test
+
+LEVEL = 0.05
+FEATURES = 10  # of each classifier
+CORRECTED, PLAIN, MCNEMAR = "corrected resampled t-test", "plain paired t-test", "McNemar, mid-p"
+
+
+@dataclass(frozen=True)
+class World:
+    """Where data sets come from: n images in equal classes, and how far apart classes lie."""
+
+    n: int
+    folds: int
+    classes: int = 2
+    distance: float = 0.5
+
+    def __str__(self) -> str:
+        return f"{self.n} images in {self.classes} classes, {self.folds} folds"
+
+
+WORLDS = (World(200, 5), World(200, 10), World(1000, 5, classes=4))
+
+
+def centroid_answers(
+    train: NDArray[np.float64], labels: NDArray[np.int64], test: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Class of the nearest centroid for each row of `test`."""
+    centroids = np.stack([train[labels == c].mean(axis=0) for c in range(labels.max() + 1)])
+    return ((test[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1).astype(np.int64)
+
+
+def p_values(world: World, generator: np.random.Generator) -> dict[str, float | None]:
+    """Draw a data set, cross-validate both classifiers, test."""
+    labels = np.arange(world.n) % world.classes
+    features = generator.normal(size=(world.n, 2 * FEATURES))
+    for group in (slice(0, FEATURES), slice(FEATURES, None)):
+        centres = generator.normal(size=(world.classes, FEATURES))
+        centres *= world.distance / np.linalg.norm(centres, axis=1, keepdims=True)
+        features[:, group] += centres[labels]
+    correct = np.zeros((2, world.n), dtype=bool)
+    differences = []
+    seed = int(generator.integers(2**31))
+    folds = StratifiedKFold(world.folds, shuffle=True, random_state=seed).split(features, labels)
+    for train, test in folds:
+        for which, group in enumerate((slice(0, FEATURES), slice(FEATURES, None))):
+            answers = centroid_answers(features[train, group], labels[train], features[test, group])
+            correct[which, test] = answers == labels[test]
+        differences.append(float(correct[0, test].mean() - correct[1, test].mean()))
+    tested = corrected_resampled_t_test(differences, test_to_train=1 / (world.folds - 1))
+    return {
+        CORRECTED: tested.p,
+        PLAIN: tested.p_uncorrected,
+        MCNEMAR: mcnemar_test(correct[0], correct[1]).p_mid,
+    }
+
+
+def rates(world: World, repetitions: int, seed: int) -> dict[str, float]:
+    """Share of repetitions in which each test finds a difference."""
+    generator = np.random.default_rng(seed)
+    found = [p_values(world, generator) for _ in range(repetitions)]
+    return {
+        test: sum(p is not None and p < LEVEL for p in (one[test] for one in found)) / repetitions
+        for test in found[0]
+    }
+
+
+def report(repetitions: int, seed: int) -> str:
+    """The section of RESULTS.md."""
+    error = 100 * (LEVEL * (1 - LEVEL) / repetitions) ** 0.5
+    lines = [
+        "## False positives of tests between configs",
+        "",
+        measured_on(torch.device("cpu"), ["numpy", "scipy", "scikit-learn"]),
+        "",
+        "Share of repetitions in which two classifiers that are equally good by construction are "
+        f"called different at the 5 % level. {repetitions:,} repetitions, each with data of its "
+        f"own; the standard error of a rate of 5 % is {error:.1f} points.",
+        "",
+        f"| data | {CORRECTED} | {PLAIN} | {MCNEMAR} |",
+        "|---|--:|--:|--:|",
+    ]
+    for world in WORLDS:
+        found = rates(world, repetitions, seed)
+        cells = [f"{100 * found[test]:.1f} %" for test in (CORRECTED, PLAIN, MCNEMAR)]
+        lines.append(f"| {world} | **{cells[0]}** | {cells[1]} | {cells[2]} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the section, or put it into RESULTS.md."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="into RESULTS.md")
+    parsed = parser.parse_args(arguments)
+    section = report(parsed.repetitions, parsed.seed)
+    if parsed.write:
+        write_section("null-rate", section)
+    else:
+        print(section)
+
+
+if __name__ == "__main__":
+    main()
