@@ -35,6 +35,7 @@ other commands (python train_clip.py COMMAND --help):
   plan          show the tasks, what is done, and how long it takes on how many GPUs
   status        show how a run is doing, from any shell; --watch keeps showing
   summarize     rebuild cv_summary.json from the folds' files
+  compare       say which config is better, and whether the difference is real
   report        write a run as one HTML page with figures, methods and a LaTeX table
   predict       classify images with a trained config, fold or checkpoint
   explain       show where in images the evidence for a class is
