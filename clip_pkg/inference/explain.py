@@ -5,6 +5,10 @@ layer, weighted by how much each of them raises the class's score. The score is 
 against all others: a logit alone may be a cosine, which is near its maximum in an image that the
 model is sure of, and its gradient then tells background from object no more.
 
+Tokens, which are normalised, all get the same share of evidence for reasons that have no place;
+what is shown of them is what lies above the image's mean. Where a mean over places is compared with
+texts by its direction, the mean of the evidence is 0 anyway.
+
 Legend: B images, C classes, S side of the decoded square in pixels, H side of what the encoder sees
 of it (H ≤ S).
 """
@@ -70,10 +74,11 @@ class Explainer:
         target = torch.from_numpy(classes).to(images.device)
         with memory_of(self.fold.device), flushed_denormals(), self._seen_as_map() as seen:
             method = LayerGradCam(self._log_odds, seen)
-            evidence = method.attribute(
-                images, additional_forward_args=target, relu_attributions=True
-            )
+            evidence = method.attribute(images, additional_forward_args=target)
         evidence = evidence.detach().float()
+        if self.layer.grid.layout == "tokens":
+            evidence -= evidence.mean(dim=(2, 3), keepdim=True)
+        evidence = evidence.relu()
         evidence = F.interpolate(evidence, images.shape[2:], mode="bilinear", align_corners=False)
         strongest = evidence.amax(dim=(2, 3), keepdim=True)
         evidence = evidence / torch.where(strongest > 0, strongest, 1.0)
