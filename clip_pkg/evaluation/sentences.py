@@ -11,6 +11,7 @@ from clip_pkg.evaluation.comparison_records import (
     Question,
 )
 from clip_pkg.metrics.units import PERCENT
+from clip_pkg.planning.problems import some
 
 METRIC_NAMES = {
     "acc": "accuracy",
@@ -32,6 +33,7 @@ METRIC_NAMES = {
     "ece": "expected calibration error",
 }
 FEW_DATA_SETS = 5
+NAMED = 5  # configs in a sentence
 
 
 def probability(p: float) -> str:
@@ -128,9 +130,9 @@ def standing(one: DataSetComparison, question: Question) -> str:
         f"{score}{unit} over {spread.n} fold{'' if spread.n == 1 else 's'}"
     )
     if worse:
-        text += f"; better than {', '.join(worse)}"
+        text += f"; better than {some(worse, NAMED)}"
     if alike:
-        text += f"; cannot be told apart from {', '.join(alike)}"
+        text += f"; cannot be told apart from {some(alike, NAMED)}"
     return text
 
 

@@ -47,7 +47,8 @@ def _data(outcome: ConfigOutcome) -> str:
         "images per class)"
     )
     if outcome.n_groups is not None:
-        text += f" from {outcome.n_groups} groups (such as patients)"
+        plural = "" if outcome.n_groups == 1 else "s"
+        text += f" from {outcome.n_groups} group{plural} (such as patients)"
     return text + "."
 
 
@@ -88,7 +89,8 @@ def _models(outcomes: Sequence[ConfigOutcome]) -> list[str]:
         return [_model(one.config, f"Configuration “{one.name}” used") for one in outcomes]
     keys = differing_keys([one.config for one in outcomes])
     return [
-        f"{len(outcomes)} configurations were compared, which differed in {', '.join(keys)}.",
+        f"{len(outcomes)} configurations were compared"
+        + (f", which differed in {', '.join(keys)}." if keys else ", equal in all settings."),
         _model(outcomes[0].config, f"The first of them, “{outcomes[0].name}”, used"),
     ]
 
@@ -145,7 +147,7 @@ def _training(outcomes: Sequence[ConfigOutcome]) -> str:
         if " or " not in sizes
         else f"Images were resized to squares of {sizes} pixels"
     )
-    text += f" ({_augmentation(outcomes)}). Training ran for {_shared(outcomes, 'epochs')} epochs"
+    text += f" ({_augmentation(outcomes)}). Training ran for {_epoch_count(outcomes)}"
     if config.early_stopping_patience is not None:
         text += (
             f" at most, and stopped after {config.early_stopping_patience} epochs without "
@@ -159,6 +161,11 @@ def _training(outcomes: Sequence[ConfigOutcome]) -> str:
     if config.grad_clip_norm is not None:
         text += f"; gradients were clipped to a norm of {_shared(outcomes, 'grad_clip_norm')}"
     return text + "."
+
+
+def _epoch_count(outcomes: Sequence[ConfigOutcome]) -> str:
+    text = _shared(outcomes, "epochs")
+    return f"{text} epoch{'' if text == '1' else 's'}"
 
 
 def _augmentation(outcomes: Sequence[ConfigOutcome]) -> str:

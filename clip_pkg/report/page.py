@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from clip_pkg.planning.problems import shown
 from clip_pkg.report.colours import custom_properties
@@ -129,6 +129,7 @@ def render(page: Page) -> str:
     )
     environment.filters["data_uri"] = _data_uri
     environment.filters["shown"] = shown
+    environment.filters["breakable"] = _breakable
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u00a0%"
     loader = environment.loader
     assert loader is not None
@@ -140,6 +141,11 @@ def render(page: Page) -> str:
         light=Markup(custom_properties("light")),  # noqa: S704
         dark=Markup(custom_properties("dark")),  # noqa: S704
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken where its parts end."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _data_uri(png: bytes) -> str:

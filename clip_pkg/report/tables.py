@@ -146,7 +146,8 @@ def _best(comparison: Comparison, data_set: DataSetComparison) -> frozenset[tupl
         spreads = [getattr(row, comparison.epoch).get(score) for row in data_set.rows]
         means = [None if one is None else one.mean for one in spreads]
         known = [mean for mean in means if mean is not None]
-        found |= {(row, column) for row, mean in enumerate(means) if known and mean == max(known)}
+        if known and min(known) < max(known):
+            found |= {(row, column) for row, mean in enumerate(means) if mean == max(known)}
     return frozenset(found)
 
 

@@ -140,7 +140,7 @@ def test_groups_copies_and_imported_folds() -> None:
     text = paragraph(
         {"method": "imported", "random_state": None, "groups": {"p": []}, "linked": [["x", "y"]]}
     )
-    assert "from 1 groups" in text
+    assert "from 1 group (" in text
     assert "5 predefined folds" in text
     assert "All images of a group and duplicate and near-duplicate images (1 cluster)" in text
 

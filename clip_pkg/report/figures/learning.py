@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from clip_pkg.report.colours import FIRST, MUTED, SECOND, Role
 from clip_pkg.report.curves import Band, over_epochs
@@ -40,7 +40,10 @@ def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: in
                 plot_band(axes, band, role, label, dashes)
         _mark_best(axes, [fold.best_epoch for fold in outcome.folds])
         axes.set(xlabel="Epoch", ylabel=axis)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        epochs = max(len(band.x) for band, *_ in bands if band is not None)
+        axes.xaxis.set_major_locator(
+            MaxNLocator(integer=True, nbins=6) if epochs > 1 else FixedLocator([1])
+        )
         if score == "acc":
             axes.set_ylim(top=min(103.0, axes.get_ylim()[1]))
         legend_below(canvas, axes)

@@ -82,7 +82,7 @@ def _curves(
                 band.x,
                 values,
                 color=MUTED.light,
-                alpha=0.35,
+                alpha=max(0.12, min(0.35, 4 / len(by_class))),
                 linewidth=0.9,
                 zorder=1,
                 label="Each class, pooled" if row == 0 else None,
