@@ -149,10 +149,11 @@ def data_set_section(
 def _facts(outcome: ConfigOutcome) -> list[tuple[str, str]]:
     """What there is to say of the images and folds in numbers."""
     counts, audit = outcome.class_counts, outcome.preflight
+    fewest, most = min(counts.values()), max(counts.values())
     folds = outcome.folds_info["folds"]
     facts = [
         ("Images", f"{outcome.n_images} in {len(counts)} classes"),
-        ("Images per class", f"{min(counts.values())} to {max(counts.values())}"),
+        ("Images per class", f"{fewest}" if fewest == most else f"{fewest} to {most}"),
         ("Division", f"{len(folds)} folds, {outcome.folds_info['method']}"),
     ]
     if outcome.is_holdout:
