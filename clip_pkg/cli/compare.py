@@ -62,9 +62,10 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
     )
     pairs = one.pairs
     if len(pairs) > MOST_PAIRS:
-        leader = one.rows[0].name
-        pairs = tuple(pair for pair in pairs if leader in (pair.first, pair.second))
-        terminal.line(f"Shown are the {len(pairs)} pairs with {leader} of {len(one.pairs)}.")
+        pairs = one.leaders_pairs
+        terminal.line(
+            f"Shown are the {len(pairs)} pairs with {one.leader.name} of {len(one.pairs)}."
+        )
     if pairs:
         terminal.console.print(_drawn(pair_table(pairs, one, found)))
 
@@ -76,7 +77,7 @@ def _shown_findings(found: Comparison) -> list[str]:
         for one in found.data_sets
         if len(one.pairs) > MOST_PAIRS
         for pair in one.pairs
-        if one.rows[0].name not in (pair.first, pair.second)
+        if pair not in one.leaders_pairs
     }
     return [sentence for sentence in found.findings if sentence not in hidden]
 

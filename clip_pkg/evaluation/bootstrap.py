@@ -3,7 +3,7 @@
 Efron & Tibshirani 1993, "An Introduction to the Bootstrap": percentile intervals (chapter 13),
 here over images drawn anew within each class, so that every resample has the classes' sizes. Images
 that belong together (a patient, copies) are drawn together: Field & Welsh 2007, "Bootstrapping
-clustered data", section 2.2. The models stay as they are: an interval tells what other images would
+clustered data". The models stay as they are: an interval tells what other images would
 have changed, not what other training would.
 
 Legend: N images, C classes, R resamples.
@@ -154,7 +154,7 @@ def _resampled(
 def percentile_interval(values: Floats, level: float = LEVEL) -> Interval | None:
     """The middle `level` of resampled values; None where too many of them are undefined.
 
-    Efron & Tibshirani 1993, equation 13.4.
+    Efron & Tibshirani 1993, chapter 13: from the (1 − level)/2 to the (1 + level)/2 quantile.
     """
     defined = values[~np.isnan(values)]
     if len(defined) < (1 - LARGEST_UNDEFINED) * len(values):

@@ -152,6 +152,21 @@ class DataSetComparison:
     pairs: tuple[PairResult, ...]
     refusals: tuple[Refusal, ...]
 
+    @property
+    def leader(self) -> LeaderboardRow:
+        """The best config that is compared with another one; without pairs the best of all.
+
+        The best of all may have other folds than all the rest.
+        """
+        compared = {name for pair in self.pairs for name in (pair.first, pair.second)}
+        return next((row for row in self.rows if row.name in compared), self.rows[0])
+
+    @property
+    def leaders_pairs(self) -> tuple[PairResult, ...]:
+        """The pairs in which the leader is."""
+        name = self.leader.name
+        return tuple(pair for pair in self.pairs if name in (pair.first, pair.second))
+
 
 @dataclass(frozen=True)
 class AcrossDataSets:

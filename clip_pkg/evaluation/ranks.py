@@ -49,8 +49,8 @@ def ranks(scores: Floats) -> Floats:
 def friedman_test(scores: Floats, *, seed: int = 0) -> FriedmanTest:
     """Test [N, K] scores, higher is better; N ≥ 2, K ≥ 3.
 
-    Demšar 2006, equations 8 (χ²_F, here with the correction for ties) and 9 (F_F: Iman & Davenport
-    1980).
+    Demšar 2006: χ²_F = 12N/(K(K + 1))·(Σ_j R_j² − K(K + 1)²/4) with mean ranks R_j, here corrected
+    for ties, and F_F = (N − 1)·χ²_F / (N(K − 1) − χ²_F) (Iman & Davenport 1980).
     """
     sets, configs = scores.shape
     if sets < 2 or configs < FEWEST:

@@ -112,7 +112,7 @@ def untested(pair: PairResult, why: str) -> str:
 def standing(one: DataSetComparison, question: Question) -> str:
     """Who leads on a data set, and who cannot be told apart from it."""
     metric = question.metric
-    leader = next(row for row in one.rows if any(row.name == pair.first for pair in one.pairs))
+    leader = one.leader
     met = [
         row
         for row in one.rows

@@ -65,9 +65,9 @@ def corrected_resampled_t_test(
 ) -> ResampledTest:
     """Test whether a mean difference over resampled or cross-validated folds is 0.
 
-    Nadeau & Bengio 2003, "Inference for the Generalization Error", section 5.1: the variance of the
-    mean is estimated by (1/K + n_test/n_train)·s² in the place of s²/K. For folds: Bouckaert &
-    Frank 2004, "Evaluating the replicability of significance tests", equation 2.
+    Nadeau & Bengio 2003, "Inference for the Generalization Error": t = d̄ / √(v·s²) with
+    v = 1/K + n_test/n_train, where the plain test has v = 1/K. Bouckaert & Frank 2004, "Evaluating
+    the replicability of significance tests for comparing learning algorithms", apply it to folds.
 
     Args:
         differences: K ≥ 2, one per fold.
@@ -116,9 +116,9 @@ def mcnemar_test(
     """Exact and mid-p McNemar test of two classifiers' answers to the same images.
 
     McNemar 1947; Fagerland, Lydersen & Laake 2013, "The McNemar test for binary matched-pairs
-    data", equations 4 (exact) and 5 (mid-p): of the images that only one of them gets right, each
-    has them with probability ½ if they are equally good. It takes images as independent and the
-    models as they are.
+    data": of the m images that only one of them gets right, each has them with probability ½ if
+    they are equally good. Exact: 2·P(X ≤ b) for X ~ Binomial(m, ½) and b the smaller count; mid-p:
+    that minus P(X = b). It takes images as independent and the models as they are.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())

@@ -49,7 +49,7 @@ def shown_pairs(data_set: DataSetComparison) -> Sequence[PairResult]:
     """All pairs, or those with the leader where there are many."""
     if len(data_set.pairs) <= MOST_PAIRS:
         return data_set.pairs
-    return [pair for pair in data_set.pairs if pair.first == data_set.rows[0].name]
+    return data_set.leaders_pairs
 
 
 def config_section(run: Run, outcome: ConfigOutcome, scope: str) -> ConfigSection:

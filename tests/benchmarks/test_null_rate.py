@@ -9,7 +9,15 @@ import pytest
 from sklearn.neighbors import NearestCentroid
 
 from benchmarks import null_rate, results
-from benchmarks.null_rate import CORRECTED, PLAIN, World, centroid_answers, rates
+from benchmarks.null_rate import (
+    BOOTSTRAP,
+    CORRECTED,
+    MCNEMAR,
+    PLAIN,
+    World,
+    centroid_answers,
+    rates,
+)
 
 
 def test_answers_are_those_of_scikit_learn() -> None:
@@ -24,6 +32,7 @@ def test_equal_classifiers_are_seldom_called_different() -> None:
     found = rates(World(100, 5), repetitions=1000, seed=3)
     assert found[CORRECTED] <= 0.07
     assert found[PLAIN] > found[CORRECTED]
+    assert found[BOOTSTRAP] == pytest.approx(found[MCNEMAR], abs=0.03)
 
 
 def test_it_writes_its_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
