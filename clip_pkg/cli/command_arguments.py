@@ -9,7 +9,6 @@ from clip_pkg.cli.arguments import add_execution, add_inputs, add_side_folders
 from clip_pkg.cli.parser import Parser, count
 from clip_pkg.cli.sharing_flags import add_simulated_sharing_flags
 from clip_pkg.config.flags import add_config_flags
-from clip_pkg.inference.export.formats import FORMATS
 
 
 def validate_parser() -> Parser:
@@ -215,39 +214,6 @@ def refit_parser() -> Parser:
         "--overwrite", action="store_true", help="move a refit that is there aside, start anew"
     )
     add_execution(parser)
-    return parser
-
-
-def export_parser() -> Parser:
-    """Parser of `export`."""
-    parser = Parser(
-        prog="train_clip.py export",
-        description="Write a trained model for other programs, with a model card, and compare what "
-        "they make of it with what was trained.",
-        needed=("--output",),
-    )
-    parser.add_argument(
-        "model",
-        type=Path,
-        metavar="MODEL",
-        help="a config's result folder, for all of its folds together; the folder of a fold or "
-        "refit; or a checkpoint",
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="a new or empty folder")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="onnx",
-        help="onnx: one graph from pixels to probabilities, for onnxruntime; safetensors: weights "
-        "and config.json; open_clip: a folder for open_clip, of models with both of its towers "
-        "(default: onnx)",
-    )
-    parser.add_argument(
-        "--push-to-hub",
-        "--push_to_hub",
-        metavar="OWNER/NAME",
-        help="also upload the folder to this repository of the Hugging Face hub, private if new",
-    )
     return parser
 
 

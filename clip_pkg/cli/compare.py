@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.cli.output_file import check_target
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import RunFolderError
 from clip_pkg.evaluation.comparison import compare
@@ -20,7 +21,6 @@ from clip_pkg.evaluation.comparison_tables import (
     pair_table,
     rank_table,
 )
-from clip_pkg.inference.answer_file import check_target
 
 MOST_PAIRS = 15  # on the terminal; of more, only those of the leading config are shown
 

@@ -15,9 +15,9 @@ from clip_pkg.cli.models import (
     note_unreadable,
     use_device,
 )
+from clip_pkg.cli.output_file import check_target
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
-from clip_pkg.inference.answer_file import check_target
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.inference.feature_file import SUFFIXES, check_parquet, write_features
 from clip_pkg.planning.problems import shown

@@ -14,7 +14,6 @@ from clip_pkg.cli.arguments import training_parser
 from clip_pkg.cli.command_arguments import (
     class_texts_parser,
     compare_parser,
-    export_parser,
     plan_parser,
     prefetch_parser,
     refit_parser,
@@ -25,7 +24,12 @@ from clip_pkg.cli.command_arguments import (
     validate_parser,
 )
 from clip_pkg.cli.configs import read_configs
-from clip_pkg.cli.model_arguments import embed_parser, explain_parser, predict_parser
+from clip_pkg.cli.model_arguments import (
+    embed_parser,
+    explain_parser,
+    export_parser,
+    predict_parser,
+)
 from clip_pkg.cli.parser import Parser
 from clip_pkg.config.flags import suggest_flag
 from clip_pkg.errors import UserError

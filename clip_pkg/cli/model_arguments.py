@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from clip_pkg.cli.parser import Parser
+from clip_pkg.inference.export.formats import FORMATS
 
 EVERY_FOLD = (
-    "a config's result folder, for all its finished folds; a fold's folder; or a checkpoint"
+    "a config's result folder, for all its finished folds; the folder of a fold or refit; or a "
+    "checkpoint, as .pth or as an export to safetensors"
 )
 
 
@@ -19,6 +21,7 @@ def predict_parser() -> Parser:
         model=f"{EVERY_FOLD}. Several folds answer with the mean of their probabilities",
         needed=("--images",),
     )
+    _add_images(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -60,6 +63,7 @@ def explain_parser() -> Parser:
         model=f"{EVERY_FOLD}. Of several folds the mean of their maps is shown",
         needed=("--images", "--output"),
     )
+    _add_images(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -80,9 +84,11 @@ def embed_parser() -> Parser:
     parser = _parser(
         "embed",
         "Write the features that a trained model computes of images.",
-        model="a fold's folder or a checkpoint; with --out-of-fold a config's result folder",
+        model="the folder of a fold or refit, or a checkpoint; with --out-of-fold a config's "
+        "result folder",
         needed=("--images", "--output"),
     )
+    _add_images(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -93,9 +99,40 @@ def embed_parser() -> Parser:
     return parser
 
 
+def export_parser() -> Parser:
+    """Parser of `export`."""
+    parser = _parser(
+        "export",
+        "Write a trained model for other programs, with a model card, and compare what they make "
+        "of it with what was trained.",
+        model=EVERY_FOLD,
+        needed=("--output",),
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="onnx",
+        help="onnx: one graph from pixels to probabilities, for onnxruntime; safetensors: weights "
+        "and config.json; open_clip: a folder for open_clip, of models with both of its towers "
+        "(default: onnx)",
+    )
+    parser.add_argument(
+        "--push-to-hub",
+        "--push_to_hub",
+        metavar="OWNER/NAME",
+        help="also upload the folder to this repository of the Hugging Face hub, private if new",
+    )
+    return parser
+
+
 def _parser(command: str, description: str, *, model: str, needed: tuple[str, ...]) -> Parser:
     parser = Parser(prog=f"train_clip.py {command}", description=description, needed=needed)
     parser.add_argument("model", type=Path, metavar="MODEL", help=model)
+    return parser
+
+
+def _add_images(parser: Parser) -> None:
     parser.add_argument(
         "--images",
         nargs="+",
@@ -112,7 +149,6 @@ def _parser(command: str, description: str, *, model: str, needed: tuple[str, ..
         action="store_true",
         help="leave out images that cannot be read; each is named. Without it they are an error",
     )
-    return parser
 
 
 def _add_out_of_fold(parser: Parser, done: str) -> None:

@@ -21,9 +21,10 @@ from clip_pkg.cli.models import (
     note_unreadable,
     use_device,
 )
+from clip_pkg.cli.output_file import check_target
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.errors import UserError
-from clip_pkg.inference.answer_file import Answers, check_target, write_answers
+from clip_pkg.inference.answer_file import SUFFIXES, Answers, write_answers
 from clip_pkg.inference.calibration import calibrate
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.planning.class_texts import ClassTexts, read_class_texts
@@ -62,7 +63,7 @@ def predict(parsed: argparse.Namespace) -> int:
     output: Path | None = parsed.output
     if output is not None:
         read = [*parsed.images, *choice.checkpoints, *filter(None, [parsed.class_texts])]
-        check_target(output, read)
+        check_target(output, read, SUFFIXES)
     temperature = _temperature(parsed, terminal)
     if parsed.out_of_fold:
         question = _about_held_out(parsed, texts, temperature, terminal)

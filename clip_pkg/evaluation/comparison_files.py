@@ -11,24 +11,10 @@ from clip_pkg.atomic import write_json, write_text
 from clip_pkg.errors import UserError
 from clip_pkg.evaluation.comparison_records import Comparison, PairResult, Spread
 from clip_pkg.evaluation.comparison_tables import TextTable, tables
+from clip_pkg.evaluation.latex import escape
 from clip_pkg.evaluation.rank_diagram import write_rank_diagram
 from clip_pkg.metrics.classification import SCORES
 from clip_pkg.planning.problems import shown
-
-LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        **{char: "\\" + char for char in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        "±": r"$\pm$",
-        "−": r"$-$",
-        "–": "--",
-        "χ": r"$\chi$",
-        "²": r"\textsuperscript{2}",
-    }
-)
 
 
 def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
@@ -146,7 +132,10 @@ def _markdown(text: str) -> str:
 
 def _write_latex(path: Path, comparison: Comparison) -> list[Path]:
     """Tables in the style of the package booktabs, findings as comments."""
-    parts = ["% needs \\usepackage{booktabs}", *(f"% {one}" for one in comparison.findings)]
+    parts = [
+        "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}",
+        *(f"% {one}" for one in comparison.findings),
+    ]
     parts += [_latex_table(table) for table in tables(comparison)]
     write_text(path, "\n".join(parts) + "\n")
     return [path]
@@ -154,13 +143,13 @@ def _write_latex(path: Path, comparison: Comparison) -> list[Path]:
 
 def _latex_table(table: TextTable) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "  " + " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
+        return "  " + " & ".join(map(escape, cells)) + r" \\"
 
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{table.title.translate(LATEX)}}}",
+            rf"\caption{{{escape(table.title)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
             r"\toprule",
             line(table.columns),

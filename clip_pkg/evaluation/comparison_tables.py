@@ -59,8 +59,8 @@ def shown_interval(value: float | None, interval: Interval | None, metric: str) 
 
 
 def shown_p(p: float | None) -> str:
-    """`0.012`, `<0.001`."""
-    return UNDEFINED if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    """`0.012`, `< 0.001`."""
+    return UNDEFINED if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def tables(comparison: Comparison) -> list[TextTable]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from clip_pkg.errors import RunFolderError
 from clip_pkg.evaluation.comparison_records import Epoch, Spread
+from clip_pkg.evaluation.fold_files import read_json
 from clip_pkg.evaluation.intervals import image_clusters
 from clip_pkg.paths import ConfigPaths
 from clip_pkg.planning.problems import shown
@@ -117,7 +117,7 @@ def read_config_result(folder: Path, epoch: Epoch) -> ConfigResult:
             f"{shown(folder)} has no cv_summary.json: it is still training, or was interrupted; "
             f"python train_clip.py summarize {shown(folder)} sums up what is there"
         )
-    summary, folds_info = _read(paths.summary), _read(paths.folds_info)
+    summary, folds_info = read_json(paths.summary), read_json(paths.folds_info)
     try:
         statuses = {
             int(key.removeprefix("fold_")): status for key, status in summary["status"].items()
@@ -162,10 +162,3 @@ def _pooled(parts: Sequence[Predictions]) -> Predictions | None:
         targets=together.targets[order],
         probabilities=together.probabilities[order],
     )
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{shown(path)} is damaged: {error}; copy it again") from None

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths
+from clip_pkg.planning.problems import shown
 from clip_pkg.planning.tasks import FoldFailure, FoldResult, Identity, read_record
 from clip_pkg.predictions import Predictions, pooled, read_predictions
 
@@ -100,9 +101,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunFolderError(f"{path.parent} is no result folder: it has no {path.name}") from None
+        raise RunFolderError(
+            f"{shown(path.parent)} is no result folder: it has no {path.name}"
+        ) from None
     except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from None
+        raise RunFolderError(f"{shown(path)} is damaged: {error}; copy it again") from None
 
 
 def _fold_files(paths: ConfigPaths, number: int, identity: Identity) -> FoldFiles:

@@ -4,35 +4,10 @@ from __future__ import annotations
 
 import re
 
-from clip_pkg.report.tables import UNDEFINED, Table
+from clip_pkg.evaluation.latex import escape
+from clip_pkg.report.tables import Table
 
-ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}",
-    "'": r"\textquotesingle{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    UNDEFINED: "--",
-}
 LATIN = re.compile(r"[\x00-\u024f\u2010-\u2026\u2212]*")
-
-
-def escape(text: str) -> str:
-    """Text that LaTeX sets as it is written."""
-    return "".join(ESCAPES.get(char, char) for char in text)
 
 
 def booktabs(table: Table, label: str = "tab:results") -> str:

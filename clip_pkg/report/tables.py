@@ -15,6 +15,7 @@ from clip_pkg.evaluation.comparison_records import (
     PairResult,
     Spread,
 )
+from clip_pkg.evaluation.comparison_tables import UNDEFINED, shown_p, shown_score, shown_spread
 from clip_pkg.metrics.units import PERCENT
 from clip_pkg.planning.problems import shown
 from clip_pkg.report.curves import wilson_interval
@@ -28,7 +29,6 @@ SCORES: Mapping[str, str] = {
     "mAP": "mAP, %",
     "auroc": "AUROC",
 }
-UNDEFINED = "–"
 MOST_BASELINES = 4  # in the page
 
 
@@ -61,12 +61,8 @@ def digits_of(score: str) -> int:
 
 
 def spread_text(spread: Spread | None, score: str) -> str:
-    """`97.53 ± 1.15`; without the SD where there is one fold only."""
-    if spread is None or spread.mean is None:
-        return UNDEFINED
-    digits = digits_of(score)
-    text = f"{spread.mean:.{digits}f}"
-    return text if spread.sd is None else f"{text} ± {spread.sd:.{digits}f}"
+    """`97.53 ± 1.15`; a dash for a score that was not computed."""
+    return UNDEFINED if spread is None else shown_spread(spread, score)
 
 
 def interval_text(row: LeaderboardRow, score: str) -> str:
@@ -74,8 +70,9 @@ def interval_text(row: LeaderboardRow, score: str) -> str:
     pooled = row.pooled.get(score)
     if pooled is None or pooled.interval is None:
         return UNDEFINED
-    digits = digits_of(score)
-    return f"{pooled.interval.low:.{digits}f} to {pooled.interval.high:.{digits}f}"
+    return (
+        f"{shown_score(pooled.interval.low, score)} to {shown_score(pooled.interval.high, score)}"
+    )
 
 
 def leaderboard(
@@ -165,9 +162,9 @@ def pair_table(comparison: Comparison, pairs: Sequence[PairResult]) -> Table:
                 f"{shown(pair.first)} − {shown(pair.second)}",
                 UNDEFINED if pair.difference is None else signed(pair.difference, digits),
                 limits,
-                p_text(test.p if test is not None else None),
-                p_text(pair.p_holm),
-                p_text(pair.mcnemar.p_mid),
+                shown_p(test.p if test is not None else None),
+                shown_p(pair.p_holm),
+                shown_p(pair.mcnemar.p_mid),
                 pair.verdict,
             )
         )
@@ -191,13 +188,6 @@ def pair_table(comparison: Comparison, pairs: Sequence[PairResult]) -> Table:
 def signed(value: float, digits: int) -> str:
     """`+1.20` or `−1.20`, with a true minus sign."""
     return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def p_text(p: float | None) -> str:
-    """`0.034`, `< 0.001`."""
-    if p is None:
-        return UNDEFINED
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def class_table(outcome: ConfigOutcome) -> Table:

@@ -278,7 +278,7 @@ def test_every_table_and_file_holds_what_was_found(tmp_path: Path) -> None:
     assert len((tmp_path / "c_pairs.csv").read_text().splitlines()) == 1 + 6
     latex = (tmp_path / "c.tex").read_text()
     assert r"x\_1" in latex
-    assert r"y \& \textless{}b>|c" in latex
+    assert r"y \& \textless{}b\textgreater{}\textbar{}c" in latex
     markdown = (tmp_path / "c.md").read_text()
     assert r"y & &lt;b>\|c" in markdown
     assert "Matthews correlation" in markdown

@@ -15,14 +15,15 @@ from clip_pkg.config.aux_losses import aux_classes
 from clip_pkg.config.loss_blocks import WeightMethod
 from clip_pkg.config.losses import loss_classes
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.evaluation.latex import ESCAPES, escape
 from clip_pkg.paths import ConfigPaths
-from clip_pkg.report.latex import ESCAPES, booktabs, escape
+from clip_pkg.report.latex import booktabs
 from clip_pkg.report.loss_words import AUXILIARY, MAIN, WEIGHTINGS, loss_phrase
 from clip_pkg.report.methods import methods_paragraph
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.report.tables import Column, Table
 
-COMMANDS = re.compile(r"\\(text[a-z]+\{\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|-)\$")
+COMMANDS = re.compile(r"\\(text[a-z]+\{2?\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|\\chi|-)\$")
 
 
 @given(st.text(st.sampled_from([*ESCAPES, *"abc ß😀"]), max_size=30))
