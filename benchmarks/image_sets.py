@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip_pkg.planning.scan import list_images
+from clip_pkg.planning.scan import scan
 
 PARTS = 5  # one of them validates; every class has at least as many images
 SHARES = (0.34, 0.22, 0.16, 0.12, 0.09, 0.07)  # of the drawn classes
@@ -93,10 +93,14 @@ def make_image_set(
 
 
 def _chosen(folder: Path, count: int) -> dict[str, list[Path]]:
-    """Evenly spaced files of each class."""
+    """Evenly spaced files of each class; of copies, which must not be on both sides, one."""
+    scanned = scan(folder)
+    copies = {index for cluster in scanned.linked for index in cluster[1:]}
+    manifest = scanned.manifest
     by_class: dict[str, list[Path]] = {}
-    for image in list_images(folder).images:
-        by_class.setdefault(image.label, []).append(folder / image.path)
+    for index, label in enumerate(manifest.labels):
+        if index not in copies:
+            by_class.setdefault(manifest.classes[label], []).append(manifest.file(index))
     share = min(1.0, count / sum(map(len, by_class.values())))
     return {
         name: [files[int(at)] for at in np.linspace(0, len(files) - 1, _wanted(len(files), share))]
