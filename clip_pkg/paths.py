@@ -92,6 +92,16 @@ class FoldPaths:
         """Everything needed to go on."""
         return self.root / "checkpoint_latest.pth"
 
+    @property
+    def encoder(self) -> Path:
+        """Image encoder that a pre-training ended with; folds start from it."""
+        return self.root / "encoder.pth"
+
+    @property
+    def test_predictions(self) -> Path:
+        """Predictions on the test images, of the epoch that validation chose."""
+        return self.root / "test_predictions.csv"
+
 
 @dataclass(frozen=True)
 class ConfigPaths:
@@ -202,6 +212,11 @@ class RunPaths:
     def cache(self) -> Path:
         """Decoded pixels, text features and image lists, shared by all configs; safe to delete."""
         return self.output_dir / ".cache"
+
+    @property
+    def pretraining(self) -> Path:
+        """A folder per pre-training, each shared by all folds and configs that start from it."""
+        return self.output_dir / "pretraining"
 
     @property
     def lock(self) -> Path:

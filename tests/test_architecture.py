@@ -30,6 +30,7 @@ LEVELS = {
     "engine": 5,
     "evaluation": 5,
     "inference": 5,
+    "pretraining": 6,
     "report": 6,
     "rank_processes": 6,
     "demo": 6,

@@ -23,6 +23,7 @@ SECTIONS: Mapping[str, str] = {
     "img_size": "Images",
     "class_texts_file": "Class texts",
     "batch_size": "Optimisation",
+    "pretrain": "Before the folds",
     "use_weighted_sampling": "Imbalance",
     "use_cv": "Folds and choice of the epoch",
 }

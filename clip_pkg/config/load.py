@@ -24,7 +24,13 @@ from clip_pkg.paths import RunPaths
 Item: TypeAlias = tuple[JsonPath, Any]  # where a config stands, and what stands there
 
 # Names in the output folder that belong to the whole run; no config may write there.
-_RESERVED = frozenset({RunPaths(Path()).replaced.name, RunPaths(Path()).ledger.name})
+_RESERVED = frozenset(
+    {
+        RunPaths(Path()).replaced.name,
+        RunPaths(Path()).ledger.name,
+        RunPaths(Path()).pretraining.name,
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class ProxyConfig(LossConfig):
         return self
 
 
-def members(union: Any) -> Mapping[str, type[LossConfig]]:
-    """Classes of a discriminated union of loss blocks by their `type`."""
+def members(union: Any) -> Mapping[str, type[Any]]:
+    """Classes of a discriminated union of blocks by their `type`."""
     classes = get_args(get_args(union)[0])
     return {member.model_fields["type"].default: member for member in classes}

@@ -19,6 +19,7 @@ Finding: TypeAlias = tuple[JsonPath, str]
 Rule: TypeAlias = Callable[["RunConfig"], Iterator[Finding]]
 
 PATCH_SIZE = re.compile(r"patch(\d+)|ViT-\w+-(\d+)")
+RESNET = re.compile(r"(test_|wide_|legacy_se|se|eca_?|gc)?(resnet|resnext)")
 SOFT_LABEL_KEYS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
 TEXT_KEYS = ("class_texts_file", "text_template", "prompts_per_class")
 
@@ -177,6 +178,49 @@ def _auxiliary_losses_differ(config: RunConfig) -> Iterator[Finding]:
             )
 
 
+def _stem_fits_the_encoder(config: RunConfig) -> Iterator[Finding]:
+    if config.stem == "standard":
+        return
+    encoder = config.image_encoder
+    if encoder.family != "timm" or not RESNET.match(encoder.model):
+        yield ("stem",), f'"{config.stem}" is for ResNets; {encoder.written} is none'
+    elif encoder.weights != "scratch":
+        yield (
+            ("stem",),
+            f'"{config.stem}" has layers that published weights do not fit; write '
+            f'"{encoder.model}:scratch" as image_encoder_name',
+        )
+
+
+def _pretraining_can_learn(config: RunConfig) -> Iterator[Finding]:
+    block = config.pretrain
+    if block is None:
+        return
+    if block.micro_batch_size is not None and block.micro_batch_size > block.batch_size:
+        yield (
+            ("pretrain", "micro_batch_size"),
+            f"{block.micro_batch_size} is more than the batch has ({block.batch_size}); leave it "
+            "out, or make it smaller",
+        )
+    if block.queue is not None and block.loss.type != "info_nce":
+        yield (
+            ("pretrain", "queue"),
+            f'is for the loss "info_nce" alone, not "{block.loss.type}"; leave it out',
+        )
+    if block.queue is not None and block.micro_batch_size is not None:
+        yield (
+            ("pretrain", "micro_batch_size"),
+            "does not go together with a queue, which is there so that batches can be small; keep "
+            "one of the two",
+        )
+    if block.loss.uses_labels and not block.is_per_fold:
+        yield (
+            ("pretrain", "images"),
+            f'"{block.loss.type}" learns from labels, and those of validation images must not be '
+            'seen; use "train_fold"',
+        )
+
+
 _LOSS_KEYS = ("loss", "aux_losses")
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("image_encoder_name", "img_size"), _image_size_fits_the_encoder),
@@ -189,4 +233,6 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("activation_checkpointing", "freeze_image_encoder"), _activations_are_kept_otherwise),
     (("compile", "activation_checkpointing", "gpus_per_task"), _what_is_compiled_is_whole),
     (("aux_losses",), _auxiliary_losses_differ),
+    (("stem", "image_encoder_name"), _stem_fits_the_encoder),
+    (("pretrain",), _pretraining_can_learn),
 )

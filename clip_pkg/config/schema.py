@@ -21,6 +21,7 @@ from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_tex
 from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
 from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
 from clip_pkg.config.monitors import LOWER_IS_BETTER, Monitor
+from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.rules import contradictions
 from clip_pkg.paths import folder_name
 
@@ -54,6 +55,13 @@ class RunConfig(BaseModel):
             "`clip:<open_clip model>[:<tag>]`, `hf:<name or folder>`, `bert-base-chinese`, "
             "`prompts` (learned class vectors, no text tower), `prompts:<text encoder>` (the same, "
             "started from its features), or `none`; `:pretrained` or `:scratch` after it."
+        ),
+    )
+    stem: Literal["standard", "cifar"] = Field(
+        "standard",
+        description=(
+            "`cifar`: the first layers of a ResNet for images of 32 px, a 3×3 convolution of "
+            "stride 1 and no pooling."
         ),
     )
     weights_dir: str | None = Field(
@@ -186,6 +194,15 @@ class RunConfig(BaseModel):
         (), description='Losses added to it: names, or objects `{"type": …, "weight": …}`.'
     )
 
+    # --- before the folds
+    pretrain: PretrainConfig | None = Field(
+        None,
+        description=(
+            "Pre-train the image encoder without labels first: an object with `loss`, `images`, "
+            "`epochs` and more. null: no pre-training."
+        ),
+    )
+
     # --- imbalance
     use_weighted_sampling: bool = Field(
         False, description="Draw training images with replacement, weighted by class."
@@ -206,6 +223,13 @@ class RunConfig(BaseModel):
     )
     n_splits: int = Field(5, ge=2, le=1000, description="Number of folds.")
     val_fraction: Fraction = Field(0.2, description="Share of the hold-out when `use_cv` is false.")
+    test_dir: str | None = Field(
+        None,
+        description=(
+            "Folder or table of test images, of the same classes. Each fold looks at them once, "
+            "with the model that validation chose; the scores are reported apart."
+        ),
+    )
     inner_val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
         description=(

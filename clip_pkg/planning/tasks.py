@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -31,6 +31,7 @@ ROOMS_THAT_MAKE_NUMBERS = (
     "classifier.py",
     "model.py",
     "precision.py",
+    "pretraining",
 )
 # Settings that say where, how fast or in how much memory a config runs, not what comes out.
 NO_PART_OF_THE_RESULT = frozenset(
@@ -42,12 +43,14 @@ NO_PART_OF_THE_RESULT = frozenset(
         "gpu_id",
         "gpus_per_task",
         "num_workers",
+        "test_dir",
     }
 )
 
 FailureKind: TypeAlias = Literal[
     "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error"
 ]
+Stage: TypeAlias = Literal["training", "pretraining"]
 Record = TypeVar("Record", "FoldTask", "FoldResult", "FoldFailure")
 
 
@@ -81,6 +84,10 @@ class FoldTask:
     micro_batch_size: images that go through the encoder at once, on all of its GPUs together, after
     more did not fit into the memory. profile: whether it says where its time goes. cache_limit:
     bytes that all files of `cache_dir` may take, if there is a limit.
+    stage: a pre-training has a folder of its own, `run_dir`, no config's; its `folds_info_file` and
+    `fold` say whose training images it looks at, None and 0 that it looks at all.
+    starts_from: `run_dir` of the pre-training whose encoder the fold starts from.
+    test_manifest_file, test_pixel_store: images that are looked at once, after the training.
     """
 
     identity: Identity
@@ -99,6 +106,10 @@ class FoldTask:
     resume_from: str | None = None
     profile: bool = False
     cache_limit: int | None = None
+    stage: Stage = "training"
+    starts_from: str | None = None
+    test_manifest_file: str | None = None
+    test_pixel_store: str | None = None
 
     @property
     def name(self) -> str:
@@ -111,13 +122,22 @@ class FoldTask:
         return self.folds_info_file is not None
 
     @property
+    def is_pretraining(self) -> bool:
+        """Whether it trains an image encoder for others to start from."""
+        return self.stage == "pretraining"
+
+    @property
     def part(self) -> str:
-        """Which of the config's trainings it is: `fold 1`, or `refit`."""
+        """Which of the config's trainings it is: `fold 1`, `refit`, or `pre-training`."""
+        if self.is_pretraining:
+            return "pre-training"
         return f"fold {self.fold}" if self.holds_out else "refit"
 
     @property
     def position(self) -> str:
-        """The same for a narrow column: `1/5`, or `refit`."""
+        """The same for a narrow column: `1/5`, `refit`, or `pre`."""
+        if self.is_pretraining:
+            return "pre"
         return f"{self.fold}/{self.n_folds}" if self.holds_out else "refit"
 
     @property
@@ -148,6 +168,8 @@ class FoldTask:
     @property
     def paths(self) -> FoldPaths:
         """Files of the fold."""
+        if self.is_pretraining:
+            return FoldPaths(Path(self.run_dir))
         paths = self.config_paths
         return paths.fold(self.fold) if self.holds_out else paths.refit
 
@@ -164,6 +186,9 @@ class FoldResult:
     best_epoch: None where no image was held out, so that there was nothing to choose it by; `best`,
     `last` and `untrained`, the scores on held-out images, are empty then.
     peak_memory_bytes: what the process had reserved on its GPU at most; None on a CPU.
+    test: scores on the `n_test` test images of the model that validation chose, which are looked at
+    once; empty without test images.
+    A pre-training has its measures of the features in `last`.
     """
 
     identity: Identity
@@ -183,6 +208,8 @@ class FoldResult:
     train_seconds: float
     peak_memory_bytes: int | None
     notices: list[str]
+    n_test: int = 0
+    test: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Self-supervised training of image encoders, before the folds."""
