@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from clip_pkg.cli.execution import execute
+from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
 from clip_pkg.cli.pixels import pixel_stores
 from clip_pkg.cli.preparation import (
     Preparation,
@@ -44,7 +45,7 @@ from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.processes import ProcessExecutor
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 
 
 def validate(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:

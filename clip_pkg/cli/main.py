@@ -1,12 +1,8 @@
-"""Entry point: picks the command and turns our exceptions into sentences and exit codes.
-
-0 all done, 1 some folds failed, 2 bad input, 130 interrupted.
-"""
+"""Entry point: picks the command and runs it."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +20,7 @@ from clip_pkg.cli.command_arguments import (
     validate_parser,
 )
 from clip_pkg.cli.configs import read_configs
+from clip_pkg.cli.exit_codes import exit_code
 from clip_pkg.cli.model_arguments import (
     embed_parser,
     explain_parser,
@@ -33,8 +30,6 @@ from clip_pkg.cli.model_arguments import (
 from clip_pkg.cli.parser import Parser
 from clip_pkg.config.flags import suggest_flag
 from clip_pkg.errors import UserError
-
-EXIT_INTERRUPTED = 130
 
 
 # Each command imports its room only when it runs: `--help` and a rejected config stay fast.
@@ -156,27 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words[0] if words and words[0] in COMMANDS else ""
     make_parser, run = COMMANDS.get(name, (training_parser, _train))
     parser = make_parser()
-    try:
+
+    def command() -> int:
         parsed, unknown = parser.parse_known_args(words[1:] if name else words)
         if unknown:
             raise UserError(_unknown(unknown[0], parser))
         parser.check_needed(parsed)
         return run(parsed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        print(
-            f"error: {error}; make room or choose another folder, then run the same command "
-            "again: it goes on",
-            file=sys.stderr,
-        )
-        return UserError.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+    return exit_code(command)
 
 
 def _unknown(word: str, parser: Parser) -> str:

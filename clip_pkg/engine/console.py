@@ -1,14 +1,11 @@
-"""What a fold says while it trains: log lines for `tail -f`, and a progress file for the launcher.
-
-Log lines are whole, flushed, and without carriage returns.
-"""
+"""What a fold says while it trains: log lines, and a progress file for the launcher."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -17,15 +14,15 @@ from tqdm import tqdm
 from clip_pkg.atomic import write_json
 from clip_pkg.engine.epoch import EpochScores
 from clip_pkg.engine.history import finite_or_none
+from clip_pkg.engine.log_lines import LogLines
 from clip_pkg.losses.contract import PartLabel
 from clip_pkg.planning.progress import Progress
 
-RULE = "=" * 70
 SECONDS_BETWEEN_LINES = 30.0  # within a long epoch
 SECONDS_BETWEEN_UPDATES = 0.5  # of the progress file
 
 
-class FoldConsole:
+class FoldConsole(LogLines):
     """Voice of one fold. `stream` gets lines, `progress_file` the latest `Progress`."""
 
     def __init__(
@@ -36,23 +33,13 @@ class FoldConsole:
         epochs: int,
         labels: Mapping[str, PartLabel],
     ) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._progress_file = progress_file
         self._epochs = epochs
         self._labels = labels
         self._epoch = 0
         self._monitored: float | None = None
         self._updated = 0.0
-
-    def line(self, text: str = "") -> None:
-        """Write one line now."""
-        self._stream.write(text + "\n")
-        self._stream.flush()
-
-    def banner(self, title: str, settings: Sequence[tuple[str, str]]) -> None:
-        """Write a titled block of `name: value` lines."""
-        for text in (RULE, title, RULE, *(f"{name}: {value}" for name, value in settings), RULE):
-            self.line(text)
 
     def phase(
         self, name: str, *, epoch: int, steps: int, batch_size: int

@@ -5,7 +5,7 @@ Legend: B images of a batch, N images of the fold, C classes, D embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from clip_pkg.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.data.batches import Batch
+from clip_pkg.engine.loss_scores import LossScores, RunningSums, loss_scores, loss_sums
 from clip_pkg.engine.phases import fetched
 from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.engine.step import TrainingStep
@@ -29,16 +30,12 @@ OnStep = Callable[[int, "Callable[[], EpochScores] | None"], None]
 
 
 @dataclass(frozen=True)
-class EpochScores:
+class EpochScores(LossScores):
     """Means over the images seen.
 
-    loss: the total. parts: its unweighted terms. statistics: what else the loss tells of a batch.
     accuracy: a fraction; of mixed images, those whose larger share was found.
     """
 
-    loss: float
-    parts: Mapping[str, float]
-    statistics: Mapping[str, float]
     accuracy: float
 
 
@@ -57,41 +54,21 @@ class Evaluation:
 
 
 class RunningScores:
-    """Sums on the device, fetched once."""
+    """`EpochScores` of the batches so far; sums stay on the device and are fetched once."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._sums: dict[str, Tensor] = {}
-        self._images = 0
+    def __init__(self) -> None:
+        self._sums = RunningSums()
 
     def add(self, output: LossOutput, logits: Tensor, targets: Tensor) -> None:
         """Count one batch: its mean loss and parts (scalars), and logits [B, C]."""
         count = int(targets.numel())
-        values = {f"part:{name}": part for name, part in output.parts.items()}
-        values |= {f"statistic:{name}": value for name, value in output.statistics.items()}
-        values["loss"] = output.total
-        for name, value in values.items():
-            self._sum(name, value.detach().double() * count)
-        self._sum("correct", (logits.detach().argmax(dim=1) == targets).sum().double())
-        self._images += count
-
-    def _sum(self, name: str, value: Tensor) -> None:
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        correct = (logits.detach().argmax(dim=1) == targets).sum().double()
+        self._sums.add({**loss_sums(output, count), "correct": correct}, count)
 
     def fetch(self) -> EpochScores:
         """Return means so far. Waits for the device."""
-        names = list(self._sums)
-        values = torch.stack([self._sums[name] for name in names]).tolist()
-        means = {name: value / self._images for name, value in zip(names, values, strict=True)}
-
-        def named(kind: str) -> dict[str, float]:
-            return {
-                name.removeprefix(kind): value
-                for name, value in means.items()
-                if name.startswith(kind)
-            }
-
-        return EpochScores(means["loss"], named("part:"), named("statistic:"), means["correct"])
+        means = self._sums.means()
+        return EpochScores(**vars(loss_scores(means)), accuracy=means["correct"])
 
 
 def train_epoch(
@@ -109,7 +86,7 @@ def train_epoch(
     """
     step.model.train()
     step.objective.train()
-    running = RunningScores(device)
+    running = RunningScores()
     for done, batch in enumerate(fetched(batches, step.phases), start=1):
         # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout
         # for the rest of the epoch, and nobody would see it.
@@ -154,7 +131,7 @@ def evaluate(
             for values in _all_images(classifier, batches, on_step)
         )
         features = F.normalize(embeddings, dim=-1)
-        running = RunningScores(device)
+        running = RunningScores()
         # The same negatives in every epoch, so that epochs can be compared.
         negatives = torch.Generator(device)
         negatives.manual_seed(NEGATIVES_SEED)

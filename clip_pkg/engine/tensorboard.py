@@ -69,7 +69,11 @@ class FoldCurves:
             tags |= {
                 "learning_rate": "Optimisation/learning_rate",
                 "temperature": "Optimisation/temperature",
-                "train_images_per_second": "Speed/images_per_second",
+            }
+            tags |= {
+                name: f"Speed/{name.removeprefix('train_')}"
+                for name in self._history.columns
+                if name.startswith("train_") and name.endswith("_per_second")
             }
         known = set(tags)
         for name in self._history.columns:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from clip_pkg.engine.cadence import Cadence
-from clip_pkg.engine.columns import evaluation_columns, loss_columns
+from clip_pkg.engine.columns import evaluation_columns
 from clip_pkg.engine.console import FoldConsole
 from clip_pkg.engine.early_stopping import BestEpoch
 from clip_pkg.engine.environment import describe_environment
 from clip_pkg.engine.epoch import EpochScores, Evaluation
 from clip_pkg.engine.history import History, Row
+from clip_pkg.engine.loss_scores import loss_columns
 from clip_pkg.engine.optimisation import Diverged
 from clip_pkg.engine.outputs import (
     BestModel,

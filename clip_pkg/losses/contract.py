@@ -127,6 +127,18 @@ class LossOutput:
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+def weighted_sum(
+    parts: Mapping[str, Tensor], weights: Mapping[str, float], statistics: Mapping[str, Tensor]
+) -> LossOutput:
+    """Add up unweighted parts, [] each, by their weights."""
+    assert parts.keys() == weights.keys(), "every part has a weight"
+    terms = [weights[name] * part for name, part in parts.items()]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return LossOutput(total, parts, weights, statistics)
+
+
 @dataclass(frozen=True)
 class PartLabel:
     """How people see one part of a loss: in log lines, in progress bars, as a TensorBoard tag.
@@ -176,12 +188,7 @@ class Objective(nn.Module):
         self, parts: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> LossOutput:
         """Add up unweighted parts, [] each, by `part_weights`."""
-        assert parts.keys() == self.part_weights.keys(), "every part has a weight"
-        terms = [self.part_weights[name] * part for name, part in parts.items()]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return LossOutput(total, parts, self.part_weights, statistics or {})
+        return weighted_sum(parts, self.part_weights, statistics or {})
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Logits [B, C] whose softmax is the predicted class distribution.
