@@ -114,19 +114,17 @@ def train_here(
 
     from clip_pkg.engine.fold import run_fold  # noqa: PLC0415
     from clip_pkg.engine.ranks import ALONE  # noqa: PLC0415
+    from clip_pkg.pretraining.run import run_pretraining  # noqa: PLC0415
 
     task.lock.parent.mkdir(parents=True, exist_ok=True)
     # A worker that lost its launcher may still be ending; two must never write one folder.
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
         if finished(task) is None:
-            result = run_fold(
-                task,
-                device=torch.device(place.device),
-                device_id=place.device_id,
-                stream=stream,
-                stop=stop,
-                ranks=ranks or ALONE,
-            )
+            where = {"device": torch.device(place.device), "device_id": place.device_id}
+            if task.is_pretraining:
+                result = run_pretraining(task, **where, stream=stream, stop=stop)
+            else:
+                result = run_fold(task, **where, stream=stream, stop=stop, ranks=ranks or ALONE)
             write_record(task.paths.result, result)
 
 

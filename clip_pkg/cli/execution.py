@@ -17,7 +17,7 @@ from clip_pkg.evaluation.curves import write_mean_curves
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import RunPaths
 from clip_pkg.planning.progress import read_progress
-from clip_pkg.planning.tasks import FoldTask, finished
+from clip_pkg.planning.tasks import FoldTask, finished, nouns, unfinished
 from clip_pkg.scheduling.devices import Device, usable_cores
 from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
@@ -35,9 +35,10 @@ def execute(
     terminal: Terminal,
 ) -> Outcome:
     """Run every task that is not done yet."""
-    waiting = [task for task in tasks if finished(task) is None]
+    waiting = unfinished(tasks)
     if len(waiting) < len(tasks):
-        terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done already.")
+        done = len(tasks) - len(waiting)
+        terminal.line(f"{done} of {len(tasks)} {nouns(tasks)} are done already.")
     estimates = learned(run)
     devices = resources.places_for(len(waiting), parsed.max_jobs)
     most = resources.most_jobs(tasks)
@@ -121,6 +122,8 @@ def _signs_of_life(task: FoldTask) -> float | None:
 
 def _sum_up(run: RunPaths, terminal: Terminal, name: str) -> None:
     """Rewrite a config's summary while others train; a full disk must not end the run."""
+    if not run.config(name).config.exists():
+        return  # a pre-training is no config
     try:
         summarize(run.config(name))
         write_mean_curves(run.config(name))

@@ -148,6 +148,12 @@ def _finish(
         terminal.line(f"NOTE: {notice}", "yellow")
     undone = [task for task in tasks if finished(task) is None]
     failed = report_failures(undone, terminal)
+    if outcome.blocked:
+        terminal.line(
+            f"{len(outcome.blocked)} folds were not begun, because the pre-training that they "
+            "start from is not done.",
+            "bold red",
+        )
     if outcome.stranded:
         terminal.line(
             f"No device is left that works; {len(outcome.stranded)} folds were not begun. The same "

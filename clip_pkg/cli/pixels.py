@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from clip_pkg.data.cache_files import NoRoom, is_there, opened_store
 from clip_pkg.data.pixel_store import store_path, store_size
 from clip_pkg.data.store_builder import build_store
 from clip_pkg.paths import RunPaths
+from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.pretraining import Pretraining
 from clip_pkg.scheduling.devices import usable_cores
 
 
@@ -23,9 +26,37 @@ def cache_folder(parsed: argparse.Namespace, run: RunPaths) -> Path:
     return folder
 
 
+@dataclass(frozen=True, eq=False)
+class _Decoding:
+    """Images to be decoded to squares of `size` pixels, by so many processes."""
+
+    manifest: Manifest
+    size: int
+    workers: int
+
+    def path(self, cache: Path) -> Path:
+        """Where the decoded images are, or would be."""
+        return store_path(self.manifest, self.size, cache)
+
+
 def pixel_store(one: PreparedConfig, cache: Path) -> Path:
     """Where the decoded images of a config are, or would be."""
-    return store_path(one.manifest, _size(one), cache)
+    return _of_folds(one).path(cache)
+
+
+def pretraining_store(one: Pretraining, cache: Path) -> Path:
+    """Where the decoded images of a pre-training are, or would be."""
+    return _of_pretraining(one).path(cache)
+
+
+def _of_folds(one: PreparedConfig) -> _Decoding:
+    size = store_size(one.config.img_size, one.config.augmentation)
+    return _Decoding(one.manifest, size, one.config.num_workers)
+
+
+def _of_pretraining(one: Pretraining) -> _Decoding:
+    size = store_size(one.config["img_size"], one.config["augmentation"])
+    return _Decoding(one.manifest, size, one.config["num_workers"])
 
 
 @contextmanager
@@ -40,16 +71,20 @@ def pixel_stores(
     Gives the paths of the stores that there was room for; what happens without is told.
     """
     cache = cache_folder(parsed, run)
-    by_store = {pixel_store(one, cache): one for one in configs}
+    needed = [
+        decoding
+        for one in configs
+        for decoding in (_of_folds(one), *map(_of_pretraining, one.pretrainings.values()))
+    ]
+    by_store = {one.path(cache): one for one in needed}
 
-    def build(one: PreparedConfig) -> Path:
-        size = _size(one)
-        with terminal.counting(f"Decoding images to {size} px") as progress:
+    def build(one: _Decoding) -> Path:
+        with terminal.counting(f"Decoding images to {one.size} px") as progress:
             return build_store(
                 one.manifest,
-                size,
+                one.size,
                 cache,
-                workers=min(one.config.num_workers, usable_cores()),
+                workers=min(one.workers, usable_cores()),
                 limit=parsed.cache_limit,
                 kept=by_store,
                 progress=progress,
@@ -63,9 +98,9 @@ def pixel_stores(
                 ready.add(_held(held, partial(build, one)))
             except NoRoom as reason:
                 terminal.line(
-                    f"NOTE: the images are not decoded beforehand to {_size(one)} px: {reason}. "
+                    f"NOTE: the images are not decoded beforehand to {one.size} px: {reason}. "
                     "Instead every fold decodes them again in every epoch, with up to num_workers "
-                    f"({one.config.num_workers}) processes. The results are the same; it takes "
+                    f"({one.workers}) processes. The results are the same; it takes "
                     "longer where decoding is slower than training.",
                     "yellow",
                 )
@@ -82,7 +117,3 @@ def _held(held: ExitStack, build: Callable[[], Path]) -> Path:
             continue  # another run made room just now
         if is_there(stream, path):
             return path
-
-
-def _size(one: PreparedConfig) -> int:
-    return store_size(one.config.img_size, one.config.augmentation)

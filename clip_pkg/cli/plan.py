@@ -11,12 +11,19 @@ from rich.text import Text
 
 from clip_pkg.cli.preparation import prepare
 from clip_pkg.cli.probe import NoProbe
-from clip_pkg.cli.run_folder import fold_tasks
+from clip_pkg.cli.run_folder import fold_tasks, pretraining_tasks
 from clip_pkg.cli.sharing_flags import folds_per_device
 from clip_pkg.cli.terminal import Terminal, duration
 from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.paths import RunPaths
-from clip_pkg.planning.tasks import FoldResult, FoldTask, finished, read_record
+from clip_pkg.planning.tasks import (
+    FoldResult,
+    FoldTask,
+    finished,
+    nouns,
+    read_record,
+    unfinished,
+)
 from clip_pkg.scheduling.order import Estimates
 from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
 
@@ -31,11 +38,14 @@ def plan(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
     # Encoders are not looked at: a plan needs no weights, and takes no seconds for torch.
     preparation = prepare(parsed, loaded, NoProbe(), terminal)
     run = RunPaths(parsed.output_dir.resolve())
-    tasks = fold_tasks(parsed, run, preparation)
-    waiting = [task for task in tasks if finished(task) is None]
+    tasks = [
+        *pretraining_tasks(parsed, run, preparation),
+        *fold_tasks(parsed, run, preparation),
+    ]
+    waiting = unfinished(tasks)
     estimates = learned(run)
     terminal.console.print(_task_table(tasks, estimates))
-    terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} folds are done.")
+    terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} {nouns(tasks)} are done.")
     if not waiting:
         return 0
     if not estimates.knows_anything:
@@ -62,7 +72,8 @@ def plan(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
 def learned(run: RunPaths) -> Estimates:
     """Estimates from every fold that ever finished in an output folder."""
     estimates = Estimates()
-    for path in sorted(run.output_dir.glob("*/fold_*/result.json")):
+    places = ("*/fold_*/result.json", f"{run.pretraining.name}/*/result.json")
+    for path in sorted(path for place in places for path in run.output_dir.glob(place)):
         task = read_record(FoldTask, path.with_name("task.json"))
         result = read_record(FoldResult, path)
         if task is not None and result is not None:

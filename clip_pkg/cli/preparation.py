@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from clip_pkg.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
 from clip_pkg.planning.audit import Audit, check_folds, fold_table
 from clip_pkg.planning.class_texts import ClassTexts, resolve_class_texts
 from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.scan import ScanResult, scan
+from clip_pkg.planning.pretraining import Pretraining, pretraining_of, unlabelled_folder
+from clip_pkg.planning.scan import ScanResult, scan, scan_unlabelled
 from clip_pkg.planning.splits import Splits, make_splits, splits_from_json
 from clip_pkg.planning.tasks import Identity, code_digest, config_digest, digest
 
@@ -24,12 +25,26 @@ NAMES_IN_A_NOTICE = 3
 
 @dataclass(frozen=True)
 class PreparedConfig:
-    """A config with all that its folds share."""
+    """A config with all that its folds share.
+
+    unlabelled: images that its pre-training learns from, where they are a folder of their own.
+    """
 
     config: RunConfig
     manifest: Manifest
     splits: Splits
     texts: ClassTexts
+    unlabelled: Manifest | None = None
+
+    def pretraining(self, fold: int) -> Pretraining | None:
+        """What a fold starts from, if the config asks for a pre-training."""
+        return pretraining_of(self.config, self.manifest, self.splits, fold, self.unlabelled)
+
+    @property
+    def pretrainings(self) -> dict[str, Pretraining]:
+        """All that its folds start from, by name."""
+        found = [self.pretraining(fold.number) for fold in self.splits.folds]
+        return {one.name: one for one in found if one is not None}
 
     @property
     def identity(self) -> Identity:
@@ -61,7 +76,8 @@ def prepare(
     """
     try:
         scanned = _scan(parsed, terminal)
-        configs, problems = _prepare_each(parsed, loaded.configs, scanned)
+        unlabelled = unlabelled_images(parsed, loaded.configs, terminal)
+        configs, problems = _prepare_each(parsed, loaded.configs, scanned, unlabelled)
     except BaseException:
         probe.cancel()
         raise
@@ -132,12 +148,33 @@ def _scan(parsed: argparse.Namespace, terminal: Terminal) -> ScanResult:
         return scan(parsed.data_dir, skip_unreadable=parsed.skip_unreadable, progress=progress)
 
 
+def unlabelled_images(
+    parsed: argparse.Namespace, configs: Sequence[RunConfig], terminal: Terminal
+) -> dict[str, Manifest]:
+    """Look at the folders that pre-trainings learn from, by their names in the configs."""
+    found: dict[str, Manifest] = {}
+    for name in (one.pretrain.folder for one in configs if one.pretrain is not None):
+        if name is not None and name not in found:
+            with terminal.counting(f"Checking images of {name}") as progress:
+                folder = unlabelled_folder(name, _beside(parsed))
+                found[name] = scan_unlabelled(folder, progress=progress)
+    return found
+
+
+def _beside(parsed: argparse.Namespace) -> list[Path]:
+    """Folders that relative names in a config may start from, besides the current one."""
+    file: Path | None = getattr(parsed, "config_file", None)
+    return [] if file is None else [file.parent]
+
+
 def _prepare_each(
-    parsed: argparse.Namespace, configs: Sequence[RunConfig], scanned: ScanResult
+    parsed: argparse.Namespace,
+    configs: Sequence[RunConfig],
+    scanned: ScanResult,
+    unlabelled: Mapping[str, Manifest],
 ) -> tuple[list[PreparedConfig], list[ConfigProblem]]:
     prepared: list[PreparedConfig] = []
     problems: list[ConfigProblem] = []
-    beside = [] if parsed.config_file is None else [parsed.config_file.parent]
     made: dict[tuple[object, ...], Splits] = {}
     for config in configs:
         try:
@@ -149,7 +186,7 @@ def _prepare_each(
                 prompts_per_class=None
                 if config.text_encoder.family == "prompts"
                 else config.prompts_per_class,
-                search_dirs=[*beside, Path.cwd()],
+                search_dirs=[*_beside(parsed), Path.cwd()],
             )
             key = (
                 config.group_pattern,
@@ -159,7 +196,9 @@ def _prepare_each(
             )
             if key not in made:
                 made[key] = _splits(parsed.splits_file, config, manifest, scanned)
-            prepared.append(PreparedConfig(config, manifest, made[key], texts))
+            folder = None if config.pretrain is None else config.pretrain.folder
+            images = None if folder is None else unlabelled[folder]
+            prepared.append(PreparedConfig(config, manifest, made[key], texts, images))
         except DataError as error:
             problems.append(ConfigProblem(str(error), config.name, parsed.config_file))
     return prepared, problems

@@ -13,7 +13,7 @@ from clip_pkg.atomic import write_json
 from clip_pkg.cli.execution import execute
 from clip_pkg.cli.launch import EXIT_FAILED, EXIT_INTERRUPTED, ask, report_failures
 from clip_pkg.cli.pixels import pixel_stores
-from clip_pkg.cli.preparation import Preparation, PreparedConfig
+from clip_pkg.cli.preparation import Preparation, PreparedConfig, unlabelled_images
 from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.cli.run_folder import (
     fold_tasks,
@@ -105,7 +105,7 @@ def _train(
         counts = dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True))
         write_json(source.paths.refit_summary, refit_summary(source.summary, source.length, counts))
         execute(settings, run, tasks, resources, terminal)
-    if finished(tasks[0]) is None:
+    if finished(tasks[-1]) is None:
         if report_failures(tasks, terminal):
             return EXIT_FAILED
         terminal.line("The refit is not done; the same command goes on.")
@@ -142,6 +142,7 @@ def _prepare(
                 f"the folds of {source.paths.root.name} were made of; a refit needs the same ones. "
                 "--data-dir DIR names where they are, and the training command trains on new ones"
             )
+        unlabelled = unlabelled_images(parsed, [source.config], terminal)
         texts = ClassTexts.from_json(
             json.loads(source.paths.class_texts.read_text(encoding="utf-8"))
         )
@@ -152,7 +153,15 @@ def _prepare(
         problems = probe.problems()
     if problems:
         raise WeightsError("\n  ".join(["this config cannot be trained here:", *problems]))
-    prepared = PreparedConfig(source.config, manifest, undivided(manifest), texts)
+    pretrain = source.config.pretrain
+    folder = None if pretrain is None else pretrain.folder
+    prepared = PreparedConfig(
+        source.config,
+        manifest,
+        undivided(manifest),
+        texts,
+        None if folder is None else unlabelled[folder],
+    )
     notices = []
     if prepared.identity.code != source.summary["identity"]["code"]:
         notices.append(

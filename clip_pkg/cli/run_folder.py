@@ -15,12 +15,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clip_pkg.atomic import write_json
-from clip_pkg.cli.pixels import cache_folder, pixel_store
+from clip_pkg.cli.pixels import cache_folder, pixel_store, pretraining_store
 from clip_pkg.cli.preparation import Preparation, PreparedConfig, audit_json, identity_json
 from clip_pkg.cli.terminal import Terminal
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.errors import RunFolderError
 from clip_pkg.paths import ConfigPaths, RunPaths
+from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.pretraining import ALL_IMAGES, Pretraining
 from clip_pkg.planning.splits import splits_to_json
 from clip_pkg.planning.tasks import FoldTask, Identity, finished, write_record
 
@@ -133,7 +135,7 @@ def fold_tasks(
                 fold=fold.number,
                 n_folds=len(one.splits.folds),
                 run_dir=str(paths.root),
-                manifest_file=str(_manifest_file(cache, one)),
+                manifest_file=str(_manifest_file(cache, one.manifest)),
                 folds_info_file=str(paths.folds_info) if len(fold.val) else None,
                 class_texts_file=str(paths.class_texts),
                 pixel_store=str(store) if store in stores else None,
@@ -141,14 +143,51 @@ def fold_tasks(
                 n_images=len(one.manifest.paths),
                 gpus=one.config.gpus_per_task,
                 resume_from=_resume_source(parsed.resume_from, fold.number),
+                starts_from=_start(run, one.pretraining(fold.number)),
             )
             for fold in one.splits.folds
         ]
     return tasks
 
 
-def _manifest_file(cache: Path, one: PreparedConfig) -> Path:
-    return cache / f"manifest-{one.manifest.fingerprint[:16]}.json"
+def _start(run: RunPaths, pretraining: Pretraining | None) -> str | None:
+    return None if pretraining is None else str(run.pretraining / pretraining.name)
+
+
+def pretraining_tasks(
+    parsed: argparse.Namespace,
+    run: RunPaths,
+    preparation: Preparation,
+    stores: Collection[Path] = (),
+) -> list[FoldTask]:
+    """One task per pre-training that any fold starts from; nothing is written."""
+    cache = cache_folder(parsed, run)
+    tasks: dict[str, FoldTask] = {}
+    for one in preparation.configs:
+        for name, pretraining in one.pretrainings.items():
+            store = pretraining_store(pretraining, cache)
+            is_divided = pretraining.fold != ALL_IMAGES
+            folds_info = run.config(one.config.name).folds_info
+            task = FoldTask(
+                identity=pretraining.identity,
+                config=dict(pretraining.config),
+                fold=pretraining.fold,
+                n_folds=len(one.splits.folds),
+                run_dir=str(run.pretraining / name),
+                manifest_file=str(_manifest_file(cache, pretraining.manifest)),
+                folds_info_file=str(folds_info) if is_divided else None,
+                class_texts_file="",
+                pixel_store=str(store) if store in stores else None,
+                cache_dir=str(cache),
+                n_images=len(pretraining.manifest),
+                stage="pretraining",
+            )
+            tasks.setdefault(name, task)
+    return list(tasks.values())
+
+
+def _manifest_file(cache: Path, manifest: Manifest) -> Path:
+    return cache / f"manifest-{manifest.fingerprint[:16]}.json"
 
 
 def write_tasks(
@@ -158,20 +197,25 @@ def write_tasks(
     stores: Collection[Path],
     terminal: Terminal,
 ) -> list[FoldTask]:
-    """Write one task file per fold, and the image lists that they name.
+    """Write a task file per pre-training and per fold, and the image lists that they name.
 
-    With `--profile` the first fold of each config that is not done yet measures itself.
+    Returns the tasks, pre-trainings first. With `--profile` the first fold of each config that is
+    not done yet measures itself.
     """
     cache = cache_folder(parsed, run)
-    manifests = {_manifest_file(cache, one): one.manifest for one in preparation.configs}
-    for path, manifest in manifests.items():
-        write_json(path, manifest.to_json())
-    tasks = [
-        replace(task, cache_limit=parsed.cache_limit)
-        for task in fold_tasks(parsed, run, preparation, stores)
+    used = [
+        manifest
+        for one in preparation.configs
+        for manifest in (one.manifest, one.unlabelled)
+        if manifest is not None
     ]
+    for path, manifest in {_manifest_file(cache, manifest): manifest for manifest in used}.items():
+        write_json(path, manifest.to_json())
+    folds = fold_tasks(parsed, run, preparation, stores)
     if parsed.profile:
-        tasks = _with_profiles(tasks, terminal)
+        folds = _with_profiles(folds, terminal)
+    before = pretraining_tasks(parsed, run, preparation, stores)
+    tasks = [replace(task, cache_limit=parsed.cache_limit) for task in (*before, *folds)]
     for task in tasks:
         write_record(task.paths.task, task)
     return tasks

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from clip_pkg.cli.terminal import Terminal, duration
 from clip_pkg.planning.progress import Progress, read_progress
-from clip_pkg.planning.tasks import FoldFailure, FoldResult, FoldTask, finished
+from clip_pkg.planning.tasks import FoldFailure, FoldResult, FoldTask, finished, nouns
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
 from clip_pkg.scheduling.order import Estimates, seconds_left
@@ -99,7 +99,7 @@ class RunView:
         states = {one.task.label: read_progress(one.task.paths.progress) for one in running}
         total = self.already_done + len(self.tasks)
         done = total - len(self._left)
-        title = f"{done} of {total} folds done"
+        title = f"{done} of {total} {nouns(self.tasks)} done"
         if self.estimates.knows_anything:
             shares = {label: state.share for label, state in states.items() if state is not None}
             left = seconds_left(self._left.values(), shares, self.estimates, len(running))
@@ -132,7 +132,8 @@ def progress_cells(state: Progress | None, task: FoldTask) -> tuple[str, str, st
 
 def _head(assignment: Assignment) -> str:
     task = assignment.task
-    return f"{task.name}: {task.part}" + (f" of {task.n_folds}" if task.holds_out else "")
+    counts = task.holds_out and not task.is_pretraining
+    return f"{task.name}: {task.part}" + (f" of {task.n_folds}" if counts else "")
 
 
 def _outcome(result: FoldResult) -> str:

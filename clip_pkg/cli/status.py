@@ -60,7 +60,13 @@ class RunStatus:
     run: RunPaths
     record: RunRecord
     folds: tuple[FoldStatus, ...]
+    pretrainings: tuple[FoldStatus, ...]
     launcher: str
+
+    @property
+    def all(self) -> tuple[FoldStatus, ...]:
+        """Everything that is trained, in the order in which it can begin."""
+        return (*self.pretrainings, *self.folds)
 
     @property
     def is_over(self) -> bool:
@@ -83,7 +89,14 @@ def read_status(output_dir: Path) -> RunStatus:
                 folds.append(_fold(task, record, is_alive=bool(launcher)))
     if not folds:
         raise RunFolderError(f"{output_dir} holds no run: there is no fold_*/task.json below it")
-    return RunStatus(run, record, tuple(folds), launcher)
+    before = [read_record(FoldTask, path) for path in sorted(run.pretraining.glob("*/task.json"))]
+    started = {fold.task.starts_from for fold in folds}
+    pretrainings = tuple(
+        _fold(task, record, is_alive=bool(launcher))
+        for task in before
+        if task is not None and task.run_dir in started
+    )
+    return RunStatus(run, record, tuple(folds), pretrainings, launcher)
 
 
 def _fold_number(path: Path) -> tuple[str, int]:
@@ -143,14 +156,14 @@ def render(status: RunStatus, console: Console) -> RenderableType:
     """Everything that `status` shows, for a console's width."""
     is_narrow = console.width < NARROW
     parts: list[RenderableType] = [Text(_headline(status)), _matrix(status.folds)]
-    running = [fold for fold in status.folds if fold.is_running]
+    running = [one for one in status.all if one.is_running]
     if running:
         parts.append(_running_table(running, is_narrow=is_narrow))
     parts += [
         Text(f"gpu{device} is set aside: {reason}", "bold red")
         for device, reason in status.record.set_aside.items()
     ]
-    failed = [fold for fold in status.folds if fold.has_failed]
+    failed = [one for one in status.all if one.has_failed]
     for fold in failed[:FAILURES_SHOWN]:
         parts += _failure_lines(fold)
     if len(failed) > FAILURES_SHOWN:
@@ -160,15 +173,18 @@ def render(status: RunStatus, console: Console) -> RenderableType:
 
 def _headline(status: RunStatus) -> str:
     done = sum(1 for fold in status.folds if fold.result is not None)
-    failed = sum(1 for fold in status.folds if fold.has_failed)
+    failed = sum(1 for one in status.all if one.has_failed)
     words = [f"{done} of {len(status.folds)} folds done"]
+    if status.pretrainings:
+        ready = sum(1 for one in status.pretrainings if one.result is not None)
+        words.insert(0, f"{ready} of {len(status.pretrainings)} pre-trainings done")
     words += [f"{failed} failed"] if failed else []
     estimates = Estimates()
-    for fold in status.folds:
+    for fold in status.all:
         if fold.result is not None:
             estimates.learn(fold.task, fold.result.seconds)
-    left = [fold.task for fold in status.folds if fold.result is None and not fold.has_failed]
-    running = [fold for fold in status.folds if fold.is_running]
+    left = [one.task for one in status.all if one.result is None and not one.has_failed]
+    running = [one for one in status.all if one.is_running]
     if status.launcher and left and estimates.knows_anything:
         shares = {one.task.label: one.progress.share for one in running if one.progress}
         words.append(f"about {duration(seconds_left(left, shares, estimates, len(running)))} left")

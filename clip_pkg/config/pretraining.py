@@ -16,6 +16,8 @@ from pydantic_core import PydanticCustomError
 
 from clip_pkg.config.loss_blocks import NonNegative, Positive, Temperature, members
 
+LARGEST_WHOLE_IMAGE = 64  # px
+
 
 class PretrainLossConfig(BaseModel):
     """What all losses between two views share.
@@ -256,6 +258,20 @@ class PretrainConfig(BaseModel):
             "linear classifier), where there are labels; the last epoch always has one."
         ),
     )
+
+    def stored_as(self, img_size: int) -> Literal["none", "standard"]:
+        """Augmentation whose stored squares the views are cut from.
+
+        Crops of large images gain by stored squares that are larger than what the encoder sees;
+        images as small as 64 px would be enlarged for it.
+        """
+        whole = self.augmentation == "simclr" and img_size <= LARGEST_WHOLE_IMAGE
+        return "none" if whole else "standard"
+
+    @property
+    def folder(self) -> str | None:
+        """Folder of images without labels, where that is what `images` names."""
+        return None if self.images in ("train_fold", "all") else self.images
 
     @property
     def is_per_fold(self) -> bool:

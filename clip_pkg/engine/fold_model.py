@@ -9,14 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.classifier import objective_for
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.text_cache import TextCache
+from clip_pkg.encoders.state import load_strictly
 from clip_pkg.engine.batch_norm import share_statistics
 from clip_pkg.engine.ranks import Ranks
 from clip_pkg.losses.contract import Objective
 from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.paths import FoldPaths
 from clip_pkg.planning.class_texts import ClassTexts
 from clip_pkg.planning.tasks import FoldTask
 from clip_pkg.precision import Precision, choose_precision
@@ -64,7 +67,10 @@ def build_fold_model(
         state=state,
         text_seed=derive_seed(config.random_state, "frozen text encoder"),
         text_features=cache.features,
-    ).to(device)
+    )
+    if state is None and task.starts_from is not None:
+        remarks.append(_start_from(FoldPaths(Path(task.starts_from)).encoder, model))
+    model = model.to(device)
     if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
         share_statistics(model.image_encoder)
     if config.activation_checkpointing:
@@ -81,3 +87,10 @@ def build_fold_model(
     for module in (model, objective):
         ranks.copy_from_leader([*module.parameters(), *module.buffers()])
     return FoldModel(model, objective, precision, tuple(remarks))
+
+
+def _start_from(encoder: Path, model: ImageTextModel) -> str:
+    """Give the image encoder the weights of a pre-training; returns what is to be told."""
+    content = load_checkpoint(encoder)
+    load_strictly(model.image_encoder, content["image_encoder"], source=str(encoder))
+    return f"The image encoder starts from {encoder}, pre-trained for {content['epoch']} epochs"

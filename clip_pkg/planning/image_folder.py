@@ -21,6 +21,7 @@ OTHER_IMAGES = frozenset(
     | {".npy", ".pgm", ".ppm", ".psd", ".svg", ".tga"}
 )
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+UNLABELLED = "unlabelled"
 KINDS = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 
@@ -86,11 +87,33 @@ def list_folder(data_dir: Path) -> Listing:
     )
 
 
+def list_unlabelled(data_dir: Path) -> Listing:
+    """List all images below `data_dir`, nested folders included, under one label."""
+    walk = _Walk()
+    _list_images(walk, data_dir, PurePosixPath(), UNLABELLED)
+    _note_other_images(walk)
+    problems = list(walk.problems)
+    if not walk.images:
+        problems.append(f"there is no image ({KINDS}) in {shown(data_dir)} or below it")
+    images = tuple(sorted(walk.images, key=lambda image: image.path))
+    return Listing(data_dir, images, tuple(walk.ignored), tuple(problems), tuple(walk.notices))
+
+
 def _list_class(walk: _Walk, data_dir: Path, name: str) -> None:
-    label, before = label_of(name), len(walk.images)
+    before = len(walk.images)
+    _list_images(walk, data_dir, PurePosixPath(name), label_of(name))
+    if len(walk.images) == before:
+        walk.problems.append(
+            f"class '{shown(name)}' is empty: no image ({KINDS}) in {shown(data_dir / name)}; "
+            "fill or remove the folder"
+        )
+
+
+def _list_images(walk: _Walk, data_dir: Path, start: PurePosixPath, label: str) -> None:
+    """Gather the images of the folder `start` in `data_dir` and of those below it."""
     seen: set[tuple[int, int]] = set()
     # Real folders first: an image then has the same path whether or not a link leads to it as well.
-    folders, links = deque([PurePosixPath(name)]), deque[PurePosixPath]()
+    folders, links = deque([start]), deque[PurePosixPath]()
     while folders or links:
         relative = folders.popleft() if folders else links.popleft()
         folder = data_dir / relative
@@ -107,11 +130,6 @@ def _list_class(walk: _Walk, data_dir: Path, name: str) -> None:
                 walk.images.append(ListedImage(str(path), label))
             else:
                 walk.ignored.append((shown(path), "not an image"))
-    if len(walk.images) == before:
-        walk.problems.append(
-            f"class '{shown(name)}' is empty: no image ({KINDS}) in {shown(data_dir / name)}; "
-            "fill or remove the folder"
-        )
 
 
 def _layout_problems(data_dir: Path, classes: list[str], stray: list[str]) -> list[str]:

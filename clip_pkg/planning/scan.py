@@ -14,7 +14,7 @@ from clip_pkg.errors import DataError
 from clip_pkg.planning.audit import Audit, make_audit
 from clip_pkg.planning.decoding import UnreadableImage
 from clip_pkg.planning.duplicates import Clusters, find_duplicates
-from clip_pkg.planning.image_folder import list_folder
+from clip_pkg.planning.image_folder import list_folder, list_unlabelled
 from clip_pkg.planning.image_table import list_table
 from clip_pkg.planning.inspection import Inspection, Progress, file_digests, inspect_files
 from clip_pkg.planning.listing import ListedImage, Listing
@@ -112,6 +112,31 @@ def scan(
     manifest = _manifest(listing.root, images, digests).grouped(group_pattern)
     audit = make_audit(manifest, inspections, duplicates, listing, unreadable)
     return ScanResult(manifest, audit, duplicates.linked)
+
+
+def scan_unlabelled(data_dir: Path, *, progress: Progress | None = None) -> Manifest:
+    """Open every image of a folder, nested folders included, and describe the set.
+
+    All are of one class; files that cannot be decoded are an error, as in `scan`.
+
+    Raises:
+        DataErrors: Files cannot be read, or there is no image.
+        DataError: There is no such folder.
+    """
+    root = data_dir.absolute()
+    if not root.is_dir():
+        raise DataError(f"{shown(data_dir)}: there is no such folder of images")
+    listing = list_unlabelled(root)
+    found = inspect_files(root, [image.path for image in listing.images], progress)
+    unreadable = [
+        f"{shown(image.path)}: {one.reason}"
+        for image, one in zip(listing.images, found, strict=True)
+        if isinstance(one, UnreadableImage)
+    ]
+    if listing.problems or unreadable:
+        raise DataErrors(data_dir, [*listing.problems, *unreadable])
+    digests = [one.digest for one in found if isinstance(one, Inspection)]
+    return _manifest(root, listing.images, digests)
 
 
 def known_images(

@@ -282,3 +282,15 @@ def finished(task: FoldTask) -> FoldResult | None:
     """Return the task's result if an earlier run left one that fits, else None."""
     result = read_record(FoldResult, task.paths.result)
     return result if result is not None and result.identity == task.identity else None
+
+
+def unfinished(tasks: Sequence[FoldTask]) -> list[FoldTask]:
+    """Return what is still to be trained, pre-trainings only where such a fold starts from them."""
+    waiting = [task for task in tasks if finished(task) is None]
+    needed = {task.starts_from for task in waiting}
+    return [task for task in waiting if not task.is_pretraining or task.run_dir in needed]
+
+
+def nouns(tasks: Sequence[FoldTask]) -> str:
+    """How people call several of these tasks together."""
+    return "trainings" if any(task.is_pretraining for task in tasks) else "folds"

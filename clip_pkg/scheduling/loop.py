@@ -80,10 +80,14 @@ class Observer(Protocol):
 
 @dataclass
 class Outcome:
-    """How the tasks ended, by state; for `stranded` ones too few devices were left that work."""
+    """How the tasks ended, by state.
+
+    stranded: too few devices were left that work. blocked: start from a pre-training that failed.
+    """
 
     by_state: dict[JobState, list[FoldTask]] = field(default_factory=dict)
     stranded: list[FoldTask] = field(default_factory=list)
+    blocked: list[FoldTask] = field(default_factory=list)
 
     def add(self, task: FoldTask, state: JobState) -> None:
         """Note the end of a task."""
@@ -265,7 +269,23 @@ class Loop:
             return
         failure = self._why(running) if state is JobState.FAILED else None
         self._outcome.add(assignment.task, state)
+        if assignment.task.is_pretraining:
+            self._let_go(assignment.task, state)
         self.observer.ended(assignment, state, failure)
+
+    def _let_go(self, pretraining: FoldTask, state: JobState) -> None:
+        """Let the folds that waited for a pre-training begin, or give them up."""
+        if state is JobState.DONE:
+            self.queue.release(pretraining)
+            return
+        for task in self.queue.withdraw(pretraining):
+            self.ledger.append(
+                "cancelled",
+                config=task.name,
+                fold=task.fold,
+                reason=f"{pretraining.label} is not done",
+            )
+            self._outcome.blocked.append(task)
 
     def _failed(self, running: _Running) -> bool:
         """Deal with a failed attempt; returns whether another one follows."""

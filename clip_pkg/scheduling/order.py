@@ -1,5 +1,7 @@
 """Which task comes next: the longest first, so that no device works alone at the end.
 
+A fold that starts from a pre-training waits until that is done; pre-trainings come before all else.
+
 How long a fold takes is estimated: like the finished folds of its config, else in proportion to
 the pixels it will see, at the speed that finished folds with the same image encoder had. Graham
 1969 (SIAM J. Appl. Math. 17) bounds the makespan of this order by 4/3 of the best one.
@@ -20,6 +22,7 @@ from clip_pkg.scheduling.slots import Slot
 
 DRIFT = 0.05  # change of estimates that is worth sorting again
 MEMORY = 50  # durations that an estimate looks back on
+VIEWS = 2  # of each image, that a pre-training looks at
 TYPICAL_SECONDS_PER_GIGAPIXEL = 10.0  # before anything is known; only proportions matter then
 
 _Entry: TypeAlias = "tuple[int, float, int, int, tuple[str, str | None]]"
@@ -29,6 +32,8 @@ def pixels(task: FoldTask) -> float:
     """Gigapixels that a fold's training looks at: images × epochs × pixels of one."""
     config = task.config
     images = task.n_images * (1 - 1 / max(task.n_folds, 2))
+    if task.is_pretraining:
+        images = VIEWS * task.n_images
     return float(images * config["epochs"] * config["img_size"] ** 2 / 1e9)
 
 
@@ -73,8 +78,11 @@ class Estimates:
 
 
 def encoder_of(task: FoldTask) -> str:
-    """What a fold's speed depends on most."""
-    return str(task.config["image_encoder_name"])
+    """What a fold's speed depends on most: its encoder, and what is done with it."""
+    name = str(task.config["image_encoder_name"])
+    if task.is_pretraining:
+        return f"{name}, pre-training"
+    return f"{name}, frozen" if task.config["freeze_image_encoder"] else name
 
 
 def seconds_left(
@@ -98,6 +106,7 @@ class _Group:
 class TaskQueue:
     """Waiting tasks: first one of each image encoder that nothing is known of, then the longest.
 
+    Those that start from a pre-training among `tasks` are there and not to be had until `release`.
     Among equals the given order is kept. A task whose config has a `gpu_id` among the `listed`
     device ids waits for that device; a pin to a device that the run does not have is no pin.
     """
@@ -115,7 +124,12 @@ class TaskQueue:
         self._sorted_by: dict[str, float] = {}  # encoder → speed at the last sort
         self._count = 0
         self._version = 0
-        for task in tasks:
+        given = list(tasks)
+        # By the folder of the pre-training that they start from and that is not done.
+        self._held: dict[str, list[FoldTask]] = {
+            task.run_dir: [] for task in given if task.is_pretraining
+        }
+        for task in given:
             self.add(task)
 
     def __len__(self) -> int:
@@ -124,6 +138,10 @@ class TaskQueue:
     def add(self, task: FoldTask) -> None:
         """Put a task in, or back in: its place among equals stays."""
         order = self._order.setdefault((task.run_dir, task.fold), len(self._order))
+        if task.starts_from in self._held:
+            self._held[task.starts_from].append(task)
+            self._count += 1
+            return
         pinned = task.config.get("gpu_id")
         pin = None if pinned is None or str(pinned) not in self._listed else str(pinned)
         key = (task.identity.config, pin)
@@ -168,9 +186,24 @@ class TaskQueue:
         for task in self._removed([key for key in self._groups if key[1] == device_id]):
             self.add(task)
 
+    def release(self, pretraining: FoldTask) -> None:
+        """Let the tasks go that start from a pre-training: it is done."""
+        for task in self.withdraw(pretraining):
+            self.add(task)
+
+    def withdraw(self, pretraining: FoldTask) -> list[FoldTask]:
+        """Remove and return the tasks that start from a pre-training, in the given order."""
+        held = self._held.pop(pretraining.run_dir, [])
+        self._count -= len(held)
+        return held
+
     def clear(self) -> list[FoldTask]:
         """Remove and return everything, in the given order."""
-        return self._removed(list(self._groups))
+        held = [task for tasks in self._held.values() for task in tasks]
+        self._held.clear()
+        self._count -= len(held)
+        everything = [*held, *self._removed(list(self._groups))]
+        return sorted(everything, key=lambda task: self._order[task.run_dir, task.fold])
 
     def _removed(self, keys: Iterable[tuple[str, str | None]]) -> list[FoldTask]:
         tasks = sorted(
@@ -193,6 +226,8 @@ class TaskQueue:
         seconds = self.estimates.seconds(task)
         # A probe is to tell soon how fast its encoder is: of these the shortest goes first.
         rank = (0, seconds) if probes else (1, -seconds)
+        if task.is_pretraining:
+            rank = (-1, -seconds)
         heapq.heappush(self._heaps.setdefault(group.pin, []), (*rank, order, group.version, key))
 
     def _top(self, pin: str | None) -> _Entry | None:
@@ -201,7 +236,7 @@ class TaskQueue:
             entry = heap[0]
             group = self._groups.get(entry[4])
             if group is not None and group.version == entry[3]:
-                if entry[0] == 1 or encoder_of(group.sample) not in self._probed:
+                if entry[0] != 0 or encoder_of(group.sample) not in self._probed:
                     return entry
                 self._push(entry[4])  # its encoder has a probe by now
             heapq.heappop(heap)
