@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import open_clip
 import timm
 
 from clip_pkg.config.encoders import EncoderSpec
@@ -190,7 +189,7 @@ def assets(spec: EncoderSpec, side: Side) -> tuple[Asset, ...]:
     if spec.family == "timm":
         return (_timm_weights(spec),) if spec.weights == "pretrained" else ()
     if spec.family == "clip":
-        text = open_clip.get_model_config(spec.model)["text_cfg"] if side == "text" else {}
+        text = _clip_text_config(spec) if side == "text" else {}
         found: list[Asset] = [_clip_weights(spec)] if spec.weights == "pretrained" else []
         if name := text.get("hf_model_name"):
             found.append(Snapshot(f"the configuration of {name}", name, ("configuration",)))
@@ -203,6 +202,13 @@ def assets(spec: EncoderSpec, side: Side) -> tuple[Asset, ...]:
             parts = ("configuration", "weights", "tokenizer")
         return (Snapshot(f"{', '.join(parts)} of {spec.model}", spec.model, parts),)
     return ()
+
+
+def _clip_text_config(spec: EncoderSpec) -> dict[str, Any]:
+    import open_clip  # noqa: PLC0415  takes a second, which runs without its towers save
+
+    config: dict[str, Any] = open_clip.get_model_config(spec.model)["text_cfg"]
+    return config
 
 
 def _timm_weights(spec: EncoderSpec) -> WeightsFile:
@@ -223,6 +229,8 @@ def _timm_weights(spec: EncoderSpec) -> WeightsFile:
 
 
 def _clip_weights(spec: EncoderSpec) -> WeightsFile:
+    import open_clip  # noqa: PLC0415
+
     cfg = open_clip.get_pretrained_cfg(spec.model, spec.tag)
     repo, _, filename = cfg.get("hf_hub", "").rpartition("/")
     filename = filename or "open_clip_pytorch_model.bin"

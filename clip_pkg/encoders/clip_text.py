@@ -5,6 +5,9 @@ Legend: M prompts, L tokens per prompt, U distinct tokens among them, F features
 Two cuts make a training step cheaper and change no number of it: prompts end at the longest real
 one where what follows cannot be seen (causal or masked attention), and the token table keeps only
 the rows that some prompt uses, because the others get no gradient and reach no output.
+
+open_clip is imported by the functions that use it: it takes a second, with transformers behind it,
+and every process that trains imports this module, whether or not it has such a tower.
 """
 
 from __future__ import annotations
@@ -13,14 +16,10 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import open_clip
 import torch
-from open_clip.hf_model import HFTextEncoder
-from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.encoders import clip_towers
 from clip_pkg.encoders.assets import Asset, Snapshot, assets
 from clip_pkg.encoders.weights import obtain
 
@@ -68,6 +67,8 @@ def build_clip_text(
     Raises WeightsError for weights, tokenizers or configurations that are not to be had,
     CheckpointError for a file that does not fit.
     """
+    from clip_pkg.encoders import clip_towers  # noqa: PLC0415
+
     needed = assets(spec, "text")
     found = {asset: obtain(asset, spec, weights_dir) for asset in needed}
     weights = next((path for asset, path in found.items() if not isinstance(asset, Snapshot)), None)
@@ -84,6 +85,8 @@ def _part(found: dict[Asset, Path], part: str) -> Path | None:
 
 def _tokenizer(spec: EncoderSpec, folder: Path | None) -> Callable[[Sequence[str]], Tensor]:
     """Tokenizer of the model: open_clip's own, or transformers' from a local folder."""
+    import open_clip  # noqa: PLC0415
+
     config = open_clip.get_model_config(spec.model)["text_cfg"]
     length = config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     if folder is None:
@@ -116,6 +119,8 @@ def _visible_length(tower: nn.Module, tokens: Tensor) -> int:
     In causal towers nothing behind the end-of-text token reaches it; towers from transformers mask
     their padding. Other towers look at the padding too, or append a class token at the end.
     """
+    from open_clip.hf_model import HFTextEncoder  # noqa: PLC0415
+
     if isinstance(tower, HFTextEncoder):
         used = (tokens != tower.config.pad_token_id).any(dim=0)
     elif tower.attn_mask is not None and tower.cls_emb is None:
@@ -154,6 +159,8 @@ def _cut_vocabulary(tower: nn.Module, tokens: Tensor) -> tuple[Tensor | None, Te
 
     Numbers stay in order, because CLIP finds the end of a text as its largest token.
     """
+    from open_clip.transformer import TextTransformer  # noqa: PLC0415
+
     if not isinstance(tower, TextTransformer):  # some of transformers' count positions by token id
         return None, tokens
     vocabulary = torch.unique(tokens)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.encoders import clip_towers
 from clip_pkg.encoders.assets import assets
 from clip_pkg.encoders.state import mismatch, read_state_dict
 from clip_pkg.encoders.weights import obtain
@@ -113,6 +112,8 @@ def build_image_encoder(
 
 
 def _clip_encoder(spec: EncoderSpec, img_size: int, weights: Path | None) -> ImageEncoder:
+    from clip_pkg.encoders import clip_towers  # noqa: PLC0415  open_clip takes a second
+
     tower = clip_towers.visual_tower(spec, img_size, weights)
     mean, std = clip_towers.normalisation(spec)
     return ImageEncoder(tower, clip_towers.embedding_size(spec), _channels(mean), _channels(std))

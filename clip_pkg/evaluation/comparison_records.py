@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clip_pkg.config.monitors import LOWER_IS_BETTER
 from clip_pkg.evaluation.bootstrap import Interval
-from clip_pkg.evaluation.ranks import FriedmanTest
-from clip_pkg.evaluation.statistics import McNemarTest, ResampledTest
+
+if TYPE_CHECKING:  # scipy's tests take half a second, and every command shows scores
+    from clip_pkg.evaluation.ranks import FriedmanTest
+    from clip_pkg.evaluation.statistics import McNemarTest, ResampledTest
 
 SCHEMA_VERSION = 1
 Epoch: TypeAlias = Literal["best", "last"]
