@@ -22,6 +22,7 @@ from clip_pkg.evaluation.comparison_tables import (
     rank_table,
 )
 
+NAME_WIDTH = 18  # what 80 columns leave beside a leaderboard's numbers, broken at their spaces
 MOST_PAIRS = 15  # on the terminal; of more, only those of the leading config are shown
 
 
@@ -53,8 +54,10 @@ def compare_directories(parsed: argparse.Namespace) -> int:
 
 
 def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal) -> None:
-    for table in (leaderboard(one, found), epoch_table(one, found)):
-        terminal.console.print(_drawn(table))
+    scores = leaderboard(one, found)
+    names_fit = all(len(name) <= NAME_WIDTH for name, *_ in scores.rows)
+    terminal.console.print(_drawn(scores, keep_names=names_fit))
+    terminal.console.print(_drawn(epoch_table(one, found)))
     drawn = "groups of images that belong together" if one.grouped else "images"
     terminal.line(
         f"Intervals out of fold: {one.resamples} resamples of {drawn}, models held fixed. Epochs: "
@@ -105,7 +108,7 @@ def _next_steps(parsed: argparse.Namespace, found: Comparison, terminal: Termina
     terminal.line("  docs/comparing.md says which test is which, and how to cite it")
 
 
-def _drawn(table: TextTable) -> Table:
+def _drawn(table: TextTable, *, keep_names: bool = False) -> Table:
     shown = Table(title=Text(table.title))
     for number, name in enumerate(table.columns):
         shown.add_column(
@@ -113,6 +116,7 @@ def _drawn(table: TextTable) -> Table:
             overflow="fold",
             justify="right" if number else "left",
             min_width=None if number else 7,
+            no_wrap=keep_names and not number,
         )
     for row in table.rows:
         shown.add_row(*map(Text, row))

@@ -54,10 +54,14 @@ def test_nothing_comparable_is_an_error_with_the_reasons(
     assert "different folds" in said
 
 
-def test_one_config_is_shown_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_config_is_shown_alone_even_on_a_narrow_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     folder = write_result(tmp_path, "alone", IMAGES, drawn_answers(IMAGES, 1.0, 0))
     said = shown(capsys, "compare", folder)
-    assert "majority class" in said
+    assert "│ majority class " in said
+    assert "│ untrained alone " in said
     assert "nothing to be compared with" in said
 
 
