@@ -235,7 +235,9 @@ def build_model(
     assert len(classes) == len(prompts), "one list of prompts per class"
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
     image_spec = config.image_encoder if state is None else config.image_encoder.untrained
-    image = build_image_encoder(image_spec, img_size=config.img_size, weights_dir=directory)
+    image = build_image_encoder(
+        image_spec, img_size=config.img_size, weights_dir=directory, stem=config.stem
+    )
     text = build_text_side(
         config, prompts, state=state, seed=text_seed, text_features=text_features
     )

@@ -21,6 +21,7 @@ from clip_pkg.scheduling.processes import Worker
 ENCODER_FIELDS = (
     "image_encoder_name",
     "text_encoder_name",
+    "stem",
     "img_size",
     "weights_dir",
     "activation_checkpointing",

@@ -144,6 +144,13 @@ def timm_names() -> frozenset[str]:
 
 
 @cache
+def timm_resnets() -> frozenset[str]:
+    """Names of timm's ResNets proper, which are built of the same first layers."""
+    source = (_package_folder("timm") / "models" / "resnet.py").read_text(encoding="utf-8")
+    return frozenset(_REGISTERED_MODEL.findall(source))
+
+
+@cache
 def timm_tags() -> Mapping[str, frozenset[str]]:
     """Names of pretrained weights per timm model, as far as timm spells them out."""
     tags: dict[str, set[str]] = {}

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
+from clip_pkg.config.encoders import timm_resnets
 from clip_pkg.config.jsonc import JsonPath
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ Finding: TypeAlias = tuple[JsonPath, str]
 Rule: TypeAlias = Callable[["RunConfig"], Iterator[Finding]]
 
 PATCH_SIZE = re.compile(r"patch(\d+)|ViT-\w+-(\d+)")
-RESNET = re.compile(r"(test_|wide_|legacy_se|se|eca_?|gc)?(resnet|resnext)")
 SOFT_LABEL_KEYS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
 TEXT_KEYS = ("class_texts_file", "text_template", "prompts_per_class")
 
@@ -182,7 +182,7 @@ def _stem_fits_the_encoder(config: RunConfig) -> Iterator[Finding]:
     if config.stem == "standard":
         return
     encoder = config.image_encoder
-    if encoder.family != "timm" or not RESNET.match(encoder.model):
+    if encoder.family != "timm" or encoder.model.partition(".")[0] not in timm_resnets():
         yield ("stem",), f'"{config.stem}" is for ResNets; {encoder.written} is none'
     elif encoder.weights != "scratch":
         yield (

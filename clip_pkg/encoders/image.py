@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.encoders.assets import assets
 from clip_pkg.encoders.state import mismatch, read_state_dict
+from clip_pkg.encoders.stems import Stem, with_stem
 from clip_pkg.encoders.weights import obtain
 from clip_pkg.errors import CheckpointError, UserError
 
@@ -92,23 +93,32 @@ class ImageEncoder(nn.Module):
 
 
 def build_image_encoder(
-    spec: EncoderSpec, *, img_size: int, weights_dir: Path | None = None
+    spec: EncoderSpec,
+    *,
+    img_size: int,
+    weights_dir: Path | None = None,
+    stem: Stem = "standard",
 ) -> ImageEncoder:
     """Build the encoder that a config names; `:scratch` is drawn from torch's global generator.
 
+    stem: its first layers; other ones than the standard ones are drawn like `:scratch`.
     Raises WeightsError if pretrained weights are neither here nor to be had, CheckpointError if a
-    file does not fit the model, UserError if the model cannot be built for `img_size` pixels.
+    file does not fit the model, UserError if the model cannot be built for `img_size` pixels or
+    with this stem.
     """
     weights = next((obtain(asset, spec, weights_dir) for asset in assets(spec, "image")), None)
     try:
         if spec.family == "clip":
-            return _clip_encoder(spec, img_size, weights)
-        users_own = bool(weights and weights_dir and weights.is_relative_to(weights_dir))
-        return _timm_encoder(spec, img_size, weights, users_own=users_own)
+            encoder = _clip_encoder(spec, img_size, weights)
+        else:
+            users_own = bool(weights and weights_dir and weights.is_relative_to(weights_dir))
+            encoder = _timm_encoder(spec, img_size, weights, users_own=users_own)
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"{spec.written} cannot be built for img_size {img_size}: {error}"
         ) from error
+    with_stem(encoder.model, stem)
+    return encoder
 
 
 def _clip_encoder(spec: EncoderSpec, img_size: int, weights: Path | None) -> ImageEncoder:

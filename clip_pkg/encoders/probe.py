@@ -3,7 +3,7 @@
 `python -m clip_pkg.encoders.probe [--fetch]` reads a JSON list of requests from standard input
 
     {"image_encoder_name": …, "text_encoder_name": …, "img_size": …, "weights_dir": null,
-     "activation_checkpointing": false}
+     "activation_checkpointing": false, "stem": "standard"}
 
 and writes a JSON list of problems to standard output
 
@@ -32,6 +32,7 @@ from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_tex
 from clip_pkg.encoders.assets import Snapshot, assets
 from clip_pkg.encoders.hf_text import import_transformers
 from clip_pkg.encoders.image import ImageEncoder, build_image_encoder
+from clip_pkg.encoders.stems import Stem
 from clip_pkg.encoders.text import build_text_encoder
 from clip_pkg.encoders.weights import WeightsRequest, missing_weights, prefetch
 from clip_pkg.errors import UserError, WeightsError
@@ -53,7 +54,8 @@ class Problem:
 class Target:
     """One encoder to look at; `img_size` is 0 for text encoders.
 
-    recomputes: whether it is to compute activations again in the backward pass.
+    recomputes: whether it is to compute activations again in the backward pass. stem: its first
+    layers.
     """
 
     written: str
@@ -61,6 +63,7 @@ class Target:
     img_size: int
     weights_dir: str | None
     recomputes: bool = False
+    stem: Stem = "standard"
 
 
 def probe(requests: Sequence[Mapping[str, Any]], *, fetch: bool = False) -> list[Problem]:
@@ -90,7 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _targets(request: Mapping[str, Any]) -> Iterator[Target]:
     directory = request.get("weights_dir")
     recomputes = request.get("activation_checkpointing", False)
-    yield Target(request["image_encoder_name"], "image", request["img_size"], directory, recomputes)
+    yield Target(
+        request["image_encoder_name"],
+        "image",
+        request["img_size"],
+        directory,
+        recomputes,
+        request.get("stem", "standard"),
+    )
     yield Target(request["text_encoder_name"], "text", 0, directory)
 
 
@@ -110,17 +120,19 @@ def _problems(target: Target, *, fetch: bool) -> Iterable[Problem]:
 
 def _image_problem(spec: EncoderSpec, target: Target) -> Problem | None:
     """Whether the architecture does what is asked of it; its weights do not matter here."""
-    return _size_problem(spec, target.img_size) or (
-        _memory_problem(spec, target.img_size) if target.recomputes else None
+    return _size_problem(spec, target) or (
+        _memory_problem(spec, target) if target.recomputes else None
     )
 
 
-def _memory_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
+def _memory_problem(spec: EncoderSpec, target: Target) -> Problem | None:
     # Where the meta device will not do, `_size_problem` has told nothing, so the CPU will.
     for device in ("meta", "cpu"):
         try:
             with torch.device(device):
-                encoder = build_image_encoder(spec.untrained, img_size=img_size)
+                encoder = build_image_encoder(
+                    spec.untrained, img_size=target.img_size, stem=target.stem
+                )
         except UserError:
             continue
         try:
@@ -131,22 +143,23 @@ def _memory_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
     return None
 
 
-def _size_problem(spec: EncoderSpec, img_size: int) -> Problem | None:
+def _size_problem(spec: EncoderSpec, target: Target) -> Problem | None:
     """Whether the architecture takes images of this size."""
-    error = _failure(spec.untrained, img_size, "meta")
+    error = _failure(spec.untrained, target, "meta")
     if error is not None and "meta" in str(error):  # it wants to see values while it is built
-        error = _failure(spec.untrained, img_size, "cpu")
+        error = _failure(spec.untrained, target, "cpu")
     if error is None:
         return None
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    message = f"{spec.written} does not work with img_size {img_size}: {lines[0][:300]}"
+    message = f"{spec.written} does not work with img_size {target.img_size}: {lines[0][:300]}"
     return Problem(spec.written, "img_size", message)
 
 
-def _failure(spec: EncoderSpec, img_size: int, device: str) -> Exception | None:
+def _failure(spec: EncoderSpec, target: Target, device: str) -> Exception | None:
+    size = target.img_size
     try:
         with torch.device(device):
-            _check_forward(build_image_encoder(spec, img_size=img_size), img_size)
+            _check_forward(build_image_encoder(spec, img_size=size, stem=target.stem), size)
     except Exception as error:  # any failure inside a library is the answer
         return error
     return None
@@ -183,7 +196,9 @@ def _weights_problems(spec: EncoderSpec, target: Target, *, fetch: bool) -> list
         return []
     try:
         if target.side == "image":
-            build_image_encoder(spec, img_size=target.img_size, weights_dir=directory)
+            build_image_encoder(
+                spec, img_size=target.img_size, weights_dir=directory, stem=target.stem
+            )
         else:
             build_text_encoder(spec, ["a photo"], embed_dim=1, weights_dir=directory)
     except UserError as error:

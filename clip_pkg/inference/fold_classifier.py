@@ -180,7 +180,9 @@ def _at_rest(module: Module) -> Module:
 def _image_side(content: CheckpointContent, path: Path) -> ImageTextModel:
     """Image encoder, projection and temperature; the class features stand for the text side."""
     config = content.config
-    encoder = build_image_encoder(config.image_encoder.untrained, img_size=config.img_size)
+    encoder = build_image_encoder(
+        config.image_encoder.untrained, img_size=config.img_size, stem=config.stem
+    )
     model = ImageTextModel(
         encoder,
         None,

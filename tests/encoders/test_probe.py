@@ -84,6 +84,12 @@ def test_sizes_that_work_are_let_through(name: str, size: int) -> None:
     assert probe([request(image_encoder_name=name, img_size=size)]) == []
 
 
+def test_a_stem_is_built_as_it_will_be() -> None:
+    assert probe([request(image_encoder_name="resnet10t:scratch", stem="cifar")]) == []
+    (problem,) = probe([request(image_encoder_name="test_vit:scratch", img_size=48, stem="cifar")])
+    assert "stem" in problem.message
+
+
 def test_a_model_that_cannot_be_built_without_memory_is_built_for_real(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

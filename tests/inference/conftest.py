@@ -40,6 +40,7 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     },
     "frozen": {**ONE_FOLD, **TOWER, "freeze_text_encoder": True},
     "learned": {**ONE_FOLD, "text_encoder_name": f"prompts:{TOWER['text_encoder_name']}"},
+    "cifar_stem": {**ONE_FOLD, "stem": "cifar"},
     "no_best": {**ONE_FOLD, "save_best": False},
 }
 # One config per kind of image encoder.

@@ -156,7 +156,9 @@ def test_onnx_of_a_transformer_with_a_linear_classifier(
     assert not [path for path in tmp_path.iterdir() if "exported" in path.name]
 
 
-@pytest.mark.parametrize("name", ["clip", "linear", "no_text", "proxy", "siglip", "frozen"])
+@pytest.mark.parametrize(
+    "name", ["clip", "linear", "no_text", "proxy", "siglip", "frozen", "cifar_stem"]
+)
 def test_safetensors_say_what_predict_says(
     name: str,
     run: Path,

@@ -66,6 +66,14 @@ ENCODERS = {
     "timm": 'timm.create_model(encoder["model"], **encoder["options"])',
     "open_clip": 'open_clip.create_model(encoder["model"], **encoder["options"]).visual',
 }
+# Lines that follow, by the config's stem.
+STEMS = {
+    "standard": "",
+    "cifar": """
+width = encoder.feature_info[0]["num_chs"]
+encoder.conv1 = torch.nn.Conv2d(3, width, kernel_size=3, padding=1, bias=False)
+encoder.maxpool = torch.nn.Identity()""",
+}
 HEADS = {
     "unit embedding": 'logits = F.linear(F.normalize(embedding), state["head.weight"], '
     'state["head.bias"])\n    probabilities = logits.softmax(dim=1)',

@@ -117,7 +117,7 @@ def _safetensors(members: Sequence[Member], description: dict[str, Any], folder:
     example = examples.SAFETENSORS.substitute(
         file=names[0],
         library=library,
-        made=examples.ENCODERS[library],
+        made=examples.ENCODERS[library] + examples.STEMS[members[0].content.config.stem],
         head=examples.HEADS[heads[0]],
     )
     return Written("safetensors", tuple(names), example, {}, (), report)
