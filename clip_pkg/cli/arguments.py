@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from clip_pkg.cli.continuation import add_continuation_flags
 from clip_pkg.cli.parser import Parser, count, seconds
 from clip_pkg.cli.ray_flags import add_ray_flags
 from clip_pkg.cli.sharing_flags import add_sharing_flags
@@ -178,6 +179,7 @@ def training_parser() -> Parser:
         help="go on from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
         "A run that was interrupted in OUTPUT_DIR goes on by itself",
     )
+    add_continuation_flags(group)
     group.add_argument(
         "--profile",
         action="store_true",

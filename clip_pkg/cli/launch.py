@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from clip_pkg.cli.continuation import report_continuation
 from clip_pkg.cli.execution import execute
 from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
 from clip_pkg.cli.pixels import pixel_stores
@@ -84,6 +85,7 @@ def train(
             waiting = [one for one in preparation.configs if one.config.name in unfinished]
             with pixel_stores(parsed, run, waiting, terminal) as stores:
                 tasks = write_tasks(parsed, run, preparation, stores, terminal)
+                report_continuation(tasks, parsed, terminal)
                 outcome = execute(parsed, run, tasks, resources, terminal)
             return _finish(run, preparation, tasks, outcome, terminal)
     finally:

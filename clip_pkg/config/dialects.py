@@ -1,8 +1,8 @@
 """Flat keys that the training guides use in place of the nested `loss` and `aux_losses`.
 
-The only module that knows them (with `aux_dialect`, for lists): behind it every config has the
-canonical form. A dialect is a row of `DIALECTS`: a class whose fields are its flat keys, checked as
-strictly as the config itself, and tables that say what they stand for.
+The only module that knows them (with `aux_dialect` and `pretrain_dialect`): behind it every config
+has the canonical form. A dialect is a row of `DIALECTS`: a class whose fields are its flat keys,
+checked as strictly as the config itself, and tables that say what they stand for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turns the flat keys of the guides' dialects into the canonical `loss` and `aux_losses`."""
+"""Turns the flat keys of the guides' dialects into the canonical blocks of losses."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from clip_pkg.config.aux_dialect import aux_to_canonical
 from clip_pkg.config.findings import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
 from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.pretrain_dialect import pretrain_to_canonical
 from clip_pkg.config.problems import sentences
 
 
 def to_canonical(draft: Draft, findings: Findings) -> Draft:
-    """Replace the flat keys of a config by its `loss` block and its list of `aux_losses`.
+    """Replace the flat keys by the blocks `loss` and `pretrain` and the list of `aux_losses`.
 
     Flat keys next to a `loss` block must say the same as it. Wrong values and contradictions become
     problems at the flat key; the flat keys are gone from the result in any case.
     """
-    draft = aux_to_canonical(draft, findings)
+    draft = pretrain_to_canonical(aux_to_canonical(draft, findings), findings)
     flat = {key for dialect in dialects.DIALECTS for key in dialect.model_fields}
     written = {key: value for key, value in draft.values.items() if key in flat}
     if not written:

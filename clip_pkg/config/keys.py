@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from clip_pkg.config.aux_dialect import AuxWeights
 from clip_pkg.config.dialects import DIALECTS
+from clip_pkg.config.pretrain_dialect import PretrainLoss
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.config.schema_nodes import Node, model_schema, options
 
@@ -27,7 +28,7 @@ SECTIONS: Mapping[str, str] = {
     "use_weighted_sampling": "Imbalance",
     "use_cv": "Folds and choice of the epoch",
 }
-FLAT_SECTION = "Flat spellings of `loss` and `aux_losses`"
+FLAT_SECTION = "Flat spellings of losses"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def config_keys() -> tuple[ConfigKey, ...]:
     for key, node in model_schema(RunConfig)["properties"].items():
         section = SECTIONS.get(key, section)
         keys.append(ConfigKey(key, section, node, _default(RunConfig, key), flat=False))
-    flat_models: tuple[type[BaseModel], ...] = (*DIALECTS, AuxWeights)
+    flat_models: tuple[type[BaseModel], ...] = (*DIALECTS, AuxWeights, PretrainLoss)
     for model in flat_models:
         for key, node in model_schema(model)["properties"].items():
             keys.append(ConfigKey(key, FLAT_SECTION, node, _default(model, key), flat=True))

@@ -21,7 +21,7 @@ MAX_LABEL = 80  # characters of one value in a name; where one is longer, all ar
 
 # These values say what they are: `resnet18`, not `image_encoder_name-resnet18`.
 _ENCODERS = ("image_encoder_name", "text_encoder_name")
-_SELF_NAMING = (*_ENCODERS, "loss")
+_SELF_NAMING = (*_ENCODERS, "loss", "loss_func")
 
 
 def expand(

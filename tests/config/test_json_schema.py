@@ -26,7 +26,8 @@ def test_is_a_schema_of_the_stated_draft():
 def test_every_key_has_a_description():
     properties = config_list_schema()["$defs"]["config"]["properties"]
     flat = [key for dialect in DIALECTS for key in dialect.model_fields]
-    assert set(properties) == {*RunConfig.model_fields, *flat, "aux_weights", "sweep"}
+    further = {"aux_weights", "loss_func", "sweep"}
+    assert set(properties) == {*RunConfig.model_fields, *flat, *further}
     sweep = config_list_schema()["$defs"]["sweep"]
     assert all(properties[key].get("description") for key in properties if key != "sweep")
     assert sweep["description"]
