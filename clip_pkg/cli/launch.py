@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from clip_pkg.cli.continuation import report_continuation
 from clip_pkg.cli.execution import execute
 from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
+from clip_pkg.cli.folder_lock import refuse_folder_in_use, sole_launcher
 from clip_pkg.cli.pixels import pixel_stores
 from clip_pkg.cli.preparation import (
     Preparation,
@@ -26,9 +27,7 @@ from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resource
 from clip_pkg.cli.run_folder import (
     fold_tasks,
     folders_to_replace,
-    refuse_folder_in_use,
     set_aside,
-    sole_launcher,
     write_config_files,
     write_tasks,
 )

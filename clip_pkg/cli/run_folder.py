@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from clip_pkg.atomic import write_json
 from clip_pkg.cli.pixels import cache_folder, pixel_store, pretraining_store
@@ -59,37 +55,6 @@ def _mismatch(paths: ConfigPaths, identity: Identity) -> str:
         return f"{paths.identity.name} is damaged"
     differences = identity.differences(found)
     return f"made with different {', '.join(differences)}" if differences else ""
-
-
-def refuse_folder_in_use(run: RunPaths) -> None:
-    """Raise RunFolderError at once if another launcher works there; writes nothing."""
-    if run.lock.exists():
-        with _acquired(run):
-            pass
-
-
-@contextmanager
-def sole_launcher(run: RunPaths) -> Iterator[None]:
-    """Hold the output folder; the operating system lets go of the lock when the process ends."""
-    run.output_dir.mkdir(parents=True, exist_ok=True)
-    with _acquired(run):
-        run.holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
-        try:
-            yield
-        finally:
-            run.holder.unlink(missing_ok=True)
-
-
-def _acquired(run: RunPaths) -> AbstractContextManager[object]:
-    lock = FileLock(run.lock)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        known = run.holder.exists()
-        who = run.holder.read_text(encoding="utf-8") if known else "an unknown process"
-        raise RunFolderError(
-            f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
-        ) from None
 
 
 def set_aside(run: RunPaths, old: Path, terminal: Terminal) -> None:

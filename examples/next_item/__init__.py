@@ -1,0 +1,1 @@
+"""Next-item recommendation with the package's losses, checkpoints, history and curves."""
