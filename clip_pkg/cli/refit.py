@@ -11,8 +11,9 @@ from typing import Any
 
 from clip_pkg.atomic import write_json
 from clip_pkg.cli.execution import execute
+from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
 from clip_pkg.cli.folder_lock import refuse_folder_in_use, sole_launcher
-from clip_pkg.cli.launch import EXIT_FAILED, EXIT_INTERRUPTED, ask, report_failures
+from clip_pkg.cli.launch import EXIT_FAILED, ask, report_failures
 from clip_pkg.cli.pixels import pixel_stores
 from clip_pkg.cli.preparation import Preparation, PreparedConfig, unlabelled_images
 from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources

@@ -28,6 +28,7 @@ class NextItemModel(nn.Module):
         size = settings.hidden_units
         self.items = nn.Embedding(num_items + 1, size, padding_idx=0)
         self.positions = nn.Embedding(settings.maxlen, size)
+        self.feature_sizes = {name: values.shape[1] for name, values in features.items()}
         self.features = nn.ModuleDict(
             {f"mm_{name}": ItemFeature(values, size) for name, values in features.items()}
         )

@@ -46,10 +46,7 @@ class TrainedModel:
         return {
             "kind": KIND,
             "settings": asdict(self.settings),
-            "features": {
-                name.removeprefix("mm_"): feature.layer.in_features
-                for name, feature in self.model.features.items()
-            },
+            "features": self.model.feature_sizes,
             "interactions": {
                 name: torch.from_numpy(values) for name, values in vars(self.interactions).items()
             },

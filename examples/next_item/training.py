@@ -159,7 +159,7 @@ class Training:
                 hidden = model.hidden_states(batch.groups)
                 output = self._trained.objective(model, hidden, batch.positives, batch.negatives)
                 self._optimizer.zero_grad()
-                output.total.backward()
+                torch.autograd.backward(output.total)
                 self._optimizer.step()
                 sums.add(loss_sums(output, len(hidden)), len(hidden))
                 steps.add(output)
