@@ -38,7 +38,8 @@ class TrainedModel:
         """What is known at the end of each history, [B, D]."""
         device = self.model.items.weight.device
         states = self.model(question.inputs.to(device))
-        last: Tensor = states[torch.arange(len(question.last)), question.last.to(device)]
+        each = torch.arange(len(states), device=device)
+        last: Tensor = states[each, question.last.to(device)]
         return last
 
     def state(self) -> dict[str, Any]:

@@ -136,9 +136,14 @@ class Training:
         trained = time.monotonic() - started
         val, metrics = self._validate(epoch, questions)
         weights = self._trained.objective.weights
+        told = {
+            name: value
+            for name, value in metrics.items()
+            if name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")
+        }
         self._log.line(
             f"Epoch {epoch}/{self._settings.num_epochs}  Train Loss: {train.loss:.4f}, Val Loss: "
-            f"{val.loss:.4f}, " + ", ".join(f"Val {k.upper()}: {v:.4f}" for k, v in metrics.items())
+            f"{val.loss:.4f}, " + ", ".join(f"Val {k.upper()}: {v:.4f}" for k, v in told.items())
         )
         return {
             "train_loss": train.loss,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import torch
 from small_training import SMALL, history, result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import CHECKOUT, program_environment
+from tiny_checkout import make_checkout
 
 from clip_pkg.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.inference.feature_file import write_features
@@ -291,3 +294,19 @@ def test_help_is_fast(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["infonce"], ["bce"], ["bce", "--num_epochs", "8"]])
+def test_the_launcher(words: list[str], tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path)
+    folder = checkout.root / "examples" / "next_item"
+    folder.mkdir(parents=True)
+    shutil.copy(EXAMPLE / "run.sh", folder)
+    (folder / "main.py").write_text("import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    done = checkout.run(["bash", str(folder / "run.sh"), *words], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    flags = json.loads(done.stdout.splitlines()[-1])
+    parser = training_parser()
+    given = settings_of(parser.parse_args(flags), parser)
+    wanted = [*(["--use_infonce"] if "bce" not in words else []), "--norm_first", *words[1:]]
+    assert given == settings_of(parser.parse_args(wanted), parser)
