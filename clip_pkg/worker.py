@@ -114,17 +114,27 @@ def train_here(
 
     from clip_pkg.engine.fold import run_fold  # noqa: PLC0415
     from clip_pkg.engine.ranks import ALONE  # noqa: PLC0415
-    from clip_pkg.pretraining.run import run_pretraining  # noqa: PLC0415
 
     task.lock.parent.mkdir(parents=True, exist_ok=True)
     # A worker that lost its launcher may still be ending; two must never write one folder.
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
         if finished(task) is None:
-            where = {"device": torch.device(place.device), "device_id": place.device_id}
+            device = torch.device(place.device)
             if task.is_pretraining:
-                result = run_pretraining(task, **where, stream=stream, stop=stop)
+                from clip_pkg.pretraining.run import run_pretraining  # noqa: PLC0415
+
+                result = run_pretraining(
+                    task, device=device, device_id=place.device_id, stream=stream, stop=stop
+                )
             else:
-                result = run_fold(task, **where, stream=stream, stop=stop, ranks=ranks or ALONE)
+                result = run_fold(
+                    task,
+                    device=device,
+                    device_id=place.device_id,
+                    stream=stream,
+                    stop=stop,
+                    ranks=ranks or ALONE,
+                )
             write_record(task.paths.result, result)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from clip_pkg.planning.tasks import FoldTask, Identity
 from clip_pkg.scheduling.devices import Device
 
@@ -24,6 +26,7 @@ def task(
         "img_size": img_size,
         "image_encoder_name": encoder,
         "batch_size": 32,
+        "freeze_image_encoder": False,
     }
     identity = Identity(name, "d", "s", "t", "k")
     files = ("manifest", "folds", "texts", "pixels", "cache")
@@ -36,3 +39,13 @@ def gpu(number: int) -> Device:
 
 def gpus(count: int) -> list[Device]:
     return [gpu(number) for number in range(count)]
+
+
+def pretraining(name: str, epochs: int = 1) -> FoldTask:
+    """A pre-training that looks at all images."""
+    return replace(task(name, fold=0, epochs=epochs), stage="pretraining", folds_info_file=None)
+
+
+def after(before: FoldTask, name: str, fold: int = 1, **settings: int) -> FoldTask:
+    """A fold that starts from a pre-training."""
+    return replace(task(name, fold, **settings), starts_from=before.run_dir)

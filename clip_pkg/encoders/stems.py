@@ -40,4 +40,5 @@ def with_stem(model: nn.Module, stem: Stem) -> nn.Module:
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     model.conv1 = convolution
     model.maxpool = nn.Identity()
-    return model
+    stemmed: nn.Module = model
+    return stemmed

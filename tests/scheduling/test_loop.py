@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from fold_tasks import gpu, gpus, task
+from fold_tasks import after, gpu, gpus, pretraining, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -434,3 +434,40 @@ def test_a_job_that_waits_again_is_not_running(tmp_path: Path) -> None:
     lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
     assert events == ["queued", "running", "queued", "running", "done"]
+
+
+def test_one_pretraining_serves_every_fold_of_every_config(tmp_path: Path) -> None:
+    before = pretraining("before")
+    folds = [after(before, name, fold, n_folds=5) for name in "abc" for fold in range(1, 6)]
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    executor, _, outcome = run(tmp_path, [*folds, before], gpus(4), ledger=ledger)
+    assert executor.submitted[0].task == before
+    assert len(outcome[JobState.DONE]) == 16
+    events = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    done = [(event["config"], event["fold"]) for event in events if event["event"] == "done"]
+    assert done[0] == ("before", 0)
+    assert sorted(done) == sorted({(one.name, one.fold) for one in (before, *folds)})
+
+
+def test_what_starts_from_a_pretraining_that_failed_is_not_begun(tmp_path: Path) -> None:
+    before = pretraining("before")
+    folds = [after(before, "a", fold) for fold in (1, 2)]
+    executor = FakeExecutor(failing={"before": ["diverged", "diverged", "diverged", "diverged"]})
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    executor, _, outcome = run(
+        tmp_path, [before, *folds, task("b")], gpus(2), executor, ledger=ledger
+    )
+    assert {one.task.name for one in executor.submitted} == {"before", "b"}
+    assert outcome.blocked == folds
+    assert [one.name for one in outcome[JobState.FAILED]] == ["before"]
+    assert [one.name for one in outcome[JobState.DONE]] == ["b"]
+    record = read_ledger(tmp_path / "ledger.jsonl").tasks["a", 1]
+    assert record.reason == "before pre-training is not done"
+
+
+def test_a_pretraining_that_is_tried_again_lets_its_folds_wait(tmp_path: Path) -> None:
+    before = pretraining("before")
+    executor = FakeExecutor(failing={"before": ["crash"]})
+    executor, _, outcome = run(tmp_path, [before, after(before, "a")], gpus(2), executor)
+    assert [one.task.name for one in executor.submitted] == ["before", "before", "a"]
+    assert not outcome.blocked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from fold_tasks import gpu, gpus, task
+from fold_tasks import after, gpu, gpus, pretraining, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,3 +138,48 @@ def test_simulated_wide_tasks_take_their_devices_together() -> None:
     simulation = simulate(tasks, gpus(2), lambda one: 10.0)
     assert simulation.makespan == 20.0
     assert simulation.utilisation == 1.0
+
+
+def test_pretrainings_come_first_and_what_starts_from_them_waits() -> None:
+    before = pretraining("before", epochs=2)
+    tasks = [task("long", epochs=50), after(before, "a", 1), before, after(before, "a", 2)]
+    queue = TaskQueue(tasks, Estimates(), [])
+    assert len(queue) == 4
+    assert [one.label for one in (queue.take(SLOT), queue.take(SLOT)) if one] == [
+        "before pre-training",
+        "long fold 1",
+    ]
+    assert queue.peek(SLOT) is None
+    assert len(queue) == 2
+    queue.release(before)
+    assert drained(queue) == ["a fold 1", "a fold 2"]
+    assert len(queue) == 0
+
+
+def test_a_pretraining_that_is_done_holds_nothing_up() -> None:
+    before = pretraining("before")
+    queue = TaskQueue([after(before, "a")], Estimates(), [])
+    assert drained(queue) == ["a fold 1"]
+
+
+def test_what_waits_can_be_withdrawn_and_cleared_in_the_given_order() -> None:
+    one, two = pretraining("one"), pretraining("two")
+    tasks = [after(one, "a"), after(two, "b"), task("c"), one, two, after(one, "a", 2)]
+    queue = TaskQueue(tasks, Estimates(), [])
+    assert [held.label for held in queue.withdraw(one)] == ["a fold 1", "a fold 2"]
+    assert len(queue) == 4
+    assert [left.label for left in queue.clear()] == [
+        "b fold 1",
+        "c fold 1",
+        "one pre-training",
+        "two pre-training",
+    ]
+    assert len(queue) == 0
+
+
+def test_a_pretraining_tells_nothing_about_the_speed_of_folds() -> None:
+    before = pretraining("before")
+    estimates = Estimates()
+    estimates.learn(before, 1000.0)
+    assert not estimates.knows(after(before, "a"))
+    assert estimates.knows(pretraining("another"))
