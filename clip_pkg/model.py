@@ -101,7 +101,13 @@ class ImageTextModel(nn.Module):
         return F.normalize(self.image_embeddings(images), dim=-1)
 
     def image_embeddings(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] → features [B, D] before normalisation, float32."""
+        """Images [B, 3, H, W] → features [B, D] before normalisation, float32.
+
+        In the place of images a frozen encoder's features of them will do, [B, F].
+        """
+        if images.ndim == 2:
+            assert self.image_encoder_is_frozen, "an encoder that trains needs the images"
+            return widened(self.image_projection(images))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_encoder_is_frozen):
             features = self.image_encoder(images)
         return widened(self.image_projection(features))

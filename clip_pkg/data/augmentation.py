@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,6 +43,23 @@ class Placement:
     left: Tensor
     mirrored: Tensor
     upside_down: Tensor
+
+
+class Views(Protocol):
+    """What becomes of stored images before a model gets them: one way to train, one to evaluate."""
+
+    @property
+    def img_size(self) -> int:
+        """H."""
+        ...
+
+    def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        """Views of a batch, made with a row of uniform numbers [DRAWS] per image."""
+        ...
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """The one view of each image that nothing varies."""
+        ...
 
 
 class Augmentation:
@@ -76,6 +93,11 @@ class Augmentation:
         self._format = memory_format
         self._mean, self._std = (self._per_row(values, device) for values in (mean, std))
         self._grey = torch.tensor(GREY_WEIGHTS, device=device)
+
+    @property
+    def varies(self) -> bool:
+        """Whether an image looks different from one epoch to the next."""
+        return self.crops or self.jitters or self.horizontal_flip or self.vertical_flip
 
     def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
         """Augment and normalise: uint8 [B, S, S, 3] → float32 [B, 3, H, H].

@@ -6,16 +6,18 @@ the encoder sees, C classes.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_pkg.data.augmentation import DRAWS, Augmentation
+from clip_pkg.data.augmentation import DRAWS, Views
 from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.data.random_streams import StreamKey, uniforms
 from clip_pkg.data.sampling import Exposure, epoch_order, occurrences, steps_per_epoch
@@ -28,12 +30,15 @@ EVALUATION_PIXELS_CPU = 32 * 224 * 224
 EVALUATION_PIXELS = 256 * 224 * 224
 
 
+AnyBatches = TypeVar("AnyBatches", "TrainBatches", "EvalBatches")
+
+
 @dataclass(frozen=True)
 class Batch:
     """One batch, all on the device.
 
-    images: float32 [B, 3, H, H], normalised. targets: int64 [B], classes. index: int64 [B],
-    positions in the manifest.
+    images: float32 [B, 3, H, H], normalised, or what a frozen encoder made of them, [B, F].
+    targets: int64 [B], classes. index: int64 [B], positions in the manifest.
     """
 
     images: Tensor
@@ -58,7 +63,7 @@ class TrainBatches:
         indices: NDArray[np.int64],
         *,
         batch_size: int,
-        augmentation: Augmentation,
+        augmentation: Views,
         seed: int,
         fold: int,
         weights: NDArray[np.float64] | None = None,
@@ -71,6 +76,10 @@ class TrainBatches:
         self._seed = seed
         self._fold = fold
         self._weights = weights
+
+    def of(self, source: PixelSource, augmentation: Views) -> Self:
+        """The same batches of the same images, from another source."""
+        return _from_source(self, source, augmentation)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -128,7 +137,7 @@ class EvalBatches:
         indices: NDArray[np.int64],
         *,
         batch_size: int,
-        augmentation: Augmentation,
+        augmentation: Views,
         most: int | None = None,
     ) -> None:
         size = evaluation_batch_size(batch_size, augmentation.img_size, source.device.type)
@@ -137,6 +146,15 @@ class EvalBatches:
         self._labels = labels
         self._indices = indices
         self._augmentation = augmentation
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Positions of the images in the manifest, [M]."""
+        return self._indices
+
+    def of(self, source: PixelSource, augmentation: Views) -> Self:
+        """The same batches of the same images, from another source."""
+        return _from_source(self, source, augmentation)
 
     def __len__(self) -> int:
         """Batches of one pass."""
@@ -152,6 +170,13 @@ def evaluation_batch_size(batch_size: int, img_size: int, device_type: str) -> i
     """Up to four times the training batch size where that pays, never less than it."""
     pixels = EVALUATION_PIXELS_CPU if device_type == "cpu" else EVALUATION_PIXELS
     return max(batch_size, min(EVALUATION_FACTOR * batch_size, pixels // img_size**2))
+
+
+def _from_source(batches: AnyBatches, source: PixelSource, augmentation: Views) -> AnyBatches:
+    changed = copy.copy(batches)
+    changed._source = source
+    changed._augmentation = augmentation
+    return changed
 
 
 def _pieces(

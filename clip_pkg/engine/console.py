@@ -44,10 +44,10 @@ class FoldConsole(LogLines):
     def phase(
         self, name: str, *, epoch: int, steps: int, batch_size: int
     ) -> Callable[[int, Callable[[], EpochScores] | None], None]:
-        """Begin a phase (`train`, `val`) of `epoch`; the result is its `on_step`."""
+        """Begin a phase (`train`, `val`, `features`) of `epoch`; the result is its `on_step`."""
         self._epoch = epoch
         started = spoken = time.monotonic()
-        prefix = f"Epoch {epoch} [Train]" if name == "train" else "[Val]"
+        prefix = self._prefix(name)
 
         def on_step(done: int, scores: Callable[[], EpochScores] | None) -> None:
             nonlocal spoken
@@ -63,7 +63,7 @@ class FoldConsole(LogLines):
 
     def phase_done(self, name: str, *, steps: int, seconds: float, scores: EpochScores) -> None:
         """Write the finished bar of a phase."""
-        prefix = f"Epoch {self._epoch} [Train]" if name == "train" else "[Val]"
+        prefix = self._prefix(name)
         self.line(_bar(prefix, steps, steps, seconds, self._postfix(lambda: scores)))
 
     def epoch_lines(
@@ -92,6 +92,9 @@ class FoldConsole(LogLines):
     def setup(self, what: str) -> None:
         """Tell the launcher what is being prepared."""
         self._write_progress(what, 0, 0, 0.0)
+
+    def _prefix(self, phase: str) -> str:
+        return f"Epoch {self._epoch} [Train]" if phase == "train" else f"[{phase.capitalize()}]"
 
     def _loss(self, scores: EpochScores) -> str:
         if len(scores.parts) < 2:

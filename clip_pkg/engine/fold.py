@@ -12,11 +12,13 @@ import torch
 from clip_pkg.atomic import remove_leftovers
 from clip_pkg.engine.banner import configuration_lines
 from clip_pkg.engine.console import FoldConsole
+from clip_pkg.engine.frozen_images import feature_batches, keeps_features, with_features
 from clip_pkg.engine.passes import FoldPasses
 from clip_pkg.engine.profiling import FoldProfiler, Unprofiled
 from clip_pkg.engine.ranks import ALONE, Ranks
 from clip_pkg.engine.resumption import resumed_setup
-from clip_pkg.engine.training import FoldTraining, Stop
+from clip_pkg.engine.setup import FoldSetup
+from clip_pkg.engine.training import FoldTraining, Interrupted, Stop
 from clip_pkg.losses.table import part_labels
 from clip_pkg.planning.tasks import FoldResult, FoldTask
 from clip_pkg.precision import flushed_denormals
@@ -59,6 +61,24 @@ def _backends() -> Iterator[None]:
         yield
 
 
+def _with_features(setup: FoldSetup, console: FoldConsole, stop: Stop) -> FoldSetup:
+    """Let a frozen image encoder look at all images, for the only time."""
+    started, batches = time.monotonic(), feature_batches(setup)
+    progress = console.phase("features", epoch=0, steps=len(batches), batch_size=batches.batch_size)
+
+    def on_step(done: int) -> None:
+        progress(done, None)
+        if stop:
+            raise Interrupted  # nothing is lost: they are computed again
+
+    setup = with_features(setup, on_step)
+    console.line(
+        f"The frozen image encoder computed the features of {len(batches.indices)} images once "
+        f"({time.monotonic() - started:.1f} s); every epoch works on these."
+    )
+    return setup
+
+
 def _train_fold(
     task: FoldTask,
     *,
@@ -81,6 +101,8 @@ def _train_fold(
     console.banner("TRAINING CONFIGURATION", configuration_lines(setup, device_id))
     for text in (*(f"NOTE: {notice}" for notice in setup.notices), *setup.remarks):
         console.line(text)
+    if keeps_features(setup):
+        setup = _with_features(setup, console, stop)
     done = 0 if state is None else int(state["epoch"])
     profiler = FoldProfiler(setup, console, epochs_done=done) if task.profile else Unprofiled()
     training = FoldTraining(setup, console, stop, profiler)

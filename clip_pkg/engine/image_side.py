@@ -42,7 +42,7 @@ class Embedded:
 
 
 class ImageSide(Protocol):
-    """Embeds the images [B, 3, H, H] of a training batch."""
+    """Embeds the images [B, 3, H, H] of a training batch, or a frozen encoder's features [B, F]."""
 
     def __call__(self, images: Tensor) -> Embedded:
         """Embed them, in training mode."""

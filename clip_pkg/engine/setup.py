@@ -201,7 +201,9 @@ def set_up(
     )
     val = eval_side(fold.val, "val")
     compiled = compile_image_encoder(
-        config.compile,
+        False
+        if config.compile == "auto" and images_stand_still(config, augmentation)
+        else config.compile,
         model,
         precision,
         Shapes(
@@ -243,6 +245,12 @@ def set_up(
         notices=(*fold_notices(task, config, model, ranks), *([compiled] if compiled else [])),
         remarks=built.remarks,
     )
+
+
+def images_stand_still(config: RunConfig, augmentation: Augmentation) -> bool:
+    """Whether a frozen encoder is to see the very same images in every epoch."""
+    mixes = config.mixup_alpha > 0 or config.cutmix_alpha > 0
+    return config.freeze_image_encoder and not augmentation.varies and not mixes
 
 
 def _splits(task: FoldTask, manifest: Manifest) -> Splits:

@@ -36,8 +36,9 @@ class StepOutcome:
 class StepInputs:
     """What a step is about once the host has decided everything, on the device.
 
-    images: [B, 3, H, H]. targets: int64 [B]. soft_targets: [B, C], or None where labels are hard.
-    prompt_rows: int64 [C], the prompts that stand for the classes.
+    images: [B, 3, H, H], or their features [B, F] of a frozen encoder. targets: int64 [B].
+    soft_targets: [B, C], or None where labels are hard. prompt_rows: int64 [C], the prompts that
+    stand for the classes.
     """
 
     images: Tensor

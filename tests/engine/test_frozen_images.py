@@ -1,0 +1,121 @@
+"""Features of a frozen encoder, computed once: the same fold as with the encoder run every time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clip_pkg.encoders.image import ImageEncoder
+from clip_pkg.engine import fold as fold_module
+
+FROZEN = {
+    "freeze_image_encoder": True,
+    "augmentation": "none",
+    "use_cv": False,
+    "epochs": 3,
+    "use_amp": False,
+    "use_weighted_sampling": True,
+    "inner_val_fraction": 0.2,
+    "loss": {"type": "superclip"},
+    "name": "probe",
+}
+TOLD = "frozen image encoder computed the features of 30 images once"
+
+
+def history(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "history.json").read_text(encoding="utf-8")))
+
+
+def probabilities(folder: Path) -> list[list[float]]:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [[float(row[name]) for name in row if name.startswith("prob")] for row in rows]
+
+
+def logs(root: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in root.rglob("*.log"))
+
+
+def test_the_fold_is_the_same_and_the_encoder_looks_once(
+    train: Callable[..., str],
+    write_configs: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    forward = ImageEncoder.forward
+
+    def counting(self: ImageEncoder, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(ImageEncoder, "forward", counting)
+    config = write_configs(FROZEN)
+    train("--config-file", config, output="once")
+    assert sum(seen) - 1 == 30  # the check of the encoder is the one image more
+    assert TOLD in logs(tmp_path)
+    monkeypatch.setattr(fold_module, "keeps_features", lambda setup: False)
+    train("--config-file", config, output="always")
+    once, always = (tmp_path / name / "probe" / "fold_1" for name in ("once", "always"))
+    mine, theirs = history(once), history(always)
+    for name in mine:
+        if name not in ("epoch_seconds", "train_images_per_second"):
+            assert mine[name] == pytest.approx(theirs[name], abs=1e-5), name
+    first, second = probabilities(once), probabilities(always)
+    torch.testing.assert_close(torch.tensor(first), torch.tensor(second), atol=1e-5, rtol=0)
+    exposure = "sampler_exposure.csv"
+    assert (once / exposure).read_bytes() == (always / exposure).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"augmentation": "minimal"},
+        {"vertical_flip": True},
+        {"horizontal_flip": True},
+        {"mixup_alpha": 0.2},
+        {"micro_batch_size": 4},
+        {"freeze_image_encoder": False},
+    ],
+)
+def test_images_that_vary_go_through_the_encoder_every_time(
+    change: dict[str, Any],
+    train: Callable[..., str],
+    write_configs: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    train("--config-file", write_configs({**FROZEN, "epochs": 1, **change}))
+    assert "features of" not in logs(tmp_path)
+    assert history(tmp_path / "out" / "probe" / "fold_1")["train_loss"]
+
+
+def test_an_interrupted_fold_goes_on_to_the_same_bits(
+    train: Callable[..., str],
+    write_configs: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = write_configs(FROZEN)
+    train("--config-file", config, output="whole")
+
+    def broken(self: Any, epoch: int, curves: Any) -> None:
+        if epoch == 2:
+            self._save()
+            raise fold_module.Interrupted
+        whole(self, epoch, curves)
+
+    whole = fold_module.FoldTraining._epoch
+    with monkeypatch.context() as patched:
+        patched.setattr(fold_module.FoldTraining, "_epoch", broken)
+        train("--config-file", config, output="parts", check=130)
+    train("--config-file", config, output="parts")
+    mine, theirs = (history(tmp_path / name / "probe" / "fold_1") for name in ("whole", "parts"))
+    for name in mine:
+        if name not in ("epoch_seconds", "train_images_per_second"):
+            assert mine[name] == theirs[name], name
