@@ -19,7 +19,7 @@ import psutil
 import pytest
 from disturbance import write_disturbance
 from outcomes import alive, check_readable, outcome
-from tiny import TINY, command, program_environment
+from tiny import TINY, command, unmeasured_environment
 
 from clip_pkg.scheduling.ledger import read_ledger
 
@@ -65,7 +65,7 @@ class Launcher:
     """A launcher whose whole family can be seen."""
 
     def __init__(self, arguments: Sequence[str], root: Path, site: Path | None = None) -> None:
-        environment = program_environment()
+        environment = unmeasured_environment()
         if site is not None:
             environment["PYTHONPATH"] = os.pathsep.join([str(site), environment["PYTHONPATH"]])
         with (root / "stdout.txt").open("ab") as stream:

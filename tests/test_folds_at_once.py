@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mps_program import processes_in, write_mps_program
 from outcomes import alive, check_readable, outcome
-from tiny import command, program_environment
+from tiny import command, unmeasured_environment
 
 from clip_pkg.scheduling.mps import PIPES
 
@@ -68,7 +68,7 @@ def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(PRETENDED_GPU, encoding="utf-8")
     configs = write_configs({"name": "a", "epochs": 8})
-    environment = program_environment()
+    environment = unmeasured_environment()
     environment |= {"PATH": program.path, "CUDA_VISIBLE_DEVICES": "0"}
     environment["PYTHONPATH"] = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
     environment.pop(PIPES, None)

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from outcomes import alive, check_readable, outcome
-from tiny import TINY, command, program_environment
+from tiny import TINY, command, unmeasured_environment
 
 pytestmark = pytest.mark.slow  # all of them together
 
@@ -35,7 +35,7 @@ def words(images: Path, root: Path, output: str) -> Sequence[str]:
 def start(arguments: Sequence[str], root: Path) -> subprocess.Popen[bytes]:
     with (root / "stdout.txt").open("ab") as stream:
         return subprocess.Popen(
-            arguments, cwd=root, env=program_environment(), stdout=stream, stderr=stream
+            arguments, cwd=root, env=unmeasured_environment(), stdout=stream, stderr=stream
         )
 
 
@@ -114,7 +114,7 @@ def test_two_launchers_on_one_folder(images: Path, tmp_path: Path) -> None:
     second = subprocess.run(
         words(images, tmp_path, "out"),
         cwd=tmp_path,
-        env=program_environment(),
+        env=unmeasured_environment(),
         capture_output=True,
         text=True,
     )

@@ -18,6 +18,8 @@ from clip_pkg.config.load import load_configs
 from clip_pkg.config.reference import config_table_markdown
 from clip_pkg.planning.class_texts import resolve_class_texts
 
+pytestmark = pytest.mark.slow  # all of them together
+
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 

@@ -19,6 +19,8 @@ from tiny import TINY, Program, command, make_folder, paint, program_environment
 from clip_pkg.cli import main
 from clip_pkg.evaluation.summary import without_times
 
+pytestmark = pytest.mark.slow  # all of them together
+
 FOLD_FILES = {
     "task.json",
     "result.json",
