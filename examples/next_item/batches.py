@@ -21,6 +21,7 @@ from examples.next_item.interactions import Interactions, Ints, Unseen, spans
 
 SHORT = 3  # log2 of the length up to which sequences are one group
 QUESTIONS_AT_ONCE = 512
+CANDIDATES_SEED = 0
 CANDIDATES = 100  # sampled negatives of an evaluation, as in published ones
 
 
@@ -125,22 +126,22 @@ class Questions:
     Without held-out items everybody is asked about, and there is no answer.
     """
 
-    def __init__(
-        self, interactions: Interactions, *, held_out: int, maxlen: int, seed: int
-    ) -> None:
+    def __init__(self, interactions: Interactions, *, held_out: int, maxlen: int) -> None:
         self._interactions = interactions
         self._maxlen = maxlen
-        self._held_out = held_out
         self._ends = interactions.ends(held_out)
         users = interactions.evaluated if held_out else np.arange(len(interactions.users))
         lengths = self._ends[users] - interactions.starts[users]
         self._users = users[np.argsort(lengths, kind="stable")]
-        # By user, not by place: every model and every loss is asked the same.
-        key = StreamKey(seed, 0, 0, f"candidates {held_out}")
-        drawn = uniforms(key, self._users, CANDIDATES).ravel()
+        self._candidates = self._drawn(held_out) if held_out else None
+
+    def _drawn(self, held_out: int) -> Ints:
+        """Items that each user never took; no setting of a model has a say in which."""
+        key = StreamKey(CANDIDATES_SEED, 0, 0, f"candidates {held_out}")
+        unseen = Unseen(self._interactions, self._interactions.ends(held_out=0))
         asked = np.repeat(self._users, CANDIDATES)
-        unseen = Unseen(interactions, interactions.ends(held_out=0))
-        self._candidates = unseen.draw(asked, drawn).reshape(-1, CANDIDATES)
+        drawn = unseen.draw(asked, uniforms(key, self._users, CANDIDATES).ravel())
+        return drawn.reshape(-1, CANDIDATES)
 
     def __len__(self) -> int:
         return math.ceil(len(self._users) / QUESTIONS_AT_ONCE)
@@ -154,12 +155,12 @@ class Questions:
             latest = np.maximum(begin, end - self._maxlen)
             owner = np.repeat(np.arange(len(users)), end - begin)
             seen = rows[spans(begin, end)]
-            known = bool(self._held_out)
+            drawn = self._candidates
             yield Question(
                 users,
                 padded(rows, latest, end),
                 torch.from_numpy(end - latest - 1),
                 (torch.from_numpy(owner), torch.from_numpy(seen)),
-                torch.from_numpy(rows[end]) if known else None,
-                torch.from_numpy(self._candidates[at : at + len(users)]) if known else None,
+                None if drawn is None else torch.from_numpy(rows[end]),
+                None if drawn is None else torch.from_numpy(drawn[at : at + len(users)]),
             )

@@ -25,9 +25,7 @@ def recommend(checkpoint: Path, output: Path, top_k: int, held_out: int) -> int:
     trained, content = load(checkpoint, device_here())
     settings = trained.settings
     terminal.line(f"{checkpoint}: {settings.loss}, epoch {content['epoch']}")
-    questions = Questions(
-        trained.interactions, held_out=held_out, maxlen=settings.maxlen, seed=settings.seed
-    )
+    questions = Questions(trained.interactions, held_out=held_out, maxlen=settings.maxlen)
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("user", "rank", "item", "score"))

@@ -136,14 +136,11 @@ class Training:
         trained = time.monotonic() - started
         val, metrics = self._validate(epoch, questions)
         weights = self._trained.objective.weights
-        told = {
-            name: value
-            for name, value in metrics.items()
-            if name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")
-        }
+        told = [name for name in metrics if not name.startswith("sampled_")]
         self._log.line(
             f"Epoch {epoch}/{self._settings.num_epochs}  Train Loss: {train.loss:.4f}, Val Loss: "
-            f"{val.loss:.4f}, " + ", ".join(f"Val {k.upper()}: {v:.4f}" for k, v in told.items())
+            f"{val.loss:.4f}, "
+            + ", ".join(f"Val {name.upper()}: {metrics[name]:.4f}" for name in told)
         )
         return {
             "train_loss": train.loss,
@@ -254,12 +251,7 @@ class Training:
         )
 
     def _questions(self, held_out: int) -> Questions:
-        return Questions(
-            self._interactions,
-            held_out=held_out,
-            maxlen=self._settings.maxlen,
-            seed=self._settings.seed,
-        )
+        return Questions(self._interactions, held_out=held_out, maxlen=self._settings.maxlen)
 
     def _banner(self) -> None:
         facts: Mapping[str, Any] = {**asdict(self._settings), **self._interactions.sizes()}

@@ -174,7 +174,7 @@ def naive(own: float, others: list[float]) -> dict[str, float]:
 @given(st.integers(0, 99), st.integers(1, 9))
 def test_ranks_are_those_of_a_loop(seed: int, levels: int) -> None:
     found = log_of([[1, 2, 3, 4, 5], [2, 2, 6], [7], [8, 1, 8, 8]])
-    questions = Questions(found, held_out=1, maxlen=6, seed=seed)
+    questions = Questions(found, held_out=1, maxlen=6)
     scores = torch.randint(levels, (len(found.users), 9), generator=torch.manual_seed(seed))
     metrics = evaluate(lambda q: scores[q.users].float(), questions, lambda done, of: None)
     wanted: dict[str, list[float]] = {}
@@ -200,7 +200,7 @@ def test_ranks_are_those_of_a_loop(seed: int, levels: int) -> None:
 
 def test_what_is_no_number_is_never_first() -> None:
     found = log_of([[1, 2, 3], [4, 5, 6]])
-    questions = Questions(found, held_out=1, maxlen=6, seed=0)
+    questions = Questions(found, held_out=1, maxlen=6)
     for bad in (
         torch.full((2, 9), math.nan),
         torch.zeros(2, 9).index_fill(1, torch.tensor([3, 6]), math.nan),
@@ -212,7 +212,7 @@ def test_what_is_no_number_is_never_first() -> None:
 
 def test_popularity_knows_the_training_part_only() -> None:
     found = log_of([[1, 2, 3, 4], [1, 2, 7, 8], [5, 6]])
-    questions = Questions(found, held_out=1, maxlen=6, seed=0)
+    questions = Questions(found, held_out=1, maxlen=6)
     (question,) = questions
     counts = popularity(found)(question)
     assert counts[0].tolist() == [0, 2, 2, 0, 0, 1, 1, 0, 0]
@@ -222,7 +222,7 @@ def test_popularity_knows_the_training_part_only() -> None:
 def test_long_histories_are_cut_at_their_beginning() -> None:
     found = log_of([[1, 2, 3, 4, 5, 6, 7]])
     given = settings("--maxlen", "3")
-    (question,) = Questions(found, held_out=1, maxlen=3, seed=0)
+    (question,) = Questions(found, held_out=1, maxlen=3)
     assert question.inputs.tolist() == [[4, 5, 6]]
     assert sorted(question.seen[1].tolist()) == [1, 2, 3, 4, 5, 6]
     trained = build(given, found, {})
