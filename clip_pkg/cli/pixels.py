@@ -39,9 +39,9 @@ class _Decoding:
         return store_path(self.manifest, self.size, cache)
 
 
-def pixel_store(one: PreparedConfig, cache: Path) -> Path:
-    """Where the decoded images of a config are, or would be."""
-    return _of_folds(one).path(cache)
+def pixel_store(one: PreparedConfig, images: Manifest, cache: Path) -> Path:
+    """Where the decoded images of one of a config's sets are, or would be."""
+    return _of_folds(one, images).path(cache)
 
 
 def pretraining_store(one: Pretraining, cache: Path) -> Path:
@@ -49,9 +49,9 @@ def pretraining_store(one: Pretraining, cache: Path) -> Path:
     return _of_pretraining(one).path(cache)
 
 
-def _of_folds(one: PreparedConfig) -> _Decoding:
+def _of_folds(one: PreparedConfig, images: Manifest) -> _Decoding:
     size = store_size(one.config.img_size, one.config.augmentation)
-    return _Decoding(one.manifest, size, one.config.num_workers)
+    return _Decoding(images, size, one.config.num_workers)
 
 
 def _of_pretraining(one: Pretraining) -> _Decoding:
@@ -74,7 +74,10 @@ def pixel_stores(
     needed = [
         decoding
         for one in configs
-        for decoding in (_of_folds(one), *map(_of_pretraining, one.pretrainings.values()))
+        for decoding in (
+            *(_of_folds(one, images) for images in one.image_sets),
+            *(_of_pretraining(pretraining) for pretraining in one.pretrainings.values()),
+        )
     ]
     by_store = {one.path(cache): one for one in needed}
 

@@ -14,6 +14,7 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
 from clip_pkg.planning.audit import Audit, check_folds, fold_table
 from clip_pkg.planning.class_texts import ClassTexts, resolve_class_texts
+from clip_pkg.planning.image_test_set import ImageTestSet, find_test_dir, match_test_set
 from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.pretraining import Pretraining, pretraining_of, unlabelled_folder
 from clip_pkg.planning.scan import ScanResult, scan, scan_unlabelled
@@ -27,14 +28,21 @@ NAMES_IN_A_NOTICE = 3
 class PreparedConfig:
     """A config with all that its folds share.
 
-    unlabelled: images that its pre-training learns from, where they are a folder of their own.
+    test: images that each fold is tested on, if the config names any. unlabelled: images that its
+    pre-training learns from, where they are a folder of their own.
     """
 
     config: RunConfig
     manifest: Manifest
     splits: Splits
     texts: ClassTexts
+    test: Manifest | None = None
     unlabelled: Manifest | None = None
+
+    @property
+    def image_sets(self) -> tuple[Manifest, ...]:
+        """All images that its folds look at."""
+        return (self.manifest,) if self.test is None else (self.manifest, self.test)
 
     def pretraining(self, fold: int) -> Pretraining | None:
         """What a fold starts from, if the config asks for a pre-training."""
@@ -51,7 +59,11 @@ class PreparedConfig:
         """What its numbers follow from."""
         return Identity(
             config=config_digest(dump_canonical(self.config)),
-            data=self.manifest.fingerprint,
+            data=(
+                self.manifest.fingerprint
+                if self.test is None
+                else digest([images.fingerprint for images in self.image_sets])
+            ),
             splits=self.splits.hash,
             class_texts=digest([list(prompts) for prompts in self.texts.prompts]),
             code=code_digest(),
@@ -77,7 +89,8 @@ def prepare(
     try:
         scanned = _scan(parsed, terminal)
         unlabelled = unlabelled_images(parsed, loaded.configs, terminal)
-        configs, problems = _prepare_each(parsed, loaded.configs, scanned, unlabelled)
+        tests = ImageTestSets(scanned, parsed.skip_unreadable, terminal)
+        configs, problems = _prepare_each(parsed, loaded.configs, scanned, unlabelled, tests)
     except BaseException:
         probe.cancel()
         raise
@@ -90,6 +103,7 @@ def prepare(
             "\n  ".join(["these encoders cannot be used as configured:", *encoder_problems])
         )
     notices = [*loaded.notices, *scanned.audit.notices, *_all_text_notices(configs)]
+    notices += tests.notices
     for prepared in configs:
         notices += check_folds(prepared.manifest, prepared.splits)
     if any(_flips(prepared.config) for prepared in configs):
@@ -167,11 +181,35 @@ def _beside(parsed: argparse.Namespace) -> list[Path]:
     return [] if file is None else [file.parent]
 
 
+class ImageTestSets:
+    """The test images of configs, each set looked at once. notices: on all of them so far."""
+
+    def __init__(self, training: ScanResult, skip_unreadable: bool, terminal: Terminal) -> None:
+        self._training = training
+        self._skip_unreadable = skip_unreadable
+        self._terminal = terminal
+        self._found: dict[Path, ImageTestSet] = {}
+
+    @property
+    def notices(self) -> list[str]:
+        """One sentence each."""
+        return [notice for found in self._found.values() for notice in found.notices]
+
+    def at(self, folder: Path) -> Manifest:
+        """Describe the test images in a folder or table. Raises DataError for unfit ones."""
+        if folder not in self._found:
+            with self._terminal.counting("Checking test images") as progress:
+                scanned = scan(folder, skip_unreadable=self._skip_unreadable, progress=progress)
+            self._found[folder] = match_test_set(scanned, self._training)
+        return self._found[folder].manifest
+
+
 def _prepare_each(
     parsed: argparse.Namespace,
     configs: Sequence[RunConfig],
     scanned: ScanResult,
     unlabelled: Mapping[str, Manifest],
+    tests: ImageTestSets,
 ) -> tuple[list[PreparedConfig], list[ConfigProblem]]:
     prepared: list[PreparedConfig] = []
     problems: list[ConfigProblem] = []
@@ -196,9 +234,23 @@ def _prepare_each(
             )
             if key not in made:
                 made[key] = _splits(parsed.splits_file, config, manifest, scanned)
-            folder = None if config.pretrain is None else config.pretrain.folder
-            images = None if folder is None else unlabelled[folder]
-            prepared.append(PreparedConfig(config, manifest, made[key], texts, images))
+            test = None
+            if config.test_dir is not None:
+                folder = find_test_dir(config.test_dir, [*_beside(parsed), Path.cwd()])
+                test = tests.at(folder)
+                # Written down as it was found, so that a refit finds it from anywhere.
+                config = config.model_copy(update={"test_dir": str(folder)})  # noqa: PLW2901
+            learned = None if config.pretrain is None else config.pretrain.folder
+            prepared.append(
+                PreparedConfig(
+                    config,
+                    manifest,
+                    made[key],
+                    texts,
+                    test=test,
+                    unlabelled=None if learned is None else unlabelled[learned],
+                )
+            )
         except DataError as error:
             problems.append(ConfigProblem(str(error), config.name, parsed.config_file))
     return prepared, problems

@@ -15,7 +15,12 @@ from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
 from clip_pkg.cli.folder_lock import refuse_folder_in_use, sole_launcher
 from clip_pkg.cli.launch import EXIT_FAILED, ask, report_failures
 from clip_pkg.cli.pixels import pixel_stores
-from clip_pkg.cli.preparation import Preparation, PreparedConfig, unlabelled_images
+from clip_pkg.cli.preparation import (
+    ImageTestSets,
+    Preparation,
+    PreparedConfig,
+    unlabelled_images,
+)
 from clip_pkg.cli.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.cli.run_folder import (
     fold_tasks,
@@ -31,10 +36,11 @@ from clip_pkg.evaluation.refit import RefitLength, refit_length, refit_summary
 from clip_pkg.evaluation.summary import summarize
 from clip_pkg.paths import ConfigPaths, RunPaths
 from clip_pkg.planning.class_texts import ClassTexts
+from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.problems import shown
 from clip_pkg.planning.scan import ScanResult, scan
 from clip_pkg.planning.splits import undivided
-from clip_pkg.planning.tasks import FoldTask, finished, read_record
+from clip_pkg.planning.tasks import FoldResult, FoldTask, finished, read_record
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,16 @@ def _train(
 def _tell(source: _Source, terminal: Terminal) -> None:
     averages, folder = source.summary["average_results"], source.paths.refit.root
     terminal.line(f"\nThe model: {source.paths.refit.checkpoint_latest}")
+    result = read_record(FoldResult, source.paths.refit.result)
+    unjudged = "there is no score of it"
+    if result is not None and result.n_test:
+        terminal.line(
+            f"On {result.n_test} test images: accuracy {_percent(result.test['test_acc'])}, mAP "
+            f"{_percent(result.test['test_mAP'])}."
+        )
+        unjudged = "none of them can judge it"
     terminal.line(
-        "It was trained on all images, so there is no score of it. The estimate is that of the "
+        f"It was trained on all images, so {unjudged}. The estimate is that of the "
         f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
         f"{shown_spread(spread_of(averages, 'acc'), 'acc')} %, mAP "
         f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
@@ -126,6 +140,10 @@ def _tell(source: _Source, terminal: Terminal) -> None:
     terminal.line("Next:")
     terminal.line(f"  python train_clip.py predict {folder} --images PATH --output predictions.csv")
     terminal.line(f"  python train_clip.py export {folder} --output DIR --format onnx")
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f} %"
 
 
 def _prepare(
@@ -146,6 +164,8 @@ def _prepare(
         texts = ClassTexts.from_json(
             json.loads(source.paths.class_texts.read_text(encoding="utf-8"))
         )
+        notices: list[str] = []
+        test = _test_images(source.config, scanned, notices, terminal)
     except BaseException:
         probe.cancel()
         raise
@@ -160,15 +180,33 @@ def _prepare(
         manifest,
         undivided(manifest),
         texts,
-        None if folder is None else unlabelled[folder],
+        test=test,
+        unlabelled=None if folder is None else unlabelled[folder],
     )
-    notices = []
     if prepared.identity.code != source.summary["identity"]["code"]:
         notices.append(
             "the program has changed since the folds were trained; their scores are an estimate "
             "for a model that the former program would train"
         )
     return Preparation((prepared,), scanned.audit, tuple(notices))
+
+
+def _test_images(
+    config: RunConfig, training: ScanResult, notices: list[str], terminal: Terminal
+) -> Manifest | None:
+    """Find the test images again; a refit can do without them, and says so."""
+    if config.test_dir is None:
+        return None
+    if not Path(config.test_dir).exists():
+        notices.append(
+            f"the test images are not in {shown(Path(config.test_dir))} any more, so that this "
+            "model is not tested"
+        )
+        return None
+    tests = ImageTestSets(training, skip_unreadable=True, terminal=terminal)
+    manifest = tests.at(Path(config.test_dir))
+    notices += tests.notices
+    return manifest
 
 
 def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanResult:

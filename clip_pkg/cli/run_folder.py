@@ -92,7 +92,9 @@ def fold_tasks(
     tasks = []
     for one in preparation.configs:
         paths = run.config(one.config.name)
-        store = pixel_store(one, cache)
+        manifests = _manifest_files(cache, one)
+        found = [pixel_store(one, images, cache) for images in one.image_sets]
+        pixels = [str(store) if store in stores else None for store in found]
         tasks += [
             FoldTask(
                 identity=one.identity,
@@ -100,15 +102,17 @@ def fold_tasks(
                 fold=fold.number,
                 n_folds=len(one.splits.folds),
                 run_dir=str(paths.root),
-                manifest_file=str(_manifest_file(cache, one.manifest)),
+                manifest_file=str(manifests[0]),
                 folds_info_file=str(paths.folds_info) if len(fold.val) else None,
                 class_texts_file=str(paths.class_texts),
-                pixel_store=str(store) if store in stores else None,
+                pixel_store=pixels[0],
                 cache_dir=str(cache),
                 n_images=len(one.manifest.paths),
                 gpus=one.config.gpus_per_task,
                 resume_from=_resume_source(parsed.resume_from, fold.number),
                 starts_from=_start(run, one.pretraining(fold.number)),
+                test_manifest_file=None if one.test is None else str(manifests[1]),
+                test_pixel_store=None if one.test is None else pixels[1],
             )
             for fold in one.splits.folds
         ]
@@ -155,6 +159,14 @@ def _manifest_file(cache: Path, manifest: Manifest) -> Path:
     return cache / f"manifest-{manifest.fingerprint[:16]}.json"
 
 
+def _manifest_files(cache: Path, one: PreparedConfig) -> list[Path]:
+    """Where the lists of a config's images go, in the order of `image_sets`."""
+    files = [_manifest_file(cache, one.manifest)]
+    if one.test is not None:  # with the classes of the training images, whatever it has itself
+        files.append(files[0].with_stem(f"{files[0].stem}-test-{one.test.fingerprint[:16]}"))
+    return files
+
+
 def write_tasks(
     parsed: argparse.Namespace,
     run: RunPaths,
@@ -168,13 +180,15 @@ def write_tasks(
     not done yet measures itself.
     """
     cache = cache_folder(parsed, run)
-    used = [
-        manifest
+    manifests = {
+        path: images
         for one in preparation.configs
-        for manifest in (one.manifest, one.unlabelled)
-        if manifest is not None
-    ]
-    for path, manifest in {_manifest_file(cache, manifest): manifest for manifest in used}.items():
+        for path, images in zip(_manifest_files(cache, one), one.image_sets, strict=True)
+    }
+    for one in preparation.configs:
+        if one.unlabelled is not None:
+            manifests[_manifest_file(cache, one.unlabelled)] = one.unlabelled
+    for path, manifest in manifests.items():
         write_json(path, manifest.to_json())
     folds = fold_tasks(parsed, run, preparation, stores)
     if parsed.profile:

@@ -90,6 +90,9 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     for name in MAIN_METRICS:
         table.add_column(title(name), justify="right")
     table.add_column("Last acc %", justify="right")
+    is_tested = any(summary["test"] for summary in summaries)
+    if is_tested:
+        table.add_column("Test acc %", justify="right")
     prefix, names = shortened([summary["config"]["name"] for summary in summaries])
     table.caption = f"… stands for {prefix}" if prefix else None
     for name, summary in zip(names, summaries, strict=True):
@@ -99,8 +102,16 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             f"{best['n']}/{summary['n_folds']}",
             *(shown_spread(spread_of(best, metric), metric) for metric in MAIN_METRICS),
             shown_spread(spread_of(last, "acc"), "acc"),
+            *([_tested(summary)] if is_tested else []),
         )
     return table
+
+
+def _tested(summary: Mapping[str, Any]) -> str:
+    """Accuracy on the test images; empty for a config without any."""
+    if summary["test"] is None:
+        return ""
+    return shown_spread(spread_of(summary["test"]["average_results"], "acc", "test"), "acc")
 
 
 def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:

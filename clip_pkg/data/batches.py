@@ -30,7 +30,7 @@ EVALUATION_PIXELS_CPU = 32 * 224 * 224
 EVALUATION_PIXELS = 256 * 224 * 224
 
 
-AnyBatches = TypeVar("AnyBatches", "TrainBatches", "EvalBatches")
+AnyBatches = TypeVar("AnyBatches", bound="TrainBatches | EvalBatches")
 
 
 @dataclass(frozen=True)

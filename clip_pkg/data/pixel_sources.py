@@ -44,7 +44,10 @@ class HostImages(Protocol):
 class PixelSource(Protocol):
     """Pixels batch by batch, on one device."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        ...
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
         """Images at the positions `order` in runs of `batch_size`: uint8 [B, S, S, 3] each."""

@@ -21,7 +21,7 @@ Stem: TypeAlias = Literal["standard", "cifar"]
 
 
 def with_stem(model: nn.Module, stem: Stem) -> nn.Module:
-    """Change the first layers of one of timm's ResNets in place, and return it.
+    """Change the first layers of one of timm's ResNets in place; returns the same model.
 
     `cifar`: [B, 3, H, H] → [B, K, H, H] before the first block, by one convolution, whatever the
     number of its own; normalisation, activation and K are the model's. The new weights come from
@@ -40,5 +40,5 @@ def with_stem(model: nn.Module, stem: Stem) -> nn.Module:
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     model.conv1 = convolution
     model.maxpool = nn.Identity()
-    stemmed: nn.Module = model
-    return stemmed
+    changed: nn.Module = model
+    return changed

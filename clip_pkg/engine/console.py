@@ -89,6 +89,14 @@ class FoldConsole(LogLines):
         if remark:
             self.line(remark)
 
+    def test_line(self, scores: EpochScores, test_map: float | None, epoch: int) -> None:
+        """Write the line on the test images, like those of an epoch."""
+        map_text = "n/a" if test_map is None else f"{test_map:.2f}%"
+        self.line(
+            f"Test Loss: {self._loss(scores)}, Test Acc: {100 * scores.accuracy:.2f}%, "
+            f"Test mAP: {map_text} (epoch {epoch})"
+        )
+
     def setup(self, what: str) -> None:
         """Tell the launcher what is being prepared."""
         self._write_progress(what, 0, 0, 0.0)

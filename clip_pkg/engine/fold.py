@@ -48,7 +48,7 @@ def follow_fold(task: FoldTask, *, device: torch.device, ranks: Ranks) -> None:
     """Do what every rank but the first does: compute parts of what the first one asks for."""
     with _backends():
         setup, _, _ = resumed_setup(task, device, ranks)
-        with closing(setup.pixels):
+        with closing(setup):
             FoldPasses(setup).follow()
 
 
@@ -109,7 +109,7 @@ def _train_fold(
     if state is not None:
         training.restore(state)
         console.line(f"Going on after epoch {state['epoch']} from {source}")
-    with closing(setup.pixels):
+    with closing(setup):
         with profiler:
             training.run()
         result = training.result(time.monotonic() - started)

@@ -15,7 +15,7 @@ from clip_pkg.atomic import write_text
 from clip_pkg.checkpoint import save_checkpoint
 from clip_pkg.classifier import class_features, evaluation_mode
 from clip_pkg.engine.epoch import Evaluation
-from clip_pkg.engine.setup import FoldSetup
+from clip_pkg.engine.setup import EvalSide, FoldSetup
 from clip_pkg.predictions import Predictions
 
 
@@ -53,10 +53,13 @@ def snapshot(
 
 
 def write_best(setup: FoldSetup, best: BestModel) -> None:
-    """Write `predictions.csv`, and `checkpoint_best.pth` unless the config wants none."""
+    """Write `predictions.csv`, and `checkpoint_best.pth` unless the config wants none.
+
+    Test images are looked at with it in the end; a config that wants none has it until then.
+    """
     paths = setup.task.paths
-    predictions(setup, best.evaluation).write(paths.predictions)
-    if setup.config.save_best:
+    predictions(setup.val, best.evaluation).write(paths.predictions)
+    if setup.config.save_best or setup.test is not None:
         save_checkpoint(
             paths.checkpoint_best,
             {
@@ -97,11 +100,11 @@ def write_latest(
     )
 
 
-def predictions(setup: FoldSetup, evaluation: Evaluation) -> Predictions:
-    """Name the images and classes of an evaluation."""
+def predictions(side: EvalSide, evaluation: Evaluation) -> Predictions:
+    """Name the images and classes of an evaluation of a side."""
     return Predictions(
-        classes=setup.manifest.classes,
-        paths=tuple(setup.manifest.paths[index] for index in evaluation.index),
+        classes=side.manifest.classes,
+        paths=tuple(side.manifest.paths[index] for index in evaluation.index),
         targets=evaluation.targets,
         probabilities=evaluation.probabilities,
     )

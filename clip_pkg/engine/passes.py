@@ -7,9 +7,11 @@ others when it says so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.engine.epoch import EpochScores, Evaluation, OnStep, evaluate, train_epoch
 from clip_pkg.engine.phases import Phases, unmeasured
@@ -18,7 +20,7 @@ from clip_pkg.engine.setup import FoldSetup, Side
 from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossOutput
 
-TRAIN, EVALUATE = "train", "evaluate"
+TRAIN, EVALUATE, GO_BACK = "train", "evaluate", "go back"
 
 
 class FoldPasses:
@@ -70,11 +72,27 @@ class FoldPasses:
         with self._phases("validation"):
             return self._evaluate(side, on_step=on_step)
 
+    def go_back(self, checkpoint: Path) -> int:
+        """Take the weights that a checkpoint of this fold has; returns its epoch."""
+        setup, state = self._setup, load_checkpoint(checkpoint)
+        setup.ranks.announce(GO_BACK, state["epoch"])
+        setup.model.load_checkpoint_state(state["model"], source=str(checkpoint))
+        setup.objective.load_state_dict(state["objective"])
+        self._copy()
+        return int(state["epoch"])
+
+    def _copy(self) -> None:
+        """Give all ranks the weights of the first one."""
+        for module in (self._setup.model, self._setup.objective):
+            self._setup.ranks.copy_from_leader([*module.parameters(), *module.buffers()])
+
     def follow(self) -> None:
         """Take part in every pass of the first rank until it is done."""
         for kind, which in self._setup.ranks.orders():
             if kind == TRAIN:
                 self._train(which, on_output=lambda output: None, on_step=lambda done, scores: None)
+            elif kind == GO_BACK:
+                self._copy()
             else:
                 assert kind == EVALUATE, f"rank 0 announces {kind}"
                 self._evaluate(which, on_step=lambda done, scores: None)

@@ -38,16 +38,17 @@ from clip_pkg.planning.tasks import FoldTask
 from clip_pkg.precision import Precision
 from clip_pkg.scheduling.devices import usable_cores
 
-Side: TypeAlias = Literal["val", "inner"]
+Side: TypeAlias = Literal["val", "inner", "test"]
 
 
 @dataclass(frozen=True)
 class EvalSide:
-    """Images that are only looked at, with the order in which their loss is computed.
+    """Images of a manifest that are only looked at, with the order in which their loss is computed.
 
     Of several ranks each has batches of its share of them.
     """
 
+    manifest: Manifest
     batches: EvalBatches
     loss_order: Tensor
 
@@ -61,9 +62,9 @@ class EvalSide:
 class FoldSetup:
     """One fold, ready to train. `inner` chooses the epoch where the config asks for it.
 
-    val: the images held out, none of a task that holds out none. pixels: what the batches are made
-    of; to be closed when the fold is over. notices: for everybody who reads the result. remarks:
-    for the log.
+    val: the images held out, none of a task that holds out none. test: images that are looked at
+    once, in the end. pixels, test_pixels: what the batches are made of. notices: for everybody who
+    reads the result. remarks: for the log.
     """
 
     task: FoldTask
@@ -84,14 +85,22 @@ class FoldSetup:
     train: TrainBatches
     val: EvalSide
     inner: EvalSide | None
+    test: EvalSide | None
+    test_pixels: PixelSource | None
     notices: tuple[str, ...]
     remarks: tuple[str, ...]
 
     def side(self, name: Side) -> EvalSide:
         """One of the sides that are only looked at."""
-        side = self.val if name == "val" else self.inner
-        assert side is not None, "the config asks for no inner split"
+        side = {"val": self.val, "inner": self.inner, "test": self.test}[name]
+        assert side is not None, f"the config asks for no {name} images"
         return side
+
+    def close(self) -> None:
+        """Let go of files and processes."""
+        for pixels in (self.pixels, self.test_pixels):
+            if pixels is not None:
+                pixels.close()
 
     @property
     def class_counts(self) -> NDArray[np.int64]:
@@ -142,7 +151,11 @@ def set_up(
         ranks=ranks,
     )
     model, objective, precision = built.model, built.objective, built.precision
-    pixels = open_pixels(_host_images(task, config, manifest, ranks), device)
+    pixels = open_pixels(_host_images(task.pixel_store, config, manifest, ranks), device)
+    test, test_pixels = _test_manifest(task), None
+    if test is not None:
+        images = _host_images(task.test_pixel_store, config, test, ranks)
+        test_pixels = open_pixels(images, device, resident=False)  # they come by once
     augmentation = Augmentation(
         config.augmentation,
         img_size=config.img_size,
@@ -171,10 +184,15 @@ def set_up(
 
     most = _in_parts(task)
 
-    def eval_side(indices: NDArray[np.int64], purpose: str) -> EvalSide:
+    def eval_side(
+        indices: NDArray[np.int64],
+        purpose: str,
+        images: Manifest = manifest,
+        source: PixelSource = pixels,
+    ) -> EvalSide:
         batches = EvalBatches(
-            pixels,
-            manifest.labels,
+            source,
+            images.labels,
             indices[ranks.share(len(indices))],
             batch_size=config.batch_size,
             augmentation=augmentation,
@@ -182,7 +200,7 @@ def set_up(
         )
         generator = torch.Generator()
         generator.manual_seed(derive_seed(config.random_state, task.fold, f"loss order {purpose}"))
-        return EvalSide(batches, torch.randperm(len(indices), generator=generator))
+        return EvalSide(images, batches, torch.randperm(len(indices), generator=generator))
 
     optimisation = Optimisation(
         [
@@ -242,6 +260,12 @@ def set_up(
         train=train,
         val=val,
         inner=None if inner_indices is None else eval_side(inner_indices, "inner"),
+        test=(
+            None
+            if test is None or test_pixels is None
+            else eval_side(np.arange(len(test)), "test", test, test_pixels)
+        ),
+        test_pixels=test_pixels,
         notices=(*fold_notices(task, config, model, ranks), *([compiled] if compiled else [])),
         remarks=built.remarks,
     )
@@ -259,10 +283,19 @@ def _splits(task: FoldTask, manifest: Manifest) -> Splits:
     return splits_from_json(Path(task.folds_info_file), manifest)
 
 
-def _host_images(task: FoldTask, config: RunConfig, manifest: Manifest, ranks: Ranks) -> HostImages:
+def _test_manifest(task: FoldTask) -> Manifest | None:
+    if task.test_manifest_file is None:
+        return None
+    text = Path(task.test_manifest_file).read_text(encoding="utf-8")
+    return Manifest.from_json(json.loads(text))
+
+
+def _host_images(
+    store: str | None, config: RunConfig, manifest: Manifest, ranks: Ranks
+) -> HostImages:
     """Open the store, or decode here where the launcher found no room for one."""
-    if task.pixel_store is not None:
-        return PixelStore.open(Path(task.pixel_store), manifest)
+    if store is not None:
+        return PixelStore.open(Path(store), manifest)
     workers = min(config.num_workers, usable_cores())
     # Every rank reads whole batches, so every rank decodes them.
     return ImageDecoder(

@@ -191,8 +191,9 @@ class FoldTraining:
 
     def _evaluate(self, side: Side, *, epoch: int) -> Evaluation:
         steps = len(self._setup.side(side).batches)
+        phase = "test" if side == "test" else "val"
         progress = self._console.phase(
-            "val", epoch=epoch, steps=steps, batch_size=self._setup.config.batch_size
+            phase, epoch=epoch, steps=steps, batch_size=self._setup.config.batch_size
         )
         started = time.monotonic()
         evaluation = self._passes.evaluate(side, on_step=progress)
@@ -200,7 +201,7 @@ class FoldTraining:
             raise Diverged(f"the model's outputs are not finite after epoch {epoch}")
         if epoch > 0:
             self._console.phase_done(
-                "val", steps=steps, seconds=time.monotonic() - started, scores=evaluation.scores
+                phase, steps=steps, seconds=time.monotonic() - started, scores=evaluation.scores
             )
         return evaluation
 
@@ -241,9 +242,10 @@ class FoldTraining:
         if setup.val.size:
             # There is no last look where it stopped between the last epoch and the result.
             last = self._last or self._evaluate("val", epoch=last_epoch)
-            predictions(setup, last).write(paths.predictions_last)
+            predictions(setup.val, last).write(paths.predictions_last)
         self._history.write(paths.history)
         write_exposure(setup, last_epoch)
+        test = self._test(best_epoch or last_epoch)
         columns = [name for name in self._history.columns if name.startswith("val_")]
 
         def scores(epoch: int) -> dict[str, float | None]:
@@ -272,7 +274,25 @@ class FoldTraining:
                 else None
             ),
             notices=self._notices,
+            n_test=0 if setup.test is None else setup.test.size,
+            test=test,
         )
+
+    def _test(self, epoch: int) -> dict[str, float | None]:
+        """Look at the test images, once, with the model of `epoch`; nothing is trained after it."""
+        setup, paths = self._setup, self._setup.task.paths
+        if setup.test is None:
+            return {}
+        if epoch != self._history.epochs:
+            found = self._passes.go_back(paths.checkpoint_best)
+            assert found == epoch, f"the best checkpoint is of epoch {found}, not {epoch}"
+        evaluation = self._evaluate("test", epoch=epoch)
+        predictions(setup.test, evaluation).write(paths.test_predictions)
+        scores = evaluation_columns("test", evaluation, self._weights)
+        self._console.test_line(evaluation.scores, scores["test_mAP"], epoch)
+        if not setup.config.save_best:
+            paths.checkpoint_best.unlink(missing_ok=True)
+        return scores
 
     def _chosen_on(self) -> Literal["reported fold", "inner validation split", "no image"]:
         if not self._setup.val.size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,9 +71,11 @@ class ConfigResult:
         return image_clusters(self.predictions.paths, self.together)
 
 
-def spread_of(averages: Mapping[str, Any], metric: str) -> Spread:
+def spread_of(
+    averages: Mapping[str, Any], metric: str, side: Literal["val", "test"] = "val"
+) -> Spread:
     """Read mean, deviation and number of folds of a score out of a summary's averages."""
-    name = f"val_{metric}"
+    name = f"{side}_{metric}"
     return Spread(
         mean=averages.get(f"avg_{name}"),
         sd=averages.get(f"std_{name}"),

@@ -18,9 +18,10 @@ from clip_pkg.atomic import write_json
 from clip_pkg.evaluation.fold_files import ConfigFiles, read_config_files
 from clip_pkg.evaluation.intervals import confidence_intervals
 from clip_pkg.evaluation.summary_schema import SCHEMA_VERSION
-from clip_pkg.metrics.classification import ClassificationMetrics, classification_metrics
+from clip_pkg.metrics.classification import TOP_K, ClassificationMetrics, classification_metrics
 from clip_pkg.metrics.units import PERCENT, history_scores
 from clip_pkg.paths import ConfigPaths
+from clip_pkg.planning.tasks import FoldResult
 from clip_pkg.predictions import Predictions
 
 Scores: TypeAlias = Mapping[str, float | None]
@@ -75,6 +76,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         "average_results": best["average_results"],
         "best_epoch": best,
         "last_epoch": last,
+        "test": _test(results),
         "baselines": {
             "majority_class": _majority_baseline(folds_info),
             "untrained_model": _averages([result.untrained for result in done]),
@@ -130,6 +132,21 @@ def _epoch_block(name: str, epochs: Sequence[tuple[int | None, Scores] | None]) 
             **_columns([one and one[1] for one in epochs]),
         },
         "average_results": _averages([one[1] for one in epochs if one is not None]),
+    }
+
+
+def _test(results: Sequence[FoldResult | None]) -> dict[str, Any] | None:
+    """Scores on the test images, which no fold trained on; None without such images."""
+    rows = [result.test if result and result.n_test else None for result in results]
+    tested = [row for row in rows if row is not None]
+    if not tested:
+        return None
+    return {
+        "n": max(result.n_test for result in results if result),
+        "model": "of the epoch that validation chose",
+        "top_k_is": TOP_K,
+        "fold_results": _columns(rows),
+        "average_results": _averages(tested),
     }
 
 

@@ -134,6 +134,19 @@ class LastEpoch(Block):
     out_of_fold: OutOfFold | None
 
 
+class TestImages(Block):
+    """Scores on the config's test images: each fold's model looked at all of them, once."""
+
+    n: Count = Field(description="Test images.")
+    model: Literal["of the epoch that validation chose"]
+    top_k_is: Count = Field(description="k of `top_k`.")
+    fold_results: FoldColumns = Field(description="`fold_test_<score>` of each fold.")
+    average_results: Averages = Field(
+        description="Their means over folds; the spread is that of the training sets, not of the "
+        "test images, which all folds share."
+    )
+
+
 class Baselines(Block):
     """What costs nothing, as means over folds."""
 
@@ -203,7 +216,10 @@ class Digests(Block):
     """SHA-256 of all that the numbers follow from; equal runs have equal ones."""
 
     config: str = Field(description="The settings that decide the numbers.")
-    data: str = Field(description="Path, label, group and content of every image.")
+    data: str = Field(
+        description="Path, label, group and content of every image; with `test_dir`, of the test "
+        "images too."
+    )
     splits: str = Field(description="Which image is in which fold.")
     class_texts: str = Field(description="The prompts of all classes.")
     code: str = Field(description="The package's sources that make numbers.")
@@ -231,6 +247,9 @@ class CvSummary(Block):
     average_results: Averages = Field(description="Their means over folds.")
     best_epoch: BestEpoch = Field(description="The same scores under a name like `last_epoch`.")
     last_epoch: LastEpoch = Field(description="Scores at the last epoch.")
+    test: TestImages | None = Field(
+        None, description="On the images of `test_dir`; null without it, or without a result."
+    )
     baselines: Baselines = Field(description="What to compare the scores with.")
     out_of_fold: OutOfFold | None = Field(description="At the best epochs; null without a result.")
     per_class: dict[str, PerClass] | None = Field(description="By class, out of fold.")
@@ -241,7 +260,9 @@ class CvSummary(Block):
     )
     failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
     identity: Digests = Field(description="Digests of all that the numbers follow from.")
-    data_fingerprint: str = Field(description="`identity.data`, as `folds_info.json` calls it.")
+    data_fingerprint: str = Field(
+        description="Of the images of the folds, as in `folds_info.json`."
+    )
     splits_hash: str = Field(description="`identity.splits`, as `folds_info.json` calls it.")
     environment: dict[str, str | list[str]] = Field(
         description="Versions, device, precision, git revision; a list where folds differ."
@@ -257,6 +278,7 @@ class CvSummary(Block):
             self.fold_results,
             self.best_epoch.fold_results,
             self.last_epoch.fold_results,
+            *([] if self.test is None else [self.test.fold_results]),
             self.timing,
         ):
             lists = {name: value for name, value in block if isinstance(value, list)}

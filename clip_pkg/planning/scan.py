@@ -26,12 +26,14 @@ from clip_pkg.planning.problems import DataErrors, shown, some
 class ScanResult:
     """The images, what was found out about them, and the copies among them.
 
-    `linked` holds clusters of indices into the manifest that must share a fold.
+    `linked` holds clusters of indices into the manifest that must share a fold; `inspections` are
+    in the manifest's order.
     """
 
     manifest: Manifest
     audit: Audit
     linked: Clusters
+    inspections: tuple[Inspection, ...]
 
 
 def list_images(data_dir: Path) -> Listing:
@@ -111,7 +113,7 @@ def scan(
     digests = [one.digest for one in inspections]
     manifest = _manifest(listing.root, images, digests).grouped(group_pattern)
     audit = make_audit(manifest, inspections, duplicates, listing, unreadable)
-    return ScanResult(manifest, audit, duplicates.linked)
+    return ScanResult(manifest, audit, duplicates.linked, tuple(inspections))
 
 
 def scan_unlabelled(data_dir: Path, *, progress: Progress | None = None) -> Manifest:

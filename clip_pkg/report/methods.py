@@ -31,6 +31,7 @@ def methods_paragraph(outcomes: Sequence[ConfigOutcome], tests: str) -> str:
         _training(outcomes),
         *_sampling(outcomes),
         _epochs(outcomes),
+        *_test_images(outcomes),
         _statistics(first),
         tests,
         _software(first),
@@ -231,6 +232,17 @@ def _epochs(outcomes: Sequence[ConfigOutcome]) -> str:
         "makes them optimistic; scores of the last epoch, which involve no choice, are given "
         "beside them."
     )
+
+
+def _test_images(outcomes: Sequence[ConfigOutcome]) -> list[str]:
+    tested = [test["n"] for one in outcomes if (test := one.summary["test"]) is not None]
+    if not tested:
+        return []
+    counts = " or ".join(str(count) for count in sorted(set(tested)))
+    return [
+        f"A separate test set of {counts} images took no part in training or in any choice; every "
+        "fold's model was evaluated on it once, at the epoch that validation had chosen."
+    ]
 
 
 def _statistics(outcome: ConfigOutcome) -> str:

@@ -16,6 +16,7 @@ from clip_pkg.evaluation.comparison_records import (
     Spread,
 )
 from clip_pkg.evaluation.comparison_tables import UNDEFINED, shown_p, shown_score, shown_spread
+from clip_pkg.evaluation.config_result import spread_of
 from clip_pkg.metrics.units import PERCENT
 from clip_pkg.planning.problems import shown
 from clip_pkg.report.curves import wilson_interval
@@ -91,6 +92,10 @@ def leaderboard(
         Column(f"{other.capitalize()} epoch"),
     )
     rows = tuple(_row(comparison, row, outcomes[row.folder]) for row in data_set.rows)
+    tested = [_tested(outcomes[row.folder]) for row in data_set.rows]
+    if is_tested := any(tested):
+        columns = (*columns, Column("Test accuracy, %"))
+        rows = tuple((*row, cell) for row, cell in zip(rows, tested, strict=True))
     baselines = data_set.baselines
     if len(baselines) > MOST_BASELINES:
         baselines = baselines[:2]  # the majority class, and the leader before training
@@ -102,6 +107,7 @@ def leaderboard(
             *(spread_text(baseline.scores.get(score), score) for score in SCORES),
             "",
             "",
+            *([""] if is_tested else []),
         )
         for baseline in baselines
     )
@@ -113,6 +119,16 @@ def leaderboard(
         rows,
         reference,
         _best(comparison, data_set),
+    )
+
+
+def _tested(outcome: ConfigOutcome) -> str:
+    """Accuracy on the test images; empty for a config without any."""
+    test = outcome.summary["test"]
+    return (
+        ""
+        if test is None
+        else spread_text(spread_of(test["average_results"], "acc", "test"), "acc")
     )
 
 
