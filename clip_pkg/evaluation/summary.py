@@ -17,6 +17,7 @@ import numpy as np
 from clip_pkg.atomic import write_json
 from clip_pkg.evaluation.fold_files import ConfigFiles, read_config_files
 from clip_pkg.evaluation.intervals import confidence_intervals
+from clip_pkg.evaluation.pretraining_files import pretraining_block
 from clip_pkg.evaluation.summary_schema import SCHEMA_VERSION
 from clip_pkg.metrics.classification import TOP_K, ClassificationMetrics, classification_metrics
 from clip_pkg.metrics.units import PERCENT, history_scores
@@ -48,6 +49,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
     done = [result for result in results if result is not None]
     pooled, pooled_last = files.pooled(), files.pooled(last=True)
     metrics = None if pooled is None else _metrics(pooled)
+    pretraining = pretraining_block(files)
     images = sum(sum(fold["val_per_class"].values()) for fold in folds_info["folds"])
     best = {
         **_epoch_block("fold_best_epoch", [(r.best_epoch, r.best) if r else None for r in results]),
@@ -88,6 +90,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
             if pooled is None or any(fold.status == "missing" for fold in folds)
             else confidence_intervals(pooled, folds_info)
         ),
+        "pretraining": pretraining,
         "failures": {
             f"fold_{fold.number}": {"kind": fold.failure.kind, "reason": fold.failure.reason}
             for fold in folds
@@ -102,13 +105,23 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
             "fold_train_seconds": [result and round(result.train_seconds, 3) for result in results],
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        "notices": sorted({note for result in done for note in result.notices}),
+        "notices": sorted(
+            {
+                *(note for result in done for note in result.notices),
+                *(() if pretraining is None else pretraining["notices"]),
+            }
+        ),
     }
 
 
 def without_times(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a summary that two equal runs share."""
-    return {key: value for key, value in summary.items() if key != "timing"}
+    shared = {key: value for key, value in summary.items() if key != "timing"}
+    if summary.get("pretraining"):
+        times = ("seconds", "train_images_per_second")
+        block = summary["pretraining"].items()
+        shared["pretraining"] = {key: value for key, value in block if key not in times}
+    return shared
 
 
 def _epoch_choice(config: Mapping[str, Any]) -> str:

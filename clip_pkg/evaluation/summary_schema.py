@@ -205,6 +205,62 @@ class ConfidenceIntervals(Block):
     )
 
 
+class PretrainingMeasures(Block):
+    """Means over runs of what the features of a pre-trained encoder are worth; null: unknown."""
+
+    alignment: Number | None = Field(
+        description="Mean squared distance of two views of an image on the sphere; 0 is perfect."
+    )
+    uniformity: Number | None = Field(
+        description="Log of the mean Gaussian kernel over pairs of images; less is more uniform."
+    )
+    effective_rank: Number | None = Field(
+        description="Dimensions that the features use, 1 for features that are all alike."
+    )
+    feature_std: Number | None = Field(
+        description="Standard deviation of a dimension on the sphere; 0 after a collapse."
+    )
+    knn_acc: Number | None = Field(description="Accuracy of nearest neighbours.")
+    probe_acc: Number | None = Field(description="Accuracy of a linear classifier.")
+
+
+class UntrainedProbes(Block):
+    """The same probes of the encoder before its first step."""
+
+    knn_acc: Number | None = Field(description="Accuracy of nearest neighbours.")
+    probe_acc: Number | None = Field(description="Accuracy of a linear classifier.")
+
+
+class Pretraining(Block):
+    """What the image encoder learned from before the folds; probes use labels, training does not.
+
+    The one loss that does is `supcon`.
+    """
+
+    loss: str = Field(description="Its type.")
+    settings: dict[str, Any] = Field(description="Parameters of the loss.")
+    images: Literal["train_fold", "all", "folder"] = Field(
+        description="`train_fold`: those of the fold; `all`: pixels of validation images too; "
+        "`folder`: others."
+    )
+    epochs: Epoch = Field(description="Planned passes over the images.")
+    shared_by_folds: bool = Field(description="Whether all folds start from one run.")
+    runs: list[str | None] = Field(
+        description="Folders relative to this file's, one per fold, or one for all."
+    )
+    seconds: Number | None = Field(description="Of all different runs together.")
+    train_images_per_second: Number | None = Field(
+        description="Median over epochs, mean over runs."
+    )
+    last: PretrainingMeasures = Field(description="After the last epoch.")
+    untrained: UntrainedProbes = Field(description="Before the first step.")
+    collapsed: bool = Field(
+        description="Whether the features of a run are (almost) alike: effective rank below 2, or "
+        "a notice of the run that says so."
+    )
+    notices: list[str] = Field(description="What a reader should know; also in the file's own.")
+
+
 class Failure(Block):
     """Why a fold has no result."""
 
@@ -226,7 +282,7 @@ class Digests(Block):
 
 
 class Timing(Block):
-    """How long it took; the only block in which equal runs differ."""
+    """How long it took; equal runs differ in this block, and in the speed of `pretraining`."""
 
     fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
     fold_train_seconds: list[Number | None] = Field(description="Training steps only, seconds.")
@@ -257,6 +313,9 @@ class CvSummary(Block):
     confidence_intervals: ConfidenceIntervals | None = Field(
         description="At the best epochs; null while a fold is missing, and for more than 10 "
         "million images × classes."
+    )
+    pretraining: Pretraining | None = Field(
+        None, description="Self-supervised training before the folds; null without."
     )
     failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
     identity: Digests = Field(description="Digests of all that the numbers follow from.")
