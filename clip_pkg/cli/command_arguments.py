@@ -146,9 +146,10 @@ def compare_parser() -> Parser:
         type=Path,
         default=[],
         metavar="FILE",
-        help="write what was found: FILE.json (everything), FILE.csv (and FILE_pairs.csv), "
-        "FILE.md, FILE.tex; across data sets FILE.svg or FILE.pdf, a critical-difference diagram. "
-        "Files that are there are replaced",
+        help="write what was found: FILE.json (everything), FILE.csv (and FILE_pairs.csv, "
+        "FILE_pretraining.csv), FILE.md, FILE.tex; across data sets FILE.svg or FILE.pdf, a "
+        "critical-difference diagram; of pre-trainings FILE.svg, FILE.pdf or FILE.png, their "
+        "curves. Files that are there are replaced",
     )
     return parser
 

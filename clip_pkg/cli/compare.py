@@ -10,7 +10,7 @@ from rich.text import Text
 
 from clip_pkg.cli.output_file import check_target
 from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import RunFolderError
+from clip_pkg.errors import RunFolderError, UserError
 from clip_pkg.evaluation.comparison import compare
 from clip_pkg.evaluation.comparison_files import WRITERS, all_refusals, write_comparison
 from clip_pkg.evaluation.comparison_records import Comparison, DataSetComparison
@@ -19,10 +19,13 @@ from clip_pkg.evaluation.comparison_tables import (
     epoch_table,
     leaderboard,
     pair_table,
+    pretraining_table,
     rank_table,
 )
 
 NAME_WIDTH = 18  # what 80 columns leave beside a leaderboard's numbers, broken at their spaces
+FIGURE_ONLY = (".png",)  # what tables and ranks cannot be written as
+FIGURES = (".svg", ".pdf", *FIGURE_ONLY)
 MOST_PAIRS = 15  # on the terminal; of more, only those of the leading config are shown
 
 
@@ -31,7 +34,7 @@ def compare_directories(parsed: argparse.Namespace) -> int:
     terminal = Terminal()
     outputs: list[Path] = parsed.output
     for path in outputs:
-        check_target(path, [], tuple(WRITERS))
+        check_target(path, [], (*WRITERS, *FIGURE_ONLY))
     with terminal.counting("Configs") as progress:
         found = compare(
             parsed.directories, metric=parsed.metric, epoch=parsed.epoch, progress=progress
@@ -47,13 +50,36 @@ def compare_directories(parsed: argparse.Namespace) -> int:
     for reason in all_refusals(found):
         terminal.line(f"NOT COMPARED: {reason}", "yellow")
     for path in outputs:
-        for written in write_comparison(path, found):
+        for written in _write(path, found):
             terminal.line(f"Wrote {written}")
     _next_steps(parsed, found, terminal)
     return 0
 
 
+def _write(path: Path, found: Comparison) -> list[Path]:
+    """Write a file; a figure shows pre-trainings where there are any, else ranks."""
+    rows = [row for one in found.data_sets for row in one.pretraining]
+    is_figure = path.suffix.lower() in FIGURES
+    if is_figure and rows and found.across is None:
+        # matplotlib takes its time, and tables do not need it
+        from clip_pkg.report.figures.pretraining import write_convergence  # noqa: PLC0415
+
+        write_convergence(path, rows)
+        return [path]
+    if path.suffix.lower() in FIGURE_ONLY:
+        raise UserError(
+            f"{path}: the curves of pre-trainings need configs with one, of one set of images"
+        )
+    return write_comparison(path, found)
+
+
 def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal) -> None:
+    if one.pretraining:
+        terminal.console.print(_drawn(pretraining_table(one)))
+        terminal.line(
+            "Probe gain: points of a linear probe over that of the untrained encoder; "
+            "docs/contrastive.md says how to read the table."
+        )
     scores = leaderboard(one, found)
     names_fit = all(len(name) <= NAME_WIDTH for name, *_ in scores.rows)
     terminal.console.print(_drawn(scores, keep_names=names_fit))
@@ -86,7 +112,12 @@ def _shown_findings(found: Comparison) -> list[str]:
 
 
 def _refuse_nothing(found: Comparison) -> None:
-    """Raise RunFolderError where there were several configs and no two could be compared."""
+    """Raise RunFolderError where there were several configs and no two could be compared.
+
+    Seeds divide the images differently; a table of pre-trainings is worth showing all the same.
+    """
+    if any(one.pretraining for one in found.data_sets):
+        return
     reasons = all_refusals(found)
     if reasons and found.across is None and not any(one.pairs for one in found.data_sets):
         raise RunFolderError("\n  ".join(["nothing can be compared:", *reasons]))

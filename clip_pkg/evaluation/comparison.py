@@ -33,6 +33,7 @@ from clip_pkg.evaluation.config_result import (
     spread_of,
 )
 from clip_pkg.evaluation.pairs import Entrant, comparable, compare_pairs
+from clip_pkg.evaluation.pretraining_rows import pretraining_rows
 from clip_pkg.metrics.classification import SCORES, classification_metrics
 from clip_pkg.metrics.units import history_scores
 
@@ -174,6 +175,7 @@ def _data_set(
         baselines=(Baseline("majority class", majority), *untrained),
         pairs=compare_pairs(groups, question),
         refusals=tuple(refusals),
+        pretraining=pretraining_rows(results),
     )
 
 

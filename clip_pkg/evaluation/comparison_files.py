@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_pkg.atomic import write_json, write_text
 from clip_pkg.errors import UserError
-from clip_pkg.evaluation.comparison_records import Comparison, PairResult, Spread
+from clip_pkg.evaluation.comparison_records import Comparison, PairResult, PretrainingRow, Spread
 from clip_pkg.evaluation.comparison_tables import TextTable, tables
 from clip_pkg.evaluation.latex import escape
 from clip_pkg.evaluation.rank_diagram import write_rank_diagram
@@ -34,8 +34,7 @@ def _write_json(path: Path, comparison: Comparison) -> list[Path]:
 
 
 def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
-    """Configs in the file, pairs in a second one beside it; all digits."""
-    pairs = path.with_name(f"{path.stem}_pairs{path.suffix}")
+    """Configs in the file, pairs and pre-trainings in further ones beside it; all digits."""
     configs = []
     for one in comparison.data_sets:
         for row in one.rows:
@@ -61,10 +60,37 @@ def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
         for one in comparison.data_sets
         for pair in one.pairs
     ]
-    if not found:
-        return [path]
-    write_text(pairs, _csv(found))
-    return [path, pairs]
+    losses = [
+        {"data_set": one.name, **_pretraining_cells(row)}
+        for one in comparison.data_sets
+        for row in one.pretraining
+    ]
+    written = [path]
+    for further, rows in (("pairs", found), ("pretraining", losses)):
+        if rows:
+            written.append(path.with_name(f"{path.stem}_{further}{path.suffix}"))
+            write_text(written[-1], _csv(rows))
+    return written
+
+
+def _pretraining_cells(row: PretrainingRow) -> dict[str, object]:
+    """All digits; seconds, not minutes."""
+    cells: dict[str, object] = {
+        "pretraining": row.label,
+        "n_seeds": len(row.configs),
+        "scores_of": row.scores_of,
+    }
+    for name in (
+        "top_1",
+        "top_5",
+        "seconds",
+        "effective_rank",
+        "knn_acc",
+        "probe_acc",
+        "probe_gain",
+    ):
+        cells |= _spread_cells(name, getattr(row, name))
+    return {**cells, "notes": "; ".join(row.notes)}
 
 
 def _spread_cells(name: str, spread: Spread) -> dict[str, object]:

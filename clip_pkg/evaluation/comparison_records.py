@@ -127,6 +127,37 @@ class PairResult:
 
 
 @dataclass(frozen=True)
+class PretrainingRow:
+    """Configs with one pre-training and equal settings but for the seed; or those without one.
+
+    label: the loss of the pre-training. configs, seeds: of each. scores_of: `test images` or
+        `held-out images`.
+    top_1, top_5: accuracies in percent over configs, as everything else is; top_5 is undefined with
+        five classes or fewer.
+    seconds: of the pre-trainings of a config together. effective_rank: of the features at the end.
+    knn_acc, probe_acc: of the encoder alone. probe_gain: over the untrained encoder's probe_acc.
+    epochs: of the pre-training; 0 without one. notes: what a reader should know.
+    runs, folds: folders of the pre-trainings and of the folds, which have histories.
+    """
+
+    label: str
+    configs: tuple[str, ...]
+    seeds: tuple[int | None, ...]
+    scores_of: str
+    top_1: Spread
+    top_5: Spread
+    seconds: Spread
+    effective_rank: Spread
+    knn_acc: Spread
+    probe_acc: Spread
+    probe_gain: Spread
+    epochs: int
+    notes: tuple[str, ...]
+    runs: tuple[str, ...]
+    folds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Configs that must not be compared, and why."""
 
@@ -141,6 +172,7 @@ class DataSetComparison:
     name: the folder they lie in, as people know it.
     grouped: whether images that belong together were drawn together in the bootstrap.
     resamples: of the bootstrap.
+    pretraining: the same configs by the loss of their pre-training; empty if none has any.
     """
 
     name: str
@@ -153,6 +185,7 @@ class DataSetComparison:
     baselines: tuple[Baseline, ...]
     pairs: tuple[PairResult, ...]
     refusals: tuple[Refusal, ...]
+    pretraining: tuple[PretrainingRow, ...] = ()
 
     @property
     def leader(self) -> LeaderboardRow:

@@ -11,6 +11,7 @@ from clip_pkg.evaluation.comparison_records import (
     Comparison,
     DataSetComparison,
     PairResult,
+    PretrainingRow,
     Spread,
 )
 from clip_pkg.evaluation.sentences import METRIC_NAMES
@@ -64,15 +65,60 @@ def shown_p(p: float | None) -> str:
 
 
 def tables(comparison: Comparison) -> list[TextTable]:
-    """Every table: two or three per data set, and one across them."""
+    """Every table: two to four per data set, and one across them."""
     found = []
     for one in comparison.data_sets:
+        if one.pretraining:
+            found.append(pretraining_table(one))
         found += [leaderboard(one, comparison), epoch_table(one, comparison)]
         if one.pairs:
             found.append(pair_table(one.pairs, one, comparison))
     if comparison.across is not None:
         found.append(rank_table(comparison.across, comparison.metric))
     return found
+
+
+def pretraining_table(one: DataSetComparison) -> TextTable:
+    """One row per loss of the pre-training, mean ± SD over seeds; the best first."""
+    rows = one.pretraining
+
+    def cells(row: PretrainingRow) -> Iterator[str]:
+        for spread in (row.top_1, row.top_5):
+            yield shown_spread(spread, "acc")
+        yield UNDEFINED if row.seconds.mean is None else _minutes(row.seconds.mean)
+        yield _rounded(row.effective_rank)
+        yield shown_spread(row.knn_acc, "acc")
+        yield _rounded(row.probe_gain, sign="+")
+
+    return TextTable(
+        f"{one.name}: pre-training losses, mean ± SD over n seeds, on {rows[0].scores_of}",
+        (
+            "Pre-training",
+            "n",
+            "Top-1 %",
+            "Top-5 %",
+            "Time, min",
+            "Eff. rank",
+            "kNN %",
+            "Probe gain",
+            "Notes",
+        ),
+        tuple(
+            (row.label, str(len(row.configs)), *cells(row), "; ".join(row.notes)) for row in rows
+        ),
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}"
+
+
+def _rounded(spread: Spread, sign: str = "") -> str:
+    """`41.2 ± 3.0`, `+12.1`; a dash where it is undefined."""
+    if spread.mean is None:
+        return UNDEFINED
+    text = f"{spread.mean:{sign}.1f}".replace("-", "−")
+    return text if spread.sd is None else f"{text} ± {spread.sd:.1f}"
 
 
 def leaderboard(one: DataSetComparison, comparison: Comparison) -> TextTable:

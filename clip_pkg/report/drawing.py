@@ -18,11 +18,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clip_pkg.report.colours import INK, MUTED, ROLES, RULE
+from clip_pkg.report.colours import INK, MUTED, PAPER, ROLES, RULE
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 FONTS = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
+PNG_DPI = 216
 PIXELS_PER_INCH = 72  # a point of the figure is a pixel of the page
 
 STYLE: Any = {  # rcParams; matplotlib names their keys one by one
@@ -122,6 +123,15 @@ def draw(width: float, height: float, caption: Caption, fill: Callable[[Figure],
         _use_fonts(element)
     file = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return Drawing(caption, round(width), round(height), file, pdf.getvalue())
+
+
+def draw_png(width: float, height: float, fill: Callable[[Figure], None]) -> bytes:
+    """The same as a picture on white paper, for programs that show no SVG."""
+    with figure(width, height) as canvas:
+        fill(canvas)
+        png = io.BytesIO()
+        canvas.savefig(png, format="png", dpi=PNG_DPI, facecolor=PAPER.light)
+    return png.getvalue()
 
 
 def legend_below(canvas: Figure, axes: Axes) -> None:
