@@ -82,6 +82,7 @@ class DataSetSection:
     """A leaderboard of the configs on one set of images, and what is written about them.
 
     facts: about the images and folds. links: name in the leaderboard → scope of the config.
+    pretraining, convergence: the losses of pre-trainings, where there are any.
     """
 
     scope: str
@@ -96,11 +97,14 @@ class DataSetSection:
     refusals: Sequence[str]
     methods: str
     latex: str
+    pretraining: Table | None = None
+    convergence: PlacedFigure | None = None
 
     @property
     def figures(self) -> Sequence[PlacedFigure]:
         """All of its figures."""
-        return (self.scores, self.distribution)
+        further = () if self.convergence is None else (self.convergence,)
+        return (self.scores, self.distribution, *further)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from clip_pkg.report.figures.confusion import confusion_counts, confusion_shares
 from clip_pkg.report.figures.embedding import embedding_map
 from clip_pkg.report.figures.folds import class_distribution, sampler_exposure
 from clip_pkg.report.figures.learning import accuracy_curves, loss_curves
+from clip_pkg.report.figures.pretraining import convergence
 from clip_pkg.report.figures.reliability import reliability
 from clip_pkg.report.figures.thresholds import precision_recall, roc
 from clip_pkg.report.findings import config_findings
@@ -30,6 +31,7 @@ from clip_pkg.report.tables import (
     SCORES,
     class_table,
     leaderboard,
+    losses_table,
     pair_table,
     provenance,
     spread_text,
@@ -123,6 +125,7 @@ def data_set_section(
     folder = "" if len(run.comparison.data_sets) == 1 else f"images_{scope}"
     pairs = shown_pairs(data_set)
     table = leaderboard(run.comparison, data_set, run.by_folder)
+    curves = convergence(data_set.pretraining)
     return DataSetSection(
         scope=scope,
         name=shown(data_set.name),
@@ -143,6 +146,8 @@ def data_set_section(
         refusals=[sentence(f"{', '.join(one.configs)}: {one.reason}") for one in data_set.refusals],
         methods=methods_paragraph(outcomes, tests_sentence(run.comparison, data_set)),
         latex=booktabs(table, "tab:results" if not folder else f"tab:results-{scope}"),
+        pretraining=losses_table(data_set),
+        convergence=None if curves is None else PlacedFigure(curves, scope, folder),
     )
 
 

@@ -15,7 +15,13 @@ from clip_pkg.evaluation.comparison_records import (
     PairResult,
     Spread,
 )
-from clip_pkg.evaluation.comparison_tables import UNDEFINED, shown_p, shown_score, shown_spread
+from clip_pkg.evaluation.comparison_tables import (
+    UNDEFINED,
+    pretraining_table,
+    shown_p,
+    shown_score,
+    shown_spread,
+)
 from clip_pkg.evaluation.config_result import spread_of
 from clip_pkg.metrics.units import PERCENT
 from clip_pkg.planning.problems import shown
@@ -73,6 +79,19 @@ def interval_text(row: LeaderboardRow, score: str) -> str:
         return UNDEFINED
     return (
         f"{shown_score(pooled.interval.low, score)} to {shown_score(pooled.interval.high, score)}"
+    )
+
+
+def losses_table(data_set: DataSetComparison) -> Table | None:
+    """A row per loss of the pre-trainings; None without any."""
+    if not data_set.pretraining:
+        return None
+    table = pretraining_table(data_set)
+    words = ("Pre-training", "Notes")
+    return Table(
+        table.title.partition(": ")[2].capitalize() + ".",
+        tuple(Column(name, is_number=name not in words) for name in table.columns),
+        table.rows,
     )
 
 

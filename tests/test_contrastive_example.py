@@ -1,0 +1,50 @@
+"""The example that compares losses of a pre-training: its configs and its launcher."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny import CHECKOUT
+
+from clip_pkg.config.load import dump_canonical, load_configs
+
+EXAMPLE = CHECKOUT / "examples/contrastive"
+LOSSES = {"info_nce", "nt_xent", "dcl", "dcl_symmetric", "dhel", "vicreg"}
+
+
+@pytest.mark.parametrize("name", ["train_clip_config.json", "gpu_config.json"])
+def test_losses_and_baseline_differ_in_nothing_else(name: str) -> None:
+    loaded = load_configs(EXAMPLE / name)
+    assert not loaded.notices
+    runs = [one for one in loaded.configs if one.pretrain is not None]
+    baselines = [one for one in loaded.configs if one.pretrain is None]
+    assert {(one.pretrain.loss.type, one.random_state) for one in runs if one.pretrain} == {
+        (loss, seed) for loss in LOSSES for seed in (1, 2)
+    }
+    assert [one.random_state for one in baselines] == [1, 2]
+    others = [
+        {
+            key: value
+            for key, value in dump_canonical(one).items()
+            if key not in ("name", "pretrain", "random_state")
+        }
+        for one in loaded.configs
+    ]
+    assert all(other == others[0] for other in others)
+
+
+def test_the_launcher_wants_both_folders(tmp_path: Path) -> None:
+    for given, said in (({}, "DATA_DIR"), ({"DATA_DIR": str(tmp_path)}, "TEST_DIR")):
+        names = {key: value for key, value in os.environ.items() if not key.endswith("_DIR")}
+        done = subprocess.run(
+            [EXAMPLE / "run.sh"], env={**names, **given}, capture_output=True, text=True
+        )
+        assert done.returncode != 0
+        assert f"set {said} to the folder" in done.stderr
+    where = {"DATA_DIR": str(tmp_path), "TEST_DIR": str(tmp_path / "none")}
+    done = subprocess.run([EXAMPLE / "run.sh"], env={**names, **where}, capture_output=True)
+    assert done.returncode == 2
+    assert b"does not exist" in done.stderr
