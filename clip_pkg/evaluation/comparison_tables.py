@@ -19,6 +19,17 @@ from clip_pkg.metrics.units import PERCENT
 
 MAIN_METRICS = ("acc", "balanced_acc", "f1", "mAP", "auroc")
 SHORT_TITLES = {"acc": "Acc", "balanced_acc": "Bal. acc", "mAP": "mAP"}
+PRETRAINING_COLUMNS = (
+    "Pre-training",
+    "n",
+    "Top-1 %",
+    "Top-5 %",
+    "Time, min",
+    "Eff. rank",
+    "kNN %",
+    "Probe gain",
+    "Notes",
+)
 UNDEFINED = "–"
 
 
@@ -92,17 +103,7 @@ def pretraining_table(one: DataSetComparison) -> TextTable:
 
     return TextTable(
         f"{one.name}: pre-training losses, mean ± SD over n seeds, on {rows[0].scores_of}",
-        (
-            "Pre-training",
-            "n",
-            "Top-1 %",
-            "Top-5 %",
-            "Time, min",
-            "Eff. rank",
-            "kNN %",
-            "Probe gain",
-            "Notes",
-        ),
+        PRETRAINING_COLUMNS,
         tuple(
             (row.label, str(len(row.configs)), *cells(row), "; ".join(row.notes)) for row in rows
         ),

@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from markupsafe import escape
+from pretraining_folders import write_pretraining
 from report.conftest import CLASSES, TrainedRun
 
 from clip_pkg.cli import main
@@ -220,3 +221,16 @@ def test_bad_folders_are_sentences(
         assert main(["report", str(folder)]) == 2
         assert words in capsys.readouterr().err
         assert not (folder / "report/index.html").exists()
+
+
+def test_losses_of_pretrainings_have_a_table_and_curves(copied_run: Path) -> None:
+    write_pretraining(copied_run / "weighted_ce", "train_fold", "dcl", runs=("one", "two"))
+    assert main(["report", str(copied_run), "--no-images"]) == 0
+    page = (copied_run / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Losses of the pre-training" in page
+    assert re.search(r'<th scope="row">dcl</th>', page)
+    assert "no pre-training" in page
+    outline = Outline(page)
+    assert all(after <= before + 1 for before, after in pairwise(outline.levels))
+    figure = copied_run / "report" / "figures" / "pretraining_convergence.svg"
+    assert "Linear probe" in figure.read_text(encoding="utf-8")
