@@ -6,6 +6,8 @@ import csv
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -279,6 +281,11 @@ def test_the_guides_flags() -> None:
     given = settings_of(parser.parse_args(words.split()), parser)
     assert (given.hidden_units, given.norm_first, given.loss) == (64, True, "infonce")
     assert settings_of(parser.parse_args(["--use_infonce", "--norm_first"]), parser) == given
+    readme = (EXAMPLE / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (shown,) = re.findall(r"(?m)^python -u main\.py (.*)$", readme)
+    assert settings_of(parser.parse_args(shlex.split(shown)), parser) == given
+    for name in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (EXAMPLE / name).exists(), name
 
 
 @pytest.mark.parametrize("script", ["main.py", "eval/infer.py"])
