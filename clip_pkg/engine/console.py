@@ -15,6 +15,7 @@ from clip_pkg.atomic import write_json
 from clip_pkg.engine.epoch import EpochScores
 from clip_pkg.engine.history import finite_or_none
 from clip_pkg.engine.log_lines import LogLines
+from clip_pkg.engine.loss_scores import LossScores
 from clip_pkg.losses.contract import PartLabel
 from clip_pkg.planning.progress import Progress
 
@@ -43,13 +44,13 @@ class FoldConsole(LogLines):
 
     def phase(
         self, name: str, *, epoch: int, steps: int, batch_size: int
-    ) -> Callable[[int, Callable[[], EpochScores] | None], None]:
+    ) -> Callable[[int, Callable[[], LossScores] | None], None]:
         """Begin a phase (`train`, `val`, `features`) of `epoch`; the result is its `on_step`."""
         self._epoch = epoch
         started = spoken = time.monotonic()
         prefix = self._prefix(name)
 
-        def on_step(done: int, scores: Callable[[], EpochScores] | None) -> None:
+        def on_step(done: int, scores: Callable[[], LossScores] | None) -> None:
             nonlocal spoken
             now = time.monotonic()
             if now - self._updated >= SECONDS_BETWEEN_UPDATES or done == steps:
@@ -61,7 +62,7 @@ class FoldConsole(LogLines):
 
         return on_step
 
-    def phase_done(self, name: str, *, steps: int, seconds: float, scores: EpochScores) -> None:
+    def phase_done(self, name: str, *, steps: int, seconds: float, scores: LossScores) -> None:
         """Write the finished bar of a phase."""
         prefix = self._prefix(name)
         self.line(_bar(prefix, steps, steps, seconds, self._postfix(lambda: scores)))
@@ -97,6 +98,11 @@ class FoldConsole(LogLines):
             f"Test mAP: {map_text} (epoch {epoch})"
         )
 
+    def measured_line(self, words: str, monitored: float | None) -> None:
+        """Write a line on an epoch that was measured by other things than losses and accuracy."""
+        self._monitored = monitored
+        self.line(words)
+
     def setup(self, what: str) -> None:
         """Tell the launcher what is being prepared."""
         self._write_progress(what, 0, 0, 0.0)
@@ -112,14 +118,16 @@ class FoldConsole(LogLines):
         )
         return f"{scores.loss:.4f} ({parts})"
 
-    def _postfix(self, scores: Callable[[], EpochScores] | None) -> str:
+    def _postfix(self, scores: Callable[[], LossScores] | None) -> str:
         if scores is None:
             return ""
         now = scores()
         values = [f"loss={now.loss:.4f}"]
         if len(now.parts) > 1:
             values += [f"{self._labels[name].short}={v:.4f}" for name, v in now.parts.items()]
-        return ", ".join([*values, f"acc={100 * now.accuracy:.2f}%"])
+        if isinstance(now, EpochScores):
+            values.append(f"acc={100 * now.accuracy:.2f}%")
+        return ", ".join(values)
 
     def _write_progress(self, phase: str, step: int, steps: int, rate: float) -> None:
         self._updated = time.monotonic()

@@ -5,7 +5,7 @@ Legend: B images of a batch, H side of an image in pixels, D embedding size, R r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from clip_pkg.encoders.image import ImageEncoder
 from clip_pkg.engine.batch_norm import (
     batch_norms,
     computed_again,
@@ -23,11 +24,24 @@ from clip_pkg.engine.batch_norm import (
     not_counted,
 )
 from clip_pkg.engine.ranks import ALONE, Ranks
-from clip_pkg.losses.contract import Objective
-from clip_pkg.model import ImageTextModel
 from clip_pkg.precision import Precision
 
 SEEDS = 2**62  # to choose from
+
+
+class EmbedsImages(Protocol):
+    """A model with an image encoder, such as `ImageTextModel`."""
+
+    image_encoder: ImageEncoder
+    image_projection: nn.Module
+
+    def image_embeddings(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, H] → embeddings, float32 [B, D]."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All of them."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +67,7 @@ class ImageSide(Protocol):
 class WholeBatch:
     """One forward pass of the whole batch."""
 
-    model: ImageTextModel
+    model: EmbedsImages
     precision: Precision
 
     def __call__(self, images: Tensor) -> Embedded:
@@ -68,7 +82,7 @@ class WholeBatch:
         return Embedded(embeddings, backward)
 
 
-def repeated_norms(model: ImageTextModel) -> tuple[_BatchNorm, ...]:
+def repeated_norms(model: EmbedsImages) -> tuple[_BatchNorm, ...]:
     """Layers with batch statistics that the backward pass computes again."""
     return batch_norms(model.image_encoder) if model.image_encoder.recomputes else ()
 
@@ -76,7 +90,7 @@ def repeated_norms(model: ImageTextModel) -> tuple[_BatchNorm, ...]:
 class Tower(nn.Module):
     """Image encoder and projection of a model as a module of their own."""
 
-    def __init__(self, model: ImageTextModel) -> None:
+    def __init__(self, model: EmbedsImages) -> None:
         super().__init__()
         self.encoder = model.image_encoder
         self.projection = model.image_projection
@@ -133,8 +147,8 @@ class Parts:
 
     def __init__(
         self,
-        model: ImageTextModel,
-        objective: Objective,
+        model: EmbedsImages,
+        objective: nn.Module,
         precision: Precision,
         *,
         most: int | None = None,

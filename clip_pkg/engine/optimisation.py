@@ -1,6 +1,7 @@
-"""AdamW, its schedule, clipping and the guard against non-finite steps.
+"""An optimiser, its schedule, clipping and the guard against non-finite steps.
 
-Nothing here waits for the device: whether a step was finite is decided where the gradients are.
+With AdamW nothing here waits for the device: whether a step was finite is decided where the
+gradients are.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ NORM_EPSILON = 1e-6  # as torch's clip_grad_norm_ has it
 WARMUP_SHARE = 0.1  # of all steps, at most
 
 Result = TypeVar("Result")
+Groups: TypeAlias = Sequence[dict[str, Any]]
 
 
 class Diverged(Exception):
@@ -35,23 +37,32 @@ def cosine_with_warmup(step: int, total_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
+def fused_adamw(groups: Groups) -> torch.optim.Optimizer:
+    """AdamW whose kernel itself leaves out an update that is not finite."""
+    return torch.optim.AdamW(groups, fused=True)
+
+
 class Optimisation:
     """Owns optimiser, schedule and loss scaling of one fold.
 
-    `groups` are AdamW's parameter groups with their peak `lr`. `step` counts optimiser steps over
-    the whole training, so that the schedule goes on where an interrupted run stopped.
+    `groups` are the parameter groups of `optimizer` with their peak `lr`. `step` counts optimiser
+    steps over the whole training, so that the schedule goes on where an interrupted run stopped.
+    An optimiser without a fused kernel waits for the device in each step; only AdamW's steps can be
+    recorded.
     """
 
     def __init__(
         self,
-        groups: Sequence[dict[str, Any]],
+        groups: Groups,
         *,
         precision: Precision,
         total_steps: int,
         warmup_steps: float,
         grad_clip_norm: float | None,
+        optimizer: Callable[[Groups], torch.optim.Optimizer] = fused_adamw,
     ) -> None:
-        self._optimizer = torch.optim.AdamW(groups, fused=True)
+        self._optimizer = optimizer(groups)
+        self._is_fused = bool(self._optimizer.defaults.get("fused"))
         self._peaks = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(precision.device_type, enabled=precision.needs_scaling)
         self._total_steps = total_steps
@@ -153,6 +164,10 @@ class Optimisation:
             nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
+        elif not self._is_fused:
+            nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
+            if not bool(bad):
+                self._optimizer.step()
         else:
             # The fused kernel leaves out the update where `found_inf` is 1, without asking the
             # host, and divides by `grad_scale` as it reads: clipping takes no pass of its own.

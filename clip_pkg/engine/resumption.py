@@ -18,8 +18,7 @@ def resumed_setup(
     task: FoldTask, device: torch.device, ranks: Ranks
 ) -> tuple[FoldSetup, Path | None, dict[str, Any] | None]:
     """Build a fold as its checkpoint left it; also returns the checkpoint and what it holds."""
-    source = _checkpoint_to_continue(task)
-    state = None if source is None else _matching_state(task, source)
+    source, state = state_to_continue(task)
     setup = set_up(task, device, None if state is None else state["model"], ranks)
     if state is not None:
         setup.objective.load_state_dict(state["objective"])
@@ -27,6 +26,12 @@ def resumed_setup(
         if state["optimisation"] is not None:
             setup.optimisation.load_state_dict(state["optimisation"])
     return setup, source, state
+
+
+def state_to_continue(task: FoldTask) -> tuple[Path | None, dict[str, Any] | None]:
+    """Find the checkpoint of a task that goes on, and what it holds; None and None of a new one."""
+    source = _checkpoint_to_continue(task)
+    return source, None if source is None else _matching_state(task, source)
 
 
 def _checkpoint_to_continue(task: FoldTask) -> Path | None:

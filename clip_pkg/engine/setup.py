@@ -130,7 +130,7 @@ def set_up(
     `build_fold_model`. The order of the images depends on (random_state, fold) alone as well.
     """
     config, manifest, texts = read_inputs(task)
-    splits = _splits(task, manifest)
+    splits = splits_of(task, manifest)
     fold = next(fold for fold in splits.folds if fold.number == task.fold)
     train_indices, inner_indices = fold.train, None
     if config.inner_val_fraction > 0:
@@ -151,10 +151,10 @@ def set_up(
         ranks=ranks,
     )
     model, objective, precision = built.model, built.objective, built.precision
-    pixels = open_pixels(_host_images(task.pixel_store, config, manifest, ranks), device)
+    pixels = open_pixels(host_images(task.pixel_store, config, manifest, ranks), device)
     test, test_pixels = _test_manifest(task), None
     if test is not None:
-        images = _host_images(task.test_pixel_store, config, test, ranks)
+        images = host_images(task.test_pixel_store, config, test, ranks)
         test_pixels = open_pixels(images, device, resident=False)  # they come by once
     augmentation = Augmentation(
         config.augmentation,
@@ -277,7 +277,8 @@ def images_stand_still(config: RunConfig, augmentation: Augmentation) -> bool:
     return config.freeze_image_encoder and not augmentation.varies and not mixes
 
 
-def _splits(task: FoldTask, manifest: Manifest) -> Splits:
+def splits_of(task: FoldTask, manifest: Manifest) -> Splits:
+    """Read the folds of a task, or make one part of all images where none is held out."""
     if task.folds_info_file is None:
         return undivided(manifest)
     return splits_from_json(Path(task.folds_info_file), manifest)
@@ -290,8 +291,8 @@ def _test_manifest(task: FoldTask) -> Manifest | None:
     return Manifest.from_json(json.loads(text))
 
 
-def _host_images(
-    store: str | None, config: RunConfig, manifest: Manifest, ranks: Ranks
+def host_images(
+    store: str | None, config: RunConfig, manifest: Manifest, ranks: Ranks = ALONE
 ) -> HostImages:
     """Open the store, or decode here where the launcher found no room for one."""
     if store is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from clip_pkg.engine.history import History
 from clip_pkg.event_files import ScalarWriter
@@ -14,9 +14,19 @@ SIDES = ("train", "val", "inner_val")
 
 
 class FoldCurves:
-    """Writes the rows of `history`, those of an interrupted attempt first, then one per epoch."""
+    """Writes the rows of `history`, those of an interrupted attempt first, then one per epoch.
 
-    def __init__(self, folder: Path, parts: Mapping[str, PartLabel], history: History) -> None:
+    parts: of the loss. others: tags of further columns of the training side.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: Mapping[str, PartLabel],
+        history: History,
+        others: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._others = others
         self._folder = folder
         self._parts = parts
         self._history = history
@@ -66,6 +76,7 @@ class FoldCurves:
             if name.startswith(logits)
         }
         if side == "train":
+            tags |= self._others
             tags |= {
                 "learning_rate": "Optimisation/learning_rate",
                 "temperature": "Optimisation/temperature",

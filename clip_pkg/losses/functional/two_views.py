@@ -9,27 +9,36 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.functional.log_sums import logsumexp, without_diagonal
-from clip_pkg.losses.functional.normalization import two_views
+from clip_pkg.losses.functional.normalization import two_views, unit
 from clip_pkg.losses.functional.precision import full_precision
 
 
 @full_precision
-def info_nce(query: Tensor, positive: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Each query picks its own positive among the batch's.
+def info_nce(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    temperature: float = 0.1,
+) -> Tensor:
+    """Each query picks its own positive among the batch's, and among further negatives.
 
-    1/B · Σ_i [lse_j z_ij − z_ii], z = a·bᵀ/T. van den Oord et al. 2018, "Representation Learning
-    with Contrastive Predictive Coding", equation 4.
+    1/B · Σ_i [lse_j z_ij − z_ii], z = a·[b; n]ᵀ/T. van den Oord et al. 2018, "Representation
+    Learning with Contrastive Predictive Coding", equation 4; negatives from a queue: He et al.
+    2020, "Momentum Contrast for Unsupervised Visual Representation Learning", equation 1.
 
     Args:
         query: [B, D]; L2-normalised here.
         positive: [B, D]; L2-normalised here.
+        negatives: [K, D], nobody's positives; L2-normalised here.
         temperature: T > 0.
 
     Returns:
         Scalar.
     """
     a, b = two_views(query, positive)
-    logits = (a / temperature) @ b.T
+    others = b if negatives is None else torch.cat([b, unit(negatives)])
+    logits = (a / temperature) @ others.T
     return (logsumexp(logits, dim=1) - logits.diagonal()).mean()
 
 
