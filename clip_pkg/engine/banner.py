@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,12 +39,12 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
         ("Classes", classes),
         ("Class texts", _class_texts(setup)),
     ]
-    lines += [
-        (_title(name), _value(value))
-        for name, value in config.model_dump().items()
-        if name not in NOT_REPEATED
-    ]
-    return lines
+    return [*lines, *setting_lines(config, NOT_REPEATED)]
+
+
+def setting_lines(block: BaseModel, left_out: Collection[str]) -> list[tuple[str, str]]:
+    """`(name, value)` pairs of a block's settings but for those that are told elsewhere."""
+    return [(_title(name), _value(value)) for name, value in block if name not in left_out]
 
 
 def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[str, str]]:

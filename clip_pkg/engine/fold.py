@@ -38,7 +38,7 @@ def run_fold(
     Of several `ranks` this is what the first one does. Raises Interrupted when `stop` became true,
     Diverged when training went to NaN.
     """
-    with _backends():
+    with backends():
         return _train_fold(
             task, device=device, device_id=device_id, stream=stream, stop=stop, ranks=ranks
         )
@@ -46,14 +46,14 @@ def run_fold(
 
 def follow_fold(task: FoldTask, *, device: torch.device, ranks: Ranks) -> None:
     """Do what every rank but the first does: compute parts of what the first one asks for."""
-    with _backends():
+    with backends():
         setup, _, _ = resumed_setup(task, device, ranks)
         with closing(setup):
             FoldPasses(setup).follow()
 
 
 @contextmanager
-def _backends() -> Iterator[None]:
+def backends() -> Iterator[None]:
     """Set up torch, process-wide, for training: the same few shapes again and again."""
     # Timed once per shape. Whoever asks torch for determinism cannot have the choice be timed.
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()

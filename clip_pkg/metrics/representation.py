@@ -80,8 +80,10 @@ def neighbour_accuracy(
     Learning via Non-Parametric Instance Discrimination", section 3.4.
 
     Args:
-        bank: [N, D]. bank_labels: [N] int64.
-        queries: [M, D]. labels: [M] int64.
+        bank: [N, D].
+        bank_labels: [N] int64.
+        queries: [M, D].
+        labels: [M] int64, of the queries.
         neighbours: K, or N where that is less.
     """
     known = _unit(bank)
@@ -103,8 +105,10 @@ def probe_accuracy(features: Tensor, labels: Tensor, others: Tensor, answers: Te
     D × D system of equations, where a logistic regression takes longer than a small training.
 
     Args:
-        features: [N, D]. labels: [N] int64.
-        others: [M, D]. answers: [M] int64.
+        features: [N, D].
+        labels: [N] int64.
+        others: [M, D].
+        answers: [M] int64, of the others.
     """
     x = features.double()
     mean, std = x.mean(dim=0), x.std(dim=0, unbiased=False)

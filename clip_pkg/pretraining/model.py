@@ -7,6 +7,7 @@ compares.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def projection_head(features: int, config: ProjectionConfig) -> nn.Sequential:
     """Linear layers with batch norms and ReLUs between them: [B, F] → [B, P]."""
     sizes = [features, *[config.hidden] * (config.layers - 1), config.dim]
     modules: list[nn.Module] = []
-    for width, following in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for width, following in pairwise(sizes[:-1]):
         modules += [nn.Linear(width, following, bias=False), nn.BatchNorm1d(following), nn.ReLU()]
     return nn.Sequential(*modules, nn.Linear(sizes[-2], sizes[-1]))
 
@@ -85,7 +86,9 @@ def build_views_model(config: RunConfig, block: PretrainConfig, *, trained: bool
     """
     spec = config.image_encoder.untrained if trained else config.image_encoder
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    encoder = build_image_encoder(spec, img_size=config.img_size, weights_dir=directory)
+    encoder = build_image_encoder(
+        spec, img_size=config.img_size, weights_dir=directory, stem=config.stem
+    )
     return ViewsModel(encoder, block.projection).train()
 
 

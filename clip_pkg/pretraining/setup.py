@@ -1,0 +1,247 @@
+"""Builds everything one pre-training needs, once, from its task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clip_pkg.config.pretraining import PretrainConfig
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import Augmentation
+from clip_pkg.data.pixel_sources import PixelSource, open_pixels
+from clip_pkg.data.random_streams import derive_seed
+from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches, Views
+from clip_pkg.encoders.state import load_strictly
+from clip_pkg.engine.image_side import Parts, WholeBatch
+from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.setup import host_images, splits_of
+from clip_pkg.errors import DataError
+from clip_pkg.losses.pretraining import ViewsLoss, build_views_loss
+from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.tasks import FoldTask
+from clip_pkg.precision import Precision, choose_precision
+from clip_pkg.pretraining.model import (
+    ViewsModel,
+    build_views_model,
+    optimizer_factory,
+    peak_rate,
+)
+from clip_pkg.pretraining.step import OneEncoderStep, SlowCopyStep, ViewsStep, slow_copy
+from clip_pkg.pretraining.watching import LabelledLook, labelled_look
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainingSetup:
+    """One pre-training, ready to run.
+
+    indices: the images that it looks at. slow: of a training with a queue. peak_rate: of the
+    learning rate's schedule. look: None where there are no labels to ask about.
+    """
+
+    task: FoldTask
+    config: RunConfig
+    block: PretrainConfig
+    device: torch.device
+    pixels: PixelSource
+    precision: Precision
+    indices: NDArray[np.int64]
+    model: ViewsModel
+    slow: ViewsModel | None
+    loss: ViewsLoss
+    optimisation: Optimisation
+    step: ViewsStep
+    train: TwoViewBatches
+    look: LabelledLook | None
+    peak_rate: float
+    notices: tuple[str, ...]
+
+    @property
+    def seed_parts(self) -> tuple[int, int]:
+        """What its random numbers depend on, beside the epoch."""
+        return self.config.random_state, self.task.fold
+
+    def state(self) -> dict[str, Any]:
+        """What training changes, for a checkpoint; the optimiser apart."""
+        return {
+            "model": _on_cpu(self.model.state_dict()),
+            "slow": None if self.slow is None else _on_cpu(self.slow.state_dict()),
+            "loss": _on_cpu(self.loss.state_dict()),
+        }
+
+
+def set_up(
+    task: FoldTask, device: torch.device, state: Mapping[str, Any] | None
+) -> PretrainingSetup:
+    """Build it, new or as the `state` of a checkpoint has it.
+
+    Initial weights of the encoder are those that a fold without a pre-training would start from.
+    """
+    config = RunConfig.model_validate(task.config)
+    block = config.pretrain
+    assert block is not None, "the task is a pre-training"
+    manifest = Manifest.from_json(json.loads(Path(task.manifest_file).read_text(encoding="utf-8")))
+    splits = splits_of(task, manifest)
+    indices = next(fold for fold in splits.folds if fold.number == task.fold).train
+    if len(indices) < block.loss.smallest_batch:
+        raise DataError(
+            f"{task.label}: {len(indices)} images make no batch; the loss needs at least "
+            f"{block.loss.smallest_batch}"
+        )
+    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
+    model = build_views_model(config, block, trained=state is not None)
+    if state is not None:
+        load_strictly(model, state["model"], source="the checkpoint")
+    if config.activation_checkpointing:
+        model.image_encoder.recompute_activations()
+    precision = choose_precision(
+        device,
+        model.image_encoder,
+        img_size=config.img_size,
+        use_amp=config.use_amp,
+        amp_dtype=config.amp_dtype,
+    )
+    model = model.to(device, memory_format=precision.memory_format)
+    slow = None if block.queue is None else slow_copy(model)
+    loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
+    if state is not None:
+        loss.load_state_dict(state["loss"])
+        if slow is not None:
+            slow.load_state_dict(state["slow"])
+    # The images' squares are those of the task's augmentation, whichever makes the views.
+    augmentation = Augmentation(
+        config.augmentation,
+        img_size=config.img_size,
+        mean=model.image_encoder.mean,
+        std=model.image_encoder.std,
+        horizontal_flip=config.horizontal_flip,
+        vertical_flip=config.vertical_flip,
+        device=device,
+        memory_format=precision.memory_format,
+    )
+    pixels = open_pixels(host_images(task, config, manifest, size=augmentation.store_size), device)
+    train = TwoViewBatches(
+        pixels,
+        manifest.labels,
+        indices,
+        batch_size=config.batch_size,
+        views=_views(
+            config=config,
+            block=block,
+            augmentation=augmentation,
+            model=model,
+            device=device,
+            precision=precision,
+        ),
+        seed=config.random_state,
+        fold=task.fold,
+    )
+    rate = peak_rate(block, train.batch_size)
+    optimisation = Optimisation(
+        model.parameter_groups(rate, block.optimizer.weight_decay),
+        precision=precision,
+        total_steps=len(train) * config.epochs,
+        warmup_steps=len(train) * block.optimizer.warmup_epochs,
+        grad_clip_norm=None,
+        optimizer=optimizer_factory(block),
+    )
+    if state is not None and state["optimisation"] is not None:
+        optimisation.load_state_dict(state["optimisation"])
+    return PretrainingSetup(
+        task=task,
+        config=config,
+        block=block,
+        device=device,
+        pixels=pixels,
+        precision=precision,
+        indices=indices,
+        model=model,
+        slow=slow,
+        loss=loss,
+        optimisation=optimisation,
+        step=_step(
+            task=task,
+            block=block,
+            model=model,
+            slow=slow,
+            loss=loss,
+            optimisation=optimisation,
+            precision=precision,
+        ),
+        train=train,
+        look=labelled_look(
+            config,
+            pixels,
+            manifest,
+            splits,
+            indices=indices,
+            augmentation=augmentation,
+            fold=task.fold,
+        ),
+        peak_rate=rate,
+        notices=_notices(config, train, len(indices)),
+    )
+
+
+def _views(
+    *,
+    config: RunConfig,
+    block: PretrainConfig,
+    augmentation: Augmentation,
+    model: ViewsModel,
+    device: torch.device,
+    precision: Precision,
+) -> Views:
+    if block.augmentation == "standard":
+        return StandardViews(augmentation)
+    return SimClrViews(
+        img_size=config.img_size,
+        mean=model.image_encoder.mean,
+        std=model.image_encoder.std,
+        smallest_crop=block.smallest_crop,
+        horizontal_flip=config.horizontal_flip,
+        vertical_flip=config.vertical_flip,
+        device=device,
+        memory_format=precision.memory_format,
+    )
+
+
+def _step(
+    *,
+    task: FoldTask,
+    block: PretrainConfig,
+    model: ViewsModel,
+    slow: ViewsModel | None,
+    loss: ViewsLoss,
+    optimisation: Optimisation,
+    precision: Precision,
+) -> ViewsStep:
+    if slow is not None:
+        assert block.queue is not None, "a slow copy belongs to a queue"
+        return SlowCopyStep(model, slow, block.queue.momentum, loss, optimisation, precision)
+    most = task.images_at_once
+    side = (
+        WholeBatch(model, precision)
+        if most >= block.batch_size
+        else Parts(model, model.head, precision, most=2 * most)  # two views of each
+    )
+    return OneEncoderStep(model, loss, side, optimisation, precision)
+
+
+def _notices(config: RunConfig, train: TwoViewBatches, images: int) -> tuple[str, ...]:
+    if train.batch_size == config.batch_size:
+        return ()
+    return (
+        f"The pre-training has {images} images, fewer than its batch_size of {config.batch_size}: "
+        "every batch was all of them.",
+    )
+
+
+def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach().cpu() for name, value in state.items()}
