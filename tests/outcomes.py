@@ -23,10 +23,11 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif path.name == "history.json":
             columns = json.loads(path.read_text(encoding="utf-8"))
             found[name] = {k: v for k, v in columns.items() if "second" not in k}
-        elif path.name.startswith("predictions"):
+        elif path.name.endswith(".csv") and "predictions" in path.name:
             found[name] = path.read_bytes()
         elif path.suffix == ".pth":
-            model = torch.load(path, weights_only=True)["model"]
+            content = torch.load(path, weights_only=True)
+            model = content["image_encoder" if path.name == "encoder.pth" else "model"]
             found[name] = {key: value.tolist() for key, value in model.items()}
     return found
 

@@ -32,8 +32,15 @@ SEEDS = 2**62  # to choose from
 class EmbedsImages(Protocol):
     """A model with an image encoder, such as `ImageTextModel`."""
 
-    image_encoder: ImageEncoder
-    image_projection: nn.Module
+    @property
+    def image_encoder(self) -> ImageEncoder:
+        """What embeds."""
+        ...
+
+    @property
+    def image_projection(self) -> nn.Module:
+        """What brings its features into the space of the embeddings."""
+        ...
 
     def image_embeddings(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, H] → embeddings, float32 [B, D]."""

@@ -34,7 +34,7 @@ def uniformity(features: Tensor) -> float | None:
     count = len(x)
     if count < 2:
         return None
-    total = sum(float(torch.exp(4 * (rows @ x.T) - 4).sum()) for rows in x.split(CHUNK))
+    total = sum(float(torch.exp(4 * (rows @ x.T) - 4).sum()) for rows in torch.split(x, CHUNK))
     # Each pair was counted twice, and each feature with itself, which is e⁰.
     mean = max(total - count, 0.0) / (count * (count - 1))
     return float(torch.tensor(mean, dtype=torch.float64).log())
@@ -89,7 +89,9 @@ def neighbour_accuracy(
     known = _unit(bank)
     classes = int(torch.cat([bank_labels, labels]).max()) + 1
     correct = 0
-    for rows, answers in zip(_unit(queries).split(CHUNK), labels.split(CHUNK), strict=True):
+    for rows, answers in zip(
+        torch.split(_unit(queries), CHUNK), torch.split(labels, CHUNK), strict=True
+    ):
         nearest, places = (rows @ known.T).topk(min(neighbours, len(known)), dim=1)
         votes = torch.exp((nearest - nearest[:, :1]) / NEIGHBOUR_TEMPERATURE)
         counts = votes.new_zeros(len(rows), classes)

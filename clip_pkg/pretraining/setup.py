@@ -107,7 +107,7 @@ def set_up(
         use_amp=config.use_amp,
         amp_dtype=config.amp_dtype,
     )
-    model = model.to(device, memory_format=precision.memory_format)
+    model = model.to(device).to(memory_format=precision.memory_format)
     slow = None if block.queue is None else slow_copy(model)
     loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
     if state is not None:
@@ -125,7 +125,7 @@ def set_up(
         device=device,
         memory_format=precision.memory_format,
     )
-    pixels = open_pixels(host_images(task, config, manifest, size=augmentation.store_size), device)
+    pixels = open_pixels(host_images(task.pixel_store, config, manifest), device)
     train = TwoViewBatches(
         pixels,
         manifest.labels,
