@@ -58,13 +58,13 @@ def compare_directories(parsed: argparse.Namespace) -> int:
 
 def _write(path: Path, found: Comparison) -> list[Path]:
     """Write a file; a figure shows pre-trainings where there are any, else ranks."""
-    rows = [row for one in found.data_sets for row in one.pretraining]
+    of_one_set = [one.pretraining for one in found.data_sets if one.pretraining]
     is_figure = path.suffix.lower() in FIGURES
-    if is_figure and rows and found.across is None:
+    if is_figure and len(of_one_set) == 1 and found.across is None:
         # matplotlib takes its time, and tables do not need it
         from clip_pkg.report.figures.pretraining import write_convergence  # noqa: PLC0415
 
-        write_convergence(path, rows)
+        write_convergence(path, of_one_set[0])
         return [path]
     if path.suffix.lower() in FIGURE_ONLY:
         raise UserError(
@@ -141,11 +141,11 @@ def _next_steps(parsed: argparse.Namespace, found: Comparison, terminal: Termina
 
 def _drawn(table: TextTable, *, keep_names: bool = False) -> Table:
     shown = Table(title=Text(table.title))
-    for number, name in enumerate(table.columns):
+    for number, (name, is_number) in enumerate(zip(table.columns, table.of_numbers, strict=True)):
         shown.add_column(
             Text(name),
             overflow="fold",
-            justify="right" if number else "left",
+            justify="right" if is_number else "left",
             min_width=None if number else 7,
             no_wrap=keep_names and not number,
         )

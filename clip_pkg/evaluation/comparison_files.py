@@ -132,7 +132,8 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
 def _write_markdown(path: Path, comparison: Comparison) -> list[Path]:
     parts = [f"# Comparison by {comparison.metric_name}", _list(comparison.findings)]
     for table in tables(comparison):
-        lines = [table.columns, ("---", *["--:"] * (len(table.columns) - 1)), *table.rows]
+        rule = tuple("--:" if is_number else "---" for is_number in table.of_numbers)
+        lines = [table.columns, rule, *table.rows]
         text = "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines)
         parts.append(f"## {_markdown(table.title)}\n\n{text}")
     reasons = all_refusals(comparison)
@@ -176,7 +177,7 @@ def _latex_table(table: TextTable) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(table.title)}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if one else 'l' for one in table.of_numbers)}}}",
             r"\toprule",
             line(table.columns),
             r"\midrule",

@@ -35,11 +35,21 @@ UNDEFINED = "–"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A title, the columns (the first one names things, all others are numbers), and cells."""
+    """A title, the columns and cells. The first column names things, all others are numbers.
+
+    has_notes: the last one is words.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    has_notes: bool = False
+
+    @property
+    def of_numbers(self) -> tuple[bool, ...]:
+        """Which columns are numbers."""
+        last = len(self.columns) - 1
+        return tuple(n > 0 and not (self.has_notes and n == last) for n in range(last + 1))
 
 
 def title(metric: str) -> str:
@@ -107,6 +117,7 @@ def pretraining_table(one: DataSetComparison) -> TextTable:
         tuple(
             (row.label, str(len(row.configs)), *cells(row), "; ".join(row.notes)) for row in rows
         ),
+        has_notes=True,
     )
 
 

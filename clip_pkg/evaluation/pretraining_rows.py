@@ -48,7 +48,7 @@ def pretraining_rows(results: Sequence[ConfigResult]) -> tuple[PretrainingRow, .
         _row(label if labels.count(label) == 1 else f"{label} ({group[0].name})", group, is_test)
         for label, group in zip(labels, groups.values(), strict=True)
     ]
-    rows.sort(key=lambda row: (not row.runs and not row.epochs, -(row.top_1.mean or 0.0)))
+    rows.sort(key=lambda row: (row.epochs == 0, -(row.top_1.mean or 0.0)))
     return tuple(rows)
 
 

@@ -87,10 +87,9 @@ def losses_table(data_set: DataSetComparison) -> Table | None:
     if not data_set.pretraining:
         return None
     table = pretraining_table(data_set)
-    words = ("Pre-training", "Notes")
     return Table(
         table.title.partition(": ")[2].capitalize() + ".",
-        tuple(Column(name, is_number=name not in words) for name in table.columns),
+        tuple(map(Column, table.columns, table.of_numbers)),
         table.rows,
     )
 
