@@ -220,15 +220,15 @@ class PretrainingMeasures(Block):
     feature_std: Number | None = Field(
         description="Standard deviation of a dimension on the sphere; 0 after a collapse."
     )
-    knn_acc: Number | None = Field(description="Accuracy of nearest neighbours.")
-    probe_acc: Number | None = Field(description="Accuracy of a linear classifier.")
+    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
+    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
 
 
 class UntrainedProbes(Block):
     """The same probes of the encoder before its first step."""
 
-    knn_acc: Number | None = Field(description="Accuracy of nearest neighbours.")
-    probe_acc: Number | None = Field(description="Accuracy of a linear classifier.")
+    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
+    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
 
 
 class Pretraining(Block):
