@@ -9,9 +9,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clip_pkg.cli.terminal import Terminal
 from clip_pkg.planning.tasks import FoldTask, finished
+
+if TYPE_CHECKING:
+    from clip_pkg.cli.terminal import Terminal
 
 PRETRAINING, TRAINING = "pre-training", "fine-tuning"
 
