@@ -38,9 +38,10 @@ MEMBERS = {
     "early_stopping_patience": "10",
     "early_stopping_monitor": '"val_loss"',
     "save_best": "true",
+    "stem": '"standard"',
 }
 NUMBERS = [key for key, value in MEMBERS.items() if value[0].isdigit()]
-CHOICES = ["augmentation", "weight_method", "early_stopping_monitor"]
+CHOICES = ["stem", "augmentation", "weight_method", "early_stopping_monitor"]
 TEXTS = ["name", "image_encoder_name", "text_encoder_name", *CHOICES]
 SWITCHES = [key for key, value in MEMBERS.items() if value in ("true", "false")]
 

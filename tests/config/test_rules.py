@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from clip_pkg.config.aux_losses import aux_classes
 from clip_pkg.config.load import configs_from_mapping, dump_canonical
 from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.pretraining import pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.errors import ConfigErrors
 
@@ -211,3 +212,66 @@ def test_what_is_compiled_is_computed_whole_and_once(other):
     (problem,) = problems({"compile": True} | other).items()
     assert problem[0] == "compile"
     assert f"cannot be true together with {key}" in problem[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet10t", "test_resnet", "wide_resnet50_2"])
+def test_a_stem_is_for_resnets_from_scratch(name):
+    values = {"stem": "cifar", "image_encoder_name": f"{name}:scratch"}
+    assert configs_from_mapping([values]).configs[0].stem == "cifar"
+    values["image_encoder_name"] = name
+    (problem,) = problems(values).items()
+    assert problem[0] == "stem"
+    assert f'write "{name}:scratch" as image_encoder_name' in problem[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["vit", "clip:RN50", "resnetv2_50", "resnest14d", "gcresnet33ts", "legacy_seresnet18"]
+)
+def test_other_encoders_have_no_such_stem(name):
+    values = {"stem": "cifar", "image_encoder_name": f"{name}:scratch"}
+    (problem,) = problems(values).items()
+    assert problem[0] == "stem"
+    assert "is for ResNets" in problem[1]
+
+
+@pytest.mark.parametrize("kind", pretrain_loss_classes())
+def test_every_pretraining_can_be_fed_back(kind):
+    queue = {"queue": {"size": 64}} if kind == "info_nce" else {}
+    block = {"loss": {"type": kind}, "optimizer": {"type": "sgd", "momentum": 0.5}, **queue}
+    (config,) = configs_from_mapping([{"pretrain": block}]).configs
+    assert config.pretrain.loss.type == kind
+    assert configs_from_mapping([dump_canonical(config)]).configs == (config,)
+
+
+def test_a_pretraining_on_a_fold_is_of_that_fold():
+    assert configs_from_mapping([{"pretrain": {}}]).configs[0].pretrain.is_per_fold
+    other = configs_from_mapping([{"pretrain": {"images": "all"}}]).configs[0]
+    assert not other.pretrain.is_per_fold
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "sentence"),
+    [
+        ({"batch_size": 8, "micro_batch_size": 9}, "micro_batch_size", "more than the batch has"),
+        ({"queue": {}}, "queue", 'for the loss "info_nce" alone, not "nt_xent"'),
+        (
+            {"loss": {"type": "info_nce"}, "queue": {}, "micro_batch_size": 4},
+            "micro_batch_size",
+            "does not go together with a queue",
+        ),
+        ({"loss": {"type": "supcon"}, "images": "all"}, "images", "must not be seen"),
+        ({"loss": {"type": "supcon"}, "images": "a/folder"}, "images", "must not be seen"),
+    ],
+)
+def test_a_pretraining_that_could_not_learn_is_refused(block, key, sentence):
+    (problem,) = problems({"pretrain": block}).items()
+    assert problem[0] == f"pretrain.{key}"
+    assert sentence in problem[1]
+
+
+def test_vicreg_needs_something_to_learn():
+    names = ("invariance_weight", "variance_weight", "covariance_weight")
+    loss = {"type": "vicreg", **dict.fromkeys(names, 0.0)}
+    (problem,) = problems({"pretrain": {"loss": loss}}).items()
+    assert problem[0].startswith("pretrain.loss")
+    assert "nothing to learn" in problem[1]

@@ -14,6 +14,7 @@ from clip_pkg.config.json_schema import config_list_schema
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
 from clip_pkg.config.losses import loss_classes
 from clip_pkg.config.monitors import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from clip_pkg.config.pretraining import PretrainConfig, pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.errors import ConfigErrors
 
@@ -88,13 +89,62 @@ aux_losses = st.lists(
     unique_by=lambda block: block["type"],
     max_size=3,
 )
+two_views: dict[str, dict] = {
+    "info_nce": {"temperature": temperatures},
+    "nt_xent": {"temperature": temperatures},
+    "dcl": {"temperature": temperatures},
+    "dcl_symmetric": {"temperature": temperatures},
+    "dclw": {"temperature": temperatures, "sigma": st.floats(1e-3, 100)},
+    "dhel": {"temperature": temperatures, "include_augs": st.booleans()},
+    "kcl": {"t": above_zero, "gamma": weights},
+    "vicreg": {
+        "invariance_weight": above_zero,
+        "variance_weight": weights,
+        "covariance_weight": weights,
+    },
+    "supcon": {"temperature": temperatures},
+}
+pretrain = {
+    "loss": st.one_of(
+        st.fixed_dictionaries({"type": st.just(kind)}, optional=keys)
+        for kind, keys in two_views.items()
+        if kind != "supcon"  # only with the images of the training fold
+    ),
+    "images": st.sampled_from(["train_fold", "all", "some/folder"]),
+    "epochs": st.integers(1, 10**6),
+    "batch_size": st.integers(2, 1024),
+    "micro_batch_size": st.none() | st.just(2),
+    "augmentation": st.sampled_from(["simclr", "standard"]),
+    "smallest_crop": st.floats(0.01, 1),
+    "projection": st.fixed_dictionaries(
+        {},
+        optional={
+            "layers": st.integers(1, 8),
+            "hidden": st.integers(1, 65536),
+            "dim": st.integers(2, 65536),
+        },
+    ),
+    "optimizer": st.fixed_dictionaries(
+        {"type": st.sampled_from(["adamw", "sgd", "lars"])},
+        optional={
+            "learning_rate": st.floats(1e-6, 100),
+            "weight_decay": st.floats(0, 1),
+            "warmup_epochs": weights,
+        },
+    ),
+    "queue": st.none(),
+    "probe_every": st.integers(1, 100),
+}
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=20)
 optional = {
     "name": st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(
         lambda name: not name.startswith(".")
     ),
-    "image_encoder_name": st.sampled_from(["resnet18", "vit", "clip:ViT-L/14:scratch"]),
+    "image_encoder_name": st.sampled_from(
+        ["resnet18", "resnet18:scratch", "vit", "clip:ViT-L/14:scratch"]
+    ),
     "text_encoder_name": st.sampled_from(["clip:ViT-B/32", "hf:a/b:scratch"]),
+    "stem": st.sampled_from(["standard", "cifar"]),
     "weights_dir": st.none() | texts,
     "embed_dim": st.integers(1, 65536),
     "temperature": st.floats(0.01, 100),
@@ -127,11 +177,13 @@ optional = {
     "cuda_graphs": st.just("auto") | st.booleans(),
     "loss": losses,
     "aux_losses": aux_losses,
+    "pretrain": st.none() | st.fixed_dictionaries({}, optional=pretrain),
     "use_weighted_sampling": st.booleans(),
     "weight_method": methods,
     "weight_smooth_factor": weights,
     "use_cv": st.booleans(),
     "n_splits": st.integers(2, 1000),
+    "test_dir": st.none() | texts,
     "val_fraction": st.floats(0.001, 0.999),
     "inner_val_fraction": st.floats(0, 0.999),
     "group_pattern": st.none() | st.just(r"^(p\d+)_"),
@@ -157,6 +209,8 @@ def without_contradictions(config):
         out |= {"compile"}
     if (config.get("micro_batch_size") or 0) > config.get("batch_size", 32):
         out |= {"micro_batch_size"}
+    if config.get("image_encoder_name") != "resnet18:scratch":
+        out |= {"stem"}
     return {key: value for key, value in config.items() if key not in out}
 
 
@@ -179,6 +233,10 @@ def test_every_key_of_the_schema_is_generated():
         "combined": blocks["combined"] | {"gamma_pos", "gamma_neg"},
     }
     assert {kind for kind, _ in aux_blocks} == set(aux_classes())
+    assert pretrain.keys() == PretrainConfig.model_fields.keys()
+    assert {kind: {"type", *keys} for kind, keys in two_views.items()} == {
+        kind: set(block.model_fields) for kind, block in pretrain_loss_classes().items()
+    }
 
 
 @settings(
@@ -193,7 +251,7 @@ def test_canonical_form_loads_back_to_an_equal_config(tmp_path, config):
     assert again == made
     assert dump_canonical(again) == dump_canonical(made)
     for key, value in config.items():
-        if key not in ("name", "loss", "aux_losses"):
+        if key not in ("name", "loss", "aux_losses", "pretrain"):
             assert getattr(made, key) == value
 
 
