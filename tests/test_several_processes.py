@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from outcomes import check_readable, outcome
-from tiny import TINY, program_environment
+from tiny import TINY, paint, program_environment
 
 from clip_pkg.cli import main
 from clip_pkg.planning.profile import PHASES, read_profile
@@ -54,7 +54,11 @@ def one_process(images: Path, tmp_path_factory: pytest.TempPathFactory) -> FoldT
     """The task of a fold that one process has trained."""
     root = tmp_path_factory.mktemp("one")
     config = root / "configs.json"
-    config.write_text(json.dumps([CONFIG]), encoding="utf-8")
+    for label, name in enumerate(("red", "grün", "blue sky")):
+        for number in range(3):
+            paint(root / "test" / name / f"{number}.png", label, 1000 + number)
+    values = {**CONFIG, "test_dir": str(root / "test")}
+    config.write_text(json.dumps([values]), encoding="utf-8")
     words = ["--data-dir", images, "--output-dir", root / "out", "--config-file", config]
     words += ["--log-dir", root / "logs", "--executor", "inline"]
     assert main([str(word) for word in words]) == 0
@@ -94,6 +98,15 @@ def test_two_processes_give_the_curves_of_one(one_process: FoldTask, two_process
     for name in ("train_loss", "val_loss", "inner_val_loss", "train_center_loss", "temperature"):
         assert together[name] == pytest.approx(alone[name], rel=1e-5, abs=1e-6), name
     assert together["val_acc"] == alone["val_acc"]
+
+
+def test_both_processes_go_back_to_the_best_epoch_for_the_test_images(
+    one_process: FoldTask, two_processes: Path
+) -> None:
+    alone, together = read(one_process.paths.result), read(two_processes / "a/fold_1/result.json")
+    assert alone["best_epoch"] == together["best_epoch"] < alone["last_epoch"]
+    assert together["n_test"] == 9
+    assert together["test"] == pytest.approx(alone["test"], rel=1e-5, abs=1e-6)
 
 
 def test_each_process_can_decode_for_itself(

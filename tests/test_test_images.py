@@ -53,6 +53,7 @@ def test_scores_are_those_of_the_chosen_epoch_and_recomputable(
     summary = json.loads((tmp_path / "out" / "m" / "cv_summary.json").read_text(encoding="utf-8"))
     block = summary["test"]
     assert block["n"] == 12
+    assert block["fold_results"]["fold_test_top_5"] == [None, None]  # of three classes
     assert block["average_results"]["n"] == 2
     for fold in (1, 2):
         folder = tmp_path / "out" / "m" / f"fold_{fold}"

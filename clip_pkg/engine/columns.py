@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from clip_pkg.engine.epoch import Evaluation
 from clip_pkg.engine.loss_scores import loss_columns
 from clip_pkg.metrics.classification import classification_metrics
+from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.metrics.units import history_scores
+
+
+def test_columns(evaluation: Evaluation, weights: Mapping[str, float]) -> dict[str, float | None]:
+    """Columns of the test images: those of an evaluation, and top-5, as papers on many classes say.
+
+    `test_top_5` is a fraction like `test_top_k`, None with at most five classes.
+    """
+    top = top_k_accuracy(evaluation.probabilities, evaluation.targets, 5)
+    return {**evaluation_columns("test", evaluation, weights), "test_top_5": top}
 
 
 def evaluation_columns(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clip_pkg.engine.cadence import Cadence
-from clip_pkg.engine.columns import evaluation_columns
+from clip_pkg.engine.columns import evaluation_columns, test_columns
 from clip_pkg.engine.console import FoldConsole
 from clip_pkg.engine.early_stopping import BestEpoch
 from clip_pkg.engine.environment import describe_environment
@@ -288,7 +288,7 @@ class FoldTraining:
             assert found == epoch, f"the best checkpoint is of epoch {found}, not {epoch}"
         evaluation = self._evaluate("test", epoch=epoch)
         predictions(setup.test, evaluation).write(paths.test_predictions)
-        scores = evaluation_columns("test", evaluation, self._weights)
+        scores = test_columns(evaluation, self._weights)
         self._console.test_line(evaluation.scores, scores["test_mAP"], epoch)
         if not setup.config.save_best:
             paths.checkpoint_best.unlink(missing_ok=True)

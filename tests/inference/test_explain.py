@@ -149,6 +149,13 @@ def test_every_kind_of_encoder_gives_maps(name: str, explained: Path) -> None:
     assert len({explainer.maps(pixels, np.full(3, one)).tobytes() for one in range(3)}) == 3
 
 
+def test_a_stem_for_small_images_leaves_finer_maps(run: Path) -> None:
+    grids = [Explainer.of(load(run / name)).layer.grid.side for name in ("cifar_stem", "clip")]
+    assert grids[0] == 4 * grids[1]
+    fold = load(run / "cifar_stem")
+    assert Explainer.of(fold).maps(squares(fold)).any()
+
+
 def test_explaining_changes_no_answer(run: Path) -> None:
     fold = load(run / "clip")
     pixels = squares(fold)
