@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.classifier import objective_for
@@ -75,13 +75,7 @@ def build_fold_model(
         share_statistics(model.image_encoder)
     if config.activation_checkpointing:
         model.image_encoder.recompute_activations()
-    precision = choose_precision(
-        device,
-        model.image_encoder,
-        img_size=config.img_size,
-        use_amp=config.use_amp,
-        amp_dtype=config.amp_dtype,
-    )
+    precision = precision_of(config, device, model.image_encoder)
     model = model.to(memory_format=precision.memory_format)
     objective = objective_for(config, class_counts, model.vocabulary_size).to(device)
     for module in (model, objective):
@@ -94,3 +88,14 @@ def _start_from(encoder: Path, model: ImageTextModel) -> str:
     content = load_checkpoint(encoder)
     load_strictly(model.image_encoder, content["image_encoder"], source=str(encoder))
     return f"The image encoder starts from {encoder}, pre-trained for {content['epoch']} epochs"
+
+
+def precision_of(config: RunConfig, device: torch.device, encoder: nn.Module) -> Precision:
+    """Choose the precision that a config asks for, of an encoder on a device."""
+    return choose_precision(
+        device,
+        encoder,
+        img_size=config.img_size,
+        use_amp=config.use_amp,
+        amp_dtype=config.amp_dtype,
+    )

@@ -22,6 +22,7 @@ from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
 from clip_pkg.data.pixel_store import PixelStore, store_size
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.sampling import class_weights
+from clip_pkg.encoders.image import ImageEncoder
 from clip_pkg.engine.compilation import Shapes, compile_image_encoder, part_sizes
 from clip_pkg.engine.fold_model import build_fold_model
 from clip_pkg.engine.image_side import ImageSide, Parts, WholeBatch, deal
@@ -156,16 +157,7 @@ def set_up(
     if test is not None:
         images = host_images(task.test_pixel_store, config, test, ranks)
         test_pixels = open_pixels(images, device, resident=False)  # they come by once
-    augmentation = Augmentation(
-        config.augmentation,
-        img_size=config.img_size,
-        mean=model.image_encoder.mean,
-        std=model.image_encoder.std,
-        horizontal_flip=config.horizontal_flip,
-        vertical_flip=config.vertical_flip,
-        device=device,
-        memory_format=precision.memory_format,
-    )
+    augmentation = augmentation_of(config, model.image_encoder, device, precision)
     train = TrainBatches(
         pixels,
         manifest.labels,
@@ -275,6 +267,22 @@ def images_stand_still(config: RunConfig, augmentation: Augmentation) -> bool:
     """Whether a frozen encoder is to see the very same images in every epoch."""
     mixes = config.mixup_alpha > 0 or config.cutmix_alpha > 0
     return config.freeze_image_encoder and not augmentation.varies and not mixes
+
+
+def augmentation_of(
+    config: RunConfig, encoder: ImageEncoder, device: torch.device, precision: Precision
+) -> Augmentation:
+    """Make the transforms that a config asks for, of images for an encoder on a device."""
+    return Augmentation(
+        config.augmentation,
+        img_size=config.img_size,
+        mean=encoder.mean,
+        std=encoder.std,
+        horizontal_flip=config.horizontal_flip,
+        vertical_flip=config.vertical_flip,
+        device=device,
+        memory_format=precision.memory_format,
+    )
 
 
 def splits_of(task: FoldTask, manifest: Manifest) -> Splits:

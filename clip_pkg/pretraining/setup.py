@@ -19,14 +19,15 @@ from clip_pkg.data.pixel_sources import PixelSource, open_pixels
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches, Views
 from clip_pkg.encoders.state import load_strictly
+from clip_pkg.engine.fold_model import precision_of
 from clip_pkg.engine.image_side import Parts, WholeBatch
 from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.setup import host_images, splits_of
+from clip_pkg.engine.setup import augmentation_of, host_images, splits_of
 from clip_pkg.errors import DataError
 from clip_pkg.losses.pretraining import ViewsLoss, build_views_loss
 from clip_pkg.planning.manifest import Manifest
 from clip_pkg.planning.tasks import FoldTask
-from clip_pkg.precision import Precision, choose_precision
+from clip_pkg.precision import Precision
 from clip_pkg.pretraining.model import (
     ViewsModel,
     build_views_model,
@@ -100,13 +101,7 @@ def set_up(
         load_strictly(model, state["model"], source="the checkpoint")
     if config.activation_checkpointing:
         model.image_encoder.recompute_activations()
-    precision = choose_precision(
-        device,
-        model.image_encoder,
-        img_size=config.img_size,
-        use_amp=config.use_amp,
-        amp_dtype=config.amp_dtype,
-    )
+    precision = precision_of(config, device, model.image_encoder)
     model = model.to(device).to(memory_format=precision.memory_format)
     slow = None if block.queue is None else slow_copy(model)
     loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
@@ -115,16 +110,7 @@ def set_up(
         if slow is not None:
             slow.load_state_dict(state["slow"])
     # The images' squares are those of the task's augmentation, whichever makes the views.
-    augmentation = Augmentation(
-        config.augmentation,
-        img_size=config.img_size,
-        mean=model.image_encoder.mean,
-        std=model.image_encoder.std,
-        horizontal_flip=config.horizontal_flip,
-        vertical_flip=config.vertical_flip,
-        device=device,
-        memory_format=precision.memory_format,
-    )
+    augmentation = augmentation_of(config, model.image_encoder, device, precision)
     pixels = open_pixels(host_images(task.pixel_store, config, manifest), device)
     train = TwoViewBatches(
         pixels,
