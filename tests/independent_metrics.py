@@ -138,15 +138,39 @@ def comparisons(folder: Path) -> Iterator[Comparison]:
             yield f"{when} out_of_fold {name}", block["out_of_fold"][name], value
         if block is summary:
             yield from tables(summary, parts[0][0], labels, scores)
+    if summary["test"] is not None:
+        yield from on_test_images(folder, summary)
 
 
-def averages(when: str, stored: Any, per_fold: Sequence[dict[str, Any]]) -> Iterator[Comparison]:
+def on_test_images(folder: Path, summary: Any) -> Iterator[Comparison]:
+    """Scores of each fold's model on images that all folds share."""
+    per_fold = []
+    for position, state in enumerate(summary["status"].values()):
+        if state == "done":
+            _, labels, scores = read(folder / f"fold_{position + 1}" / "test_predictions.csv")
+            ahead = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+            top = np.mean((ahead == labels[:, None]).any(axis=1)) if scores.shape[1] > 5 else None
+            per_fold.append({**scores_of(labels, scores), "top_5": top})
+            yield "test n", summary["test"]["n"], len(labels)
+            for name, value in per_fold[-1].items():
+                stored = summary["test"]["fold_results"][f"fold_test_{name}"][position]
+                yield f"test fold {position + 1} {name}", stored, value
+    yield from averages("test", summary["test"]["average_results"], per_fold, side="test")
+
+
+def averages(
+    when: str, stored: Any, per_fold: Sequence[dict[str, Any]], side: str = "val"
+) -> Iterator[Comparison]:
     yield f"{when} n", stored["n"], len(per_fold)
     for name in per_fold[0]:
         values = [row[name] for row in per_fold if row[name] is not None]
-        yield f"{when} avg {name}", stored[f"avg_val_{name}"], np.mean(values) if values else None
+        yield (
+            f"{when} avg {name}",
+            stored[f"avg_{side}_{name}"],
+            np.mean(values) if values else None,
+        )
         deviation = np.std(values, ddof=1) if len(values) > 1 else None
-        yield f"{when} std {name}", stored[f"std_val_{name}"], deviation
+        yield f"{when} std {name}", stored[f"std_{side}_{name}"], deviation
 
 
 def tables(
