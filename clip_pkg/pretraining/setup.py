@@ -210,7 +210,8 @@ def _step(
 ) -> ViewsStep:
     if slow is not None:
         assert block.queue is not None, "a slow copy belongs to a queue"
-        return SlowCopyStep(model, slow, block.queue.momentum, loss, optimisation, precision)
+        whole = WholeBatch(model, precision)
+        return SlowCopyStep(model, slow, block.queue.momentum, loss, whole, optimisation, precision)
     most = task.images_at_once
     side = (
         WholeBatch(model, precision)

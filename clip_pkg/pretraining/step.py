@@ -75,17 +75,19 @@ class SlowCopyStep:
     slow: ViewsModel
     momentum: float
     loss: ViewsLoss
+    image_side: ImageSide
     optimisation: Optimisation
     precision: Precision
 
     def __call__(self, views: TwoViews) -> ViewsOutcome:
         """See `ViewsStep`."""
+        embedded = self.image_side(views.first)
         with self.precision.autocast():
-            first = self.model(views.first)
+            first = self.model.projected(embedded.embeddings)
             with torch.no_grad():
                 second = self.slow(views.second)
         output = self.loss(first, second, views.targets)
-        self.optimisation.apply(output.total)
+        self.optimisation.apply(output.total, embedded.backward)
         follow(self.slow, self.model, self.momentum)
         return ViewsOutcome(output, first.detach(), second)
 
