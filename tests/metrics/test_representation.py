@@ -72,7 +72,7 @@ def test_spread_of_features_on_a_sphere() -> None:
 
 
 def test_neighbours_vote_as_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    classes, centres = torch.arange(90) % 3, 1.5 * random(3, 6, seed=3)
+    classes, centres = torch.arange(90) % 3, 0.5 * random(3, 6, seed=3)
     x = centres[classes] + random(90, 6)
     known, asked = slice(0, 60), slice(60, 90)
     reference = KNeighborsClassifier(
