@@ -16,7 +16,12 @@ from clip_pkg.planning.audit import Audit, check_folds, fold_table
 from clip_pkg.planning.class_texts import ClassTexts, resolve_class_texts
 from clip_pkg.planning.image_test_set import ImageTestSet, find_test_dir, match_test_set
 from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.pretraining import Pretraining, pretraining_of, unlabelled_folder
+from clip_pkg.planning.pretraining import (
+    Pretraining,
+    pretraining_of,
+    seen_before,
+    unlabelled_folder,
+)
 from clip_pkg.planning.scan import ScanResult, scan, scan_unlabelled
 from clip_pkg.planning.splits import Splits, make_splits, splits_from_json
 from clip_pkg.planning.tasks import Identity, code_digest, config_digest, digest
@@ -53,6 +58,14 @@ class PreparedConfig:
         """All that its folds start from, by name."""
         found = [self.pretraining(fold.number) for fold in self.splits.folds]
         return {one.name: one for one in found if one is not None}
+
+    @property
+    def seen_before(self) -> list[str]:
+        """What the folder of its pre-training shares with its folds. Raises DataError for tests."""
+        if self.unlabelled is None:
+            return []
+        said = seen_before(self.unlabelled, self.manifest, self.test)
+        return [f"{self.config.name}: {said}"] if said else []
 
     @property
     def identity(self) -> Identity:
@@ -106,6 +119,7 @@ def prepare(
     notices += tests.notices
     for prepared in configs:
         notices += check_folds(prepared.manifest, prepared.splits)
+        notices += prepared.seen_before
     if any(_flips(prepared.config) for prepared in configs):
         notices += scanned.audit.side_warnings
     return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))

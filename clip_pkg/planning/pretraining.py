@@ -6,15 +6,17 @@ differ only in what comes after it share one, and so do folds where it does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.errors import DataError
 from clip_pkg.paths import folder_name
 from clip_pkg.planning.manifest import Manifest
+from clip_pkg.planning.problems import shown, some
 from clip_pkg.planning.splits import Splits
 from clip_pkg.planning.tasks import Identity, code_digest, config_digest, digest
 
@@ -86,6 +88,32 @@ def pretraining_of(
     return Pretraining(
         {**reduced, "name": name}, identity, fold if is_divided else ALL_IMAGES, images
     )
+
+
+def seen_before(unlabelled: Manifest, manifest: Manifest, test: Manifest | None) -> str:
+    """Say how many images of the folds are in the folder of a pre-training; empty if none is.
+
+    Raises DataError if test images are, byte for byte: nothing may learn from these.
+    """
+    known = set(unlabelled.digests)
+    tested = [] if test is None else _among(test, known)
+    if tested:
+        raise DataError(
+            f"{len(tested)} test image(s) are in the folder that the pre-training learns from, "
+            f"{shown(unlabelled.data_dir)}: {some(tested)}; take them out of it"
+        )
+    count = len(_among(manifest, known))
+    if not count:
+        return ""
+    return (
+        f"{count} of the {len(manifest)} images are in {shown(unlabelled.data_dir)} as well: the "
+        "pre-training sees their pixels, never their labels, before they validate"
+    )
+
+
+def _among(manifest: Manifest, digests: Set[str]) -> list[str]:
+    pairs = zip(manifest.paths, manifest.digests, strict=True)
+    return [path for path, digest in pairs if digest in digests]
 
 
 def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:

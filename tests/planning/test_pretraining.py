@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.errors import DataError
 from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.pretraining import ALL_IMAGES, pretraining_of, unlabelled_folder
+from clip_pkg.planning.pretraining import (
+    ALL_IMAGES,
+    pretraining_of,
+    seen_before,
+    unlabelled_folder,
+)
 from clip_pkg.planning.scan import scan, scan_unlabelled
 from clip_pkg.planning.splits import Splits, make_splits, undivided
 
@@ -127,3 +133,15 @@ def test_a_relative_folder_is_looked_for_beside_the_configs_too(tmp_path: Path) 
     (tmp_path / "more").mkdir()
     assert unlabelled_folder("more", [tmp_path]) == tmp_path / "more"
     assert unlabelled_folder("nowhere", [tmp_path]) == Path("nowhere")
+
+
+def test_validation_images_in_the_folder_are_said_and_test_images_refused(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    shutil.copytree(manifest.data_dir / "a", tmp_path / "archive" / "copies")
+    archive = scan_unlabelled(tmp_path / "archive")
+    assert seen_before(archive, manifest, None).startswith("6 of the 12 images are in ")
+    other = scan_unlabelled(make_folder(tmp_path / "other", {"x": 1, "y": 1, "z": 4}) / "z")
+    assert seen_before(other, manifest, None) == ""
+    with pytest.raises(DataError, match=r"6 test image\(s\) are in the folder"):
+        seen_before(archive, manifest, manifest)
