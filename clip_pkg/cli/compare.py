@@ -77,7 +77,7 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
     if one.pretraining:
         terminal.console.print(_drawn(pretraining_table(one)))
         terminal.line(
-            "Probe gain: points of a linear probe over that of the untrained encoder; "
+            "Gain: points of Top-1 above the row without a pre-training; "
             "docs/contrastive.md says how to read the table."
         )
     scores = leaderboard(one, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from clip_pkg.evaluation.bootstrap import Interval
@@ -14,6 +14,7 @@ from clip_pkg.evaluation.comparison_records import (
     PretrainingRow,
     Spread,
 )
+from clip_pkg.evaluation.pretraining_rows import NO_PRETRAINING
 from clip_pkg.evaluation.sentences import METRIC_NAMES
 from clip_pkg.metrics.units import PERCENT
 
@@ -24,6 +25,7 @@ PRETRAINING_COLUMNS = (
     "n",
     "Top-1 %",
     "Top-5 %",
+    "Gain",
     "Time, min",
     "Eff. rank",
     "kNN %",
@@ -100,25 +102,39 @@ def tables(comparison: Comparison) -> list[TextTable]:
 
 
 def pretraining_table(one: DataSetComparison) -> TextTable:
-    """One row per loss of the pre-training, mean ± SD over seeds; the best first."""
+    """One row per loss of the pre-training, mean ± SD over seeds; the best first.
+
+    Columns that no row has anything in are left out.
+    """
     rows = one.pretraining
+    without = [row.top_1.mean for row in rows if row.label == NO_PRETRAINING]
 
     def cells(row: PretrainingRow) -> Iterator[str]:
         for spread in (row.top_1, row.top_5):
             yield shown_spread(spread, "acc")
+        yield _gain(row, without)
         yield UNDEFINED if row.seconds.mean is None else _minutes(row.seconds.mean)
         yield _rounded(row.effective_rank)
         yield shown_spread(row.knn_acc, "acc")
         yield _rounded(row.probe_gain, sign="+")
 
+    whole = [(row.label, str(len(row.configs)), *cells(row), "; ".join(row.notes)) for row in rows]
+    columns = list(zip(*whole, strict=True))
+    kept = [number for number, column in enumerate(columns) if set(column) != {UNDEFINED}]
     return TextTable(
         f"{one.name}: pre-training losses, mean ± SD over n seeds, on {rows[0].scores_of}",
-        PRETRAINING_COLUMNS,
-        tuple(
-            (row.label, str(len(row.configs)), *cells(row), "; ".join(row.notes)) for row in rows
-        ),
+        tuple(PRETRAINING_COLUMNS[n] for n in kept),
+        tuple(tuple(row[n] for n in kept) for row in whole),
         has_notes=True,
     )
+
+
+def _gain(row: PretrainingRow, without: Sequence[float | None]) -> str:
+    """Points of Top-1 above the row without a pre-training, if there is one such row."""
+    mean = row.top_1.mean
+    if len(without) != 1 or without[0] is None or mean is None or row.label == NO_PRETRAINING:
+        return UNDEFINED
+    return f"{mean - without[0]:+.1f}".replace("-", "−")
 
 
 def _minutes(seconds: float) -> str:
