@@ -55,7 +55,7 @@ def test_its_json_is_a_config_list_or_class_texts(tmp_path: Path) -> None:
                 search_dirs=[],
             )
             texts += sum(map(len, found.prompts))
-    assert (configs, texts) == (2, 3)
+    assert (configs, texts) == (3, 3)
 
 
 def test_every_file_it_names_exists() -> None:
