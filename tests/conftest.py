@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -16,7 +17,11 @@ from clip_pkg.cli import main
 
 
 def pytest_configure() -> None:
-    """Let children hear Ctrl-C even where a shell started the tests in the background."""
+    """Let children hear Ctrl-C even where a shell started the tests in the background.
+
+    And make tables as wide everywhere as on a wide terminal.
+    """
+    os.environ["COLUMNS"] = "160"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

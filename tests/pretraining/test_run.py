@@ -130,7 +130,7 @@ def test_collapse_is_told_with_a_remedy(images: Path, tmp_path: Path) -> None:
         "loss": vicreg,
         "epochs": 12,
         "projection": {"layers": 1, "dim": 16},
-        "optimizer": {"type": "adamw", "learning_rate": 0.03, "weight_decay": 0.0},
+        "optimizer": {"type": "adamw", "learning_rate": 0.1, "weight_decay": 1.0},
     }
     result, log = carry_out(task_of(images, tmp_path, block))
     assert result.last["effective_rank"] < 2

@@ -86,6 +86,7 @@ SUMMARY = {
     "confidence_intervals": None,
     "splits_hash": "s",
     "environment": {"torch": "2.15.0", "timm": ["1", "2"]},
+    "test": None,
 }
 
 
