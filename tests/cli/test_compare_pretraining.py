@@ -103,7 +103,12 @@ def test_curves_of_all_losses(
     content = target.read_bytes()
     assert content.startswith(begins)
     if suffix == "svg":
-        for text in (">dhel<", ">no pre-training<", ">Linear probe, %<", ">Validation, %<"):
+        for text in (
+            ">dhel<",
+            ">no pre-training<",
+            ">Linear probe, %<",
+            ">Validation accuracy, %<",
+        ):
             assert text.encode() in content
         assert b"linear probe: dhel 51.5 %" in content
 

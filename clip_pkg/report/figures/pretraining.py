@@ -25,7 +25,7 @@ WIDTH, HEIGHT = 340, 330  # px of one panel
 PANELS = (
     ("knn_acc", "Nearest neighbours, %", "pre-training"),
     ("probe_acc", "Linear probe, %", "pre-training"),
-    ("val_acc", "Validation, %", "fine-tuning"),
+    ("val_acc", "Validation accuracy, %", "fine-tuning"),
 )
 DASHES = ("-", "--", ":")
 
