@@ -50,10 +50,12 @@ def _lines(stage: str, tasks: Sequence[FoldTask]) -> list[str]:
     if not tasks:
         return [f"{stage}: no config of this run has one"]
     unfinished = [task for task in tasks if finished(task) is None]
-    going_on = {task.label: source for task in unfinished if (source := _checkpoint(task))}
+    going_on = {
+        task.label: source for task in unfinished if (source := task.checkpoint_to_continue)
+    }
     lines = [
         f"{stage}: {task.label}: going on after epoch {_epochs_done(going_on[task.label])} of "
-        f"{_epochs(task)} from {going_on[task.label]}"
+        f"{task.config['epochs']} from {going_on[task.label]}"
         for task in unfinished
         if task.label in going_on
     ]
@@ -65,19 +67,6 @@ def _lines(stage: str, tasks: Sequence[FoldTask]) -> list[str]:
     elif fresh:
         lines.append(f"{stage}: {fresh} of {len(tasks)} without a checkpoint: start fresh")
     return lines
-
-
-def _checkpoint(task: FoldTask) -> Path | None:
-    """The task's own latest checkpoint, or else the one that the user named."""
-    own = task.paths.checkpoint_latest
-    if own.exists():
-        return own
-    return None if task.resume_from is None else Path(task.resume_from)
-
-
-def _epochs(task: FoldTask) -> int:
-    block = task.config["pretrain"] if task.is_pretraining else task.config
-    return int(block["epochs"])
 
 
 def _epochs_done(checkpoint: Path) -> str:

@@ -30,15 +30,8 @@ def resumed_setup(
 
 def state_to_continue(task: FoldTask) -> tuple[Path | None, dict[str, Any] | None]:
     """Find the checkpoint of a task that goes on, and what it holds; None and None of a new one."""
-    source = _checkpoint_to_continue(task)
+    source = task.checkpoint_to_continue
     return source, None if source is None else _matching_state(task, source)
-
-
-def _checkpoint_to_continue(task: FoldTask) -> Path | None:
-    """The fold's own latest checkpoint, or else the one that the user named."""
-    if task.paths.checkpoint_latest.exists():
-        return task.paths.checkpoint_latest
-    return None if task.resume_from is None else Path(task.resume_from)
 
 
 def _matching_state(task: FoldTask, source: Path) -> dict[str, Any]:

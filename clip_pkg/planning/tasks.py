@@ -174,6 +174,14 @@ class FoldTask:
         return paths.fold(self.fold) if self.holds_out else paths.refit
 
     @property
+    def checkpoint_to_continue(self) -> Path | None:
+        """Its own latest checkpoint, or else the one that the user named; None to begin."""
+        own = self.paths.checkpoint_latest
+        if own.exists():
+            return own
+        return None if self.resume_from is None else Path(self.resume_from)
+
+    @property
     def curves(self) -> Path:
         """Folder of its curves for TensorBoard."""
         return self.config_paths.tensorboard / self.paths.root.name

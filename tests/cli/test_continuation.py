@@ -35,7 +35,7 @@ def test_each_checkpoint_is_named_with_its_epoch(
         fold=0,
         stage="pretraining",
         run_dir=str(tmp_path / "pretraining" / "x"),
-        config={**folds[0].config, "pretrain": {"epochs": 200}},
+        config={**folds[0].config, "epochs": 200},
     )
     for one, epochs in ((first, 12), (folds[1], 3)):
         one.paths.root.mkdir(parents=True)
