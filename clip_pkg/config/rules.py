@@ -221,6 +221,16 @@ def _pretraining_can_learn(config: RunConfig) -> Iterator[Finding]:
         )
 
 
+def _labels_stay_out_of_a_choice(config: RunConfig) -> Iterator[Finding]:
+    block = config.pretrain
+    if block is not None and block.loss.uses_labels and config.inner_val_fraction > 0:
+        yield (
+            ("inner_val_fraction",),
+            f'sets images aside to choose the epoch, and the pre-training by "{block.loss.type}" '
+            "would know their labels; set it to 0, or pre-train without labels",
+        )
+
+
 _LOSS_KEYS = ("loss", "aux_losses")
 _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("image_encoder_name", "img_size"), _image_size_fits_the_encoder),
@@ -235,4 +245,5 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("aux_losses",), _auxiliary_losses_differ),
     (("stem", "image_encoder_name"), _stem_fits_the_encoder),
     (("pretrain",), _pretraining_can_learn),
+    (("pretrain", "inner_val_fraction"), _labels_stay_out_of_a_choice),
 )

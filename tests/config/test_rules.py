@@ -269,6 +269,15 @@ def test_a_pretraining_that_could_not_learn_is_refused(block, key, sentence):
     assert sentence in problem[1]
 
 
+def test_labels_of_an_inner_split_are_not_learned_before_it_chooses():
+    labelled = {"pretrain": {"loss": {"type": "supcon"}}, "inner_val_fraction": 0.2}
+    (problem,) = problems(labelled).items()
+    assert problem[0] == "inner_val_fraction"
+    assert "would know their labels" in problem[1]
+    (allowed,) = configs_from_mapping([{**labelled, "pretrain": {}}]).configs
+    assert allowed.inner_val_fraction == 0.2
+
+
 def test_vicreg_needs_something_to_learn():
     names = ("invariance_weight", "variance_weight", "covariance_weight")
     loss = {"type": "vicreg", **dict.fromkeys(names, 0.0)}
