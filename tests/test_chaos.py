@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from disturbance import write_disturbance
-from outcomes import alive, check_readable, outcome
+from outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from tiny import TINY, command, unmeasured_environment
 
 from clip_pkg.scheduling.ledger import read_ledger
@@ -144,7 +144,9 @@ def test_everything_that_can_go_wrong(
         launcher.process.kill()
         launcher.process.wait()
         everybody |= launcher.family
-        assert alive(launcher.family, 10) == [], "a worker lives on without its launcher"
+        assert alive(launcher.family, SECONDS_TO_END) == [], (
+            "a worker lives on without its launcher"
+        )
         check_readable(output)
 
     launcher = launch()

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mps_program import processes_in, write_mps_program
-from outcomes import alive, check_readable, outcome
+from outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from tiny import command, unmeasured_environment
 
 from clip_pkg.scheduling.mps import PIPES
@@ -92,7 +92,7 @@ def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
     assert set(processes_in(pipes)) < set(family)
     process.kill()
     process.wait()
-    assert alive(family, 20) == []
+    assert alive(family, SECONDS_TO_END) == []
     assert not Path(pipes).exists()
     assert program.words().count("quit") == 1
     check_readable(tmp_path / "out")

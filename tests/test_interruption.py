@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from outcomes import alive, check_readable, outcome
+from outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from tiny import TINY, command, unmeasured_environment
 
 pytestmark = pytest.mark.slow  # all of them together
@@ -84,7 +84,7 @@ def test_workers_end_soon_after_the_launcher_is_killed(
     time.sleep(1 + repetition % 8)  # importing, preparing, training
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert alive(children, 10) == []
+    assert alive(children, SECONDS_TO_END) == []
 
 
 def test_ctrl_c_checkpoints_says_how_to_go_on_and_the_rest_is_done_later(

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from disturbance import write_disturbance
-from outcomes import alive, check_readable, outcome
+from outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from slurm_cluster import slurm_cluster, why_not
 from tiny import TINY, command, one_core, program_environment
 
@@ -187,4 +187,4 @@ def test_every_number_is_the_same(run: Run, launch: Launch) -> None:
 
 
 def test_nothing_lives_on(run: Run) -> None:
-    assert alive(run.processes, 10) == []
+    assert alive(run.processes, SECONDS_TO_END) == []

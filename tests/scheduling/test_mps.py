@@ -16,7 +16,7 @@ import psutil
 import pytest
 from fold_tasks import gpu, gpus
 from mps_program import MpsProgram, processes_in, write_mps_program
-from outcomes import alive
+from outcomes import SECONDS_TO_END, alive
 from tiny import CHECKOUT
 
 from clip_pkg.scheduling import mps
@@ -34,8 +34,9 @@ from clip_pkg.scheduling.processes import ProcessExecutor
 device = Device("0", "GPU-0", "fake")
 daemon, notice = start_mps([device], os.environ)
 executor = ProcessExecutor(daemon)
+pids = []
 {code}
-print(daemon.environment([device])["CUDA_MPS_PIPE_DIRECTORY"], flush=True)
+print(daemon.environment([device])["CUDA_MPS_PIPE_DIRECTORY"], *pids, flush=True)
 time.sleep(600)
 """
 
@@ -199,7 +200,8 @@ class Launcher:
             stdout=subprocess.PIPE,
             text=True,
         )
-        pipes = self.process.stdout.readline().strip()
+        pipes, *pids = self.process.stdout.readline().split()
+        self.named = [psutil.Process(int(pid)) for pid in pids]
         self.daemon = processes_in(pipes)
         self.family = self.process.children(recursive=True)  # the watcher adopts the daemon
 
@@ -229,20 +231,21 @@ def test_a_killed_launcher_leaves_nothing_behind(launch: Callable[[str], Launche
     launcher = launch(workers)
     assert len(launcher.family) == 5  # two workers, the watcher, the daemon and its server
     launcher.kill()
-    assert alive(launcher.family, 20) == []
+    assert alive(launcher.family, SECONDS_TO_END) == []
 
 
 def test_it_stays_until_the_last_worker_has_written_its_checkpoint(
     launch: Callable[[str], Launcher],
 ) -> None:
     worker = "writes = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
-    launcher = launch(worker + "subprocess.Popen(writes, pass_fds=[daemon.lifeline])")
-    (writing,) = [one for one in launcher.process.children() if one.cmdline()[1] == "-c"]
+    worker += "pids.append(subprocess.Popen(writes, pass_fds=[daemon.lifeline]).pid)"
+    launcher = launch(worker)
+    (writing,) = launcher.named
     launcher.kill()
     time.sleep(0.5)
     assert set(alive(launcher.daemon, 0)) == set(launcher.daemon)
     writing.kill()
-    assert alive(launcher.family, 20) == []
+    assert alive(launcher.family, SECONDS_TO_END) == []
 
 
 def test_workers_find_it_and_a_killed_one_does_not_end_it(
