@@ -247,6 +247,9 @@ class PretrainConfig(BaseModel):
     optimizer: Annotated[AdamWConfig | SgdConfig | LarsConfig, Field(discriminator="type")] = Field(
         default_factory=AdamWConfig, description='`{"type": …}` and its parameters.'
     )
+    grad_clip_norm: Positive | None = Field(
+        None, description="Largest gradient norm over encoder and projection; null for none."
+    )
     queue: QueueConfig | None = Field(
         None, description="Negatives from earlier batches, for `info_nce`; null: none."
     )

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from clip_pkg.engine.batch_norm import batch_norms, computed_again
+from clip_pkg.engine.image_side import EmbedsImages
 from clip_pkg.engine.ranks import Ranks
 from clip_pkg.errors import UserError, first_line
-from clip_pkg.model import ImageTextModel
 from clip_pkg.precision import Precision
 
 # An estimate: compiling takes a minute or two, and saves about a tenth of steps of 100 ms.
@@ -31,17 +31,17 @@ OPTIONS: dict[str, Any] = {"fallback_random": True}
 class Shapes:
     """Batches that are worth compiling for; all others are computed as they come.
 
-    train, evaluation: their numbers of images. img_size: H.
+    train, evaluation: their numbers of images, None without evaluations. img_size: H.
     """
 
     train: frozenset[int]
-    evaluation: int
+    evaluation: int | None
     img_size: int
 
 
 def compile_image_encoder(
     wanted: bool | str,
-    model: ImageTextModel,
+    model: EmbedsImages,
     precision: Precision,
     shapes: Shapes,
     *,
@@ -56,7 +56,7 @@ def compile_image_encoder(
 
     Raises UserError where it cannot be and the key is true.
     """
-    device = model.counts.device
+    device = _device(model)
     if wanted == "auto" and not _pays(device, steps, model, ranks):
         return None
     if wanted is False:
@@ -80,7 +80,7 @@ def compile_image_encoder(
     return f"The image encoder was not compiled: {reason}."
 
 
-def _pays(device: torch.device, steps: int, model: ImageTextModel, ranks: Ranks) -> bool:
+def _pays(device: torch.device, steps: int, model: EmbedsImages, ranks: Ranks) -> bool:
     return (
         device.type == "cuda"
         and find_spec("triton") is not None
@@ -90,9 +90,9 @@ def _pays(device: torch.device, steps: int, model: ImageTextModel, ranks: Ranks)
     )
 
 
-def _tried(model: ImageTextModel, precision: Precision, shapes: Shapes) -> str | None:
+def _tried(model: EmbedsImages, precision: Precision, shapes: Shapes) -> str | None:
     """Compile and run it once in each shape that will come; says why that failed."""
-    device = model.counts.device
+    device = _device(model)
     if device.type == "cuda" and find_spec("triton") is None:
         return "Triton is not installed"
     # A worker lives for many folds, and torch counts compilations per function, not per model.
@@ -104,7 +104,8 @@ def _tried(model: ImageTextModel, precision: Precision, shapes: Shapes) -> str |
         backend=BACKEND,
         options=OPTIONS if BACKEND == "inductor" else None,
     )
-    encoder.compute_by(forward, shapes.train | {shapes.evaluation})
+    evaluated = frozenset() if shapes.evaluation is None else {shapes.evaluation}
+    encoder.compute_by(forward, shapes.train | evaluated)
     try:
         _run_once(model, precision, shapes, device)
     except torch.OutOfMemoryError:
@@ -115,7 +116,7 @@ def _tried(model: ImageTextModel, precision: Precision, shapes: Shapes) -> str |
 
 
 def _run_once(
-    model: ImageTextModel, precision: Precision, shapes: Shapes, device: torch.device
+    model: EmbedsImages, precision: Precision, shapes: Shapes, device: torch.device
 ) -> None:
     """Let the compiler do its work before training begins; leaves no trace in the model."""
     side = model.image_encoder, model.image_projection
@@ -131,12 +132,18 @@ def _run_once(
             with precision.autocast():
                 embeddings = model.image_embeddings(images(count))
             torch.autograd.grad(embeddings.sum(), trained, allow_unused=True)
-    model.eval()
+    if shapes.evaluation is None:
+        return
+    model.train(mode=False)
     try:
         with torch.inference_mode(), precision.autocast():
             model.image_embeddings(images(shapes.evaluation))
     finally:
         model.train()
+
+
+def _device(model: EmbedsImages) -> torch.device:
+    return next(model.parameters()).device
 
 
 def _what_failed(error: Exception) -> str:

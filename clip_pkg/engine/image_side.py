@@ -50,6 +50,10 @@ class EmbedsImages(Protocol):
         """All of them."""
         ...
 
+    def train(self, mode: bool = ...) -> nn.Module:
+        """Enter training mode, or leave it."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Embedded:

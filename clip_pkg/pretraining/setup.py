@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from clip_pkg.data.pixel_sources import PixelSource, open_pixels
 from clip_pkg.data.random_streams import derive_seed
 from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches, Views
 from clip_pkg.encoders.state import load_strictly
+from clip_pkg.engine.compilation import Shapes, compile_image_encoder, part_sizes
 from clip_pkg.engine.fold_model import precision_of
-from clip_pkg.engine.image_side import Parts, WholeBatch
+from clip_pkg.engine.image_side import Parts, WholeBatch, deal
 from clip_pkg.engine.optimisation import Optimisation
+from clip_pkg.engine.ranks import ALONE
 from clip_pkg.engine.setup import augmentation_of, host_images, splits_of
 from clip_pkg.errors import DataError
 from clip_pkg.losses.pretraining import ViewsLoss, build_views_loss
@@ -83,6 +85,9 @@ def set_up(
     """Build it, new or as the `state` of a checkpoint has it.
 
     Initial weights of the encoder are those that a fold without a pre-training would start from.
+
+    Raises DataError if there are too few images, and UserError where the encoder has to be
+    compiled and cannot be.
     """
     config = RunConfig.model_validate(task.config)
     block = config.pretrain
@@ -95,20 +100,8 @@ def set_up(
             f"{task.label}: {len(indices)} images make no batch; the loss needs at least "
             f"{block.loss.smallest_batch}"
         )
-    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
-    model = build_views_model(config, block, trained=state is not None)
-    if state is not None:
-        load_strictly(model, state["model"], source="the checkpoint")
-    if config.activation_checkpointing:
-        model.image_encoder.recompute_activations()
-    precision = precision_of(config, device, model.image_encoder)
-    model = model.to(device).to(memory_format=precision.memory_format)
-    slow = None if block.queue is None else slow_copy(model)
-    loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
-    if state is not None:
-        loss.load_state_dict(state["loss"])
-        if slow is not None:
-            slow.load_state_dict(state["slow"])
+    built = _build(config, block, fold=task.fold, device=device, state=state)
+    model, precision = built.model, built.precision
     # The images' squares are those of the task's augmentation, whichever makes the views.
     augmentation = augmentation_of(config, model.image_encoder, device, precision)
     pixels = open_pixels(host_images(task.pixel_store, config, manifest), device)
@@ -128,15 +121,17 @@ def set_up(
         seed=config.random_state,
         fold=task.fold,
     )
-    rate = peak_rate(block, train.batch_size)
-    optimisation = Optimisation(
-        model.parameter_groups(rate, block.optimizer.weight_decay),
-        precision=precision,
-        total_steps=len(train) * config.epochs,
-        warmup_steps=len(train) * block.optimizer.warmup_epochs,
-        grad_clip_norm=None,
-        optimizer=optimizer_factory(block),
+    look = labelled_look(
+        config,
+        pixels,
+        manifest,
+        splits,
+        indices=indices,
+        augmentation=augmentation,
+        fold=task.fold,
     )
+    rate = peak_rate(block, train.batch_size)
+    optimisation = _optimisation(config, block, built, rate=rate, steps=len(train))
     if state is not None and state["optimisation"] is not None:
         optimisation.load_state_dict(state["optimisation"])
     return PretrainingSetup(
@@ -148,30 +143,69 @@ def set_up(
         precision=precision,
         indices=indices,
         model=model,
-        slow=slow,
-        loss=loss,
+        slow=built.slow,
+        loss=built.loss,
         optimisation=optimisation,
-        step=_step(
-            task=task,
-            block=block,
-            model=model,
-            slow=slow,
-            loss=loss,
-            optimisation=optimisation,
-            precision=precision,
-        ),
+        step=_step(block, built, optimisation, most=task.images_at_once),
         train=train,
-        look=labelled_look(
-            config,
-            pixels,
-            manifest,
-            splits,
-            indices=indices,
-            augmentation=augmentation,
-            fold=task.fold,
-        ),
+        look=look,
         peak_rate=rate,
-        notices=_notices(config, train, len(indices)),
+        notices=(
+            *_few_images(config, train, len(indices)),
+            *_compiled(task, config, built, train, look),
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Built:
+    """What learns, on its device and in the state of the checkpoint, and how it computes.
+
+    slow: of a training with a queue.
+    """
+
+    model: ViewsModel
+    slow: ViewsModel | None
+    loss: ViewsLoss
+    precision: Precision
+
+
+def _build(
+    config: RunConfig,
+    block: PretrainConfig,
+    *,
+    fold: int,
+    device: torch.device,
+    state: Mapping[str, Any] | None,
+) -> _Built:
+    torch.manual_seed(derive_seed(config.random_state, fold, "initial weights"))
+    model = build_views_model(config, block, trained=state is not None)
+    if state is not None:
+        load_strictly(model, state["model"], source="the checkpoint")
+    if config.activation_checkpointing:
+        model.image_encoder.recompute_activations()
+    precision = precision_of(config, device, model.image_encoder)
+    model = model.to(device).to(memory_format=precision.memory_format)
+    slow = None if block.queue is None else slow_copy(model)
+    loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
+    if state is not None:
+        loss.load_state_dict(state["loss"])
+        if slow is not None:
+            slow.load_state_dict(state["slow"])
+    return _Built(model, slow, loss, precision)
+
+
+def _optimisation(
+    config: RunConfig, block: PretrainConfig, built: _Built, *, rate: float, steps: int
+) -> Optimisation:
+    """Optimiser and schedule; rate: its peak. steps: of an epoch."""
+    return Optimisation(
+        built.model.parameter_groups(rate, block.optimizer.weight_decay),
+        precision=built.precision,
+        total_steps=steps * config.epochs,
+        warmup_steps=steps * block.optimizer.warmup_epochs,
+        grad_clip_norm=block.grad_clip_norm,
+        optimizer=optimizer_factory(block),
     )
 
 
@@ -199,35 +233,54 @@ def _views(
 
 
 def _step(
-    *,
-    task: FoldTask,
-    block: PretrainConfig,
-    model: ViewsModel,
-    slow: ViewsModel | None,
-    loss: ViewsLoss,
-    optimisation: Optimisation,
-    precision: Precision,
+    block: PretrainConfig, built: _Built, optimisation: Optimisation, *, most: int
 ) -> ViewsStep:
-    if slow is not None:
+    """Make the step; most: images in the encoder at once, two views of each."""
+    model, precision = built.model, built.precision
+    if built.slow is not None:
         assert block.queue is not None, "a slow copy belongs to a queue"
         whole = WholeBatch(model, precision)
-        return SlowCopyStep(model, slow, block.queue.momentum, loss, whole, optimisation, precision)
-    most = task.images_at_once
+        return SlowCopyStep(
+            model, built.slow, block.queue.momentum, built.loss, whole, optimisation, precision
+        )
     side = (
         WholeBatch(model, precision)
         if most >= block.batch_size
-        else Parts(model, model.head, precision, most=2 * most)  # two views of each
+        else Parts(model, model.head, precision, most=2 * most)
     )
-    return OneEncoderStep(model, loss, side, optimisation, precision)
+    return OneEncoderStep(model, built.loss, side, optimisation, precision)
 
 
-def _notices(config: RunConfig, train: TwoViewBatches, images: int) -> tuple[str, ...]:
-    if train.batch_size == config.batch_size:
-        return ()
-    return (
-        f"The pre-training has {images} images, fewer than its batch_size of {config.batch_size}: "
-        "every batch was all of them.",
+def _few_images(config: RunConfig, train: TwoViewBatches, images: int) -> Iterator[str]:
+    if train.batch_size < config.batch_size:
+        yield (
+            f"The pre-training has {images} images, fewer than its batch_size of "
+            f"{config.batch_size}: every batch was all of them."
+        )
+
+
+def _compiled(
+    task: FoldTask,
+    config: RunConfig,
+    built: _Built,
+    train: TwoViewBatches,
+    look: LabelledLook | None,
+) -> Iterator[str]:
+    """Compile the encoder, not its slow copy, if the config wants it; yields what is to be told."""
+    images = train.batch_size if built.slow is not None else 2 * train.batch_size
+    whole = built.slow is not None or task.images_at_once >= config.batch_size
+    parts = deal(images, None if whole else 2 * task.images_at_once, ranks=1, smallest=2)
+    shapes = Shapes(part_sizes(parts), None if look is None else look.batch_size, config.img_size)
+    told = compile_image_encoder(
+        config.compile,
+        built.model,
+        built.precision,
+        shapes,
+        steps=len(train) * config.epochs,
+        ranks=ALONE,
     )
+    if told is not None:
+        yield told
 
 
 def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:

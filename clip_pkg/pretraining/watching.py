@@ -106,6 +106,11 @@ class LabelledLook:
         self._known = known
         self._asked = asked
 
+    @property
+    def batch_size(self) -> int:
+        """Images that the encoder sees at once."""
+        return self._known.batch_size
+
     def __call__(self, encoder: nn.Module, precision: Precision) -> dict[str, float | None]:
         """Columns of an epoch's row, in percent."""
         known, labels = features(encoder, self._known, precision)

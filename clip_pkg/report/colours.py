@@ -37,9 +37,9 @@ CLASS_ROLES = (
     THIRD,
     Role("class-4", "#97477f", "#e59acb"),
     Role("class-5", "#8a6d00", "#e6c84a"),
-    Role("class-6", "#2a7fae", "#9ed4f5"),
-    Role("class-7", "#3d4657", "#c3c9d4"),
-    Role("class-8", "#6a4fb3", "#b9a3f5"),
+    Role("class-6", "#3d4657", "#c3c9d4"),
+    Role("class-7", "#6a4fb3", "#b9a3f5"),
+    Role("class-8", "#2a7fae", "#9ed4f5"),  # the nearest to another, the first
 )
 ROLES: Mapping[str, Role] = {
     role.name: role for role in (PAPER, INK, MUTED, RULE, HEAT, BAR, WRONG, *CLASS_ROLES)

@@ -133,6 +133,7 @@ pretrain = {
         },
     ),
     "queue": st.none(),
+    "grad_clip_norm": st.none() | st.floats(1e-6, 1e9),
     "probe_every": st.integers(1, 100),
 }
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=20)

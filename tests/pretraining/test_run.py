@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.config.pretraining import pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.encoders.image import build_image_encoder
+from clip_pkg.engine import compilation
 from clip_pkg.engine.optimisation import Diverged
 from clip_pkg.engine.training import Interrupted
 from clip_pkg.planning.tasks import FoldTask
@@ -219,3 +220,57 @@ def test_looks_change_nothing(
     mine, theirs = encoder(often), encoder(never)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert np.isfinite(history(often)["probe_acc"]).all()
+
+
+@pytest.mark.parametrize(
+    ("block", "sizes"),
+    [
+        (QUEUE, {8}),
+        ({"micro_batch_size": 3, "images": "all"}, {5, 6}),  # both views of eight images
+    ],
+)
+def test_a_compiled_encoder_learns_the_same(
+    block: Mapping[str, Any],
+    sizes: set[int],
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        traced.append(next(len(value) for value in inputs if value.shape[1:] == (3, 32, 32)))
+        return graph.forward
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    eager = task_of(images, tmp_path / "eager", block, compile=False)
+    assert carry_out(eager)[0].notices == []
+    assert traced == []
+    compiled = task_of(images, tmp_path / "compiled", block, compile=True)
+    (notice,) = carry_out(compiled)[0].notices
+    assert "was compiled" in notice
+    assert sizes <= set(traced)
+    ours, theirs = encoder(compiled), encoder(eager)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_its_gradients_are_clipped_by_a_key_of_its_own(images: Path, tmp_path: Path) -> None:
+    def after_one_step(clip: float | None) -> dict[str, Tensor]:
+        sgd = {"type": "sgd", "learning_rate": 1e-3, "weight_decay": 0.0, "warmup_epochs": 0.0}
+        block = {"epochs": 1, "batch_size": 15, "optimizer": sgd, "grad_clip_norm": clip}
+        task = task_of(images, tmp_path / str(clip), block, fold=1, grad_clip_norm=1e-9)
+        carry_out(task)
+        return encoder(task)
+
+    def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+        return max(
+            float((one[name] - other[name]).abs().max())
+            for name in one
+            if "running" not in name and "num_batches" not in name
+        )
+
+    still, free = after_one_step(1e-9), after_one_step(None)
+    assert distance(free, still) > 1e-6
+    assert distance(after_one_step(1e9), free) == 0
