@@ -67,7 +67,7 @@ prepare_environment runtime
 
 if [ ! -e "$DATA_DIR" ]; then
   echo "DATA_DIR '$DATA_DIR' does not exist: making a small example there (handwritten digits)."
-  .venv/bin/python -m clip_pkg.demo "$DATA_DIR"
+  .venv/bin/python -m clip_pkg.study.demo "$DATA_DIR"
 fi
 
 exec .venv/bin/python train_clip.py "${arguments[@]}" "$@"

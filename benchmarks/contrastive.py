@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from benchmarks.results import measured_on, write_section
-from clip_pkg.evaluation.comparison import compare
-from clip_pkg.evaluation.comparison_records import Comparison
-from clip_pkg.evaluation.comparison_tables import pretraining_table
-from clip_pkg.paths import RunPaths
+from clip_pkg.base.paths import RunPaths
+from clip_pkg.results.comparison import compare
+from clip_pkg.results.comparison_records import Comparison
+from clip_pkg.results.comparison_tables import pretraining_table
 
 
 def minutes(run: RunPaths) -> float:

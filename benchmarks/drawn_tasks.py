@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from clip_pkg.planning.tasks import FoldTask, Identity
 from clip_pkg.scheduling.simulation import numbered_gpus, simulate
+from clip_pkg.study.tasks import FoldTask, Identity
 
 DEVICES = 64
 

@@ -29,7 +29,7 @@ from benchmarks.image_sets import ImageSet, make_image_set
 from benchmarks.results import measured_on, median_and_range, write_section
 from benchmarks.trainer import TrainedFold, train
 from benchmarks.utilisation import Utilisation, first_gpu
-from clip_pkg.planning.profile import PHASES, read_profile
+from clip_pkg.study.progress import PHASES, read_profile
 
 OF_THE_FLOOR = ("image forward", "backward", "optimiser", "validation")
 PROMPTS, FROZEN_TEXT = "prompts", "clip:ViT-B/32"

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.formats import NAMES, Format, fastest
 from benchmarks.measurement import timed
 from clip_pkg.data.batches import evaluation_batch_size
-from clip_pkg.precision import flushed_denormals
+from clip_pkg.models.precision import flushed_denormals
 
 WARM_UP = 2  # passes over a batch
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmarks.drawn_tasks import largest_memory
-from clip_pkg.precision import Precision, choose_precision
+from clip_pkg.models.precision import Precision, choose_precision
 
 CLASSES = 10
 BATCHES = 4  # that each fold has and takes in turn

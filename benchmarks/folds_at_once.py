@@ -29,9 +29,9 @@ from benchmarks.fold_ways import BATCH, CHECKOUT, ENCODER, ONE_BY_ONE, Measured,
 from benchmarks.measurement import spread
 from benchmarks.results import measured_on, write_section
 from benchmarks.utilisation import Utilisation
-from clip_pkg.demo import make_demo
 from clip_pkg.scheduling.devices import Device, find_devices, usable_cores
 from clip_pkg.scheduling.mps import start_mps
+from clip_pkg.study.demo import make_demo
 
 SIZES = {"cpu": (32, 64), "cuda": (32, 64, 224)}
 STEPS = {"cpu": 2, "cuda": 20}

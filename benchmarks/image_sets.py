@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip_pkg.planning.scan import scan
+from clip_pkg.study.scan import scan
 
 PARTS = 5  # one of them validates; every class has at least as many images
 SHARES = (0.34, 0.22, 0.16, 0.12, 0.09, 0.07)  # of the drawn classes

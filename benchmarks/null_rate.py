@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.results import measured_on, write_section
-from clip_pkg.evaluation.bootstrap import percentile_interval, resampled_scores
-from clip_pkg.evaluation.statistics import corrected_resampled_t_test, mcnemar_test
+from clip_pkg.results.bootstrap import percentile_interval, resampled_scores
+from clip_pkg.results.statistics import corrected_resampled_t_test, mcnemar_test
 
 LEVEL = 0.05
 FEATURES = 10  # of each classifier

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from clip_pkg.atomic import write_text
+from clip_pkg.base.files import write_text
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 TITLE = "# Results\n\nWritten by the scripts of this folder; [README.md](README.md) says how.\n"

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.bitmaps import make_images
 from benchmarks.results import measured_on, write_section
-from clip_pkg.data.byte_sizes import shown_bytes
+from clip_pkg.data.cache import shown_bytes
 
 SIZES = (10_000, 100_000, 1_000_000)
 SIDE, LARGE_SIDE = 8, 64  # of the stored squares, in pixels

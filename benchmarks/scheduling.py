@@ -26,9 +26,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.drawn_tasks import drawn_tasks
 from benchmarks.results import measured_on, median_and_range, write_section
-from clip_pkg.demo import make_demo
-from clip_pkg.scheduling.order import Estimates
+from clip_pkg.scheduling.queue import Estimates
 from clip_pkg.scheduling.simulation import numbered_gpus, simulate
+from clip_pkg.study.demo import make_demo
 
 CONFIG = {
     "name": "small",
@@ -86,7 +86,7 @@ def fold_starts(rounds: int) -> tuple[list[float], list[float]]:
             (run / "fold_2/result.json").unlink()
             (run / "fold_2/checkpoint_latest.pth").unlink()
             began = time.time()
-            _run(["-m", "clip_pkg.worker", run / "fold_2/task.json"])
+            _run(["-m", "clip_pkg.training.worker", run / "fold_2/task.json"])
             fresh.append(_first_step(run, 2) - began)
     return living, fresh
 

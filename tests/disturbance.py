@@ -12,7 +12,7 @@ import importlib.abc, importlib.util, os, pathlib, sys, time
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "clip_pkg.engine.fold":
+        if name != "clip_pkg.training.fold":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

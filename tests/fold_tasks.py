@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clip_pkg.planning.tasks import FoldTask, Identity
 from clip_pkg.scheduling.devices import Device
+from clip_pkg.study.tasks import FoldTask, Identity
 
 
 def task(

@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import SHARED
 
-from clip_pkg.evaluation.summary import without_times
+from clip_pkg.results.summary import without_times
 
 
 def guide(name: str) -> str:

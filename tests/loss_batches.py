@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_pkg.config.aux_losses import AuxConfig, TripletConfig
 from clip_pkg.config.loss_blocks import FocalConfig, LossConfig
 from clip_pkg.config.losses import (
+    AuxConfig,
     BceLossConfig,
     CeInfoNceLossConfig,
     CeLossConfig,
@@ -21,9 +21,10 @@ from clip_pkg.config.losses import (
     InfoNceLossConfig,
     ProxyLossConfig,
     SuperClipLossConfig,
+    TripletConfig,
 )
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
-from clip_pkg.losses.table import AUXILIARY, LOSSES, build_objective
+from clip_pkg.losses.registry import AUXILIARY, LOSSES, build_objective
 
 CLASSES, DIM, VOCABULARY = 5, 8, 11
 COUNTS = torch.tensor([40, 3, 17, 1, 9])

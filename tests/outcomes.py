@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import torch
 
-from clip_pkg.evaluation.summary import without_times
-from clip_pkg.worker import SECONDS_TO_CHECKPOINT
+from clip_pkg.results.summary import without_times
+from clip_pkg.training.worker import SECONDS_TO_CHECKPOINT
 
 # A worker whose launcher was killed, on a machine that is slow to let its threads run.
 SECONDS_TO_END = SECONDS_TO_CHECKPOINT + 22

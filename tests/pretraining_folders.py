@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.atomic import write_json
-from clip_pkg.evaluation.summary import summarize
-from clip_pkg.paths import ConfigPaths, RunPaths
-from clip_pkg.planning.tasks import FoldResult, FoldTask, Identity, write_record
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths, RunPaths
+from clip_pkg.results.summary import summarize
+from clip_pkg.study.tasks import FoldResult, FoldTask, Identity, write_record
 
 IDENTITY = Identity("config", "data", "splits", "texts", "code")
 MEASURES = {

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from tiny import TINY
 
-from clip_pkg.atomic import write_json
+from clip_pkg.base.files import write_json
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.planning.pretraining import pretraining_of
-from clip_pkg.planning.scan import scan
-from clip_pkg.planning.splits import make_splits, splits_to_json, undivided
-from clip_pkg.planning.tasks import FoldResult, FoldTask
-from clip_pkg.pretraining.run import run_pretraining
+from clip_pkg.study.pretraining import pretraining_of
+from clip_pkg.study.scan import scan
+from clip_pkg.study.splits import make_splits, splits_to_json, undivided
+from clip_pkg.study.tasks import FoldResult, FoldTask
+from clip_pkg.training.pretraining_run import run_pretraining
 
 
 def task_of(

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_pkg.atomic import write_json
-from clip_pkg.evaluation.summary import summarize
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics import classification_metrics
-from clip_pkg.metrics.units import history_scores
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.folds_info import splits_to_json
-from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.splits import make_splits
-from clip_pkg.planning.tasks import FoldResult, Identity, digest, write_record
-from clip_pkg.predictions import Predictions
+from clip_pkg.metrics.classification import history_scores
+from clip_pkg.results.summary import summarize
+from clip_pkg.study.folds_info import splits_to_json
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.predictions import Predictions
+from clip_pkg.study.splits import make_splits
+from clip_pkg.study.tasks import FoldResult, Identity, digest, write_record
 
 CLASSES = ("cat", "dog", "owl")
 

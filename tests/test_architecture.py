@@ -42,32 +42,32 @@ LEVELS = {
 TORCH_FREE = [
     "clip_pkg.config.load",
     "clip_pkg.config.flags",
-    "clip_pkg.planning.splits",
-    "clip_pkg.planning.tasks",
+    "clip_pkg.study.splits",
+    "clip_pkg.study.tasks",
     "clip_pkg.scheduling.loop",
-    "clip_pkg.scheduling.processes",
-    "clip_pkg.scheduling.ray_cluster",
+    "clip_pkg.scheduling.process",
+    "clip_pkg.scheduling.ray",
     "clip_pkg.scheduling.ray_node",
     "clip_pkg.scheduling.slurm",
-    "clip_pkg.evaluation.summary",
-    "clip_pkg.evaluation.curves",
-    "clip_pkg.evaluation.bootstrap",
+    "clip_pkg.results.summary",
+    "clip_pkg.results.curves",
+    "clip_pkg.results.bootstrap",
     "clip_pkg.inference.calibration",
     "clip_pkg.inference.explanation_folder",
     "clip_pkg.inference.feature_file",
     "clip_pkg.inference.held_out",
-    "clip_pkg.evaluation.comparison",
-    "clip_pkg.evaluation.comparison_files",
+    "clip_pkg.results.comparison",
+    "clip_pkg.results.comparison_files",
     "clip_pkg.inference.images",
-    "clip_pkg.inference.squares",
+    "clip_pkg.inference.images",
     "clip_pkg.inference.checkpoint_choice",
     "clip_pkg.inference.answer_file",
-    "clip_pkg.cli.launch",
+    "clip_pkg.launch.training",
     "clip_pkg.cli.embed",
     "clip_pkg.cli.explain",
     "clip_pkg.cli.predict",
     "clip_pkg.cli.export",
-    "clip_pkg.cli.refit",
+    "clip_pkg.launch.refit",
     "clip_pkg.report.build",
     "clip_pkg.cli.compare",
     "clip_pkg.cli.commands",
@@ -127,10 +127,10 @@ def test_modules_start_without_torch() -> None:
 
 
 def test_commands_start_without_what_only_some_of_them_need() -> None:
-    assert heavy_import("sklearn scipy.stats matplotlib pandas", "clip_pkg.cli.launch") == ""
+    assert heavy_import("sklearn scipy.stats matplotlib pandas", "clip_pkg.launch.training") == ""
 
 
 def test_training_starts_without_what_only_some_encoders_need() -> None:
     heavy = "open_clip transformers onnx matplotlib pandas captum"
-    assert heavy_import(heavy, "clip_pkg.engine.fold", "clip_pkg.rank") == ""
-    assert heavy_import("timm", "clip_pkg.engine.fold") == "clip_pkg.engine.fold imports timm"
+    assert heavy_import(heavy, "clip_pkg.training.fold", "clip_pkg.training.rank") == ""
+    assert heavy_import("timm", "clip_pkg.training.fold") == "clip_pkg.training.fold imports timm"

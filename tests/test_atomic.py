@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_pkg.atomic import remove_leftovers, replacing, write_json, write_text
+from clip_pkg.base.files import remove_leftovers, replacing, write_json, write_text
 
 
 def test_an_error_while_writing_keeps_the_old_file(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_nan_is_never_written(tmp_path: Path) -> None:
 def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     code = (
-        "import sys, pathlib; from clip_pkg.atomic import write_json\n"
+        "import sys, pathlib; from clip_pkg.base.files import write_json\n"
         "n = 0\n"
         "while True:\n"
         "    n += 1; write_json(pathlib.Path(sys.argv[1]), {'n': n, 'fill': 'x' * 200_000})\n"

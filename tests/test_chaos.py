@@ -95,7 +95,7 @@ class Launcher:
 
 def _is_worker(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
-        return "clip_pkg.worker" in process.cmdline()
+        return "clip_pkg.training.worker" in process.cmdline()
     return False
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from clip_pkg.checkpoint import load_checkpoint, save_checkpoint
-from clip_pkg.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError
+from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 
 
 class Evil:
@@ -79,7 +79,7 @@ def test_a_write_that_fails_half_way_is_an_error_and_keeps_the_old_file(tmp_path
     # The operating system refuses to let any file grow beyond 100 kB, as a full disk would.
     code = (
         "import resource, signal, sys, torch; from pathlib import Path\n"
-        "from clip_pkg.checkpoint import save_checkpoint\n"
+        "from clip_pkg.models.checkpoint import save_checkpoint\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"

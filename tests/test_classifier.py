@@ -7,17 +7,17 @@ import torch
 from tiny import TINY
 from torch import nn
 
-from clip_pkg.classifier import (
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.losses.contract import LossInputs, Objective
+from clip_pkg.models.classifier import (
     Classifier,
     class_features,
     evaluation_mode,
     objective_for,
     probabilities,
 )
-from clip_pkg.config.schema import RunConfig
-from clip_pkg.losses.contract import LossInputs, Objective
-from clip_pkg.model import ImageTextModel, build_model
-from clip_pkg.precision import Precision
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.models.precision import Precision
 
 FLOAT32 = Precision("cpu", None)
 CLASSES = ("a", "b", "c")

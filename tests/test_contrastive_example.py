@@ -13,7 +13,7 @@ from tiny import CHECKOUT
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import dump_canonical, load_configs
-from clip_pkg.evaluation.comparison_tables import PRETRAINING_COLUMNS
+from clip_pkg.results.comparison_tables import PRETRAINING_COLUMNS
 
 EXAMPLE = CHECKOUT / "examples/contrastive"
 LOSSES = {"info_nce", "nt_xent", "dcl", "dcl_symmetric", "dhel", "vicreg"}

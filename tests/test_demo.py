@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from clip_pkg import demo
-from clip_pkg.errors import DataError
+from clip_pkg.base.errors import DataError
+from clip_pkg.study import demo
 
 CLASS_TEXTS = Path(__file__).resolve().parents[1] / "class_texts" / "class_texts_digits.json"
 

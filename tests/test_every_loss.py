@@ -14,9 +14,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.evaluation.summary import without_times
-from clip_pkg.losses.table import AUXILIARY, LOSSES
+from clip_pkg.losses.registry import AUXILIARY, LOSSES
+from clip_pkg.results.summary import without_times
+from clip_pkg.training.optimisation import Optimisation
 
 pytestmark = pytest.mark.slow  # all of them together
 

@@ -17,10 +17,10 @@ from guide_results import check_curves, check_total, guide, log, numbers, read, 
 from tiny import make_folder
 from tiny_checkout import make_checkout
 
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.config.load import load_configs
 from clip_pkg.config.losses import ClipLossConfig, SuperClipLossConfig
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.paths import RunPaths
 from clip_pkg.scheduling.devices import Device
 
 TINY_IMAGE, TINY_TEXT = "test_resnet:scratch", "clip:ViT-S-32-alt:scratch"

@@ -77,7 +77,7 @@ def test_workers_end_soon_after_the_launcher_is_killed(
     process = start(words(images, tmp_path, "out"), tmp_path)
     deadline = time.monotonic() + 300  # for busy machines
     while not (children := psutil.Process(process.pid).children(recursive=True)) or not any(
-        "clip_pkg.worker" in child.cmdline() for child in children
+        "clip_pkg.training.worker" in child.cmdline() for child in children
     ):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -9,13 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from clip_pkg.base.errors import CheckpointError
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.encoders.frozen_text import FrozenText
-from clip_pkg.encoders.image import ImageEncoder
-from clip_pkg.encoders.text import FrozenTextFeatures, LearnedPrompts, build_text_encoder
-from clip_pkg.errors import CheckpointError
-from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.models.image_encoder import ImageEncoder
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.models.text_encoder import (
+    FrozenText,
+    FrozenTextFeatures,
+    LearnedPrompts,
+    build_text_encoder,
+)
 
 CLASSES = ["ant", "bee", "cat"]
 PROMPTS = [["an ant"], ["a bee", "a bee on a flower", "the bee"], ["a cat", "two cats"]]
@@ -272,7 +276,7 @@ def test_a_checkpoint_gives_the_same_model_back(tmp_path: Path, changes: dict[st
 def test_a_checkpoint_of_pretrained_encoders_needs_no_weights_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from clip_pkg.encoders import hub
+    from clip_pkg.models import hub
 
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
     model = build(text_encoder_name=TINY, freeze_text_encoder=True)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from clip_pkg.model import ImageTextModel
-from clip_pkg.planning.tasks import FoldFailure, FoldTask, Identity, read_record, write_record
-from clip_pkg.scheduling import processes
+from clip_pkg.models.image_text import ImageTextModel
+from clip_pkg.scheduling import process as processes
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.job import Assignment
-from clip_pkg.scheduling.policy import FailurePolicy
-from clip_pkg.scheduling.slots import Slot
+from clip_pkg.scheduling.job import Assignment, Slot
+from clip_pkg.scheduling.loop import FailurePolicy
+from clip_pkg.study.tasks import FoldFailure, FoldTask, Identity, read_record, write_record
 
 
 class FakeWorker:

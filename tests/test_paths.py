@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.paths import RunPaths, folder_name
+from clip_pkg.base.paths import RunPaths, folder_name
 
 
 def test_guides_folder_name() -> None:

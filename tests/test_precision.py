@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from clip_pkg.precision import Precision, choose_precision
+from clip_pkg.models.precision import Precision, choose_precision
 
 CPU = torch.device("cpu")
 CHANNELS_LAST, PLANES = torch.channels_last, torch.contiguous_format

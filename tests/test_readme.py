@@ -14,9 +14,9 @@ import pytest
 from tiny import CHECKOUT, TINY, program_environment
 
 from clip_pkg.cli import main
+from clip_pkg.config.describe import config_table_markdown
 from clip_pkg.config.load import load_configs
-from clip_pkg.config.reference import config_table_markdown
-from clip_pkg.planning.class_texts import resolve_class_texts
+from clip_pkg.study.class_texts import resolve_class_texts
 
 pytestmark = pytest.mark.slow  # all of them together
 

@@ -34,9 +34,8 @@ from clip_pkg.data.augmentation import (
     DRAWS,
     FLIP_HORIZONTAL,
 )
-from clip_pkg.data.random_streams import StreamKey, derive_seed, uniforms
-from clip_pkg.data.sampling import epoch_order, occurrences
-from clip_pkg.encoders.clip_towers import text_tower
+from clip_pkg.data.sampling import StreamKey, derive_seed, epoch_order, occurrences, uniforms
+from clip_pkg.models.clip_towers import text_tower
 
 TEXTS = {
     "blue sky": ["a blue sky", "the sky", "blue"],

@@ -15,9 +15,9 @@ from outcomes import outcome
 from tiny import TINY, make_folder
 
 from clip_pkg.cli import main
-from clip_pkg.cli.resources import StopOnSignal
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.evaluation.refit import refit_length
+from clip_pkg.launch.resources import StopOnSignal
+from clip_pkg.results.refit import refit_length
 
 CONFIG = {
     **TINY,

@@ -21,12 +21,11 @@ from outcomes import check_readable, outcome
 from tiny import TINY, paint, program_environment
 
 from clip_pkg.cli import main
-from clip_pkg.planning.profile import PHASES, read_profile
-from clip_pkg.planning.tasks import FoldTask, read_record, write_record
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.job import Assignment, JobState
-from clip_pkg.scheduling.processes import ProcessExecutor
-from clip_pkg.scheduling.slots import Slot
+from clip_pkg.scheduling.job import Assignment, JobState, Slot
+from clip_pkg.scheduling.process import ProcessExecutor
+from clip_pkg.study.progress import PHASES, read_profile
+from clip_pkg.study.tasks import FoldTask, read_record, write_record
 
 pytestmark = pytest.mark.slow  # all of them together
 
@@ -72,7 +71,7 @@ def start(task: FoldTask, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """Train with two processes in a result folder of its own, as a cluster would."""
     moved = replace(task, run_dir=str(folder))
     write_record(moved.paths.task, moved)
-    words = [sys.executable, "-m", "clip_pkg.worker", moved.paths.task, "--ranks", "2"]
+    words = [sys.executable, "-m", "clip_pkg.training.worker", moved.paths.task, "--ranks", "2"]
     with log.open("ab") as stream:
         return subprocess.Popen(
             [*map(str, words), "--threads", "2"],

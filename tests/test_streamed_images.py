@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from clip_pkg.data import cache_files
-from clip_pkg.worker import main as worker
+from clip_pkg.data import cache as cache_files
+from clip_pkg.training.worker import main as worker
 
 TIMES = {"epoch_seconds", "train_images_per_second"}
 

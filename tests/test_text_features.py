@@ -12,8 +12,8 @@ import pytest
 import torch
 from outcomes import outcome
 
-from clip_pkg.planning.tasks import FoldTask, read_record
-from clip_pkg.worker import Place, Report, StopRequest, carry_out
+from clip_pkg.study.tasks import FoldTask, read_record
+from clip_pkg.training.worker import Place, Report, StopRequest, carry_out
 
 Train = Callable[..., str]
 

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import TINY, Program, command, make_folder, paint, program_environment
 
 from clip_pkg.cli import main
-from clip_pkg.evaluation.summary import without_times
+from clip_pkg.results.summary import without_times
 
 pytestmark = pytest.mark.slow  # all of them together
 

@@ -19,19 +19,18 @@ import torch.distributed as dist
 from tiny import TINY
 from torch import Tensor, nn
 
-from clip_pkg.config.aux_losses import aux_classes
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import aux_classes, loss_classes
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
-from clip_pkg.data.mixing import LabelMixing
-from clip_pkg.engine import ranks
-from clip_pkg.engine.image_side import ImageSide, Parts
-from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import Objective, TrainingSet
-from clip_pkg.losses.table import LOSSES, build_objective
-from clip_pkg.model import ImageTextModel, build_model
-from clip_pkg.precision import Precision
+from clip_pkg.losses.registry import LOSSES, build_objective
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.models.precision import Precision
+from clip_pkg.training import ranks
+from clip_pkg.training.image_forward import ImageSide, Parts
+from clip_pkg.training.optimisation import Optimisation
+from clip_pkg.training.step import TrainingStep
 
 FLOAT32 = Precision("cpu", None)
 CLASSES, PROMPTS = ("a", "b", "c"), [["an a"], ["a b"], ["some c"]]

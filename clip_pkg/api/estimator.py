@@ -21,18 +21,18 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from clip_pkg.api.image_lists import Images, files_of, labelled_files, table_of
+from clip_pkg.base.errors import ConfigErrors, ConfigProblem, TrainingError, UserError
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli.arguments import training_parser
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.config.findings import Source
+from clip_pkg.config.describe import config_keys, key_names
+from clip_pkg.config.diagnostics import Source
 from clip_pkg.config.jsonc import path_text
-from clip_pkg.config.keys import config_keys, key_names
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import ConfigErrors, ConfigProblem, TrainingError, UserError
-from clip_pkg.evaluation.fold_files import left_out, read_json
-from clip_pkg.evaluation.summary_schema import read_summary
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.paths import RunPaths
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.results.fold_files import left_out, read_json
+from clip_pkg.results.summary_schema import read_summary
 
 if TYPE_CHECKING:
     from clip_pkg.inference.ensemble import Ensemble
@@ -203,7 +203,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _train(self, run: RunPaths, data: Path, loaded: LoadedConfigs) -> None:
-        from clip_pkg.cli.launch import train  # noqa: PLC0415  a wrong config is told at once
+        from clip_pkg.launch.training import train  # noqa: PLC0415  a wrong config is told at once
 
         words = ["--data-dir", data, "--output-dir", run.output_dir, "--log-dir", run.logs]
         words += ["--executor", self.executor]

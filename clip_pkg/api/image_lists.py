@@ -11,14 +11,13 @@ from typing import Any, TypeAlias
 
 from sklearn.utils import check_consistent_length
 
-from clip_pkg.atomic import write_text
-from clip_pkg.errors import DataError
+from clip_pkg.base.errors import DataError, some
+from clip_pkg.base.files import write_text
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.inference.images import ImageFile, find_images
-from clip_pkg.paths import RunPaths
-from clip_pkg.planning.listing import label_of
-from clip_pkg.planning.problems import some
-from clip_pkg.planning.scan import list_images
-from clip_pkg.planning.tasks import digest
+from clip_pkg.study.image_folder import label_of
+from clip_pkg.study.scan import list_images
+from clip_pkg.study.tasks import digest
 
 Name: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = Name | Sequence[Name]

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clip_pkg.errors import RunFolderError
-from clip_pkg.evaluation.config_result import result_folders
-from clip_pkg.evaluation.fold_files import (
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.results.config_result import result_folders
+from clip_pkg.results.fold_files import (
     ConfigFiles,
     FoldFiles,
     left_out,
     read_config_files,
     read_json,
 )
-from clip_pkg.evaluation.summary import build_summary
-from clip_pkg.evaluation.summary_schema import read_summary
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.predictions import PROBABILITY_PREFIX, Predictions
+from clip_pkg.results.summary import build_summary
+from clip_pkg.results.summary_schema import read_summary
+from clip_pkg.study.predictions import PROBABILITY_PREFIX, Predictions
 
 BLOCKS = ("best_epoch", "last_epoch")
 

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.cli.continuation import add_continuation_flags
 from clip_pkg.cli.parser import Parser, count, seconds
 from clip_pkg.cli.ray_flags import add_ray_flags
 from clip_pkg.cli.sharing_flags import add_sharing_flags
 from clip_pkg.cli.slurm_flags import add_slurm_flags
 from clip_pkg.config.flags import add_config_flags
-from clip_pkg.data.byte_sizes import parse_bytes
+from clip_pkg.data.cache import parse_bytes
+from clip_pkg.launch.continuation import add_continuation_flags
 
 DEFAULT_LOG_DIR = Path("logs/clip_training")
 STALL_TIMEOUT = 1800.0

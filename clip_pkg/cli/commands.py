@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clip_pkg.cli.probe import start_child_probe
-from clip_pkg.cli.terminal import Terminal, results_table
-from clip_pkg.config.json_schema import config_list_schema
+from clip_pkg.base.errors import WeightsError
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.config.describe import config_list_schema
 from clip_pkg.config.load import load_configs
-from clip_pkg.errors import WeightsError
-from clip_pkg.evaluation.config_result import result_folders
-from clip_pkg.evaluation.fold_files import left_out
-from clip_pkg.evaluation.summary import summarize
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.class_texts import write_template
-from clip_pkg.planning.scan import class_names
+from clip_pkg.launch.probe import start_child_probe
+from clip_pkg.launch.terminal import Terminal, results_table
+from clip_pkg.results.config_result import result_folders
+from clip_pkg.results.fold_files import left_out
+from clip_pkg.results.summary import summarize
+from clip_pkg.study.class_texts import write_template
+from clip_pkg.study.scan import class_names
 
 
 def schema() -> int:

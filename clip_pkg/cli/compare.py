@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.cli.output_file import check_target
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import RunFolderError, UserError
-from clip_pkg.evaluation.comparison import compare
-from clip_pkg.evaluation.comparison_files import WRITERS, all_refusals, write_comparison
-from clip_pkg.evaluation.comparison_records import Comparison, DataSetComparison
-from clip_pkg.evaluation.comparison_tables import (
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.results.comparison import compare
+from clip_pkg.results.comparison_files import WRITERS, all_refusals, write_comparison
+from clip_pkg.results.comparison_records import Comparison, DataSetComparison
+from clip_pkg.results.comparison_tables import (
     TextTable,
     epoch_table,
     leaderboard,
@@ -62,7 +62,7 @@ def _write(path: Path, found: Comparison) -> list[Path]:
     is_figure = path.suffix.lower() in FIGURES
     if is_figure and len(of_one_set) == 1 and found.across is None:
         # matplotlib takes its time, and tables do not need it
-        from clip_pkg.report.figures.pretraining import write_convergence  # noqa: PLC0415
+        from clip_pkg.report.figures.convergence import write_convergence  # noqa: PLC0415
 
         write_convergence(path, of_one_set[0])
         return [path]

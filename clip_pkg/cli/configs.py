@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.config.flags import config_from_flags, given_flags
 from clip_pkg.config.load import LoadedConfigs, load_configs
-from clip_pkg.errors import UserError
 
 
 def read_configs(parsed: argparse.Namespace) -> LoadedConfigs:

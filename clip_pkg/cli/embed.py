@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from clip_pkg.base.errors import UserError, shown
 from clip_pkg.cli.models import (
     check_device,
     load,
@@ -16,11 +17,9 @@ from clip_pkg.cli.models import (
     use_device,
 )
 from clip_pkg.cli.output_file import check_target
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import UserError
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.inference.feature_file import SUFFIXES, check_parquet, write_features
-from clip_pkg.planning.problems import shown
+from clip_pkg.launch.terminal import Terminal
 
 
 def embed(parsed: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import errno
 import sys
 from collections.abc import Callable
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 
 EXIT_INTERRUPTED = 130
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_pkg.base.errors import UserError, shown, some
 from clip_pkg.cli.models import (
     check_device,
     load,
@@ -14,8 +15,6 @@ from clip_pkg.cli.models import (
     note,
     note_unreadable,
 )
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import UserError
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.inference.explanation_folder import (
     INDEX,
@@ -27,8 +26,8 @@ from clip_pkg.inference.explanation_folder import (
     write_index,
     write_picture,
 )
-from clip_pkg.planning.decoding import UnreadableImage, decode_image
-from clip_pkg.planning.problems import shown, some
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.study.decoding import UnreadableImage, decode_image
 
 
 def explain(parsed: argparse.Namespace) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from clip_pkg.cli.terminal import Terminal
+from clip_pkg.base.errors import shown
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.inference.export.formats import check_format, check_output
-from clip_pkg.planning.problems import shown
+from clip_pkg.inference.export.publication import check_format, check_output
+from clip_pkg.launch.terminal import Terminal
 
 
 def export(parsed: argparse.Namespace) -> int:

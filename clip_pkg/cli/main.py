@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.cli.command_arguments import (
     class_texts_parser,
@@ -29,20 +30,19 @@ from clip_pkg.cli.model_arguments import (
 )
 from clip_pkg.cli.parser import Parser
 from clip_pkg.config.flags import suggest_flag
-from clip_pkg.errors import UserError
 
 
 # Each command imports its room only when it runs: `--help` and a rejected config stay fast.
 def _train(parsed: argparse.Namespace) -> int:
     loaded = read_configs(parsed)
-    from clip_pkg.cli.launch import train  # noqa: PLC0415
+    from clip_pkg.launch.training import train  # noqa: PLC0415
 
     return train(parsed, loaded)
 
 
 def _validate(parsed: argparse.Namespace) -> int:
     loaded = read_configs(parsed)
-    from clip_pkg.cli.launch import validate  # noqa: PLC0415
+    from clip_pkg.launch.training import validate  # noqa: PLC0415
 
     return validate(parsed, loaded)
 
@@ -55,7 +55,7 @@ def _plan(parsed: argparse.Namespace) -> int:
 
 
 def _status(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.status import show_status  # noqa: PLC0415
+    from clip_pkg.launch.status import show_status  # noqa: PLC0415
 
     return show_status(parsed.directory, watch=parsed.watch)
 
@@ -110,7 +110,7 @@ def _embed(parsed: argparse.Namespace) -> int:
 
 
 def _refit(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.refit import refit  # noqa: PLC0415
+    from clip_pkg.launch.refit import refit  # noqa: PLC0415
 
     return refit(parsed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clip_pkg.cli.parser import Parser
-from clip_pkg.inference.export.formats import FORMATS
+from clip_pkg.inference.export.publication import FORMATS
 
 EVERY_FOLD = (
     "a config's result folder, for all its finished folds; the folder of a fold or refit; or a "

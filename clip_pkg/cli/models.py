@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.inference.held_out import HeldOut, held_out_images
 from clip_pkg.inference.images import FoundImages, find_images
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.decoding import UnreadableImage
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.study.decoding import UnreadableImage
 
 if TYPE_CHECKING:
     import torch
 
     from clip_pkg.inference.ensemble import Ensemble
     from clip_pkg.inference.fold_classifier import FoldClassifier
-    from clip_pkg.planning.inspection import Progress
+    from clip_pkg.study.inspection import Progress
 
 DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 

@@ -6,9 +6,8 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from clip_pkg.errors import UserError
-from clip_pkg.paths import ConfigPaths, FoldPaths
-from clip_pkg.planning.problems import shown
+from clip_pkg.base.errors import UserError, shown
+from clip_pkg.base.paths import ConfigPaths, FoldPaths
 
 
 def check_target(path: Path, sources: Sequence[Path], suffixes: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,14 +9,16 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from clip_pkg.cli.preparation import prepare
-from clip_pkg.cli.probe import NoProbe
-from clip_pkg.cli.run_folder import fold_tasks, pretraining_tasks
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli.sharing_flags import folds_per_device
-from clip_pkg.cli.terminal import Terminal, duration
 from clip_pkg.config.load import LoadedConfigs
-from clip_pkg.paths import RunPaths
-from clip_pkg.planning.tasks import (
+from clip_pkg.launch.preparation import prepare
+from clip_pkg.launch.probe import NoProbe
+from clip_pkg.launch.run_folder import fold_tasks, pretraining_tasks
+from clip_pkg.launch.terminal import Terminal, duration
+from clip_pkg.scheduling.queue import Estimates
+from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
+from clip_pkg.study.tasks import (
     FoldResult,
     FoldTask,
     finished,
@@ -24,8 +26,6 @@ from clip_pkg.planning.tasks import (
     read_record,
     unfinished,
 )
-from clip_pkg.scheduling.order import Estimates
-from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
 
 GPU_COUNTS = (1, 2, 4, 8)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.base.errors import UserError, shown
 from clip_pkg.cli.models import (
     check_device,
     load,
@@ -22,15 +23,13 @@ from clip_pkg.cli.models import (
     use_device,
 )
 from clip_pkg.cli.output_file import check_target
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.errors import UserError
 from clip_pkg.inference.answer_file import SUFFIXES, Answers, write_answers
 from clip_pkg.inference.calibration import calibrate
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.planning.class_texts import ClassTexts, read_class_texts
-from clip_pkg.planning.decoding import UnreadableImage
-from clip_pkg.planning.inspection import Progress
-from clip_pkg.planning.problems import shown
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.study.class_texts import ClassTexts, read_class_texts
+from clip_pkg.study.decoding import UnreadableImage
+from clip_pkg.study.inspection import Progress
 
 if TYPE_CHECKING:
     from clip_pkg.inference.ensemble import Ensemble
@@ -142,8 +141,7 @@ def _about_held_out(
 ) -> Question:
     held_out = look_for_held_out(parsed, terminal)
     device = use_device(parsed.device)
-    from clip_pkg.inference.ensemble import Ensemble  # noqa: PLC0415
-    from clip_pkg.inference.out_of_fold import out_of_fold_answers  # noqa: PLC0415
+    from clip_pkg.inference.ensemble import Ensemble, out_of_fold_answers  # noqa: PLC0415
 
     def prepared(fold: FoldClassifier) -> Ensemble:
         return Ensemble((_reading(fold, texts, parsed.weights_dir),), temperature)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 
 ADDRESS = r"(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from clip_pkg.base.errors import shown
 from clip_pkg.cli.models import looking, use_device
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.planning.problems import shown
+from clip_pkg.launch.terminal import Terminal
 from clip_pkg.report.build import build
 from clip_pkg.report.pictures import Advance, Pictures, find_images, make_pictures
-from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.report.run import read
+from clip_pkg.report.results import ConfigOutcome, read
 
 
 def report(parsed: argparse.Namespace) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.cli.slurm_flags import at_least_one
-from clip_pkg.errors import UserError
 
 AUTO = "auto"
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 from clip_pkg.scheduling.slurm_options import SlurmOptions, as_options, parse_minutes, parse_option
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel")

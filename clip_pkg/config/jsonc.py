@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
-from clip_pkg.errors import ConfigErrors, ConfigProblem
+from clip_pkg.base.errors import ConfigErrors, ConfigProblem
 
 JsonPath: TypeAlias = tuple[str | int, ...]
 

@@ -10,16 +10,15 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from clip_pkg.config.findings import Draft, Findings, Source
-from clip_pkg.config.flat_keys import to_canonical
+from clip_pkg.base.errors import ConfigErrors, ConfigProblem
+from clip_pkg.base.paths import RunPaths
+from clip_pkg.config.describe import key_names
+from clip_pkg.config.diagnostics import Draft, Findings, Source, sentences
 from clip_pkg.config.jsonc import JsonPath, parse, show
-from clip_pkg.config.keys import key_names
-from clip_pkg.config.problems import sentences
+from clip_pkg.config.legacy import to_canonical
 from clip_pkg.config.rules import notices
 from clip_pkg.config.schema import RunConfig, default_name
 from clip_pkg.config.sweep import expand
-from clip_pkg.errors import ConfigErrors, ConfigProblem
-from clip_pkg.paths import RunPaths
 
 Item: TypeAlias = tuple[JsonPath, Any]  # where a config stands, and what stands there
 

@@ -1,7 +1,7 @@
 """The `pretrain` block of a config: what an image encoder learns from before the folds train it.
 
 Pre-training looks at images alone, two augmented views of each; labels play no part, but for
-`supcon`. The kinds of its loss and the rows of `clip_pkg.losses.pretraining` agree; a test compares
+`supcon`. The kinds of its loss and the rows of `clip_pkg.losses.two_views` agree; a test compares
 them.
 """
 

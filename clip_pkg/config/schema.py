@@ -16,14 +16,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from clip_pkg.config.aux_losses import AuxLossConfig
+from clip_pkg.base.paths import folder_name
 from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_text_encoder
 from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
-from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
+from clip_pkg.config.losses import AuxLossConfig, ClipLossConfig, MainLossConfig
 from clip_pkg.config.monitors import LOWER_IS_BETTER, Monitor
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.rules import contradictions
-from clip_pkg.paths import folder_name
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 

@@ -12,9 +12,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clip_pkg.config.findings import Draft, Findings
+from clip_pkg.config.diagnostics import Draft, Findings, nearest
 from clip_pkg.config.jsonc import JsonPath, show
-from clip_pkg.config.problems import nearest
 
 MAX_MEMBERS = 10_000
 MAX_LABEL = 80  # characters of one value in a name; where one is longer, all are numbered

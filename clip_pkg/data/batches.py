@@ -19,8 +19,14 @@ from torch import Tensor
 
 from clip_pkg.data.augmentation import DRAWS, Views
 from clip_pkg.data.pixel_sources import PixelSource
-from clip_pkg.data.random_streams import StreamKey, uniforms
-from clip_pkg.data.sampling import Exposure, epoch_order, occurrences, steps_per_epoch
+from clip_pkg.data.sampling import (
+    Exposure,
+    StreamKey,
+    epoch_order,
+    occurrences,
+    steps_per_epoch,
+    uniforms,
+)
 
 EVALUATION_FACTOR = 4  # evaluation keeps no activations for gradients
 # But large images need a bound, in pixels per batch. On a CPU only small images gain by larger

@@ -26,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.decoding import decode, read_file
-from clip_pkg.planning.problems import shown
+from clip_pkg.base.errors import DataError, shown
+from clip_pkg.study.decoding import decode, read_file
 
 IMAGES_PER_BLOCK = 32
 # Small sets are done before further processes have started.

@@ -24,11 +24,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from clip_pkg.base.errors import DataError
 from clip_pkg.data import pixel_blocks
-from clip_pkg.data.cache_files import opened_store
-from clip_pkg.errors import DataError
-from clip_pkg.planning import decoding
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.data.cache import opened_store
+from clip_pkg.study import decoding
+from clip_pkg.study.manifest import Manifest
 
 # How pixels come about; a store made in another way is made again. The modules' own text stands
 # for their version, because a number would be forgotten some day.

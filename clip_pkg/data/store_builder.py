@@ -18,15 +18,16 @@ from pathlib import Path
 import numpy as np
 from filelock import Timeout
 
-from clip_pkg.atomic import replacing, write_json
-from clip_pkg.data.byte_sizes import shown_bytes
-from clip_pkg.data.cache_files import (
+from clip_pkg.base.errors import UserError
+from clip_pkg.base.files import replacing, write_json
+from clip_pkg.data.cache import (
     NoRoom,
     Notify,
     builder_lock,
     cached_entries,
     remove_unfinished,
     room_for,
+    shown_bytes,
     sole_changer,
 )
 from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, fill_blocks
@@ -38,8 +39,7 @@ from clip_pkg.data.pixel_store import (
     images_digest,
     store_path,
 )
-from clip_pkg.errors import UserError
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 
 Progress = Callable[[int, int], None]  # images done, images in all
 Room = Callable[[Path, int], None]  # makes room for a store of so many bytes

@@ -22,8 +22,9 @@ from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clip_pkg.atomic import write_bytes
-from clip_pkg.data.cache_files import (
+from clip_pkg.base.errors import DataError
+from clip_pkg.base.files import write_bytes
+from clip_pkg.data.cache import (
     NoRoom,
     Notify,
     builder_lock,
@@ -31,9 +32,8 @@ from clip_pkg.data.cache_files import (
     room_for,
     sole_changer,
 )
-from clip_pkg.encoders.frozen_text import FrozenText
-from clip_pkg.errors import DataError
-from clip_pkg.planning.tasks import code_digest, digest
+from clip_pkg.models.text_encoder import FrozenText
+from clip_pkg.study.tasks import code_digest, digest
 
 # Longer than a file server keeps the locks of a machine that is gone. Whoever has waited so long
 # computes for itself.

@@ -23,8 +23,7 @@ from torch import Tensor
 from clip_pkg.data.augmentation import DRAWS as STANDARD_DRAWS
 from clip_pkg.data.augmentation import FLIP_PROBABILITY, GREY_WEIGHTS, Augmentation
 from clip_pkg.data.pixel_sources import PixelSource
-from clip_pkg.data.random_streams import StreamKey, uniforms
-from clip_pkg.data.sampling import epoch_order
+from clip_pkg.data.sampling import StreamKey, epoch_order, uniforms
 
 # Meaning of the columns of `uniforms`; see `Augmentation` for why all are always drawn.
 (

@@ -16,12 +16,11 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.atomic import replacing
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError, shown
+from clip_pkg.base.files import replacing
 from clip_pkg.inference.images import ImageFile
-from clip_pkg.planning.decoding import UnreadableImage
-from clip_pkg.planning.problems import shown
-from clip_pkg.predictions import PROBABILITY_PREFIX
+from clip_pkg.study.decoding import UnreadableImage
+from clip_pkg.study.predictions import PROBABILITY_PREFIX
 
 LEADING_COLUMNS = ("path", "prediction")
 LEADING_COLUMNS_IF_KNOWN = ("path", "label", "fold", "prediction")

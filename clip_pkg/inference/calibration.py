@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError, shown
+from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.metrics.calibration import expected_calibration_error, log_loss
-from clip_pkg.metrics.temperature import fit_temperature, tempered
-from clip_pkg.paths import ConfigPaths, FoldPaths
-from clip_pkg.planning.problems import shown
-from clip_pkg.predictions import pooled, read_predictions
+from clip_pkg.metrics.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    log_loss,
+    tempered,
+)
+from clip_pkg.study.predictions import pooled, read_predictions
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_pkg.errors import RunFolderError
-from clip_pkg.paths import ConfigPaths, FoldPaths
-from clip_pkg.planning.problems import shown, some
-from clip_pkg.planning.tasks import FoldResult, read_record
+from clip_pkg.base.errors import RunFolderError, shown, some
+from clip_pkg.base.paths import ConfigPaths, FoldPaths
+from clip_pkg.study.tasks import FoldResult, read_record
 
 FOLD_PREFIX = "fold_"
 

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.inference.ensemble import unseeing_folds
 from clip_pkg.inference.fold_classifier import FoldClassifier, memory_of
 from clip_pkg.inference.held_out import HeldOut, held_out_images
-from clip_pkg.inference.images import ImageFile
-from clip_pkg.inference.out_of_fold import unseeing_folds
-from clip_pkg.inference.squares import readable_batches
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.decoding import UnreadableImage
-from clip_pkg.planning.inspection import Progress
+from clip_pkg.inference.images import ImageFile, readable_batches
+from clip_pkg.study.decoding import UnreadableImage
+from clip_pkg.study.inspection import Progress
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,15 +27,14 @@ from captum.attr import LayerGradCam
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from clip_pkg.classifier import Classifier
 from clip_pkg.inference.ensemble import Ensemble
 from clip_pkg.inference.fold_classifier import FoldClassifier, memory_of
-from clip_pkg.inference.images import ImageFile
+from clip_pkg.inference.images import ImageFile, readable_batches
 from clip_pkg.inference.spatial_layer import SpatialLayer, find_spatial_layer
-from clip_pkg.inference.squares import readable_batches
-from clip_pkg.planning.decoding import UnreadableImage
-from clip_pkg.planning.inspection import Progress
-from clip_pkg.precision import flushed_denormals
+from clip_pkg.models.classifier import Classifier
+from clip_pkg.models.precision import flushed_denormals
+from clip_pkg.study.decoding import UnreadableImage
+from clip_pkg.study.inspection import Progress
 
 
 @dataclass(frozen=True, eq=False)

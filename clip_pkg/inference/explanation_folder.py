@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_pkg.atomic import write_bytes, write_text
-from clip_pkg.errors import UserError
-from clip_pkg.planning.problems import shown
+from clip_pkg.base.errors import UserError, shown
+from clip_pkg.base.files import write_bytes, write_text
 
 LONGEST_SIDE = 512  # of a picture, pixels
 COLOURS = "turbo"

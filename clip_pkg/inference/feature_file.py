@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.atomic import write_with
-from clip_pkg.errors import UserError
-from clip_pkg.planning.problems import shown
+from clip_pkg.base.errors import UserError, shown
+from clip_pkg.base.files import write_with
 
 SUFFIXES = (".npz", ".parquet")
 

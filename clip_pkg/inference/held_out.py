@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from clip_pkg.errors import DataError, RunFolderError
+from clip_pkg.base.errors import DataError, RunFolderError, shown
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.inference.images import ImageFile
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.folds_info import splits_from_json
-from clip_pkg.planning.inspection import Progress
-from clip_pkg.planning.problems import shown
-from clip_pkg.planning.scan import known_images
+from clip_pkg.study.folds_info import splits_from_json
+from clip_pkg.study.inspection import Progress
+from clip_pkg.study.scan import known_images
 
 
 @dataclass(frozen=True)

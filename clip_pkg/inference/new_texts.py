@@ -19,17 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip_pkg.base.errors import CheckpointError, UserError, some
 from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.encoders.clip_text import ClipText
-from clip_pkg.encoders.state import load_strictly
-from clip_pkg.encoders.text import FrozenTextFeatures, TextEncoder, build_text_encoder, precompute
-from clip_pkg.encoders.text_side import FROZEN_KEY
-from clip_pkg.errors import CheckpointError, UserError
-from clip_pkg.inference.checkpoint_content import CheckpointContent, read_content
-from clip_pkg.inference.fold_classifier import FoldClassifier
-from clip_pkg.model import VOCABULARY_KEY, ImageTextModel
-from clip_pkg.planning.class_texts import ClassTexts
-from clip_pkg.planning.problems import some
+from clip_pkg.inference.fold_classifier import CheckpointContent, FoldClassifier, read_content
+from clip_pkg.models.clip_text import ClipText
+from clip_pkg.models.image_text import VOCABULARY_KEY, ImageTextModel
+from clip_pkg.models.state_dicts import load_strictly
+from clip_pkg.models.text_encoder import (
+    FROZEN_KEY,
+    FrozenTextFeatures,
+    TextEncoder,
+    build_text_encoder,
+    precompute,
+)
+from clip_pkg.study.class_texts import ClassTexts
 
 ENCODER, PROJECTION = "text_encoder.", "text_projection."
 TABLE = f"{ENCODER}tower.token_embedding.weight"  # of tokens

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from clip_pkg.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError
 
 SUFFIX = ".safetensors"
 KEY = "clip_pkg"  # of the file's metadata

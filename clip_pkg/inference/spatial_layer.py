@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.classifier import Classifier
-from clip_pkg.errors import UserError
-from clip_pkg.precision import flushed_denormals
+from clip_pkg.base.errors import UserError
+from clip_pkg.models.classifier import Classifier
+from clip_pkg.models.precision import flushed_denormals
 
 Layout: TypeAlias = Literal["channels first", "channels last", "tokens"]
 SMALLEST_GRID = 2

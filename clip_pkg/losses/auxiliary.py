@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.config.aux_losses import (
+from clip_pkg.config.losses import (
     ArcFaceConfig,
     CenterConfig,
     CosFaceConfig,
@@ -23,8 +23,7 @@ from clip_pkg.config.aux_losses import (
 )
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, TrainingSet
 from clip_pkg.losses.functional import arcface, center_mean, cosface, triplet
-from clip_pkg.losses.functional.masking import masked_mean
-from clip_pkg.losses.functional.normalization import unit
+from clip_pkg.losses.functional.numerics import masked_mean, unit
 
 MarginLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 

@@ -13,8 +13,7 @@ from clip_pkg.config.losses import CombinedLossConfig, ProxyLossConfig
 from clip_pkg.losses.classification import ClassificationObjective, cross_entropy_objective
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, TrainingSet
 from clip_pkg.losses.functional import focal_proxy_anchor, proxy_anchor
-from clip_pkg.losses.functional.normalization import unit
-from clip_pkg.losses.functional.precision import full_precision
+from clip_pkg.losses.functional.numerics import full_precision, unit
 
 
 class ProxyObjective(Objective):

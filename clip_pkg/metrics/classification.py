@@ -202,3 +202,14 @@ def _rows(
         ClassScores(**dict(zip(("support", "predicted", *columns), row, strict=True)))
         for row in rows
     )
+
+
+PERCENT = frozenset({"acc", "balanced_acc", "mAP"})
+
+
+def history_scores(metrics: ClassificationMetrics) -> dict[str, float | None]:
+    """Return the scores as histories and summaries hold them; those in `PERCENT` times 100."""
+    return {
+        name: value if value is None or name not in PERCENT else 100 * value
+        for name, value in metrics.scores.items()
+    }

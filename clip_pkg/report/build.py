@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from clip_pkg import __version__
-from clip_pkg.evaluation.comparison_records import Comparison
-from clip_pkg.paths import ReportPaths
-from clip_pkg.planning.problems import shown
+from clip_pkg.base.errors import shown
+from clip_pkg.base.paths import ReportPaths
 from clip_pkg.report.files import number_files, write_files
 from clip_pkg.report.page import ConfigSection, Page, render
-from clip_pkg.report.run import Run
+from clip_pkg.report.results import Run
 from clip_pkg.report.sections import (
     PictureMaker,
     config_section,
@@ -21,6 +20,7 @@ from clip_pkg.report.sections import (
     shown_pairs,
     with_pictures,
 )
+from clip_pkg.results.comparison_records import Comparison
 
 MOST_WITH_PICTURES = 6  # configs whose models are looked at; of more, the best ones
 NOT_AMONG_THE_BEST = (

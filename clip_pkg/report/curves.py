@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.metrics.calibration import CALIBRATION_BINS, confidence_bin
-from clip_pkg.predictions import Predictions
 from clip_pkg.report.results import History
+from clip_pkg.study.predictions import Predictions
 
 GRID = 201  # points at which the folds' curves are averaged
 CONFIDENCE = 0.95

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,47 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clip_pkg.report.colours import INK, MUTED, PAPER, ROLES, RULE
+
+@dataclass(frozen=True)
+class Role:
+    """A colour's name in the page's style sheet, and its values (lower-case hex)."""
+
+    name: str
+    light: str
+    dark: str
+
+
+PAPER = Role("paper", "#ffffff", "#16181d")
+INK = Role("ink", "#1b1e24", "#e9eaee")
+MUTED = Role("muted", "#5b6270", "#a6adba")
+RULE = Role("rule", "#d9dce2", "#343945")
+FIRST = Role("first", "#0069a8", "#5bb4ea")
+SECOND = Role("second", "#bb4a02", "#f0975a")
+THIRD = Role("third", "#00795b", "#35c69b")
+HEAT = Role("heat", "#63a5d9", "#2d6da6")
+BAR = Role("bar", "#9cc3e2", "#35618a")
+WRONG = Role("wrong", "#c22f2f", "#ff8a85")
+
+# Of classes in a map; with as many markers there are enough pairs for 56.
+CLASS_ROLES = (
+    FIRST,
+    SECOND,
+    THIRD,
+    Role("class-4", "#97477f", "#e59acb"),
+    Role("class-5", "#8a6d00", "#e6c84a"),
+    Role("class-6", "#3d4657", "#c3c9d4"),
+    Role("class-7", "#6a4fb3", "#b9a3f5"),
+    Role("class-8", "#2a7fae", "#9ed4f5"),  # the nearest to another, the first
+)
+ROLES: Mapping[str, Role] = {
+    role.name: role for role in (PAPER, INK, MUTED, RULE, HEAT, BAR, WRONG, *CLASS_ROLES)
+}
+
+
+def custom_properties(theme: str) -> str:
+    """Declarations for the style sheet; `theme` is `light` or `dark`."""
+    return " ".join(f"--{role.name}: {getattr(role, theme)};" for role in ROLES.values())
+
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"

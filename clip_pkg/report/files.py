@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from clip_pkg.atomic import write_bytes, write_text
-from clip_pkg.evaluation.comparison_records import Comparison, LeaderboardRow, PairResult
-from clip_pkg.paths import ReportPaths
-from clip_pkg.report.mistakes import worst_mistakes
+from clip_pkg.base.files import write_bytes, write_text
+from clip_pkg.base.paths import ReportPaths
 from clip_pkg.report.page import DataSetSection, PlacedFigure
+from clip_pkg.report.pictures import worst_mistakes
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.report.tables import csv_text
+from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, PairResult
 
 SUFFIXES = (".svg", ".pdf")
 TEST_COLUMNS = ("low", "high", "t", "p", "effect", "n_folds", "test_to_train")

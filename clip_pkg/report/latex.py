@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from clip_pkg.evaluation.latex import escape
 from clip_pkg.report.tables import Table
+from clip_pkg.results.latex import escape
 
 LATIN = re.compile(r"[\x00-\u024f\u2010-\u2026\u2212]*")
 

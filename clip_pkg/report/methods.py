@@ -8,9 +8,9 @@ from typing import Any
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.monitors import LOWER_IS_BETTER
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.evaluation.comparison_records import Comparison, DataSetComparison
 from clip_pkg.report.loss_words import WEIGHTINGS, loss_phrase, number
 from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.comparison_records import Comparison, DataSetComparison
 
 MOST_DESCRIBED = 4  # configs that get a sentence each; of more, the keys that differ are named
 NO_PART_OF_THE_METHOD = frozenset(

@@ -13,9 +13,8 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from clip_pkg.planning.problems import shown
-from clip_pkg.report.colours import custom_properties
-from clip_pkg.report.drawing import Drawing
+from clip_pkg.base.errors import shown
+from clip_pkg.report.drawing import Drawing, custom_properties
 from clip_pkg.report.pictures import MistakePicture
 from clip_pkg.report.tables import Table
 

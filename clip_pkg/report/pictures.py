@@ -6,6 +6,7 @@ torch is imported when the first model is loaded; a report without images never 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,114 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 from clip_pkg.inference.held_out import HeldOut, HeldOutFold, held_out_images
-from clip_pkg.inference.squares import square_batches
-from clip_pkg.report.mistakes import MOST_SHOWN, Mistake, worst_mistakes
-from clip_pkg.report.projection import FeatureMap, on_the_map, project
+from clip_pkg.inference.images import square_batches
 from clip_pkg.report.results import ConfigOutcome, FoldOutcome
 
 if TYPE_CHECKING:
     import torch
 
     from clip_pkg.inference.fold_classifier import FoldClassifier
+
+
+MOST_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong out-of-fold answer.
+
+    fold counts from 1; row is the image's place in the fold's predictions. label, answer: class
+    positions. confidence, true_probability: of the answer and of the label.
+    """
+
+    fold: int
+    row: int
+    path: str
+    label: int
+    answer: int
+    confidence: float
+    true_probability: float
+
+
+def worst_mistakes(folds: Sequence[FoldOutcome], limit: int | None = None) -> list[Mistake]:
+    """Wrong answers of all folds, the surest first."""
+    found = []
+    for fold in folds:
+        answers = fold.predictions
+        chosen = answers.probabilities.argmax(axis=1)
+        for row in (chosen != answers.targets).nonzero()[0].tolist():
+            label, answer = int(answers.targets[row]), int(chosen[row])
+            found.append(
+                Mistake(
+                    fold=fold.number,
+                    row=row,
+                    path=answers.paths[row],
+                    label=label,
+                    answer=answer,
+                    confidence=float(answers.probabilities[row, answer]),
+                    true_probability=float(answers.probabilities[row, label]),
+                )
+            )
+    found.sort(key=lambda one: (-one.confidence, one.path))
+    return found[:limit]
+
+
+SEED = 42
+FEWEST_FOR_TSNE = 30  # images; of fewer, neighbourhoods say little
+MOST_ON_A_MAP = 600  # images of a fold
+PERPLEXITY = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    """N images of a fold on a map.
+
+    points: [N, 2]. targets: [N] class positions. wrong: bool [N], answered wrongly. method: how the
+    points were made. left_out: images of the fold that are not on the map.
+    """
+
+    fold: int
+    points: NDArray[np.float64]
+    targets: NDArray[np.int64]
+    wrong: NDArray[np.bool_]
+    method: str
+    left_out: int
+
+
+def on_the_map(count: int) -> NDArray[np.int64]:
+    """Sorted positions of the images that are drawn: all, or a seeded sample."""
+    if count <= MOST_ON_A_MAP:
+        return np.arange(count)
+    chosen = np.random.default_rng(SEED).choice(count, MOST_ON_A_MAP, replace=False)
+    return np.sort(chosen)
+
+
+def project(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], str]:
+    """Points and the method: t-SNE, or PCA for few images.
+
+    features: [N, D], compared by their cosines.
+    """
+    # Imported late: it takes a second, and a report without images does not need it.
+    from sklearn.decomposition import PCA  # noqa: PLC0415
+    from sklearn.manifold import TSNE  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = np.asarray(features, dtype=np.float64) / np.maximum(lengths, 1e-12)
+    count, size = unit.shape
+    if count < FEWEST_FOR_TSNE:
+        points = PCA(min(2, count, size), random_state=SEED).fit_transform(unit)
+        return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), "PCA"
+    # Several threads would wait for each other most of the time: maps are small.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        method = TSNE(
+            perplexity=min(PERPLEXITY, (count - 1) / 3), init="pca", random_state=SEED, n_jobs=1
+        )
+        return method.fit_transform(unit).astype(np.float64), "t-SNE"
+
 
 MOST_MAPS = 6  # folds whose features are drawn
 SIDE = 176  # of a picture, pixels
@@ -66,7 +164,7 @@ def make_pictures(
 
     `advance` is called after each fold.
     """
-    from clip_pkg.inference.out_of_fold import unseeing_folds  # noqa: PLC0415
+    from clip_pkg.inference.ensemble import unseeing_folds  # noqa: PLC0415
 
     chosen = worst_mistakes(outcome.folds, MOST_SHOWN)
     by_number = {fold.number: fold for fold in outcome.folds}

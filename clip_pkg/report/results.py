@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from clip_pkg.base.errors import RunFolderError, shown
+from clip_pkg.base.paths import ConfigPaths, FoldPaths, ReportPaths, RunPaths
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import RunFolderError
-from clip_pkg.evaluation.config_result import result_folders
-from clip_pkg.evaluation.fold_files import FoldFiles, left_out, read_config_files, read_json
-from clip_pkg.evaluation.summary import summarize
-from clip_pkg.evaluation.summary_schema import read_summary
-from clip_pkg.paths import ConfigPaths, FoldPaths
-from clip_pkg.planning.problems import shown
-from clip_pkg.predictions import Predictions, pooled
+from clip_pkg.results.comparison import compare
+from clip_pkg.results.comparison_records import Comparison, LeaderboardRow
+from clip_pkg.results.config_result import result_folders
+from clip_pkg.results.fold_files import FoldFiles, left_out, read_config_files, read_json
+from clip_pkg.results.summary import summarize
+from clip_pkg.results.summary_schema import read_summary
+from clip_pkg.study.predictions import Predictions, pooled
 
 History: TypeAlias = Mapping[str, Sequence[float | None]]
 
@@ -220,3 +221,35 @@ def _exposure(path: Path) -> Exposure | None:
         return Exposure(tuple(row["label"] for row in rows), seen)
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{shown(path)} is damaged: {error!r}") from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder's configs, compared; ranked holds them in the order of the leaderboards."""
+
+    outcome: RunOutcome
+    comparison: Comparison
+    by_folder: Mapping[str, ConfigOutcome]
+    ranked: tuple[ConfigOutcome, ...]
+    paths: ReportPaths
+
+    def row_of(self, outcome: ConfigOutcome) -> LeaderboardRow:
+        """Its row in a leaderboard."""
+        rows = (row for one in self.comparison.data_sets for row in one.rows)
+        return next(row for row in rows if row.folder == str(outcome.paths.root))
+
+
+def read(directory: Path) -> Run:
+    """Read and compare. Raises RunFolderError for folders without results or with a strange one."""
+    root = directory.resolve()
+    outcome = read_run(root)
+    paths = RunPaths(root).report
+    if ConfigPaths(paths.root).folds_info.exists():
+        raise RunFolderError(
+            f"{shown(paths.root)} holds the results of a config called `{paths.root.name}`, and "
+            "the report would be written into it: move it to another folder"
+        )
+    comparison = compare([one.paths.root for one in outcome.configs])
+    by_folder = {str(one.paths.root): one for one in outcome.configs}
+    ranked = tuple(by_folder[row.folder] for one in comparison.data_sets for row in one.rows)
+    return Run(outcome, comparison, by_folder, ranked, paths)

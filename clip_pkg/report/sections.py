@@ -7,26 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from clip_pkg.errors import UserError
-from clip_pkg.evaluation.comparison_records import DataSetComparison, PairResult
-from clip_pkg.planning.problems import shown
+from clip_pkg.base.errors import UserError, shown
 from clip_pkg.report.drawing import Drawing
-from clip_pkg.report.figures.classes import per_class
-from clip_pkg.report.figures.comparison import fold_scores
 from clip_pkg.report.figures.confusion import confusion_counts, confusion_shares
+from clip_pkg.report.figures.convergence import convergence
 from clip_pkg.report.figures.embedding import embedding_map
 from clip_pkg.report.figures.folds import class_distribution, sampler_exposure
 from clip_pkg.report.figures.learning import accuracy_curves, loss_curves
-from clip_pkg.report.figures.pretraining import convergence
-from clip_pkg.report.figures.reliability import reliability
-from clip_pkg.report.figures.thresholds import precision_recall, roc
+from clip_pkg.report.figures.scores import fold_scores, per_class
+from clip_pkg.report.figures.thresholds import precision_recall, reliability, roc
 from clip_pkg.report.findings import config_findings
 from clip_pkg.report.latex import booktabs
 from clip_pkg.report.methods import methods_paragraph, tests_sentence
 from clip_pkg.report.page import ConfigSection, DataSetSection, PlacedFigure
 from clip_pkg.report.pictures import Advance, Pictures
-from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.report.run import Run
+from clip_pkg.report.results import ConfigOutcome, Run
 from clip_pkg.report.tables import (
     SCORES,
     class_table,
@@ -36,6 +31,7 @@ from clip_pkg.report.tables import (
     provenance,
     spread_text,
 )
+from clip_pkg.results.comparison_records import DataSetComparison, PairResult
 
 MOST_PAIRS = 10  # in the page
 

@@ -8,26 +8,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clip_pkg.evaluation.comparison_records import (
+from clip_pkg.base.errors import shown
+from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.report.curves import wilson_interval
+from clip_pkg.report.loss_words import short_loss
+from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.comparison_records import (
     Comparison,
     DataSetComparison,
     LeaderboardRow,
     PairResult,
     Spread,
 )
-from clip_pkg.evaluation.comparison_tables import (
+from clip_pkg.results.comparison_tables import (
     UNDEFINED,
     pretraining_table,
     shown_p,
     shown_score,
     shown_spread,
 )
-from clip_pkg.evaluation.config_result import spread_of
-from clip_pkg.metrics.units import PERCENT
-from clip_pkg.planning.problems import shown
-from clip_pkg.report.curves import wilson_interval
-from clip_pkg.report.loss_words import short_loss
-from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.config_result import spread_of
 
 SCORES: Mapping[str, str] = {
     "acc": "Accuracy, %",

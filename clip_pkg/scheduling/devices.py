@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pynvml
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 
 
 @dataclass(frozen=True, order=True)

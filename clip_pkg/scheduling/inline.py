@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from clip_pkg.planning.tasks import FoldFailure, read_record
 from clip_pkg.scheduling.job import Assignment, JobState, lay_out
+from clip_pkg.study.tasks import FoldFailure, read_record
 
 RunAssignment = Callable[[Assignment], JobState]
 

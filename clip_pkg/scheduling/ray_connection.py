@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 
 LOCAL, AUTO = "local", "auto"
 CLIENT = "ray://"

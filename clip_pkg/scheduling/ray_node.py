@@ -1,6 +1,6 @@
 """The part of the Ray executor that runs on the nodes: an actor that keeps a worker process.
 
-The actor itself trains nothing. It starts `clip_pkg.worker` as the local executor does, so that a
+The actor itself trains nothing. It starts a worker process as the local executor does, so that a
 fold has a process, a CUDA context and an output of its own, hears the same signals, and ends by
 itself when the actor is gone. Every method returns at once and may be repeated: an answer that
 got lost on the network is asked for again.
@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.planning.tasks import code_digest
 from clip_pkg.scheduling.devices import Device, find_devices
-from clip_pkg.scheduling.job import Assignment
-from clip_pkg.scheduling.processes import Worker
-from clip_pkg.scheduling.slots import Slot
+from clip_pkg.scheduling.job import Assignment, Slot
+from clip_pkg.scheduling.process import Worker
+from clip_pkg.study.tasks import code_digest
 
 
 class NodeWorker:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.errors import UserError
-from clip_pkg.planning.tasks import PACKAGE
+from clip_pkg.base.errors import UserError
 from clip_pkg.scheduling.ray_connection import Connection, Layout
+from clip_pkg.study.tasks import PACKAGE
 
 # Where the launcher looks for weights the nodes look too.
 FORWARDED = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME")

@@ -8,14 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_pkg.planning.tasks import FoldFailure, FoldTask
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.health import OpenGate
-from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Nowhere
 from clip_pkg.scheduling.loop import Loop
-from clip_pkg.scheduling.order import Estimates, TaskQueue
-from clip_pkg.scheduling.slots import SlotPool
+from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.study.tasks import FoldFailure, FoldTask
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from clip_pkg.atomic import write_text
-from clip_pkg.planning.tasks import (
+from clip_pkg.base.files import write_text
+from clip_pkg.scheduling.devices import find_devices, has_nvidia_library, usable_cores
+from clip_pkg.scheduling.slurm_queue import STOP_SIGNAL, call_slurm
+from clip_pkg.study.tasks import (
     FailureKind,
     FoldFailure,
     FoldTask,
     code_digest,
     write_record,
 )
-from clip_pkg.scheduling.devices import find_devices, has_nvidia_library, usable_cores
-from clip_pkg.scheduling.slurm_queue import STOP_SIGNAL, call_slurm
 
 EXIT_INTERRUPTED = 130
 # In a row; a job that came to no checkpoint so often is not let into the queue again.

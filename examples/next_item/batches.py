@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_pkg.data.random_streams import StreamKey, uniforms
+from clip_pkg.data.sampling import StreamKey, uniforms
 from examples.next_item.interactions import Interactions, Ints, Unseen, spans
 
 SHORT = 3  # log2 of the length up to which sequences are one group

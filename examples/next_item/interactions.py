@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.problems import DataErrors, shown
+from clip_pkg.base.errors import DataError, DataErrors, shown
 
 Ints = NDArray[np.int64]
 FEWEST = 3  # interactions of a user who is evaluated: the last two are held out

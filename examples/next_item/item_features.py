@@ -14,8 +14,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.problems import DataErrors, shown
+from clip_pkg.base.errors import DataError, DataErrors, shown
 from examples.next_item.interactions import Interactions
 
 Features = dict[str, NDArray[np.float32]]

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.contract import LossOutput, PartLabel, weighted_sum
-from clip_pkg.losses.functional import (
-    PairStatistics,
-    bce_pos_neg,
-    sampled_softmax_collision_masked,
-)
-from clip_pkg.losses.functional.normalization import unit
+from clip_pkg.losses.functional import PairStatistics, bce_pos_neg, sampled_softmax_collision_masked
+from clip_pkg.losses.functional.numerics import unit
 from examples.next_item.model import NextItemModel
 from examples.next_item.settings import Settings
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from clip_pkg.atomic import write_text
-from clip_pkg.cli.terminal import Terminal
+from clip_pkg.base.files import write_text
+from clip_pkg.launch.terminal import Terminal
 from examples.next_item.batches import Questions
 from examples.next_item.ranking import answerable, evaluate, table_lines
 from examples.next_item.trained_model import TrainedModel, device_here, load

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_pkg.checkpoint import load_checkpoint
-from clip_pkg.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError
+from clip_pkg.models.checkpoint import load_checkpoint
 from examples.next_item.batches import Question
 from examples.next_item.interactions import Interactions
 from examples.next_item.model import NextItemModel

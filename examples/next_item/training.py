@@ -13,27 +13,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clip_pkg.atomic import remove_leftovers, write_json
-from clip_pkg.checkpoint import save_checkpoint
-from clip_pkg.cli.folder_lock import sole_launcher
-from clip_pkg.cli.terminal import Terminal
-from clip_pkg.data.random_streams import derive_seed
-from clip_pkg.engine.early_stopping import BestEpoch
-from clip_pkg.engine.environment import describe_environment
-from clip_pkg.engine.history import History, Row
-from clip_pkg.engine.log_lines import LogLines
-from clip_pkg.engine.loss_scores import (
+from clip_pkg.base.errors import CheckpointError, TrainingError
+from clip_pkg.base.files import remove_leftovers, write_json
+from clip_pkg.base.paths import ConfigPaths, FoldPaths, RunPaths
+from clip_pkg.data.sampling import derive_seed
+from clip_pkg.launch.run_folder import sole_launcher
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.models.checkpoint import save_checkpoint
+from clip_pkg.models.precision import Precision
+from clip_pkg.training.console import LogLines
+from clip_pkg.training.early_stopping import BestEpoch
+from clip_pkg.training.environment import describe_environment
+from clip_pkg.training.history import History, Row
+from clip_pkg.training.loss_scores import (
     LossScores,
     RunningSums,
     loss_columns,
     loss_scores,
     loss_sums,
 )
-from clip_pkg.engine.step_curves import StepCurves
-from clip_pkg.engine.tensorboard import FoldCurves
-from clip_pkg.errors import CheckpointError, TrainingError
-from clip_pkg.paths import ConfigPaths, FoldPaths, RunPaths
-from clip_pkg.precision import Precision
+from clip_pkg.training.tensorboard import FoldCurves, StepCurves
 from examples.next_item.batches import CANDIDATES, Question, Questions, TrainingBatches
 from examples.next_item.interactions import Interactions
 from examples.next_item.item_features import Features, digests

@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from tiny import TINY, make_folder
 
 from clip_pkg import ImageTextClassifier, load_run
-from clip_pkg.errors import ConfigErrors, DataError, RunFolderError, TrainingError, UserError
-from clip_pkg.evaluation.summary import without_times
+from clip_pkg.base.errors import ConfigErrors, DataError, RunFolderError, TrainingError, UserError
+from clip_pkg.results.summary import without_times
 
 SMALL = {**TINY, "epochs": 1, "executor": "inline", "device": "cpu"}
 HELD_OUT = {**SMALL, "use_cv": False, "val_fraction": 0.5}

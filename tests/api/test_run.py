@@ -16,8 +16,8 @@ import pytest
 from tiny import CHECKOUT
 
 from clip_pkg import Run, load_run
-from clip_pkg.errors import RunFolderError
-from clip_pkg.paths import ConfigPaths
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.paths import ConfigPaths
 
 
 @pytest.fixture

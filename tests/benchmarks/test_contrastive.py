@@ -10,7 +10,7 @@ import pytest
 from tiny import TINY
 
 from benchmarks.contrastive import main, minutes
-from clip_pkg.paths import RunPaths
+from clip_pkg.base.paths import RunPaths
 
 
 def test_a_run_becomes_a_section(

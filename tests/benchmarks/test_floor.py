@@ -12,7 +12,7 @@ from benchmarks.floor import OF_THE_FLOOR, Compared, Floor, Row
 from benchmarks.formats import NAMES
 from benchmarks.trainer import TrainedFold
 from benchmarks.utilisation import Utilisation
-from clip_pkg.planning.profile import PHASES
+from clip_pkg.study.progress import PHASES
 
 TINY_ROW = Row("tiny", "test_resnet", 40, img_size=32)
 

@@ -16,7 +16,7 @@ import torch
 from benchmarks import fold_team, fold_ways, folds_at_once, results
 from benchmarks.fold_team import TEAMS, Work
 from benchmarks.utilisation import Utilisation
-from clip_pkg.precision import Precision
+from clip_pkg.models.precision import Precision
 
 CPU = torch.device("cpu")
 WORK = Work("test_resnet", (3, 5), 32, 4, CPU, Precision("cpu", None), threads=1)

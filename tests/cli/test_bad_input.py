@@ -14,7 +14,7 @@ from config.test_broken_configs import MEMBERS, MISTAKES, render
 from planning.test_broken_folders import BROKEN
 from tiny import TINY, program_environment
 
-import clip_pkg.cli.launch
+import clip_pkg.launch.training
 from clip_pkg.cli import main
 
 
@@ -30,7 +30,7 @@ class NoProbe:
 
 @pytest.fixture
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clip_pkg.cli.launch, "ask", lambda *_: NoProbe())
+    monkeypatch.setattr(clip_pkg.launch.training, "ask", lambda *_: NoProbe())
 
 
 def arguments(data: Path, output: Path, config: Path) -> list[str]:

@@ -13,10 +13,10 @@ import pytest
 from pretraining_folders import set_config, write_pretraining
 from result_folders import drawn_answers, image_list, write_result
 
-from clip_pkg.atomic import write_json
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.cli import main
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.predictions import read_predictions
+from clip_pkg.study.predictions import read_predictions
 
 IMAGES = image_list()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from fold_tasks import task
 
-from clip_pkg.atomic import write_json
+from clip_pkg.base.files import write_json
 from clip_pkg.cli.arguments import training_parser
-from clip_pkg.cli.continuation import report_continuation
-from clip_pkg.cli.terminal import Terminal
+from clip_pkg.launch.continuation import report_continuation
+from clip_pkg.launch.terminal import Terminal
 
 
 def test_a_run_that_begins_and_one_that_is_done(

@@ -10,15 +10,15 @@ import pytest
 from fold_tasks import gpu, gpus, task
 from mps_program import write_mps_program
 
-import clip_pkg.cli.resources
+import clip_pkg.launch.resources
 from clip_pkg.cli import main
 from clip_pkg.cli.arguments import training_parser
-from clip_pkg.cli.execution import _at_most
-from clip_pkg.cli.resources import Resources, find_resources
-from clip_pkg.cli.terminal import Terminal
+from clip_pkg.launch.execution import _at_most
+from clip_pkg.launch.resources import Resources, find_resources
+from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.mps import PIPES
-from clip_pkg.scheduling.processes import ProcessExecutor
+from clip_pkg.scheduling.process import ProcessExecutor
 
 CPU = Device("cpu", "", "CPU")
 
@@ -34,7 +34,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.delenv(PIPES, raising=False)
 
     def have(*found: Device) -> None:
-        monkeypatch.setattr(clip_pkg.cli.resources, "find_devices", lambda _: (found, []))
+        monkeypatch.setattr(clip_pkg.launch.resources, "find_devices", lambda _: (found, []))
 
     return have
 
@@ -156,8 +156,8 @@ def test_folds_on_a_cpu_share_its_cores_and_it_is_said(
         seen.update(settings)
         raise Told
 
-    monkeypatch.setattr(clip_pkg.cli.execution, "Loop", loop)
-    monkeypatch.setattr(clip_pkg.cli.launch, "ask", lambda *_: clip_pkg.cli.probe.NoProbe())
+    monkeypatch.setattr(clip_pkg.launch.execution, "Loop", loop)
+    monkeypatch.setattr(clip_pkg.launch.training, "ask", lambda *_: clip_pkg.launch.probe.NoProbe())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
     words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--folds-at-once", "9"]

@@ -15,9 +15,9 @@ from rich.console import Console
 from tiny import TINY
 
 from clip_pkg.cli import main
-from clip_pkg.cli.status import read_status, render
-from clip_pkg.planning.tasks import FoldFailure, FoldTask, read_record, write_record
+from clip_pkg.launch.status import read_status, render
 from clip_pkg.scheduling.ledger import Ledger
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record
 
 LONG = "a_rather_long_name_resnet18_clip_ViT-B_32"
 

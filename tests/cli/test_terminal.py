@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.cli.terminal import duration, shortened
+from clip_pkg.launch.terminal import duration, shortened
 
 
 def test_what_all_names_begin_with_is_left_out() -> None:

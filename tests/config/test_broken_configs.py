@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.load import load_configs
-from clip_pkg.errors import ConfigErrors
 
 # One member per line, so that the line of a mistake is known: member i stands on line i + 3.
 MEMBERS = {

@@ -8,15 +8,14 @@ from typing import ClassVar, Literal
 import pytest
 from pydantic import Field
 
-from clip_pkg.config import dialects
-from clip_pkg.config.dialects import DIALECTS, Dialect, SuperClipDialect
-from clip_pkg.config.findings import Draft, Findings, Source
-from clip_pkg.config.flat_keys import to_canonical
+from clip_pkg.base.errors import ConfigErrors
+from clip_pkg.config import legacy as dialects
+from clip_pkg.config.diagnostics import Draft, Findings, Source
+from clip_pkg.config.legacy import DIALECTS, Dialect, SuperClipDialect, to_canonical
 from clip_pkg.config.load import configs_from_mapping, load_configs
 from clip_pkg.config.loss_blocks import NonNegative
 from clip_pkg.config.losses import loss_classes
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import ConfigErrors
 
 
 def translate(values):

@@ -5,15 +5,15 @@ import shlex
 
 import pytest
 
+from clip_pkg.base.errors import ConfigErrors
+from clip_pkg.config.describe import SECTIONS, config_keys
 from clip_pkg.config.flags import (
     add_config_flags,
     config_from_flags,
     given_flags,
     suggest_flag,
 )
-from clip_pkg.config.keys import SECTIONS, config_keys
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import ConfigErrors
 
 
 @pytest.fixture

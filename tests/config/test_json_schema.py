@@ -7,11 +7,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from clip_pkg.config.dialects import DIALECTS
-from clip_pkg.config.json_schema import config_list_schema
+from clip_pkg.config.describe import config_keys, config_list_schema, config_table_markdown
 from clip_pkg.config.jsonc import parse
-from clip_pkg.config.keys import config_keys
-from clip_pkg.config.reference import config_table_markdown
+from clip_pkg.config.legacy import DIALECTS
 from clip_pkg.config.schema import RunConfig
 
 GUIDE = Path(__file__).resolve().parents[3] / "shared/seeds/guide_superclip_training.md"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.jsonc import Place, parse, path_text
-from clip_pkg.errors import ConfigErrors
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(

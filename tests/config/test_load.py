@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
-from clip_pkg.errors import ConfigErrors
 
 GUIDE = Path(__file__).resolve().parents[3] / "shared/seeds/guide_superclip_training.md"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.pretraining import pretrain_loss_classes
-from clip_pkg.errors import ConfigErrors
 
 
 @pytest.mark.parametrize("kind", pretrain_loss_classes())

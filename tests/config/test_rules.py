@@ -3,12 +3,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from clip_pkg.config.aux_losses import aux_classes
+from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.load import configs_from_mapping, dump_canonical
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import aux_classes, loss_classes
 from clip_pkg.config.pretraining import pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import ConfigErrors
 
 NO_TEXTS = {"text_encoder_name": "none", "loss": {"type": "ce", "classifier": "linear"}}
 

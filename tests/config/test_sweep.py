@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.load import configs_from_mapping, load_configs
-from clip_pkg.errors import ConfigErrors
 
 
 def names(config):

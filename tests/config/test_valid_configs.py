@@ -9,14 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.config.aux_losses import aux_classes
-from clip_pkg.config.json_schema import config_list_schema
+from clip_pkg.base.errors import ConfigErrors
+from clip_pkg.config.describe import config_list_schema
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import aux_classes, loss_classes
 from clip_pkg.config.monitors import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from clip_pkg.config.pretraining import PretrainConfig, pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import ConfigErrors
 
 VALIDATOR = jsonschema.Draft202012Validator(config_list_schema())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 
 MakeImages = Callable[..., Manifest]
 

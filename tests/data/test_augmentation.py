@@ -20,7 +20,7 @@ from clip_pkg.data.augmentation import (
     _cut_by_slices,
 )
 from clip_pkg.data.pixel_store import store_size
-from clip_pkg.data.random_streams import StreamKey, uniforms
+from clip_pkg.data.sampling import StreamKey, uniforms
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.27, 0.26, 0.28)
 KEY = StreamKey(5, 1, 1, "augmentation")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.data.byte_sizes import parse_bytes, shown_bytes
+from clip_pkg.data.cache import parse_bytes, shown_bytes
 
 
 @pytest.mark.parametrize(

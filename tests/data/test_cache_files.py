@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from clip_pkg.data import cache_files, pixel_blocks
-from clip_pkg.data.cache_files import NoRoom, builder_lock, is_there, make_room, opened_store
+from clip_pkg.data import cache as cache_files
+from clip_pkg.data import pixel_blocks
+from clip_pkg.data.cache import NoRoom, builder_lock, is_there, make_room, opened_store
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.store_builder import build_store
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 
 MakeImages = Callable[..., Manifest]
 SIZE = 128 + 4 * 8 * 8 * 3  # of the stores below, in bytes
@@ -101,7 +102,7 @@ def test_nothing_goes_if_the_disk_is_too_small(
 def test_a_store_that_another_process_uses_stays(stores: list[Path], tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from clip_pkg.data.cache_files import opened_store\n"
+        "from clip_pkg.data.cache import opened_store\n"
         "stream = opened_store(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", code, stores[0]]

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from clip_pkg.base.errors import DataError
 from clip_pkg.data.image_decoder import BATCHES_AHEAD, ImageDecoder
 from clip_pkg.data.pixel_sources import HostPixels, StreamedPixels, open_pixels
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.store_builder import build_store
-from clip_pkg.errors import DataError
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 
 MakeImages = Callable[..., Manifest]
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from clip_pkg.data.image_decoder import ImageDecoder
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 if __name__ == "__main__":
     manifest = Manifest.from_json(json.loads(Path(sys.argv[1]).read_text()))
     for _ in ImageDecoder(manifest, 16, workers=2).batches([np.arange(70)] * 10**6):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clip_pkg.data.mixing import LabelMixing
+from clip_pkg.data.augmentation import LabelMixing
 
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 3])

@@ -20,13 +20,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from clip_pkg.data import cache_files, pixel_blocks, store_builder
-from clip_pkg.data.cache_files import NoRoom
+from clip_pkg.base.errors import DataError, UserError
+from clip_pkg.data import cache as cache_files
+from clip_pkg.data import pixel_blocks, store_builder
+from clip_pkg.data.cache import NoRoom
 from clip_pkg.data.pixel_blocks import squash
 from clip_pkg.data.pixel_store import PixelStore, StoreError
 from clip_pkg.data.store_builder import build_store
-from clip_pkg.errors import DataError, UserError
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 
 MakeImages = Callable[..., Manifest]
 
@@ -342,7 +343,7 @@ import sys
 from pathlib import Path
 from clip_pkg.data import pixel_blocks
 from clip_pkg.data.store_builder import build_store
-from clip_pkg.planning.manifest import Manifest
+from clip_pkg.study.manifest import Manifest
 pixel_blocks.SECONDS_ALONE = 0.0
 manifest = Manifest.from_json(json.loads(Path(sys.argv[1]).read_text()))
 build_store(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.data.random_streams import StreamKey, derive_seed, uniforms
+from clip_pkg.data.sampling import StreamKey, derive_seed, uniforms
 
 KEY = StreamKey(seed=42, fold=1, epoch=3, stream="augmentation")
 MASK = 2**64 - 1
@@ -91,7 +91,7 @@ def test_no_images_no_numbers() -> None:
 
 
 def test_seeds_are_the_same_in_another_process() -> None:
-    code = "from clip_pkg.data.random_streams import derive_seed; print(derive_seed(42, 1, 'ü'))"
+    code = "from clip_pkg.data.sampling import derive_seed; print(derive_seed(42, 1, 'ü'))"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.utils.class_weight import compute_class_weight
 
+from clip_pkg.base.errors import DataError
 from clip_pkg.config.losses import WeightMethod
 from clip_pkg.data.sampling import (
     Exposure,
@@ -17,7 +18,6 @@ from clip_pkg.data.sampling import (
     occurrences,
     steps_per_epoch,
 )
-from clip_pkg.errors import DataError
 
 COUNTS = [500, 100, 20, 4]
 METHODS = get_args(WeightMethod)

@@ -13,10 +13,11 @@ import safetensors.torch
 import torch
 
 from clip_pkg.config.encoders import parse_text_encoder
-from clip_pkg.data import cache_files, text_cache
-from clip_pkg.data.cache_files import builder_lock, make_room
+from clip_pkg.data import cache as cache_files
+from clip_pkg.data import text_cache
+from clip_pkg.data.cache import builder_lock, make_room
 from clip_pkg.data.text_cache import TextCache
-from clip_pkg.encoders.frozen_text import FrozenText
+from clip_pkg.models.text_encoder import FrozenText
 
 TOWER = parse_text_encoder("clip:ViT-S-32-alt:scratch")
 TEXT = FrozenText(TOWER, ("an ant", "a bee", "two bees"), None, 5)

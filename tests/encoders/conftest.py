@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 
 from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.encoders import hub
+from clip_pkg.models import hub
 
 VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from clip_pkg.base.errors import CheckpointError, WeightsError
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
-from clip_pkg.encoders.clip_text import build_clip_text
-from clip_pkg.errors import CheckpointError, WeightsError
+from clip_pkg.models.clip_text import build_clip_text
 
 PROMPTS = [
     "a photo of a cat",
@@ -137,7 +137,7 @@ def test_a_tokenizer_that_is_not_here_is_named() -> None:
 
 
 def test_openais_weights_use_the_activation_they_were_trained_with() -> None:
-    from clip_pkg.encoders.clip_towers import visual_tower
+    from clip_pkg.models.clip_towers import visual_tower
 
     openai = parse_text_encoder("clip:ViT-B/32")
     other = parse_text_encoder("clip:ViT-B/32:laion2b_s34b_b79k")

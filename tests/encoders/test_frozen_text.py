@@ -13,9 +13,9 @@ import open_clip
 import pytest
 import torch
 
+from clip_pkg.base.errors import WeightsError
 from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.encoders.frozen_text import FrozenText
-from clip_pkg.errors import WeightsError
+from clip_pkg.models.text_encoder import FrozenText
 
 PROMPTS = ("a photo of a cup", "loose")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from clip_pkg.base.errors import CheckpointError, UserError, WeightsError
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
-from clip_pkg.encoders.hf_text import build_hf_text
-from clip_pkg.errors import CheckpointError, UserError, WeightsError
+from clip_pkg.models.hf_text import build_hf_text
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 

@@ -10,9 +10,9 @@ import safetensors.torch
 import timm
 import torch
 
+from clip_pkg.base.errors import CheckpointError, UserError, WeightsError
 from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder
-from clip_pkg.encoders.image import build_image_encoder
-from clip_pkg.errors import CheckpointError, UserError, WeightsError
+from clip_pkg.models.image_encoder import build_image_encoder
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

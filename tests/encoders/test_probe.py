@@ -13,7 +13,7 @@ import safetensors.torch
 import timm
 import torch
 
-from clip_pkg.encoders.probe import main, probe
+from clip_pkg.models.probe import main, probe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ def request(**changes: Any) -> dict[str, Any]:
 def test_the_child_process_answers_in_json_alone(tmp_path: Path) -> None:
     requests = [request(), request(img_size=64), request(image_encoder_name="test_resnett")]
     found = subprocess.run(
-        [sys.executable, "-m", "clip_pkg.encoders.probe"],
+        [sys.executable, "-m", "clip_pkg.models.probe"],
         input=json.dumps(requests),
         capture_output=True,
         text=True,
@@ -93,7 +93,7 @@ def test_a_stem_is_built_as_it_will_be() -> None:
 def test_a_model_that_cannot_be_built_without_memory_is_built_for_real(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from clip_pkg.encoders import probe as module
+    from clip_pkg.models import probe as module
 
     build = module.build_image_encoder
 

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.encoders.state import load_strictly, read_state_dict
-from clip_pkg.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError
+from clip_pkg.models.state_dicts import load_strictly, read_state_dict
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
 

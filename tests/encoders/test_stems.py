@@ -5,10 +5,9 @@ import timm
 import torch
 from torch import nn
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.config.encoders import parse_image_encoder, timm_resnets
-from clip_pkg.encoders.image import build_image_encoder
-from clip_pkg.encoders.stems import with_stem
-from clip_pkg.errors import UserError
+from clip_pkg.models.image_encoder import build_image_encoder, with_stem
 
 
 # One of each kind of first layers that timm's ResNets have: plain, deep, group normalisation,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
-from clip_pkg.encoders.clip_text import ClipText
-from clip_pkg.encoders.text import (
+from clip_pkg.models.clip_text import ClipText
+from clip_pkg.models.text_encoder import (
     FrozenTextFeatures,
     LearnedPrompts,
     build_text_encoder,

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.encoders.state import read_state_dict
-from clip_pkg.encoders.torchscript import is_torchscript, read_torchscript
-from clip_pkg.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError
+from clip_pkg.models.state_dicts import is_torchscript, read_state_dict, read_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -11,11 +11,11 @@ from typing import ClassVar
 import pytest
 from huggingface_hub import constants
 
+from clip_pkg.base.errors import WeightsError
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
-from clip_pkg.encoders import hub
-from clip_pkg.encoders.assets import assets
-from clip_pkg.encoders.weights import WeightsRequest, missing_weights, obtain, prefetch
-from clip_pkg.errors import WeightsError
+from clip_pkg.models import hub
+from clip_pkg.models.assets import assets
+from clip_pkg.models.weights import WeightsRequest, missing_weights, obtain, prefetch
 
 
 def image(name: str, weights_dir: Path | None = None) -> WeightsRequest:

@@ -12,8 +12,8 @@ from torch import nn
 from training_steps import FLOAT32, a_batch, build, distance, step
 
 from benchmarks.measurement import peak_bytes
-from clip_pkg.engine.image_side import ImageSide, Parts, WholeBatch
-from clip_pkg.model import ImageTextModel
+from clip_pkg.models.image_text import ImageTextModel
+from clip_pkg.training.image_forward import ImageSide, Parts, WholeBatch
 
 FAMILIES = {  # name: whether its norms look at the batch
     "test_resnet": True,

@@ -8,8 +8,8 @@ import pytest
 from loss_batches import TRAINING_SET
 
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.engine.banner import loss_lines
-from clip_pkg.losses.table import LOSSES, build_objective
+from clip_pkg.losses.registry import LOSSES, build_objective
+from clip_pkg.training.banner import loss_lines
 
 PROXY = ["Proxy Type: ProxyAnchorLoss", "Proxy α (alpha): 32.0", "Proxy δ (delta): 0.1"]
 FOCAL = "Proxy Type: FocalStyleProxyAnchorLoss"

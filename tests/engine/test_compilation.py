@@ -13,14 +13,14 @@ import torch
 from tiny import TINY
 from training_steps import CLASSES, FLOAT32, MICRO, PROMPTS, a_batch, build, distance, step
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.batches import Batch
-from clip_pkg.engine import compilation
-from clip_pkg.engine.compilation import PAYS_FROM_STEPS, Shapes, compile_image_encoder, part_sizes
-from clip_pkg.engine.image_side import Parts, WholeBatch, deal
-from clip_pkg.engine.ranks import ALONE, Ranks
-from clip_pkg.errors import UserError
-from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.training import compilation
+from clip_pkg.training.compilation import PAYS_FROM_STEPS, Shapes, compile_image_encoder, part_sizes
+from clip_pkg.training.image_forward import Parts, WholeBatch, deal
+from clip_pkg.training.ranks import ALONE, Ranks
 
 NEEDS_GXX = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 SHAPES = Shapes(frozenset({8}), 8, 32)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.engine.early_stopping import BestEpoch
+from clip_pkg.training.early_stopping import BestEpoch
 
 scores = st.lists(st.none() | st.floats(-10, 10), min_size=1, max_size=30)
 

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from clip_pkg.config.losses import ClipLossConfig, SuperClipLossConfig
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
-from clip_pkg.data.mixing import LabelMixing
-from clip_pkg.engine.epoch import EpochScores, evaluate, train_epoch
-from clip_pkg.engine.image_side import WholeBatch
-from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.step import TrainingStep
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
-from clip_pkg.losses.table import build_objective
-from clip_pkg.model import ImageTextModel, build_model
-from clip_pkg.precision import Precision
+from clip_pkg.losses.registry import build_objective
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.models.precision import Precision
+from clip_pkg.training.epoch import EpochScores, evaluate, train_epoch
+from clip_pkg.training.image_forward import WholeBatch
+from clip_pkg.training.optimisation import Optimisation
+from clip_pkg.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 FLOAT32 = Precision("cpu", None)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from clip_pkg.encoders.image import ImageEncoder
-from clip_pkg.engine import fold as fold_module
+from clip_pkg.models.image_encoder import ImageEncoder
+from clip_pkg.training import fold as fold_module
 
 FROZEN = {
     "freeze_image_encoder": True,

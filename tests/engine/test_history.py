@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clip_pkg.engine.history import History, read_history
+from clip_pkg.training.history import History, read_history
 
 
 def test_columns_have_equal_length_and_nan_becomes_null(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from training_steps import CLASSES, FLOAT32, PROMPTS, a_batch, build, distance, step
 
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.engine.batch_norm import batch_norms
-from clip_pkg.engine.image_side import SEEDS, Embedded, Parts, WholeBatch, deal
-from clip_pkg.losses.table import AUXILIARY, LOSSES
-from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.losses.registry import AUXILIARY, LOSSES
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.training.batch_norm import batch_norms
+from clip_pkg.training.image_forward import SEEDS, Embedded, Parts, WholeBatch, deal
 
 MICRO = 3  # images of the eight of a batch
 

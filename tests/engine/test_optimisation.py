@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from clip_pkg.engine.optimisation import (
+from clip_pkg.models.precision import Precision
+from clip_pkg.training.optimisation import (
     MAX_NON_FINITE_STEPS,
     Diverged,
     Optimisation,
     cosine_with_warmup,
 )
-from clip_pkg.precision import Precision
 
 FLOAT32 = Precision("cpu", None)
 

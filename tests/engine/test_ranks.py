@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tiny import program_environment
 from training_steps import build
 
-from clip_pkg.engine.batch_norm import batch_norms, share_statistics
-from clip_pkg.engine.ranks import ALONE, Ranks, rank_device
-from clip_pkg.errors import UserError
-from clip_pkg.losses.table import AUXILIARY, LOSSES
+from clip_pkg.base.errors import UserError
+from clip_pkg.losses.registry import AUXILIARY, LOSSES
+from clip_pkg.training.batch_norm import batch_norms, share_statistics
+from clip_pkg.training.ranks import ALONE, Ranks, rank_device
 
 PROGRAM = Path(__file__).resolve().parents[1] / "training_steps.py"
 

@@ -20,24 +20,24 @@ from torch.utils._pytree import tree_leaves
 from training_steps import FLOAT32, a_batch, build
 
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
-from clip_pkg.data.mixing import LabelMixing
-from clip_pkg.engine import passes, recording_choice
-from clip_pkg.engine.cuda_graph import CudaRecorder
-from clip_pkg.engine.image_side import Parts, WholeBatch
-from clip_pkg.engine.optimisation import Optimisation
-from clip_pkg.engine.ranks import Ranks
-from clip_pkg.engine.recording import Unrecordable, with_recording
-from clip_pkg.engine.recording_choice import (
+from clip_pkg.losses.registry import AUXILIARY, LOSSES
+from clip_pkg.models.precision import Precision
+from clip_pkg.training import passes, recording_choice
+from clip_pkg.training.cuda_graph import CudaRecorder
+from clip_pkg.training.image_forward import Parts, WholeBatch
+from clip_pkg.training.optimisation import Optimisation
+from clip_pkg.training.ranks import Ranks
+from clip_pkg.training.recording import Unrecordable, with_recording
+from clip_pkg.training.recording_choice import (
     PAYS_FROM_STEPS,
     PAYS_UP_TO_PIXELS,
     is_wanted,
     obstacle,
 )
-from clip_pkg.engine.setup import FoldSetup
-from clip_pkg.engine.step import StepInputs, StepOutcome, TrainingStep
-from clip_pkg.losses.table import AUXILIARY, LOSSES
-from clip_pkg.precision import Precision
+from clip_pkg.training.setup import FoldSetup
+from clip_pkg.training.step import StepInputs, StepOutcome, TrainingStep
 
 Result = TypeVar("Result")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

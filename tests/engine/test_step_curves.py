@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clip_pkg.engine.step_curves import POINTS_PER_FETCH, StepCurves
-from clip_pkg.event_files import ScalarWriter
+from clip_pkg.base.event_files import ScalarWriter
 from clip_pkg.losses.contract import LossOutput, PartLabel
+from clip_pkg.training.tensorboard import POINTS_PER_FETCH, StepCurves
 
 PARTS = {
     "ce": PartLabel("CE", "ce", "Loss/CE"),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from clip_pkg.evaluation import bootstrap
-from clip_pkg.evaluation.bootstrap import (
+from clip_pkg.results import bootstrap
+from clip_pkg.results.bootstrap import (
     affordable,
     bootstrap_intervals,
     percentile_interval,

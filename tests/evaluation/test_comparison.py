@@ -10,15 +10,15 @@ import pytest
 import scipy.stats
 from result_folders import CLASSES, drawn_answers, image_list, write_result
 
-from clip_pkg.errors import RunFolderError, UserError
-from clip_pkg.evaluation import comparison_files, comparison_tables
-from clip_pkg.evaluation.across import compare_across
-from clip_pkg.evaluation.comparison import compare
-from clip_pkg.evaluation.comparison_records import AcrossDataSets, Question
-from clip_pkg.evaluation.sentences import METRIC_NAMES, number
+from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.metrics import classification_metrics
 from clip_pkg.metrics.classification import SCORES
-from clip_pkg.planning.splits import make_splits
+from clip_pkg.results import comparison_files, comparison_tables
+from clip_pkg.results.comparison import compare
+from clip_pkg.results.comparison_records import AcrossDataSets, Question
+from clip_pkg.results.ranks import compare_across
+from clip_pkg.results.sentences import METRIC_NAMES, number
+from clip_pkg.study.splits import make_splits
 
 IMAGES = image_list()
 GOOD, ALSO_GOOD, BAD = (drawn_answers(IMAGES, *how) for how in ((2.5, 0), (2.5, 1), (0.0, 2)))

@@ -9,10 +9,10 @@ import pytest
 from pretraining_folders import MEASURES, write_pretraining
 from result_folders import drawn_answers, image_list, write_result
 
-from clip_pkg.evaluation.pretraining_files import ALL_IMAGES
-from clip_pkg.evaluation.summary import summarize, without_times
-from clip_pkg.evaluation.summary_schema import Pretraining
-from clip_pkg.paths import ConfigPaths
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.results.pretraining_rows import ALL_IMAGES
+from clip_pkg.results.summary import summarize, without_times
+from clip_pkg.results.summary_schema import Pretraining
 
 IMAGES = image_list()
 

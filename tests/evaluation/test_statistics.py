@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from clip_pkg.evaluation.ranks import cliques, friedman_test, nemenyi_critical_difference, ranks
-from clip_pkg.evaluation.statistics import corrected_resampled_t_test, holm, mcnemar_test
+from clip_pkg.results.ranks import cliques, friedman_test, nemenyi_critical_difference, ranks
+from clip_pkg.results.statistics import corrected_resampled_t_test, holm, mcnemar_test
 
 differences = st.lists(
     st.floats(-100, 100, allow_subnormal=False).map(lambda value: round(value, 6)),

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from clip_pkg.atomic import write_json
-from clip_pkg.errors import RunFolderError
-from clip_pkg.evaluation.curves import write_mean_curves
-from clip_pkg.evaluation.summary import summarize
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.tasks import FoldFailure, FoldResult, Identity, write_record
-from clip_pkg.predictions import Predictions
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.results.curves import write_mean_curves
+from clip_pkg.results.summary import summarize
+from clip_pkg.study.predictions import Predictions
+from clip_pkg.study.tasks import FoldFailure, FoldResult, Identity, write_record
 
 CLASSES = ("a", "b", "c")
 IDENTITY = Identity("config", "data", "splits", "texts", "code")
@@ -163,7 +163,7 @@ def test_damaged_result_and_predictions_are_named(folder: ConfigPaths) -> None:
 
 
 def test_predictions_round_trip_to_the_last_bit(tmp_path: Path) -> None:
-    from clip_pkg.predictions import read_predictions
+    from clip_pkg.study.predictions import read_predictions
 
     names = ('comma, "quote"', "grün\u2028", "plain")
     random = np.random.default_rng(0)

@@ -13,15 +13,19 @@ import numpy as np
 import pytest
 from tiny import CHECKOUT, TINY, make_folder
 
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.cli import main
-from clip_pkg.errors import RunFolderError
-from clip_pkg.evaluation.intervals import image_clusters
-from clip_pkg.evaluation.summary import summarize
-from clip_pkg.evaluation.summary_reference import summary_reference_markdown
-from clip_pkg.evaluation.summary_schema import CvSummary, OutOfFold, read_summary
 from clip_pkg.metrics.classification import SCORES
-from clip_pkg.paths import ConfigPaths
-from clip_pkg.planning.tasks import FoldFailure, Identity, write_record
+from clip_pkg.results.intervals import image_clusters
+from clip_pkg.results.summary import summarize
+from clip_pkg.results.summary_schema import (
+    CvSummary,
+    OutOfFold,
+    read_summary,
+    summary_reference_markdown,
+)
+from clip_pkg.study.tasks import FoldFailure, Identity, write_record
 
 WILD = {"learning_rate": 10.0, "image_lr_scale": 100.0, "grad_clip_norm": None, "epochs": 40}
 

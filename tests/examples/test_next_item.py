@@ -25,8 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import CHECKOUT, program_environment
 from tiny_checkout import make_checkout
 
-from clip_pkg.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.inference.feature_file import write_features
+from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from examples.next_item.model import NextItemModel
 from examples.next_item.settings import settings_of, training_parser
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tiny import TINY
 
 from clip_pkg.cli import main
-from clip_pkg.losses.table import LOSSES
+from clip_pkg.losses.registry import LOSSES
 
 TOWER = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"}
 ONE_FOLD = {"use_cv": False, "epochs": 1}

@@ -16,8 +16,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from clip_pkg.inference.calibration import calibrate
-from clip_pkg.metrics.calibration import log_loss
-from clip_pkg.metrics.temperature import HIGHEST, LOWEST, fit_temperature, tempered
+from clip_pkg.metrics.calibration import HIGHEST, LOWEST, fit_temperature, log_loss, tempered
 
 
 def drawn(seed: int, boldness: float, count: int = 400) -> tuple[np.ndarray, np.ndarray]:

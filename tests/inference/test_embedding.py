@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from inference.conftest import read_table
 
-from clip_pkg.errors import CheckpointError, DataError, RunFolderError
+from clip_pkg.base.errors import CheckpointError, DataError, RunFolderError
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.inference.embedding import embed, embed_out_of_fold
 from clip_pkg.inference.fold_classifier import FoldClassifier
 from clip_pkg.inference.held_out import held_out_images
 from clip_pkg.inference.images import find_images
-from clip_pkg.paths import ConfigPaths
 
 CPU = torch.device("cpu")
 
@@ -48,7 +48,7 @@ def test_features_are_what_the_classifier_compares_with_its_texts(run: Path, ima
 
 
 def _pixels(fold: FoldClassifier, images: Path) -> list[np.ndarray]:
-    from clip_pkg.inference.squares import square_batches
+    from clip_pkg.inference.images import square_batches
 
     batches = square_batches(
         find_images([images]).images, size=fold.store_size, batch_size=fold.batch_size

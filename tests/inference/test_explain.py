@@ -17,7 +17,7 @@ from inference.conftest import read_table
 from PIL import Image
 from torch import Tensor, nn
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 from clip_pkg.inference.explain import Explainer, mean_maps
 from clip_pkg.inference.explanation_folder import Explained, write_index, write_picture
 from clip_pkg.inference.fold_classifier import FoldClassifier

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from clip_pkg.cli import main
 from clip_pkg.data.pixel_blocks import squash
-from clip_pkg.inference.checkpoint_content import read_content
-from clip_pkg.inference.export import formats, onnx_file
-from clip_pkg.inference.export.graph import FLOAT32, linear_head
-from clip_pkg.inference.fold_classifier import FoldClassifier
-from clip_pkg.losses.table import LOSSES
-from clip_pkg.planning.decoding import decode_image
+from clip_pkg.inference.export import onnx_file
+from clip_pkg.inference.export import publication as formats
+from clip_pkg.inference.export.onnx_file import FLOAT32, linear_head
+from clip_pkg.inference.fold_classifier import FoldClassifier, read_content
+from clip_pkg.losses.registry import LOSSES
+from clip_pkg.study.decoding import decode_image
 
 ONE = "grün/003.png"
 

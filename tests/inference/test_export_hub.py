@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from clip_pkg.cli import main
-from clip_pkg.encoders import hub
+from clip_pkg.models import hub
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

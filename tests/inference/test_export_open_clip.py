@@ -18,16 +18,16 @@ from inference.conftest import read_table
 from safetensors.torch import load_file
 from tiny import TINY
 
-from clip_pkg.classifier import class_features, objective_for
+from clip_pkg.base.errors import CheckpointError, UserError
 from clip_pkg.cli import main
 from clip_pkg.config import encoders
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import CheckpointError, UserError
-from clip_pkg.inference.checkpoint_content import CheckpointContent
 from clip_pkg.inference.export import open_clip_folder
-from clip_pkg.inference.export.graph import FLOAT32
+from clip_pkg.inference.export.onnx_file import FLOAT32
 from clip_pkg.inference.export.open_clip_folder import refusal, write_open_clip
-from clip_pkg.model import build_model
+from clip_pkg.inference.fold_classifier import CheckpointContent
+from clip_pkg.models.classifier import class_features, objective_for
+from clip_pkg.models.image_text import build_model
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}

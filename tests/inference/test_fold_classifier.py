@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from clip_pkg.base.errors import CheckpointError
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import CheckpointError
 from clip_pkg.inference.fold_classifier import FoldClassifier
-from clip_pkg.model import build_model
+from clip_pkg.models.image_text import build_model
 
 CPU = torch.device("cpu")
 

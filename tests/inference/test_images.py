@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from tiny import make_folder, paint
 
+from clip_pkg.base.errors import DataError
 from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.store_builder import build_store
-from clip_pkg.errors import DataError
-from clip_pkg.inference import squares
-from clip_pkg.inference.images import ImageFile, find_images
-from clip_pkg.inference.squares import square_batches
-from clip_pkg.planning.decoding import decode_image
-from clip_pkg.planning.scan import scan
+from clip_pkg.inference import images as squares
+from clip_pkg.inference.images import ImageFile, find_images, square_batches
+from clip_pkg.study.decoding import decode_image
+from clip_pkg.study.scan import scan
 
 
 def touch(root: Path, *names: str) -> None:

@@ -21,7 +21,7 @@ from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.inference.fold_classifier import FoldClassifier
 from clip_pkg.inference.new_texts import with_class_texts
-from clip_pkg.planning.class_texts import ClassTexts
+from clip_pkg.study.class_texts import ClassTexts
 
 CPU = torch.device("cpu")
 NEW = {"stripes": ["a photo of thin stripes", "zebra"], "sky": "the evening sky", "x": "unheard"}
@@ -105,7 +105,7 @@ def reader(
 ) -> Callable[..., Path]:
     """Train with a pretrained text tower; returns the config's folder."""
     monkeypatch.setattr(RunConfig, "text_encoder", property(lambda _: PAIR))
-    monkeypatch.setattr("clip_pkg.encoders.probe.probe", lambda _: [])  # it reads names
+    monkeypatch.setattr("clip_pkg.models.probe.probe", lambda _: [])  # it reads names
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def train(**changes: Any) -> Path:

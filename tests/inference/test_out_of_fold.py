@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from inference.conftest import read_table
 
-from clip_pkg.metrics.temperature import tempered
+from clip_pkg.metrics.calibration import tempered
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])

@@ -19,11 +19,11 @@ from inference.conftest import read_table
 from PIL import Image
 from tiny import make_folder, program_environment
 
-from clip_pkg.classifier import Classifier
+from clip_pkg.base.errors import DataError
 from clip_pkg.cli import main
-from clip_pkg.errors import DataError
 from clip_pkg.inference.ensemble import Ensemble
 from clip_pkg.inference.images import ImageFile, find_images
+from clip_pkg.models.classifier import Classifier
 
 
 @pytest.fixture

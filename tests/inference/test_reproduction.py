@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from inference.conftest import CONFIGS, read_table
 
-from clip_pkg.engine.cadence import Cadence
-from clip_pkg.engine.early_stopping import BestEpoch
+from clip_pkg.training.early_stopping import BestEpoch
+from clip_pkg.training.outputs import Cadence
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -7,11 +7,15 @@ import torch
 from loss_batches import TRAINING_SET, batch
 from torch import nn
 
-from clip_pkg.config.aux_losses import CenterConfig, CosFaceConfig
-from clip_pkg.config.losses import InfoNceLossConfig, ProxyLossConfig, SuperClipLossConfig
-from clip_pkg.losses.composition import ComposedObjective
-from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
-from clip_pkg.losses.table import build_objective, part_labels
+from clip_pkg.config.losses import (
+    CenterConfig,
+    CosFaceConfig,
+    InfoNceLossConfig,
+    ProxyLossConfig,
+    SuperClipLossConfig,
+)
+from clip_pkg.losses.contract import ComposedObjective, LossInputs, LossOutput, Objective
+from clip_pkg.losses.registry import build_objective, part_labels
 
 AUX = (CenterConfig(weight=0.5), CosFaceConfig(weight=0.0))
 

@@ -12,7 +12,7 @@ from tiny import CHECKOUT
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
-from clip_pkg.losses.table import AUXILIARY, LOSSES, LossRow
+from clip_pkg.losses.registry import AUXILIARY, LOSSES, LossRow
 
 TEXT = (CHECKOUT / "docs/losses.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, str] = dict(re.findall(r"(?ms)^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT))

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from clip_pkg.losses import functional
-from clip_pkg.losses.functional import distances
-from clip_pkg.losses.functional.normalization import unit
-from clip_pkg.losses.functional.precision import full_precision
+from clip_pkg.losses.functional import triplets as distances
+from clip_pkg.losses.functional.numerics import full_precision, unit
 
 Pairwise = Callable[[Tensor, Tensor], Tensor]
 

@@ -80,7 +80,9 @@ def test_the_new_row_passes_the_tests_of_every_row_and_its_own(extended: Path) -
     )
     passed = int(re.findall(r"(\d+) passed", shown)[-1])
     assert passed > 30
-    assert "poly" in run(extended, "-c", "from clip_pkg.losses.table import LOSSES; print(*LOSSES)")
+    assert "poly" in run(
+        extended, "-c", "from clip_pkg.losses.registry import LOSSES; print(*LOSSES)"
+    )
 
 
 def test_what_the_guide_writes_is_clean(extended: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clip_pkg.losses.functional.log_sums import logsumexp, lowest
+from clip_pkg.losses.functional.numerics import logsumexp, lowest
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1])

@@ -20,20 +20,17 @@ from loss_batches import (
 )
 from torch import Tensor
 
-from clip_pkg.config.aux_losses import (
-    ArcFaceConfig,
-    CenterConfig,
-    CosFaceConfig,
-    CosineSimConfig,
-    TripletConfig,
-)
 from clip_pkg.config.loss_blocks import FocalConfig, LossConfig
 from clip_pkg.config.losses import (
+    ArcFaceConfig,
     BceLossConfig,
     CeInfoNceLossConfig,
     CeLossConfig,
+    CenterConfig,
     ClipLossConfig,
     CombinedLossConfig,
+    CosFaceConfig,
+    CosineSimConfig,
     FocalLossConfig,
     InfoNceLossConfig,
     ProxyLossConfig,
@@ -41,11 +38,12 @@ from clip_pkg.config.losses import (
     SupConLossConfig,
     SuperClipLossConfig,
     SuperClipTokensLossConfig,
+    TripletConfig,
 )
 from clip_pkg.losses import functional
 from clip_pkg.losses.contract import LossInputs, Objective
+from clip_pkg.losses.registry import AUXILIARY, build_objective, class_weight_method
 from clip_pkg.losses.superclip import SuperClipTokensObjective
-from clip_pkg.losses.table import AUXILIARY, build_objective, class_weight_method
 
 SEVERAL = [0, 0, 3, 1, 3, 3]
 batches = pytest.mark.parametrize("targets", [[0, 1, 2, 3, 4], [2, 2, 2], SEVERAL, [1]], ids=str)

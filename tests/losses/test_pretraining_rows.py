@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clip_pkg.config.pretraining import InfoNceViewsConfig, QueueConfig, pretrain_loss_classes
 from clip_pkg.losses.functional import info_nce
-from clip_pkg.losses.pretraining import PRETRAIN_LOSSES, QueuedInfoNce, build_views_loss
+from clip_pkg.losses.two_views import PRETRAIN_LOSSES, QueuedInfoNce, build_views_loss
 
 REFERENCE = SHARED / "loss_vectors" / "loss_vectors.json"
 # Key of the reference → kind of the row, and the reference's names of its settings.

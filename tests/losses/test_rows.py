@@ -25,10 +25,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clip_pkg.config.aux_losses import aux_classes
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import aux_classes, loss_classes
 from clip_pkg.losses.contract import LossInputs
-from clip_pkg.losses.table import AUXILIARY, LOSSES, class_weight_method, part_labels
+from clip_pkg.losses.registry import AUXILIARY, LOSSES, class_weight_method, part_labels
 
 CASES = [*EVERY_ROW, *VARIANTS]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

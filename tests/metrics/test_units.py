@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from clip_pkg.metrics import classification_metrics
-from clip_pkg.metrics.units import PERCENT, history_scores
+from clip_pkg.metrics.classification import PERCENT, history_scores
 
 
 def test_only_the_named_scores_are_in_percent() -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_pkg.planning.audit import check_folds, fold_table
-from clip_pkg.planning.scan import scan
-from clip_pkg.planning.side_words import side_words
-from clip_pkg.planning.splits import make_splits
+from clip_pkg.study.audit import check_folds, fold_table, side_words
+from clip_pkg.study.scan import scan
+from clip_pkg.study.splits import make_splits
 
 ImageSet = Callable[..., Path]
 DEFAULTS = {"use_cv": True, "n_splits": 3, "random_state": 0, "val_fraction": 0.2}

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.scan import scan
+from clip_pkg.base.errors import DataError
+from clip_pkg.study.scan import scan
 
 
 def picture(seed: int) -> Image.Image:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.class_texts import (
+from clip_pkg.base.errors import DataError
+from clip_pkg.study.class_texts import (
     CHECKOUT,
     ClassTexts,
     resolve_class_texts,

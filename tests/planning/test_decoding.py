@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_pkg.errors import UserError
-from clip_pkg.planning.decoding import UnreadableImage, decode, decode_image
+from clip_pkg.base.errors import UserError
+from clip_pkg.study.decoding import UnreadableImage, decode, decode_image
 
 HERE = Path("image")
 

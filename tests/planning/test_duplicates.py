@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.duplicates import (
+from clip_pkg.base.errors import DataError
+from clip_pkg.study.duplicates import (
     TILE,
     DisjointSets,
     are_alike,
     merge_clusters,
     similar_clusters,
 )
-from clip_pkg.planning.scan import scan
+from clip_pkg.study.scan import scan
 
 ImageSet = Callable[..., Path]
 
@@ -176,7 +176,7 @@ def test_search_in_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     thumbnails[[50, 57]] = thumbnails[[2, 50]]
     thumbnails[57, 0, 0] ^= 1
     whole = similar_clusters(thumbnails)
-    monkeypatch.setattr("clip_pkg.planning.duplicates.TILE", 7)
+    monkeypatch.setattr("clip_pkg.study.duplicates.TILE", 7)
     assert similar_clusters(thumbnails) == whole
     assert whole[0][:2] == (2, 50)
     assert TILE > 60
@@ -186,7 +186,7 @@ def test_sets_too_large_to_search_say_so(
     image_set: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = image_set({"a": 3, "b": 2})
-    monkeypatch.setattr("clip_pkg.planning.duplicates.MAX_SEARCHED", 4)
+    monkeypatch.setattr("clip_pkg.study.duplicates.MAX_SEARCHED", 4)
     assert any("too large to search" in notice for notice in scan(root).audit.notices)
 
 

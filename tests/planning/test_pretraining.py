@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from tiny import make_folder
 
+from clip_pkg.base.errors import DataError
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.errors import DataError
-from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.pretraining import (
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.pretraining import (
     ALL_IMAGES,
     pretraining_of,
     seen_before,
     unlabelled_folder,
 )
-from clip_pkg.planning.scan import scan, scan_unlabelled
-from clip_pkg.planning.splits import Splits, make_splits, undivided
+from clip_pkg.study.scan import scan, scan_unlabelled
+from clip_pkg.study.splits import Splits, make_splits, undivided
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.image_table import list_table
-from clip_pkg.planning.listing import label_of
-from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.scan import class_names, scan
-from clip_pkg.planning.splits import make_splits
+from clip_pkg.base.errors import DataError
+from clip_pkg.study.image_folder import label_of
+from clip_pkg.study.image_table import list_table
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.scan import class_names, scan
+from clip_pkg.study.splits import make_splits
 
 ImageSet = Callable[..., Path]
 

@@ -9,19 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.errors import DataError
-from clip_pkg.planning.fold import unit_numbers
-from clip_pkg.planning.manifest import Manifest
-from clip_pkg.planning.scan import scan
-from clip_pkg.planning.splits import (
+from clip_pkg.base.errors import DataError
+from clip_pkg.study.fold import unit_numbers
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.scan import scan
+from clip_pkg.study.splits import (
     Splits,
+    fold_class_counts,
     inner_split,
     make_splits,
     splits_from_json,
     splits_to_json,
-)
-from clip_pkg.planning.stratification import (
-    fold_class_counts,
     stratified_folds,
     units_per_class,
 )

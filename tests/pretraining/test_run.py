@@ -13,15 +13,15 @@ import torch
 from pretraining_tasks import carry_out, task_of
 from torch import Tensor
 
-from clip_pkg.checkpoint import load_checkpoint
 from clip_pkg.config.pretraining import pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.encoders.image import build_image_encoder
-from clip_pkg.engine import compilation
-from clip_pkg.engine.optimisation import Diverged
-from clip_pkg.engine.training import Interrupted
-from clip_pkg.planning.tasks import FoldTask
-from clip_pkg.pretraining.step import OneEncoderStep, SlowCopyStep
+from clip_pkg.models.checkpoint import load_checkpoint
+from clip_pkg.models.image_encoder import build_image_encoder
+from clip_pkg.study.tasks import FoldTask
+from clip_pkg.training import compilation
+from clip_pkg.training.optimisation import Diverged
+from clip_pkg.training.pretraining_step import OneEncoderStep, SlowCopyStep
+from clip_pkg.training.trainer import Interrupted
 
 TIMED = ("epoch_seconds", "train_images_per_second")
 QUEUE = {"loss": {"type": "info_nce"}, "queue": {"size": 12}}
@@ -215,7 +215,7 @@ def test_looks_change_nothing(
     often = task_of(images, tmp_path / "often", {"probe_every": 1, "epochs": 3})
     never = task_of(images, tmp_path / "never", {"epochs": 3})
     carry_out(often)
-    monkeypatch.setattr("clip_pkg.pretraining.setup.labelled_look", lambda *_, **__: None)
+    monkeypatch.setattr("clip_pkg.training.pretraining_setup.labelled_look", lambda *_, **__: None)
     carry_out(never)
     mine, theirs = encoder(often), encoder(never)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

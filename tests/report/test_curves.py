@@ -10,7 +10,6 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from statsmodels.stats.proportion import proportion_confint
 
 from clip_pkg.metrics.calibration import expected_calibration_error
-from clip_pkg.predictions import Predictions
 from clip_pkg.report.curves import (
     Band,
     Reliability,
@@ -21,6 +20,7 @@ from clip_pkg.report.curves import (
     roc_at,
     wilson_interval,
 )
+from clip_pkg.study.predictions import Predictions
 
 GRID = np.linspace(0, 1, 41)
 

@@ -11,17 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.config.aux_losses import aux_classes
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.loss_blocks import WeightMethod
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import aux_classes, loss_classes
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.evaluation.latex import ESCAPES, escape
-from clip_pkg.paths import ConfigPaths
 from clip_pkg.report.latex import booktabs
 from clip_pkg.report.loss_words import AUXILIARY, MAIN, WEIGHTINGS, loss_phrase
 from clip_pkg.report.methods import methods_paragraph
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.report.tables import Column, Table
+from clip_pkg.results.latex import ESCAPES, escape
 
 COMMANDS = re.compile(r"\\(text[a-z]+\{2?\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|\\chi|-)\$")
 

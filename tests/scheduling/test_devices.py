@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clip_pkg.errors import UserError
+from clip_pkg.base.errors import UserError
 from clip_pkg.scheduling.devices import Gpu, find_devices, parse_ids
 
 GPUS = [Gpu(0, "GPU-aaa", "A100"), Gpu(1, "GPU-bbb", "A100"), Gpu(2, "GPU-ccc", "H100")]

@@ -21,8 +21,8 @@ from outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from slurm_cluster import slurm_cluster, why_not
 from tiny import TINY, command, one_core, program_environment
 
-from clip_pkg.planning.tasks import FoldFailure, FoldTask, read_record
 from clip_pkg.scheduling.ledger import RunRecord, read_ledger
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record
 
 pytestmark = pytest.mark.slow
 CONFIGS = [

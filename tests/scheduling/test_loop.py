@@ -14,15 +14,13 @@ from fold_tasks import after, gpu, gpus, pretraining, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.planning.tasks import FailureKind, FoldFailure, FoldTask
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.health import OpenGate, Verdict
-from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, Nowhere, Record, read_ledger
-from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, Loop, Outcome
-from clip_pkg.scheduling.order import Estimates, TaskQueue
-from clip_pkg.scheduling.policy import FailurePolicy
-from clip_pkg.scheduling.slots import SlotPool
+from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, FailurePolicy, Loop, Outcome
+from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.study.tasks import FailureKind, FoldFailure, FoldTask
 
 
 class FakeTime:

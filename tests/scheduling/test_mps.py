@@ -22,14 +22,14 @@ from tiny import CHECKOUT
 from clip_pkg.scheduling import mps
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.mps import LOGS, PIPES, start_mps
-from clip_pkg.scheduling.processes import ProcessExecutor
+from clip_pkg.scheduling.process import ProcessExecutor
 
 MIG = Device("0", "MIG-1", "MIG instance")
 LAUNCHER = """
 import os, subprocess, sys, time
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.mps import start_mps
-from clip_pkg.scheduling.processes import ProcessExecutor
+from clip_pkg.scheduling.process import ProcessExecutor
 
 device = Device("0", "GPU-0", "fake")
 daemon, notice = start_mps([device], os.environ)

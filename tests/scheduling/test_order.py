@@ -9,10 +9,10 @@ from fold_tasks import after, gpu, gpus, pretraining, task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.planning.tasks import FoldTask
-from clip_pkg.scheduling.order import Estimates, TaskQueue, seconds_left
+from clip_pkg.scheduling.job import Slot
+from clip_pkg.scheduling.queue import Estimates, TaskQueue, seconds_left
 from clip_pkg.scheduling.simulation import simulate
-from clip_pkg.scheduling.slots import Slot
+from clip_pkg.study.tasks import FoldTask
 
 SLOT = Slot(gpu(0))
 

@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 from tiny import program_environment
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.cli import main
 from clip_pkg.cli.arguments import training_parser
-from clip_pkg.cli.execution import _log_names
-from clip_pkg.errors import UserError
-from clip_pkg.planning.tasks import FoldResult, FoldTask, Identity, write_record
-from clip_pkg.scheduling import devices, ray_cluster, ray_node
+from clip_pkg.launch.execution import _log_names
+from clip_pkg.scheduling import devices, ray_node
+from clip_pkg.scheduling import ray as ray_cluster
 from clip_pkg.scheduling.devices import Gpu
-from clip_pkg.scheduling.job import Assignment, JobState
-from clip_pkg.scheduling.ray_cluster import RayExecutor, places
+from clip_pkg.scheduling.job import Assignment, JobState, Slot
+from clip_pkg.scheduling.ray import RayExecutor, places
 from clip_pkg.scheduling.ray_connection import Connection, Layout, lay_out
 from clip_pkg.scheduling.ray_seat import SeatLost
-from clip_pkg.scheduling.slots import Slot
+from clip_pkg.study.tasks import FoldResult, FoldTask, Identity, write_record
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra ray"

@@ -20,7 +20,7 @@ import pytest
 from outcomes import outcome
 from tiny import TINY, Program, command, program_environment
 
-from clip_pkg.planning.progress import read_progress
+from clip_pkg.study.progress import read_progress
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs the extra ray")
 
@@ -130,14 +130,14 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
     wait_for(checkpoints)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, (tmp_path / "stdout.txt").read_text()
-    assert nodes.processes("clip_pkg.worker") == []
+    assert nodes.processes("clip_pkg.training.worker") == []
 
     process = start()
-    wait_for(lambda: nodes.processes("clip_pkg.worker"))
+    wait_for(lambda: nodes.processes("clip_pkg.training.worker"))
     time.sleep(3)
     process.kill()
     process.wait()
-    wait_for(lambda: not nodes.processes("clip_pkg.worker"), 20)
+    wait_for(lambda: not nodes.processes("clip_pkg.training.worker"), 20)
 
     process = start()
     node = nodes.second.node_id[:8]
@@ -168,7 +168,7 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
     lost = wait_for(fold_on_second_node)
     nodes.cluster.remove_node(nodes.second, allow_graceful=False)
     assert process.wait(300) == 0, (tmp_path / "stdout.txt").read_text()
-    assert nodes.processes("clip_pkg.worker") == []
+    assert nodes.processes("clip_pkg.training.worker") == []
 
     story = [
         event

@@ -6,7 +6,7 @@ from fold_tasks import gpu, gpus
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip_pkg.scheduling.slots import SlotPool
+from clip_pkg.scheduling.job import SlotPool
 
 
 def test_first_slots_of_all_devices_come_first() -> None:

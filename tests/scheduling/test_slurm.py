@@ -20,8 +20,8 @@ from outcomes import outcome
 from slurm_cluster import DEVICES, Interval, SlurmCluster, slurm_cluster, why_not
 from tiny import TINY, command, one_core, program_environment
 
-from clip_pkg.planning.progress import read_progress
 from clip_pkg.scheduling.ledger import read_ledger
+from clip_pkg.study.progress import read_progress
 
 pytestmark = pytest.mark.slow
 PATIENCE = 600  # seconds; importing torch takes many on a busy machine

@@ -13,8 +13,16 @@ from typing import Any
 
 import pytest
 
-from clip_pkg.errors import UserError
-from clip_pkg.planning.tasks import (
+from clip_pkg.base.errors import UserError
+from clip_pkg.scheduling import slurm as slurm_job
+from clip_pkg.scheduling import slurm_queue, slurm_task
+from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.job import Assignment, JobState, Slot
+from clip_pkg.scheduling.slurm import SlurmExecutor, SlurmJob
+from clip_pkg.scheduling.slurm_options import SlurmOptions
+from clip_pkg.scheduling.slurm_queue import SlurmQueue, job_name
+from clip_pkg.scheduling.slurm_task import SlurmTask, describe, job_id, place_of
+from clip_pkg.study.tasks import (
     FoldFailure,
     FoldTask,
     Identity,
@@ -22,16 +30,7 @@ from clip_pkg.planning.tasks import (
     read_record,
     write_record,
 )
-from clip_pkg.scheduling import slurm_job, slurm_queue, slurm_task
-from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.job import Assignment, JobState
-from clip_pkg.scheduling.slots import Slot
-from clip_pkg.scheduling.slurm import SlurmExecutor
-from clip_pkg.scheduling.slurm_job import SlurmJob
-from clip_pkg.scheduling.slurm_options import SlurmOptions
-from clip_pkg.scheduling.slurm_queue import SlurmQueue, job_name
-from clip_pkg.scheduling.slurm_task import SlurmTask, describe, job_id, place_of
-from clip_pkg.worker import Report
+from clip_pkg.training.worker import Report
 
 SUBMITTED = """
 cat "$1" >>"$here/scripts"

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import command, program_environment
 
+from clip_pkg.base.errors import UserError
 from clip_pkg.cli import slurm_flags
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.cli.main import main
 from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
-from clip_pkg.errors import UserError
 from clip_pkg.scheduling.slurm_options import SlurmOptions, parse_minutes, parse_option
 
 ON_SLURM = ("--data-dir", "d", "--output-dir", "o", "--executor", "slurm")

@@ -13,12 +13,12 @@ from typing import Any
 
 import timm
 
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.load import dump_canonical
-from clip_pkg.encoders import clip_towers
-from clip_pkg.errors import RunFolderError
-from clip_pkg.inference.checkpoint_content import CheckpointContent
-from clip_pkg.paths import ConfigPaths
+from clip_pkg.inference.fold_classifier import CheckpointContent
+from clip_pkg.models import clip_towers
 
 FORMAT_VERSION = 1
 

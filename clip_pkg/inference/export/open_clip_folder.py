@@ -20,18 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_pkg.atomic import write_json
-from clip_pkg.classifier import class_features
+from clip_pkg.base.errors import CheckpointError, UserError
+from clip_pkg.base.files import write_json
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.encoders import clip_towers
-from clip_pkg.encoders.assets import Snapshot, assets
-from clip_pkg.encoders.weights import obtain
-from clip_pkg.errors import CheckpointError, UserError
-from clip_pkg.inference.checkpoint_content import CheckpointContent
-from clip_pkg.inference.export.graph import FLOAT32, LinearHead, linear_head
-from clip_pkg.inference.fold_classifier import FoldClassifier
-from clip_pkg.model import ImageTextModel, build_model
+from clip_pkg.inference.export.onnx_file import FLOAT32, LinearHead, linear_head
+from clip_pkg.inference.fold_classifier import CheckpointContent, FoldClassifier
+from clip_pkg.models import clip_towers
+from clip_pkg.models.assets import Snapshot, assets
+from clip_pkg.models.classifier import class_features
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.models.weights import obtain
 
 WEIGHTS_FILE, CONFIG_FILE = "open_clip_model.safetensors", "open_clip_config.json"
 LARGEST_DEVIATION = 1e-5  # of features of length 1

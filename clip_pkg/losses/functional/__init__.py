@@ -3,12 +3,6 @@
 float64 stays float64; half precision is computed in float32, also inside autocast.
 """
 
-from clip_pkg.losses.functional.class_pairs import (
-    PairStatistics,
-    class_text_bce,
-    class_text_info_nce,
-    pair_statistics,
-)
 from clip_pkg.losses.functional.classification import (
     cross_entropy,
     focal,
@@ -35,10 +29,13 @@ from clip_pkg.losses.functional.proxies import (
     focal_proxy_anchor,
     proxy_anchor,
 )
-from clip_pkg.losses.functional.redundancy import VicregTerms, vicreg, vicreg_terms
 from clip_pkg.losses.functional.sampled import (
+    PairStatistics,
     bce_pos_neg,
+    class_text_bce,
+    class_text_info_nce,
     info_nce_sampled_negatives,
+    pair_statistics,
     sampled_softmax_collision_masked,
 )
 from clip_pkg.losses.functional.token_classification import (
@@ -50,6 +47,7 @@ from clip_pkg.losses.functional.token_classification import (
 )
 from clip_pkg.losses.functional.triplets import triplet, triplet_explicit
 from clip_pkg.losses.functional.two_views import (
+    VicregTerms,
     dcl_oneway,
     dcl_symmetric,
     dclw_oneway,
@@ -59,6 +57,8 @@ from clip_pkg.losses.functional.two_views import (
     info_nce,
     kcl_gaussian,
     nt_xent,
+    vicreg,
+    vicreg_terms,
 )
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_pkg.losses.functional.precision import full_precision
+from clip_pkg.losses.functional.numerics import full_precision
 
 Reduction = Literal["weighted_mean", "sum_over_batch_size"]
 

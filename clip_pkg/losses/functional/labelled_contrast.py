@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import (
+from clip_pkg.losses.functional.numerics import (
+    full_precision,
     log1p_exp,
     logsumexp,
     lowest,
     masked_logsumexp,
+    unit,
     without_diagonal,
 )
-from clip_pkg.losses.functional.normalization import unit
-from clip_pkg.losses.functional.precision import full_precision
 
 
 @full_precision

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.functional.classification import cross_entropy
-from clip_pkg.losses.functional.normalization import unit
-from clip_pkg.losses.functional.precision import full_precision
+from clip_pkg.losses.functional.numerics import full_precision, unit
 
 
 @full_precision

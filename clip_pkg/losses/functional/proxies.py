@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_pkg.losses.functional.log_sums import log1p_exp, masked_logsumexp
-from clip_pkg.losses.functional.masking import masked_mean
-from clip_pkg.losses.functional.normalization import unit
-from clip_pkg.losses.functional.precision import full_precision
+from clip_pkg.losses.functional.numerics import (
+    full_precision,
+    log1p_exp,
+    masked_logsumexp,
+    masked_mean,
+    unit,
+)
 
 
 @full_precision

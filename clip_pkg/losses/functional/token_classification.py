@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.functional.image_text import clip
-from clip_pkg.losses.functional.log_sums import logsumexp
-from clip_pkg.losses.functional.masking import masked_mean
-from clip_pkg.losses.functional.precision import full_precision
+from clip_pkg.losses.functional.numerics import full_precision, logsumexp, masked_mean
 
 
 class SuperClipTerms(NamedTuple):

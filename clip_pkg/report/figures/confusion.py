@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from clip_pkg.report.colours import HEAT, INK, RULE
-from clip_pkg.report.drawing import Caption, Drawing, draw
+from clip_pkg.report.drawing import HEAT, INK, RULE, Caption, Drawing, draw
 from clip_pkg.report.results import ConfigOutcome
 
 LONGEST_LABEL = 22  # letters of a class name on an axis

@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clip_pkg.report.colours import CLASS_ROLES, PAPER, WRONG
-from clip_pkg.report.drawing import Caption, Drawing, draw
+from clip_pkg.report.drawing import CLASS_ROLES, PAPER, WRONG, Caption, Drawing, draw
 from clip_pkg.report.figures.confusion import shortened_label
-from clip_pkg.report.projection import SEED, FeatureMap
+from clip_pkg.report.pictures import SEED, FeatureMap
 from clip_pkg.report.results import ConfigOutcome
 
 MARKERS = "osD^vPX"

@@ -6,8 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from clip_pkg.report.colours import FIRST, INK, MUTED, RULE, SECOND
-from clip_pkg.report.drawing import Caption, Drawing, draw, legend_below
+from clip_pkg.report.drawing import (
+    FIRST,
+    INK,
+    MUTED,
+    RULE,
+    SECOND,
+    Caption,
+    Drawing,
+    draw,
+    legend_below,
+)
 from clip_pkg.report.figures.confusion import heat_cells, shortened_label
 from clip_pkg.report.results import ConfigOutcome, Exposure
 

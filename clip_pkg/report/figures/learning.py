@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from clip_pkg.report.colours import FIRST, MUTED, SECOND, Role
 from clip_pkg.report.curves import Band, over_epochs
-from clip_pkg.report.drawing import Caption, Drawing, draw, legend_below
+from clip_pkg.report.drawing import FIRST, MUTED, SECOND, Caption, Drawing, Role, draw, legend_below
 from clip_pkg.report.results import ConfigOutcome
 
 LINES = (("train", "Training", SECOND, "--"), ("val", "Validation", FIRST, "-"))

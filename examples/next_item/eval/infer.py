@@ -6,10 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # works in a checkout, not installed
 
+from clip_pkg.base.errors import CheckpointError
 from clip_pkg.cli.exit_codes import exit_code
 from clip_pkg.cli.output_file import check_target
 from clip_pkg.cli.parser import Parser
-from clip_pkg.errors import CheckpointError
 from examples.next_item.settings import RESULTS, within
 
 HELD_OUT = {"none": 0, "test": 1, "val": 2}

@@ -1,1 +1,0 @@
-"""Image and text encoders, and where their weights come from."""

@@ -1,1 +1,0 @@
-"""Trains one fold: `run_fold(FoldTask) -> FoldResult`."""

@@ -1,1 +1,0 @@
-"""Numbers across folds and configs, from the files that training wrote; knows no torch."""

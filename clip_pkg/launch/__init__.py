@@ -1,0 +1,1 @@
+"""A study from request to summary: preparation, tasks, scheduling, summaries, refit. No torch."""

@@ -1,0 +1,128 @@
+"""Puts the scheduler together and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from clip_pkg.base.paths import RunPaths
+from clip_pkg.cli.plan import learned
+from clip_pkg.launch.resources import Resources
+from clip_pkg.launch.terminal import RunView, Terminal
+from clip_pkg.results.curves import write_mean_curves
+from clip_pkg.results.summary import summarize
+from clip_pkg.scheduling.devices import Device, usable_cores
+from clip_pkg.scheduling.job import JobState, Slot, SlotPool
+from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
+from clip_pkg.scheduling.loop import FailurePolicy, Loop, Outcome
+from clip_pkg.scheduling.queue import TaskQueue
+from clip_pkg.study.progress import read_progress
+from clip_pkg.study.tasks import FoldTask, finished, nouns, unfinished
+
+
+def execute(
+    parsed: argparse.Namespace,
+    run: RunPaths,
+    tasks: Sequence[FoldTask],
+    resources: Resources,
+    terminal: Terminal,
+) -> Outcome:
+    """Run every task that is not done yet."""
+    waiting = unfinished(tasks)
+    if len(waiting) < len(tasks):
+        done = len(tasks) - len(waiting)
+        terminal.line(f"{done} of {len(tasks)} {nouns(tasks)} are done already.")
+    estimates = learned(run)
+    devices = resources.places_for(len(waiting), parsed.max_jobs)
+    most = resources.most_jobs(tasks)
+    jobs = min(resources.jobs_per_device, most)
+    if jobs > 1 and devices[0].id == "cpu":
+        cores = usable_cores()
+        threads = max(1, cores // jobs)
+        terminal.line(f"{jobs} folds share {cores} CPU core(s): {threads} thread(s) each.")
+    ledger = Ledger(run.ledger)
+    ledger.append(
+        "launched",
+        pid=os.getpid(),
+        host=os.uname().nodename,
+        devices=[device.id for device in devices],
+        tasks=len(tasks),
+        waiting=len(waiting),
+    )
+    _note_unrecorded(tasks, ledger, read_ledger(run.ledger))
+    sum_up = partial(_sum_up, run, terminal)
+    with (
+        resources.stop.watching(),
+        RunView(terminal, waiting, len(tasks) - len(waiting), sum_up, estimates) as view,
+    ):
+        outcome = Loop(
+            pool=SlotPool(devices, jobs),
+            queue=TaskQueue(waiting, estimates, [device.id for device in devices]),
+            executor=resources.executor,
+            ledger=ledger,
+            observer=view,
+            log_file=_log_names(parsed.log_dir.resolve()),
+            signs_of_life=_signs_of_life,
+            stop_requested=lambda: bool(resources.stop),
+            gate=resources.gate,
+            policy=FailurePolicy(parsed.retries),
+            fail_fast=parsed.fail_fast,
+            stall_timeout=parsed.stall_timeout,
+            slots_for_task=resources.slots_for,
+            jobs_that_fit=_at_most(most, resources.jobs_that_fit),
+        ).run()
+    ledger.append("finished", done=len(outcome[JobState.DONE]))
+    return outcome
+
+
+def _at_most(
+    most: int, fit: Callable[[Device, FoldTask], int] | None
+) -> Callable[[Device, FoldTask], int] | None:
+    return None if fit is None else lambda device, task: min(most, fit(device, task))
+
+
+def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecord) -> None:
+    """Note the folds that were finished just when their launcher was killed."""
+    for task in tasks:
+        known = record.tasks.get((task.name, task.fold))
+        result = finished(task)
+        if result is not None and (known is None or known.state != "done"):
+            ledger.append(
+                "done", config=task.name, fold=task.fold, seconds=round(result.seconds, 3)
+            )
+
+
+def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
+    """Name logs per config and device; a device that several folds share has one log per slot.
+
+    Which device of a cluster a fold gets is not known before: these logs are named by fold.
+    """
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+
+    def name(task: FoldTask, slot: Slot) -> Path:
+        place = slot.device.log_tag + (f".{slot.number}" if slot.number else "")
+        if slot.device.cluster:
+            place = f"{slot.device.log_tag}_fold{task.fold}"
+        return log_dir / f"{task.name}_{place}_{stamp}.log"
+
+    return name
+
+
+def _signs_of_life(task: FoldTask) -> float | None:
+    progress = read_progress(task.paths.progress)
+    return None if progress is None else progress.updated
+
+
+def _sum_up(run: RunPaths, terminal: Terminal, name: str) -> None:
+    """Rewrite a config's summary while others train; a full disk must not end the run."""
+    if not run.config(name).config.exists():
+        return  # a pre-training is no config
+    try:
+        summarize(run.config(name))
+        write_mean_curves(run.config(name))
+    except OSError as error:
+        terminal.line(f"The summary of {name} could not be written yet: {error}", "yellow")

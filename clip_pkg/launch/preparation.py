@@ -1,0 +1,295 @@
+"""Everything that is checked before anything is written: configs, images, texts, folds, weights."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clip_pkg.base.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
+from clip_pkg.config.load import LoadedConfigs, dump_canonical
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.launch.probe import Probe
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.study.audit import Audit, check_folds, fold_table
+from clip_pkg.study.class_texts import ClassTexts, resolve_class_texts
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.pretraining import (
+    Pretraining,
+    pretraining_of,
+    seen_before,
+    unlabelled_folder,
+)
+from clip_pkg.study.scan import ScanResult, scan, scan_unlabelled
+from clip_pkg.study.splits import Splits, make_splits, splits_from_json
+from clip_pkg.study.tasks import Identity, code_digest, config_digest, digest
+from clip_pkg.study.test_set import ImageTestSet, find_test_dir, match_test_set
+
+NAMES_IN_A_NOTICE = 3
+
+
+@dataclass(frozen=True)
+class PreparedConfig:
+    """A config with all that its folds share.
+
+    test: images that each fold is tested on, if the config names any. unlabelled: images that its
+    pre-training learns from, where they are a folder of their own.
+    """
+
+    config: RunConfig
+    manifest: Manifest
+    splits: Splits
+    texts: ClassTexts
+    test: Manifest | None = None
+    unlabelled: Manifest | None = None
+
+    @property
+    def image_sets(self) -> tuple[Manifest, ...]:
+        """All images that its folds look at."""
+        return (self.manifest,) if self.test is None else (self.manifest, self.test)
+
+    def pretraining(self, fold: int) -> Pretraining | None:
+        """What a fold starts from, if the config asks for a pre-training."""
+        return pretraining_of(self.config, self.manifest, self.splits, fold, self.unlabelled)
+
+    @property
+    def pretrainings(self) -> dict[str, Pretraining]:
+        """All that its folds start from, by name."""
+        found = [self.pretraining(fold.number) for fold in self.splits.folds]
+        return {one.name: one for one in found if one is not None}
+
+    @property
+    def seen_before(self) -> list[str]:
+        """What the folder of its pre-training shares with its folds. Raises DataError for tests."""
+        if self.unlabelled is None:
+            return []
+        said = seen_before(self.unlabelled, self.manifest, self.test)
+        return [f"{self.config.name}: {said}"] if said else []
+
+    @property
+    def identity(self) -> Identity:
+        """What its numbers follow from."""
+        return Identity(
+            config=config_digest(dump_canonical(self.config)),
+            data=(
+                self.manifest.fingerprint
+                if self.test is None
+                else digest([images.fingerprint for images in self.image_sets])
+            ),
+            splits=self.splits.hash,
+            class_texts=digest([list(prompts) for prompts in self.texts.prompts]),
+            code=code_digest(),
+        )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a run stands on, checked."""
+
+    configs: tuple[PreparedConfig, ...]
+    audit: Audit
+    notices: tuple[str, ...]
+
+
+def prepare(
+    parsed: argparse.Namespace, loaded: LoadedConfigs, probe: Probe, terminal: Terminal
+) -> Preparation:
+    """Check images, texts, folds and weights for every config; report all that is wrong at once.
+
+    `probe` was asked about the encoders already and answers meanwhile.
+    """
+    try:
+        scanned = _scan(parsed, terminal)
+        unlabelled = unlabelled_images(parsed, loaded.configs, terminal)
+        tests = ImageTestSets(scanned, parsed.skip_unreadable, terminal)
+        configs, problems = _prepare_each(parsed, loaded.configs, scanned, unlabelled, tests)
+    except BaseException:
+        probe.cancel()
+        raise
+    with terminal.waiting("Checking encoders and weights"):
+        encoder_problems = probe.problems()
+    if problems:
+        raise ConfigErrors([*problems, *(ConfigProblem(text) for text in encoder_problems)])
+    if encoder_problems:
+        raise WeightsError(
+            "\n  ".join(["these encoders cannot be used as configured:", *encoder_problems])
+        )
+    notices = [*loaded.notices, *scanned.audit.notices, *_all_text_notices(configs)]
+    notices += tests.notices
+    for prepared in configs:
+        notices += check_folds(prepared.manifest, prepared.splits)
+        notices += prepared.seen_before
+    if any(_flips(prepared.config) for prepared in configs):
+        notices += scanned.audit.side_warnings
+    return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))
+
+
+def _all_text_notices(configs: Sequence[PreparedConfig]) -> list[str]:
+    """What there is to say about class texts, each thing once, with the configs it concerns."""
+    concerned: dict[str, list[str]] = {}
+    for prepared in configs:
+        for text in _text_notices(prepared):
+            concerned.setdefault(text, []).append(prepared.config.name)
+    return [f"{_listed(names, len(configs))}: {text}" for text, names in concerned.items()]
+
+
+def _listed(names: Sequence[str], total: int) -> str:
+    if len(names) == total > NAMES_IN_A_NOTICE:
+        return f"all {total} configs"
+    if len(names) > NAMES_IN_A_NOTICE:
+        return f"{names[0]} and {len(names) - 1} others"
+    return ", ".join(names)
+
+
+def _text_notices(prepared: PreparedConfig) -> list[str]:
+    """What there is to say about the class texts, if anything reads them."""
+    config = prepared.config
+    if config.text_encoder.family in ("prompts", "none") and config.text_encoder.start is None:
+        if config.class_texts_file is None:
+            return []
+        return [
+            "class_texts_file has no effect, because text_encoder_name "
+            f'"{config.text_encoder_name}" reads no texts'
+        ]
+    return list(prepared.texts.notices)
+
+
+def report_lines(preparation: Preparation) -> list[str]:
+    """The preflight report: the images, then a fold table for each way of splitting them."""
+    lines = preparation.audit.lines()
+    shown: set[str] = set()
+    for prepared in preparation.configs:
+        if prepared.splits.hash not in shown:
+            shown.add(prepared.splits.hash)
+            lines += ["", *fold_table(prepared.manifest, prepared.splits)]
+    return lines
+
+
+def audit_json(preparation: Preparation) -> dict[str, object]:
+    """The preflight report for `preflight.json`."""
+    return {"notices": list(preparation.notices), **preparation.audit.to_json()}
+
+
+def _scan(parsed: argparse.Namespace, terminal: Terminal) -> ScanResult:
+    with terminal.counting("Checking images") as progress:
+        return scan(parsed.data_dir, skip_unreadable=parsed.skip_unreadable, progress=progress)
+
+
+def unlabelled_images(
+    parsed: argparse.Namespace, configs: Sequence[RunConfig], terminal: Terminal
+) -> dict[str, Manifest]:
+    """Look at the folders that pre-trainings learn from, by their names in the configs."""
+    found: dict[str, Manifest] = {}
+    for name in (one.pretrain.folder for one in configs if one.pretrain is not None):
+        if name is not None and name not in found:
+            with terminal.counting(f"Checking images of {name}") as progress:
+                folder = unlabelled_folder(name, _beside(parsed))
+                found[name] = scan_unlabelled(folder, progress=progress)
+    return found
+
+
+def _beside(parsed: argparse.Namespace) -> list[Path]:
+    """Folders that relative names in a config may start from, besides the current one."""
+    file: Path | None = getattr(parsed, "config_file", None)
+    return [] if file is None else [file.parent]
+
+
+class ImageTestSets:
+    """The test images of configs, each set looked at once. notices: on all of them so far."""
+
+    def __init__(self, training: ScanResult, skip_unreadable: bool, terminal: Terminal) -> None:
+        self._training = training
+        self._skip_unreadable = skip_unreadable
+        self._terminal = terminal
+        self._found: dict[Path, ImageTestSet] = {}
+
+    @property
+    def notices(self) -> list[str]:
+        """One sentence each."""
+        return [notice for found in self._found.values() for notice in found.notices]
+
+    def at(self, folder: Path) -> Manifest:
+        """Describe the test images in a folder or table. Raises DataError for unfit ones."""
+        if folder not in self._found:
+            with self._terminal.counting("Checking test images") as progress:
+                scanned = scan(folder, skip_unreadable=self._skip_unreadable, progress=progress)
+            self._found[folder] = match_test_set(scanned, self._training)
+        return self._found[folder].manifest
+
+
+def _prepare_each(
+    parsed: argparse.Namespace,
+    configs: Sequence[RunConfig],
+    scanned: ScanResult,
+    unlabelled: Mapping[str, Manifest],
+    tests: ImageTestSets,
+) -> tuple[list[PreparedConfig], list[ConfigProblem]]:
+    prepared: list[PreparedConfig] = []
+    problems: list[ConfigProblem] = []
+    made: dict[tuple[object, ...], Splits] = {}
+    for config in configs:
+        try:
+            manifest = scanned.manifest.grouped(config.group_pattern)
+            texts = resolve_class_texts(
+                manifest.classes,
+                class_texts_file=config.class_texts_file,
+                text_template=config.text_template,
+                prompts_per_class=None
+                if config.text_encoder.family == "prompts"
+                else config.prompts_per_class,
+                search_dirs=[*_beside(parsed), Path.cwd()],
+            )
+            key = (
+                config.group_pattern,
+                config.use_cv,
+                config.n_splits if config.use_cv else config.val_fraction,
+                config.random_state,
+            )
+            if key not in made:
+                made[key] = _splits(parsed.splits_file, config, manifest, scanned)
+            test = None
+            if config.test_dir is not None:
+                folder = find_test_dir(config.test_dir, [*_beside(parsed), Path.cwd()])
+                test = tests.at(folder)
+                # Written down as it was found, so that a refit finds it from anywhere.
+                config = config.model_copy(update={"test_dir": str(folder)})  # noqa: PLW2901
+            learned = None if config.pretrain is None else config.pretrain.folder
+            prepared.append(
+                PreparedConfig(
+                    config,
+                    manifest,
+                    made[key],
+                    texts,
+                    test=test,
+                    unlabelled=None if learned is None else unlabelled[learned],
+                )
+            )
+        except DataError as error:
+            problems.append(ConfigProblem(str(error), config.name, parsed.config_file))
+    return prepared, problems
+
+
+def _splits(
+    splits_file: Path | None, config: RunConfig, manifest: Manifest, scanned: ScanResult
+) -> Splits:
+    if splits_file is not None:
+        return splits_from_json(splits_file, manifest, scanned.linked)
+    return make_splits(
+        manifest,
+        use_cv=config.use_cv,
+        n_splits=config.n_splits,
+        random_state=config.random_state,
+        val_fraction=config.val_fraction,
+        linked=scanned.linked,
+    )
+
+
+def _flips(config: RunConfig) -> bool:
+    sideways = config.horizontal_flip
+    return config.augmentation != "none" if sideways is None else sideways
+
+
+def identity_json(prepared: PreparedConfig) -> dict[str, str]:
+    """Plain form of the identity for `identity.json`."""
+    return asdict(prepared.identity)

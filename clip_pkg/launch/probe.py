@@ -1,0 +1,133 @@
+"""Questions that only torch can answer: whether encoders can be built and their weights are here.
+
+The launcher itself never imports torch: it starts in a fraction of a second and holds no memory
+and no CUDA context while the workers train. It asks a process that has torch, and goes on with
+the images meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.scheduling.process import Worker
+
+ENCODER_FIELDS = (
+    "image_encoder_name",
+    "text_encoder_name",
+    "stem",
+    "img_size",
+    "weights_dir",
+    "activation_checkpointing",
+)
+SECONDS_BETWEEN_LOOKS = 0.02
+
+
+class Probe(Protocol):
+    """A question that was asked and not answered yet."""
+
+    def problems(self) -> list[str]:
+        """Wait for the answer: one sentence per problem, without repetition."""
+        ...
+
+    def cancel(self) -> None:
+        """The answer is not needed any more."""
+        ...
+
+
+class NoProbe:
+    """Asks nothing."""
+
+    def problems(self) -> list[str]:
+        """See `Probe`."""
+        return []
+
+    def cancel(self) -> None:
+        """Nothing was started."""
+
+
+@dataclass(frozen=True)
+class ChildProbe:
+    """Asks a process that ends with its answer."""
+
+    process: subprocess.Popen[str]
+    requests: Sequence[Mapping[str, Any]]
+
+    def problems(self) -> list[str]:
+        """See `Probe`."""
+        output, errors = self.process.communicate(json.dumps(self.requests))
+        if self.process.returncode != 0:
+            raise RuntimeError(f"the encoder check failed:\n{errors}")
+        return _sentences(json.loads(output))
+
+    def cancel(self) -> None:
+        """See `Probe`."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@dataclass(frozen=True)
+class WorkerProbe:
+    """Asks the worker that will train the first fold, so that torch is imported once."""
+
+    worker: Worker
+
+    def problems(self) -> list[str]:
+        """See `Probe`."""
+        while (answer := self.worker.answer()) is None:
+            if self.worker.exit_code() is not None:
+                raise RuntimeError(f"the worker left with exit code {self.worker.exit_code()}")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        if "error" in answer:
+            raise RuntimeError(f"the encoder check failed:\n{answer['error']}")
+        return _sentences(answer["problems"])
+
+    def cancel(self) -> None:
+        """The executor ends its workers."""
+
+
+@dataclass(frozen=True)
+class InlineProbe:
+    """Asks within this process, for the inline executor."""
+
+    requests: Sequence[Mapping[str, Any]]
+
+    def problems(self) -> list[str]:
+        """See `Probe`."""
+        from clip_pkg.models.probe import probe  # noqa: PLC0415
+
+        return _sentences([asdict(problem) for problem in probe(self.requests)])
+
+    def cancel(self) -> None:
+        """Nothing was started."""
+
+
+def encoder_requests(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
+    """What is asked of the configs' encoders."""
+    return [{name: getattr(config, name) for name in ENCODER_FIELDS} for config in configs]
+
+
+def start_child_probe(configs: Sequence[RunConfig], *, fetch: bool = False) -> ChildProbe:
+    """Start asking in a process of its own.
+
+    With `fetch` it downloads what is missing and shows its progress on standard error.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clip_pkg.models.probe", *(["--fetch"] if fetch else [])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=None if fetch else subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    return ChildProbe(process, encoder_requests(configs))
+
+
+def _sentences(problems: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(f"{one['encoder']}: {one['message']}" for one in problems))

@@ -1,0 +1,248 @@
+"""`refit`: one model of a cross-validated config, trained on all of its images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_pkg.base.errors import DataError, RunFolderError, WeightsError, shown
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths, RunPaths
+from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.launch.execution import execute
+from clip_pkg.launch.pixels import pixel_stores
+from clip_pkg.launch.preparation import (
+    ImageTestSets,
+    Preparation,
+    PreparedConfig,
+    unlabelled_images,
+)
+from clip_pkg.launch.resources import Resources, check_gpus_per_task, find_resources
+from clip_pkg.launch.run_folder import (
+    fold_tasks,
+    refuse_folder_in_use,
+    set_aside,
+    sole_launcher,
+    write_tasks,
+)
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.launch.training import EXIT_FAILED, ask, report_failures
+from clip_pkg.results.comparison_tables import shown_spread
+from clip_pkg.results.config_result import spread_of
+from clip_pkg.results.refit import RefitLength, refit_length, refit_summary
+from clip_pkg.results.summary import summarize
+from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.scan import ScanResult, scan
+from clip_pkg.study.splits import undivided
+from clip_pkg.study.tasks import FoldResult, FoldTask, finished, read_record
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The cross-validated config that is trained once more, its summary, and for how long."""
+
+    paths: ConfigPaths
+    summary: Mapping[str, Any]
+    length: RefitLength
+
+    @property
+    def run(self) -> RunPaths:
+        """The output folder that the config's folder is in."""
+        return RunPaths(self.paths.root.parent)
+
+    @property
+    def config(self) -> RunConfig:
+        """The config without what only held-out images can decide."""
+        changes = {
+            "name": self.paths.root.name,  # a folder that was renamed is the config's all the same
+            "epochs": self.length.epochs,
+            "inner_val_fraction": 0.0,
+            "early_stopping_patience": None,
+        }
+        return RunConfig.model_validate({**self.summary["config"], **changes})
+
+
+def refit(parsed: argparse.Namespace) -> int:
+    """Train a config on all of its images, or go on with that; returns the exit code."""
+    terminal = Terminal()
+    paths = ConfigPaths(parsed.config_dir.resolve())
+    run = RunPaths(paths.root.parent)
+    settings = argparse.Namespace(
+        **vars(parsed), output_dir=run.output_dir, resume_from=None, profile=False
+    )
+    resources = find_resources(settings, terminal)
+    try:
+        refuse_folder_in_use(run)
+        summary = summarize(paths)
+        source = _Source(paths, summary, refit_length(summary, parsed.epochs))
+        preparation = _prepare(parsed, source, resources, terminal)
+        is_replaced = _is_replaced(paths, preparation, overwrite=parsed.overwrite)
+        terminal.line(f"{source.length.epochs} epochs, {source.length.reason}.")
+        for notice in (*resources.notices, *preparation.notices):
+            terminal.line(f"NOTE: {notice}", "yellow")
+        with sole_launcher(run):
+            if is_replaced:
+                set_aside(run, paths.refit.root, terminal)
+            return _train(settings, source, preparation, resources, terminal)
+    finally:
+        resources.executor.close()
+
+
+def _train(
+    settings: argparse.Namespace,
+    source: _Source,
+    preparation: Preparation,
+    resources: Resources,
+    terminal: Terminal,
+) -> int:
+    run = source.run
+    planned = fold_tasks(settings, run, preparation)
+    check_gpus_per_task(planned, resources)
+    waiting = [] if finished(planned[0]) else preparation.configs
+    with pixel_stores(settings, run, waiting, terminal) as stores:
+        tasks = write_tasks(settings, run, preparation, stores, terminal)
+        manifest = preparation.configs[0].manifest
+        counts = dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True))
+        write_json(source.paths.refit_summary, refit_summary(source.summary, source.length, counts))
+        execute(settings, run, tasks, resources, terminal)
+    if finished(tasks[-1]) is None:
+        if report_failures(tasks, terminal):
+            return EXIT_FAILED
+        terminal.line("The refit is not done; the same command goes on.")
+        return EXIT_INTERRUPTED
+    _tell(source, terminal)
+    return 0
+
+
+def _tell(source: _Source, terminal: Terminal) -> None:
+    averages, folder = source.summary["average_results"], source.paths.refit.root
+    terminal.line(f"\nThe model: {source.paths.refit.checkpoint_latest}")
+    result = read_record(FoldResult, source.paths.refit.result)
+    unjudged = "there is no score of it"
+    if result is not None and result.n_test:
+        terminal.line(
+            f"On {result.n_test} test images: accuracy {_percent(result.test['test_acc'])}, mAP "
+            f"{_percent(result.test['test_mAP'])}."
+        )
+        unjudged = "none of them can judge it"
+    terminal.line(
+        f"It was trained on all images, so {unjudged}. The estimate is that of the "
+        f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
+        f"{shown_spread(spread_of(averages, 'acc'), 'acc')} %, mAP "
+        f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
+    )
+    terminal.line("Next:")
+    terminal.line(f"  python train_clip.py predict {folder} --images PATH --output predictions.csv")
+    terminal.line(f"  python train_clip.py export {folder} --output DIR --format onnx")
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f} %"
+
+
+def _prepare(
+    parsed: argparse.Namespace, source: _Source, resources: Resources, terminal: Terminal
+) -> Preparation:
+    """Check images, texts and encoders. Raises UserError where the images are others by now."""
+    probe = ask([source.config], resources)
+    try:
+        scanned = _scan(parsed.data_dir, source, terminal)
+        manifest = scanned.manifest.grouped(source.config.group_pattern)
+        if manifest.fingerprint != source.summary["data_fingerprint"]:
+            raise DataError(
+                f"{shown(manifest.data_dir)} holds other images, labels or groups than those that "
+                f"the folds of {source.paths.root.name} were made of; a refit needs the same ones. "
+                "--data-dir DIR names where they are, and the training command trains on new ones"
+            )
+        unlabelled = unlabelled_images(parsed, [source.config], terminal)
+        texts = ClassTexts.from_json(
+            json.loads(source.paths.class_texts.read_text(encoding="utf-8"))
+        )
+        notices: list[str] = []
+        test = _test_images(source.config, scanned, notices, terminal)
+    except BaseException:
+        probe.cancel()
+        raise
+    with terminal.waiting("Checking encoders and weights"):
+        problems = probe.problems()
+    if problems:
+        raise WeightsError("\n  ".join(["this config cannot be trained here:", *problems]))
+    pretrain = source.config.pretrain
+    folder = None if pretrain is None else pretrain.folder
+    prepared = PreparedConfig(
+        source.config,
+        manifest,
+        undivided(manifest),
+        texts,
+        test=test,
+        unlabelled=None if folder is None else unlabelled[folder],
+    )
+    if prepared.identity.code != source.summary["identity"]["code"]:
+        notices.append(
+            "the program has changed since the folds were trained; their scores are an estimate "
+            "for a model that the former program would train"
+        )
+    return Preparation((prepared,), scanned.audit, tuple(notices))
+
+
+def _test_images(
+    config: RunConfig, training: ScanResult, notices: list[str], terminal: Terminal
+) -> Manifest | None:
+    """Find the test images again; a refit can do without them, and says so."""
+    if config.test_dir is None:
+        return None
+    if not Path(config.test_dir).exists():
+        notices.append(
+            f"the test images are not in {shown(Path(config.test_dir))} any more, so that this "
+            "model is not tested"
+        )
+        return None
+    tests = ImageTestSets(training, skip_unreadable=True, terminal=terminal)
+    manifest = tests.at(Path(config.test_dir))
+    notices += tests.notices
+    return manifest
+
+
+def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanResult:
+    """Look at the images again, as they were looked at before the folds were trained."""
+    if data_dir is None:
+        file = source.paths.preflight
+        try:
+            data_dir = Path(json.loads(file.read_text(encoding="utf-8"))["data_dir"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunFolderError(
+                f"{shown(file)} does not tell where the images are; --data-dir DIR does"
+            ) from None
+        if not data_dir.exists():
+            raise RunFolderError(
+                f"the images are not in {shown(data_dir)} any more; --data-dir DIR names where "
+                "they are"
+            )
+    with terminal.counting("Checking images") as progress:
+        # What was left out then is left out again; whether it was, the fingerprint tells.
+        return scan(data_dir, skip_unreadable=True, progress=progress)
+
+
+def _is_replaced(paths: ConfigPaths, preparation: Preparation, *, overwrite: bool) -> bool:
+    """Whether there is a refit to be set aside; raises RunFolderError for a foreign one."""
+    folder = paths.refit.root
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if overwrite:
+        return True
+    task = read_record(FoldTask, paths.refit.task)
+    if task is None:
+        raise RunFolderError(f"{shown(folder)} is not empty and holds no refit; move it away")
+    differences = preparation.configs[0].identity.differences(task.identity)
+    if differences:
+        raise RunFolderError(
+            f"{shown(folder)} holds a refit with different {', '.join(differences)} (the number of "
+            "epochs is part of the config); --overwrite moves it aside and starts anew"
+        )
+    return False

@@ -1,0 +1,279 @@
+"""`status`: how a run is doing, from its files alone, so from any shell that sees them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.paths import ConfigPaths, RunPaths
+from clip_pkg.launch.terminal import Terminal, duration, progress_cells, shortened
+from clip_pkg.scheduling.devices import Device, find_devices
+from clip_pkg.scheduling.health import gpu_utilization
+from clip_pkg.scheduling.ledger import RunRecord, TaskRecord, read_ledger
+from clip_pkg.scheduling.loop import SECONDS_BETWEEN_HEARTBEATS
+from clip_pkg.scheduling.queue import Estimates, seconds_left
+from clip_pkg.study.progress import Progress, read_progress
+from clip_pkg.study.tasks import FoldFailure, FoldResult, FoldTask, finished, read_record
+
+SECONDS_BETWEEN_LOOKS = 2.0
+MOST_FOLD_COLUMNS = 10
+NARROW = 100  # columns of a terminal below which details are left out
+FAILURES_SHOWN = 5
+LINES_OF_A_LOG = 3
+
+
+@dataclass(frozen=True)
+class FoldStatus:
+    """What the files say about one fold."""
+
+    task: FoldTask
+    record: TaskRecord
+    progress: Progress | None
+    result: FoldResult | None
+    failure: FoldFailure | None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether somebody works on it, as far as the ledger knows."""
+        return self.result is None and self.record.state == "running"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its last attempt failed and no other is under way."""
+        return self.result is None and self.failure is not None and not self.is_running
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """What the files say about a run. `launcher`: who works on it; empty if nobody does."""
+
+    run: RunPaths
+    record: RunRecord
+    folds: tuple[FoldStatus, ...]
+    pretrainings: tuple[FoldStatus, ...]
+    launcher: str
+
+    @property
+    def all(self) -> tuple[FoldStatus, ...]:
+        """Everything that is trained, in the order in which it can begin."""
+        return (*self.pretrainings, *self.folds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will change by itself."""
+        return not self.launcher
+
+
+def read_status(output_dir: Path) -> RunStatus:
+    """Read the state of a run. Raises RunFolderError if the folder holds none."""
+    run = RunPaths(output_dir.resolve())
+    record = read_ledger(run.ledger)
+    launcher = _launcher(run, record)
+    folds = []
+    for folder in sorted(output_dir.glob("*")):
+        if not ConfigPaths(folder).folds_info.exists():
+            continue
+        for path in sorted(folder.glob("fold_*/task.json"), key=_fold_number):
+            task = read_record(FoldTask, path)
+            if task is not None:
+                folds.append(_fold(task, record, is_alive=bool(launcher)))
+    if not folds:
+        raise RunFolderError(f"{output_dir} holds no run: there is no fold_*/task.json below it")
+    before = [read_record(FoldTask, path) for path in sorted(run.pretraining.glob("*/task.json"))]
+    started = {fold.task.starts_from for fold in folds}
+    pretrainings = tuple(
+        _fold(task, record, is_alive=bool(launcher))
+        for task in before
+        if task is not None and task.run_dir in started
+    )
+    return RunStatus(run, record, tuple(folds), pretrainings, launcher)
+
+
+def _fold_number(path: Path) -> tuple[str, int]:
+    return (str(path.parent.parent), int(path.parent.name.removeprefix("fold_")))
+
+
+def _fold(task: FoldTask, record: RunRecord, *, is_alive: bool) -> FoldStatus:
+    known = record.tasks.get((task.name, task.fold), TaskRecord(task.name, task.fold))
+    if not is_alive and known.state in ("queued", "running"):
+        known.state = "interrupted"  # its launcher is gone
+    return FoldStatus(
+        task,
+        known,
+        read_progress(task.paths.progress),
+        finished(task),
+        read_record(FoldFailure, task.paths.failure),
+    )
+
+
+def _launcher(run: RunPaths, record: RunRecord) -> str:
+    """Who works on the run; the lock itself is not touched, lest a launcher finds it taken."""
+    if not run.holder.exists():
+        return ""
+    if record.host == os.uname().nodename:
+        try:
+            os.kill(record.pid, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:
+            pass  # it lives, and belongs to somebody else
+    elif time.time() - record.last > 3 * SECONDS_BETWEEN_HEARTBEATS:
+        return ""
+    return f"process {record.pid} on {record.host}"
+
+
+def show_status(output_dir: Path, *, watch: bool) -> int:
+    """Print the state of a run, again and again with `watch` until the run is over."""
+    terminal = Terminal()
+    status = read_status(output_dir)
+    if watch and terminal.is_live:
+        console = terminal.console
+        with Live(render(status, console), console=console, auto_refresh=False) as live:
+            while not status.is_over:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                status = read_status(output_dir)
+                live.update(render(status, console), refresh=True)
+    else:
+        terminal.console.print(render(status, terminal.console))
+        while watch and not status.is_over:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            status = read_status(output_dir)
+            terminal.line(_headline(status))
+    return 0
+
+
+def render(status: RunStatus, console: Console) -> RenderableType:
+    """Everything that `status` shows, for a console's width."""
+    is_narrow = console.width < NARROW
+    parts: list[RenderableType] = [Text(_headline(status)), _matrix(status.folds)]
+    running = [one for one in status.all if one.is_running]
+    if running:
+        parts.append(_running_table(running, is_narrow=is_narrow))
+    parts += [
+        Text(f"gpu{device} is set aside: {reason}", "bold red")
+        for device, reason in status.record.set_aside.items()
+    ]
+    failed = [one for one in status.all if one.has_failed]
+    for fold in failed[:FAILURES_SHOWN]:
+        parts += _failure_lines(fold)
+    if len(failed) > FAILURES_SHOWN:
+        parts.append(Text(f"… and {len(failed) - FAILURES_SHOWN} more failed folds"))
+    return Group(*parts)
+
+
+def _headline(status: RunStatus) -> str:
+    done = sum(1 for fold in status.folds if fold.result is not None)
+    failed = sum(1 for one in status.all if one.has_failed)
+    words = [f"{done} of {len(status.folds)} folds done"]
+    if status.pretrainings:
+        ready = sum(1 for one in status.pretrainings if one.result is not None)
+        words.insert(0, f"{ready} of {len(status.pretrainings)} pre-trainings done")
+    words += [f"{failed} failed"] if failed else []
+    estimates = Estimates()
+    for fold in status.all:
+        if fold.result is not None:
+            estimates.learn(fold.task, fold.result.seconds)
+    left = [one.task for one in status.all if one.result is None and not one.has_failed]
+    running = [one for one in status.all if one.is_running]
+    if status.launcher and left and estimates.knows_anything:
+        shares = {one.task.label: one.progress.share for one in running if one.progress}
+        words.append(f"about {duration(seconds_left(left, shares, estimates, len(running)))} left")
+    if status.launcher:
+        words.append(status.launcher)
+    elif done < len(status.folds):
+        words.append("no launcher is running; the same command goes on")
+    return ", ".join(words)
+
+
+def _matrix(folds: Sequence[FoldStatus]) -> Table:
+    """Configs × folds: accuracy of what is done, share of what runs, a word for the rest."""
+    by_config: dict[str, list[FoldStatus]] = {}
+    for fold in folds:
+        by_config.setdefault(fold.task.name, []).append(fold)
+    columns = max(fold.task.n_folds for fold in folds)
+    table = Table(title="Validation accuracy % at the best epoch", title_justify="left")
+    table.add_column("Config", overflow="fold", min_width=12)
+    if columns > MOST_FOLD_COLUMNS:
+        for name in ("done", "running", "failed", "waiting"):
+            table.add_column(name, justify="right")
+    else:
+        for number in range(1, columns + 1):
+            table.add_column(str(number), justify="right", no_wrap=True)
+    prefix, names = shortened(list(by_config))
+    table.caption = f"… stands for {prefix}" if prefix else None
+    for name, mine in zip(names, by_config.values(), strict=True):
+        cells = _counts(mine) if columns > MOST_FOLD_COLUMNS else [_cell(fold) for fold in mine]
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _cell(fold: FoldStatus) -> Text:
+    if fold.result is not None:
+        accuracy = fold.result.best["val_acc"]
+        return Text("done" if accuracy is None else f"{accuracy:.1f}", "green")
+    if fold.is_running:
+        return Text(f"▶{100 * (fold.progress.share if fold.progress else 0):.0f}%", "cyan")
+    if fold.failure is not None:
+        return Text("diverged" if fold.failure.kind == "diverged" else "failed", "bold red")
+    return Text("paused" if fold.record.state == "interrupted" else "·", "yellow")
+
+
+def _counts(folds: Sequence[FoldStatus]) -> list[Text]:
+    done = sum(1 for fold in folds if fold.result is not None)
+    running = sum(1 for fold in folds if fold.is_running)
+    failed = sum(1 for fold in folds if fold.has_failed)
+    rest = len(folds) - done - running - failed
+    return [Text(str(count)) for count in (done, running, failed, rest)]
+
+
+def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
+    table = Table(title="Running", title_justify="left")
+    names = ["Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s"]
+    names += [] if is_narrow else ["GPU %", "Attempt", "Last step"]
+    for name in names:
+        is_text = name == "Config"
+        table.add_column(name, overflow="fold" if is_text else "ellipsis", no_wrap=not is_text)
+    busy = {} if is_narrow else _utilization(folds)
+    for fold in folds:
+        state = fold.progress
+        cells = [
+            fold.task.name,
+            fold.task.position,
+            fold.record.device,
+            *progress_cells(state, fold.task),
+        ]
+        if not is_narrow:
+            age = "" if state is None else f"{duration(max(0.0, time.time() - state.updated))} ago"
+            cells += [busy.get(fold.record.device, ""), str(fold.record.attempts), age]
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _utilization(folds: Sequence[FoldStatus]) -> dict[str, str]:
+    """Device id → percent busy, for GPUs of this machine."""
+    here = [fold for fold in folds if fold.progress and fold.progress.host == os.uname().nodename]
+    wanted = {fold.record.device for fold in here}
+    devices: Sequence[Device] = find_devices(None)[0]
+    found = {
+        device.id: gpu_utilization(device)
+        for device in devices
+        if device.is_gpu and device.id in wanted
+    }
+    return {name: f"{percent}" for name, percent in found.items() if percent is not None}
+
+
+def _failure_lines(fold: FoldStatus) -> list[Text]:
+    failure = fold.failure
+    assert failure is not None, "asked about a fold that failed"
+    lines = [Text(f"{fold.task.label} FAILED ({failure.kind}): {failure.reason}", "bold red")]
+    lines += [Text(f"  {line}") for line in failure.detail.splitlines()[-LINES_OF_A_LOG:]]
+    return [*lines, Text(f"  see {failure.log_file}")]

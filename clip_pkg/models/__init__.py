@@ -1,0 +1,1 @@
+"""Encoders, the image–text model, the classifier built on it, precision and checkpoints."""

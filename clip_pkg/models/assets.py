@@ -1,0 +1,301 @@
+"""What an encoder needs from outside the installed packages, and where it may be found.
+
+An asset is one file of pretrained weights, or a folder with parts of a transformers model. It is
+looked for in `weights_dir`, then in the caches of the hub, of open_clip and of torch.hub. In
+`weights_dir`
+
+- a file is taken for every pretrained timm or open_clip encoder of the config;
+- a folder may hold `<name>.safetensors` (or .pt, .pth, .bin) with the timm or open_clip name,
+  folders named like the model or its hub repository, a copied hub cache, or one snapshot itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import timm
+
+from clip_pkg.base.errors import WeightsError
+from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.models import hub
+from clip_pkg.models.state_dicts import WEIGHT_SUFFIXES
+
+Side: TypeAlias = Literal["image", "text"]
+Part: TypeAlias = Literal["configuration", "weights", "tokenizer"]
+
+_PREFERRED_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
+_SAFE_NAMES = {  # the hub's names of one set of weights as a pickle and as safetensors
+    "pytorch_model.bin": "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+}
+_PART_FILES: dict[Part, tuple[str, ...]] = {
+    "configuration": ("config.json",),
+    "weights": ("model.safetensors", "pytorch_model.bin"),
+    "tokenizer": (
+        "tokenizer.json",
+        "vocab.txt",
+        "vocab.json",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+    ),
+}
+_PART_PATTERNS: dict[Part, tuple[str, ...]] = {
+    "configuration": ("config.json",),
+    "weights": ("model*.safetensors", "model.safetensors.index.json"),
+    "tokenizer": ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"),
+}
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file of pretrained weights.
+
+    names: how it may be called in `weights_dir`, without suffix. repo, filenames: where the hub has
+    it, best first. url: where else it is published. architecture: timm's name, as a hub snapshot's
+    `config.json` gives it, or None for open_clip's. scratch: how a config asks for random weights.
+    """
+
+    what: str
+    names: tuple[str, ...]
+    repo: str | None
+    filenames: tuple[str, ...]
+    url: str | None
+    architecture: str | None
+    scratch: str
+
+    def find(self, weights_dir: Path | None) -> Path | None:
+        """Path of the file on this machine, or None."""
+        if weights_dir is not None and weights_dir.is_file():
+            return weights_dir
+        if weights_dir is not None and (found := self._in_folder(weights_dir)):
+            return found
+        if self.repo and (found := hub.cached_file(self.repo, self.filenames)):
+            return found
+        places = hub.url_places(self.url) if self.url else ()
+        return next((place for place in places if place.is_file()), None)
+
+    def fetch(self) -> Path:
+        """Download it. Raises WeightsError."""
+        if self.repo:
+            return hub.fetch_file(self.repo, self.filenames)
+        if self.url:
+            return hub.fetch_url(self.url)
+        raise WeightsError(f"{self.what} are not published anywhere")
+
+    def ways(self, weights_dir: Path | None) -> tuple[str, ...]:
+        """Say what a user can do to provide it."""
+        origin = f" ({self.filenames[0]} of {hub.address(self.repo)})" if self.repo else ""
+        place = f"put it into {_named(weights_dir)} as {self.names[0]}.safetensors{origin}"
+        scratch = f'start from random weights with "{self.scratch}"'
+        return (*_network_ways(self.repo or self.url), place, scratch)
+
+    def _in_folder(self, folder: Path) -> Path | None:
+        for name in self.names:
+            for suffix in WEIGHT_SUFFIXES:
+                if (file := folder / f"{name}{suffix}").is_file():
+                    return file
+        for candidate in _model_folders(folder, [*self.names, *([self.repo] if self.repo else [])]):
+            if found := _weights_in(candidate):
+                return found
+        if self._is_own_snapshot(folder) and (found := _weights_in(folder)):
+            return found
+        for cache in (folder, folder / "hub"):
+            if self.repo and (found := hub.cached_file(self.repo, self.filenames, cache)):
+                return found
+        return None
+
+    def _is_own_snapshot(self, folder: Path) -> bool:
+        if self.architecture is None:
+            return (folder / "open_clip_config.json").is_file()
+        return _json(folder / "config.json").get("architecture") == self.architecture
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A folder with (parts of) a transformers model, from the hub or the user's own."""
+
+    what: str
+    repo: str
+    parts: tuple[Part, ...]
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether `repo` names a local folder rather than a hub repository."""
+        return self.repo.startswith(("/", "./", "../", "~")) or Path(self.repo).is_dir()
+
+    def find(self, weights_dir: Path | None) -> Path | None:
+        """Folder on this machine that has all parts, or None."""
+        candidates = self._candidates(weights_dir)
+        return next((folder for folder in candidates if not self.lacks(folder)), None)
+
+    def lacks(self, folder: Path) -> tuple[Part, ...]:
+        """Name the parts that a folder does not have."""
+        return tuple(part for part in self.parts if not _has_part(folder, part))
+
+    def fetch(self) -> Path:
+        """Download the parts. Raises WeightsError."""
+        patterns = [pattern for part in self.parts for pattern in _PART_PATTERNS[part]]
+        folder = hub.fetch_folder(self.repo, patterns)
+        if "weights" in self.lacks(folder):  # published as pickles only
+            folder = hub.fetch_folder(self.repo, [*patterns, "pytorch_model*.bin*"])
+        if lacks := self.lacks(folder):
+            raise WeightsError(f"{hub.address(self.repo)} has no {' and no '.join(lacks)}")
+        return folder
+
+    def ways(self, weights_dir: Path | None) -> tuple[str, ...]:
+        """Say what a user can do to provide it."""
+        folder = Path(self.repo).expanduser()
+        if self.is_folder and not folder.is_dir():
+            return (f"correct the path {folder}, which is no folder",)
+        if self.is_folder:
+            files = " and ".join(" or ".join(_PART_FILES[part]) for part in self.lacks(folder))
+            return (f"add {files} to {folder}",)
+        origin = f"a copy of {hub.address(self.repo)}"
+        place = f"put {origin} into {_named(weights_dir)} as {self.repo.replace('/', '--')}/"
+        return (*_network_ways(self.repo), place)
+
+    def _candidates(self, weights_dir: Path | None) -> Iterator[Path]:
+        if self.is_folder:
+            yield Path(self.repo).expanduser()
+            return
+        if weights_dir is not None and weights_dir.is_dir():
+            yield from _model_folders(weights_dir, [self.repo])
+            yield weights_dir
+        caches = [None] if weights_dir is None else [weights_dir, weights_dir / "hub", None]
+        names = [name for part in self.parts for name in _PART_FILES[part]]
+        for cache in caches:
+            if found := hub.cached_file(self.repo, names, cache):
+                yield found.parent
+
+
+Asset: TypeAlias = WeightsFile | Snapshot
+
+
+def assets(spec: EncoderSpec, side: Side) -> tuple[Asset, ...]:
+    """List what an encoder needs from outside the installed packages."""
+    if spec.start is not None:  # learned prompts begin as what this encoder says
+        return assets(spec.start, side)
+    if spec.family == "timm":
+        return (_timm_weights(spec),) if spec.weights == "pretrained" else ()
+    if spec.family == "clip":
+        text = _clip_text_config(spec) if side == "text" else {}
+        found: list[Asset] = [_clip_weights(spec)] if spec.weights == "pretrained" else []
+        if name := text.get("hf_model_name"):
+            found.append(Snapshot(f"the configuration of {name}", name, ("configuration",)))
+        if name := text.get("hf_tokenizer_name"):
+            found.append(Snapshot(f"the tokenizer {name}", name, ("tokenizer",)))
+        return tuple(found)
+    if spec.family == "hf":
+        parts: tuple[Part, ...] = ("configuration", "tokenizer")
+        if spec.weights == "pretrained":
+            parts = ("configuration", "weights", "tokenizer")
+        return (Snapshot(f"{', '.join(parts)} of {spec.model}", spec.model, parts),)
+    return ()
+
+
+def _clip_text_config(spec: EncoderSpec) -> dict[str, Any]:
+    import open_clip  # noqa: PLC0415  takes a second, which runs without its towers save
+
+    config: dict[str, Any] = open_clip.get_model_config(spec.model)["text_cfg"]
+    return config
+
+
+def _timm_weights(spec: EncoderSpec) -> WeightsFile:
+    cfg = timm.models.get_pretrained_cfg(spec.model)
+    base = spec.model.partition(".")[0]
+    tagged = f"{base}.{cfg.tag}" if cfg.tag else base
+    url = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
+    filename = cfg.hf_hub_filename or "pytorch_model.bin"
+    return WeightsFile(
+        what=f"pretrained weights {tagged}",
+        names=tuple(dict.fromkeys((spec.model, tagged, base))),
+        repo=cfg.hf_hub_id.partition("@")[0] if cfg.hf_hub_id else None,
+        filenames=(_safe_name(filename), filename),
+        url=url or None,
+        architecture=base,
+        scratch=f"{base}:scratch",
+    )
+
+
+def _clip_weights(spec: EncoderSpec) -> WeightsFile:
+    import open_clip  # noqa: PLC0415
+
+    cfg = open_clip.get_pretrained_cfg(spec.model, spec.tag)
+    repo, _, filename = cfg.get("hf_hub", "").rpartition("/")
+    filename = filename or "open_clip_pytorch_model.bin"
+    url = cfg.get("url") or None
+    names = [f"{spec.model}-{spec.tag}", f"{spec.model}.{spec.tag}", spec.model]
+    return WeightsFile(
+        what=f"pretrained weights {spec.tag} of {spec.model}",
+        names=(*names, Path(url).stem) if url else tuple(names),
+        repo=repo or None,
+        filenames=(_safe_name(filename), filename),
+        url=url,
+        architecture=None,
+        scratch=f"clip:{spec.model}:scratch",
+    )
+
+
+def _safe_name(filename: str) -> str:
+    return _SAFE_NAMES.get(filename) or str(Path(filename).with_suffix(".safetensors"))
+
+
+def _model_folders(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Folders inside `folder` that carry a model's or a repository's name."""
+    for name in names:
+        for spelling in (name, name.replace("/", "--"), name.rsplit("/", 1)[-1]):
+            if (candidate := folder / spelling).is_dir():
+                yield candidate
+
+
+def _weights_in(folder: Path) -> Path | None:
+    """Pick the weights of a model's folder: the usual names first, else the only file there is."""
+    for name in _PREFERRED_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES)
+    return files[0] if len(files) == 1 else None
+
+
+def _has_part(folder: Path, part: Part) -> bool:
+    if any((folder / name).is_file() for name in _PART_FILES[part]):
+        return True
+    if part != "weights":
+        return False
+    for name in _PART_FILES["weights"]:  # large models come in shards, listed in an index
+        shards = set(_json(folder / f"{name}.index.json").get("weight_map", {}).values())
+        if shards and all((folder / shard).is_file() for shard in shards):
+            return True
+    return False
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read the object in a JSON file; empty if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _network_ways(source: str | None) -> tuple[str, ...]:
+    if source is None:
+        return ()
+    return ("run `python train_clip.py prefetch` (with a network, then copy its hub cache here)",)
+
+
+def _named(weights_dir: Path | None) -> str:
+    if weights_dir is None:
+        return 'a folder that "weights_dir" names'
+    return f"the weights_dir {weights_dir}{'' if weights_dir.exists() else ' (which is not there)'}"

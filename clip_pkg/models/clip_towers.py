@@ -1,0 +1,142 @@
+"""One tower of an open_clip model, without the other.
+
+Legend: L context length, W width of the text transformer, E embedding size of the CLIP model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, _build_text_tower, _build_vision_tower
+from torch import Tensor, nn
+
+from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.models.state_dicts import load_strictly, read_state_dict
+
+# Where CLIP, the class, keeps its text tower; CustomTextCLIP has it under `text.`
+_TEXT_KEYS = (
+    "positional_embedding",
+    "token_embedding.",
+    "transformer.",
+    "ln_final.",
+    "text_projection",
+)
+_POSITIONS = ("positional_embedding", "attnpool.positional_embedding")
+
+
+def embedding_size(spec: EncoderSpec) -> int:
+    """E of the open_clip model, the size of both towers' features."""
+    return int(_config(spec)["embed_dim"])
+
+
+def normalisation(spec: EncoderSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of the images the weights were trained on."""
+    cfg = _tag_config(spec)
+    if not cfg:
+        return tuple(OPENAI_DATASET_MEAN), tuple(OPENAI_DATASET_STD)
+    return tuple(cfg["mean"]), tuple(cfg["std"])
+
+
+def model_config(spec: EncoderSpec, embed_dim: int, img_size: int) -> dict[str, Any]:
+    """open_clip's configuration of the model, for other sizes and with the weights' own QuickGELU.
+
+    A visual tower of timm keeps its own size: it follows from its name.
+    """
+    config = _config(spec)
+    if not config["vision_cfg"].get("timm_model_name"):
+        config["vision_cfg"]["image_size"] = img_size
+    return {**config, "embed_dim": embed_dim, "quick_gelu": _quick_gelu(spec, config)}
+
+
+def visual_tower(spec: EncoderSpec, img_size: int, weights: Path | None) -> nn.Module:
+    """Image tower, [B, 3, img_size, img_size] → [B, E].
+
+    weights: a whole CLIP model's file; position embeddings are resampled to img_size. None leaves
+    the tower as initialised. Raises CheckpointError if the file does not fit.
+    """
+    config = _config(spec)
+    cfg = CLIPVisionCfg(**config["vision_cfg"])
+    cfg.output_tokens = False
+    if not cfg.timm_model_name:
+        cfg.image_size = img_size
+    # open_clip's public constructors always build both towers; these two are what they call.
+    tower = _build_vision_tower(config["embed_dim"], cfg, _quick_gelu(spec, config))
+    if weights is not None:
+        state = _visual_state(read_state_dict(weights))
+        _resample_positions(state, tower)
+        load_strictly(tower, state, source=str(weights))
+    if cfg.timm_model_name and cfg.image_size != img_size:
+        tower.set_input_size(img_size)
+    visual: nn.Module = tower
+    return visual
+
+
+def text_tower(spec: EncoderSpec, weights: Path | None, hf_folder: Path | None) -> nn.Module:
+    """Text tower, token ids [M, L] → [M, E].
+
+    hf_folder: the transformers configuration of towers that open_clip takes from there.
+    Raises CheckpointError if the file does not fit.
+    """
+    config = _config(spec)
+    cfg = CLIPTextCfg(**config["text_cfg"])
+    cfg.output_tokens = False
+    cfg.hf_model_pretrained = False
+    if hf_folder is not None:
+        cfg.hf_model_name = str(hf_folder)
+    tower: nn.Module = _build_text_tower(config["embed_dim"], cfg, _quick_gelu(spec, config))
+    if weights is not None:
+        state = _text_state(read_state_dict(weights))
+        # A buffer that transformers stopped saving.
+        state.pop("transformer.embeddings.position_ids", None)
+        load_strictly(tower, state, source=str(weights))
+    return tower
+
+
+def _config(spec: EncoderSpec) -> dict[str, Any]:
+    config: dict[str, Any] = open_clip.get_model_config(spec.model)
+    return config
+
+
+def _tag_config(spec: EncoderSpec) -> Mapping[str, Any]:
+    """Look up what open_clip says about the pretrained weights; empty from scratch."""
+    found: Mapping[str, Any] = (
+        open_clip.get_pretrained_cfg(spec.model, spec.tag) if spec.tag else {}
+    )
+    return found
+
+
+def _quick_gelu(spec: EncoderSpec, config: Mapping[str, Any]) -> bool:
+    """Whether the weights were trained with QuickGELU, which open_clip leaves to its callers."""
+    return bool(_tag_config(spec).get("quick_gelu", config.get("quick_gelu", False)))
+
+
+def _visual_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "visual."
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+
+
+def _text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    inner = {n.removeprefix("text."): v for n, v in state.items() if n.startswith("text.")}
+    return inner or {n: value for n, value in state.items() if n.startswith(_TEXT_KEYS)}
+
+
+def _resample_positions(state: dict[str, Tensor], tower: nn.Module) -> None:
+    """Fit position embeddings of a square grid (after one class token) to the tower's grid."""
+    own = tower.state_dict()
+    for name in _POSITIONS:
+        if name not in state or name not in own or state[name].shape == own[name].shape:
+            continue
+        token, grid = state[name][:1], state[name][1:].float()
+        old, new = math.isqrt(len(grid)), math.isqrt(len(own[name]) - 1)
+        if old * old != len(grid):
+            continue  # not a grid; the strict load names it
+        square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+        square = F.interpolate(square, size=(new, new), mode="bicubic", antialias=True)
+        state[name] = F.pad(square.permute(0, 2, 3, 1).reshape(new * new, -1), (0, 0, 1, 0))
+        state[name][:1] = token

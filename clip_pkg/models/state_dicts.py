@@ -1,0 +1,199 @@
+"""Tensors of a TorchScript archive, read without running the program inside it.
+
+OpenAI publishes its CLIP weights in this form. `torch.jit.load` would bring the archive's program
+to life; here only its tensors are taken, and a pickle that asks for anything else is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from clip_pkg.base.errors import CheckpointError
+
+_STORAGE_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class _Object:
+    """Stands in for any class of the archive's program: attributes, no behaviour."""
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether the file is a TorchScript archive (a zip with program code in it)."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by their path in the module tree, as `state_dict()` names them.
+
+    Raises pickle.UnpicklingError if the archive holds anything but a tree of tensors, and whatever
+    a damaged zip raises.
+    """
+    with zipfile.ZipFile(path) as archive:
+        data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        root = _TensorUnpickler(archive, data.removesuffix("data.pkl")).load()
+    return dict(_tensors(root, ""))
+
+
+def _tensors(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vars(node).items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, _Object):
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Resolves tensors, plain containers and `_Object` only, so that nothing in a file can run."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
+        self._archive = archive
+        self._root = root
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Resolve a global of the pickle. Raises UnpicklingError for everything not listed."""
+        if module == "__torch__" or module.startswith("__torch__."):
+            return _Object
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        known: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("torch.jit._pickle", "restore_type_tag"): lambda value, _type: value,
+        }
+        if module == "torch.jit._pickle" and name.startswith("build_") and name.endswith("list"):
+            return list
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"refers to {module}.{name}")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Read one storage, named `("storage", dtype, key, device, number of elements)`."""
+        _, dtype, key, _, _ = pid
+        data = bytearray(self._archive.read(f"{self._root}data/{key}"))
+        return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+
+def _rebuild_tensor(
+    storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training programs put the weights
+_PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by data-parallel training
+_SHOWN = 6
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file, a torch checkpoint or a TorchScript archive, on CPU.
+
+    Nothing in the file is executed. Raises CheckpointError if it is unreadable or would need to be.
+    """
+    try:
+        content = _read(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, because it holds more than tensors and loading it could run code "
+            f"({_first_line(error)}). Save the model's state_dict() with torch.save or safetensors."
+        ) from error
+    except Exception as error:  # a damaged file can raise anything inside the readers
+        raise CheckpointError(
+            f"{path}: not a readable weights file ({_first_line(error)}); copy it again"
+        ) from error
+    state = _unwrapped(content)
+    if not state:
+        raise CheckpointError(f"{path}: holds no named tensors; expected a model's state_dict()")
+    return state
+
+
+def load_strictly(
+    module: nn.Module, state: Mapping[str, Tensor], *, source: str, extra: Iterable[str] = ()
+) -> None:
+    """Load `state` into `module`, every tensor of it.
+
+    extra: prefixes of names that `state` may have beyond the module's, such as a classifier's.
+    source: what the tensors came from, for the message.
+    Raises CheckpointError that lists missing, unexpected and differently shaped tensors.
+    """
+    own = module.state_dict()
+    allowed = tuple(extra)
+    # Absent in checkpoints of old torch versions; torch fills it in, and nothing here reads it.
+    missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in state if n not in own and not n.startswith(allowed)]
+    shapes = [
+        f"{name} is {list(state[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if missing or unexpected or shapes:
+        raise CheckpointError(mismatch(source, missing, unexpected, shapes))
+    module.load_state_dict({n: state[n] for n in own if n in state}, strict=False)
+
+
+def mismatch(
+    source: str, missing: list[str], unexpected: list[str], shapes: list[str] | None = None
+) -> str:
+    """One sentence per kind of difference between a file and a model."""
+    parts = [f"{source}: does not fit the model"]
+    for what, names in (
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("other shape", shapes or []),
+    ):
+        if names:
+            rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts.append(f"{what} ({len(names)}): {', '.join(names[:_SHOWN])}{rest}")
+    return "; ".join(parts)
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    if is_torchscript(path):
+        return read_torchscript(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unwrapped(content: Any) -> dict[str, Tensor]:
+    """Take the tensors out of what training programs wrap around them."""
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        return {}
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else type(error).__name__

@@ -1,1 +1,0 @@
-"""Self-supervised training of image encoders, before the folds."""

@@ -1,0 +1,144 @@
+"""Scores of all configs and of each class, with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from clip_pkg.base.errors import shown
+from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.report.curves import wilson_interval
+from clip_pkg.report.drawing import (
+    BAR,
+    FIRST,
+    INK,
+    MUTED,
+    SECOND,
+    Caption,
+    Drawing,
+    draw,
+    legend_below,
+)
+from clip_pkg.report.figures.confusion import shortened_label
+from clip_pkg.report.figures.thresholds import DASHES
+from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.report.tables import SCORES, spread_text
+from clip_pkg.results.comparison_records import Comparison, DataSetComparison
+
+
+def per_class(outcome: ConfigOutcome) -> Drawing:
+    """A bar per class for recall, a mark for precision; both with 95 % intervals."""
+    counts = outcome.confusion
+    right, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    rows = np.arange(len(counts))
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        for offset, totals, role, marker in (
+            (-0.17, support, FIRST, "o"),
+            (0.21, predicted, SECOND, "D"),
+        ):
+            known = totals > 0
+            share = right[known] / totals[known]
+            low, high = (edge[known] for edge in wilson_interval(right.astype(float), totals))
+            if role is FIRST:
+                axes.barh(rows[known] + offset, share, height=0.42, color=BAR.light, linewidth=0)
+            axes.errorbar(
+                share,
+                rows[known] + offset,
+                xerr=[(share - low).clip(0), (high - share).clip(0)],
+                fmt=marker,
+                color=role.light,
+                markersize=4.5,
+                elinewidth=1.3,
+                label="Recall" if role is FIRST else "Precision",
+            )
+        for row, count in enumerate(support.tolist()):
+            axes.text(1.03, row, f"{count}", va="center", color=INK.light, fontsize=11)
+        axes.text(1.03, -0.95, "n", va="center", color=MUTED.light, fontsize=11)
+        axes.set_yticks(rows, [shortened_label(name) for name in outcome.classes])
+        axes.set(xlim=(0, 1.12), ylim=(len(rows) - 0.4, -1.3))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+        axes.grid(visible=False, axis="y")
+        legend_below(canvas, axes)
+
+    hardest = outcome.hardest_class
+    caption = Caption(
+        "per_class",
+        "Scores per class",
+        f"Recall and precision of {len(rows)} classes with 95 % intervals and support. Lowest "
+        f"recall: {outcome.classes[hardest]}, {right[hardest]} of {support[hardest]} images.",
+        "n: out-of-fold images of the class. Intervals: 95 % Wilson, which take images as "
+        "independent; with several images per patient they are too narrow.",
+    )
+    return draw(440, 100 + 34 * len(rows), caption, fill)
+
+
+LONGEST_NAME = 26
+
+
+def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
+    """A row per config: dots for folds, a diamond for their mean, a bar for the pooled interval."""
+    metric = comparison.metric
+    unit = "%" if metric in PERCENT else ""
+    title = SCORES.get(metric, metric).partition(",")[0]
+    rows = data_set.rows
+    spreads = [getattr(row, comparison.epoch).get(metric) for row in rows]
+
+    def fill(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        for place, (row, spread) in enumerate(zip(rows, spreads, strict=True)):
+            pooled = row.pooled.get(metric)
+            if pooled is not None and pooled.interval is not None:
+                axes.plot(
+                    [pooled.interval.low, pooled.interval.high],
+                    [place, place],
+                    color=BAR.light,
+                    linewidth=9,
+                    solid_capstyle="butt",
+                    zorder=1,
+                    label="95 % CI, pooled",
+                )
+            values = [value for value in row.fold_scores if value is not None]
+            axes.plot(
+                values, [place] * len(values), "o", color=FIRST.light, markersize=5, label="Folds"
+            )
+            if spread is not None and spread.mean is not None:
+                axes.plot([spread.mean], [place], "D", color=INK.light, markersize=6, label="Mean")
+        _mark_majority(canvas, data_set, metric)
+        axes.set_yticks(range(len(rows)), [_name(row.name) for row in rows])
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"{title}, {unit}" if unit else title)
+        axes.grid(visible=False, axis="y")
+        legend_below(canvas, axes)
+
+    words = "; ".join(
+        f"{shown(row.name)} {spread_text(spread, metric)}"
+        for row, spread in zip(rows[:10], spreads, strict=False)
+    )
+    caption = Caption(
+        "fold_scores",
+        f"{title} of every fold",
+        f"{title} of {len(rows)} configurations, the best first: {words}.",
+        "Folds share most of their training images, so the spread of the dots is smaller than that "
+        "of independent repetitions.",
+    )
+    return draw(500, 96 + 30 * len(rows), caption, fill)
+
+
+def _mark_majority(canvas: Figure, data_set: DataSetComparison, metric: str) -> None:
+    """A line for always answering the most frequent class, if it is near enough to be seen."""
+    (axes,) = canvas.axes
+    baseline = next((one for one in data_set.baselines if one.name.startswith("majority")), None)
+    spread = None if baseline is None else baseline.scores.get(metric)
+    if spread is None or spread.mean is None:
+        return
+    low, high = axes.get_xlim()
+    if low - (high - low) < spread.mean:
+        axes.axvline(
+            spread.mean, color=MUTED.light, linestyle=DASHES, linewidth=1.3, label="Majority class"
+        )
+
+
+def _name(name: str) -> str:
+    text = shown(name)
+    return text if len(text) <= LONGEST_NAME else f"…{text[-LONGEST_NAME + 1 :]}"

@@ -1,0 +1,241 @@
+"""`cv_summary.json`: one config's folds as publishable numbers, from the folds' files alone.
+
+Scores with a percent sign in the log (`acc`, `balanced_acc`, `mAP`) are percentages here too; all
+others are fractions. A fold that is missing or diverged is named and takes no part in any average.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.metrics.classification import (
+    PERCENT,
+    TOP_K,
+    ClassificationMetrics,
+    classification_metrics,
+    history_scores,
+)
+from clip_pkg.results.fold_files import ConfigFiles, read_config_files
+from clip_pkg.results.intervals import confidence_intervals
+from clip_pkg.results.pretraining_rows import pretraining_block
+from clip_pkg.results.summary_schema import SCHEMA_VERSION
+from clip_pkg.study.predictions import Predictions
+from clip_pkg.study.tasks import FoldResult
+
+Scores: TypeAlias = Mapping[str, float | None]
+DDOF = 1  # sample standard deviation
+
+
+def summarize(paths: ConfigPaths) -> dict[str, Any]:
+    """Build the summary of one config from its folder and write `cv_summary.json`.
+
+    Raises RunFolderError when the folder is no result folder or its files contradict each other.
+    """
+    summary = build_summary(read_config_files(paths))
+    write_json(paths.summary, summary)
+    return summary
+
+
+def build_summary(files: ConfigFiles) -> dict[str, Any]:
+    """Make numbers of a config's files, as `summary_schema.CvSummary` describes them.
+
+    Raises RunFolderError when its files contradict each other.
+    """
+    folds, folds_info = files.folds, files.folds_info
+    results = [fold.result for fold in folds]
+    done = [result for result in results if result is not None]
+    pooled, pooled_last = files.pooled(), files.pooled(last=True)
+    metrics = None if pooled is None else _metrics(pooled)
+    pretraining = pretraining_block(files)
+    images = sum(sum(fold["val_per_class"].values()) for fold in folds_info["folds"])
+    best = {
+        **_epoch_block("fold_best_epoch", [(r.best_epoch, r.best) if r else None for r in results]),
+        "out_of_fold": _out_of_fold(metrics, images),
+    }
+    last = {
+        **_epoch_block("fold_last_epoch", [(r.last_epoch, r.last) if r else None for r in results]),
+        "out_of_fold": _out_of_fold(None if pooled_last is None else _metrics(pooled_last), images),
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": dict(files.config),
+        "n_folds": len(folds),
+        "status": {f"fold_{fold.number}": fold.status for fold in folds},
+        "complete": len(done) == len(folds),
+        "units": {"percent": sorted(PERCENT), "all other scores": "fractions; losses in nats"},
+        "epoch_choice": _epoch_choice(files.config),
+        "fold_results": {
+            "fold": [fold.number for fold in folds],
+            "fold_best_epoch": best["fold_results"]["fold_best_epoch"],
+            "fold_n_train": [result and result.n_train for result in results],
+            "fold_n_val": [result and result.n_val for result in results],
+            "fold_stopped_early": [result and result.stopped_early for result in results],
+            **best["fold_results"],
+        },
+        "average_results": best["average_results"],
+        "best_epoch": best,
+        "last_epoch": last,
+        "test": _test(results),
+        "baselines": {
+            "majority_class": _majority_baseline(folds_info),
+            "untrained_model": _averages([result.untrained for result in done]),
+        },
+        "out_of_fold": best["out_of_fold"],
+        **_class_tables(metrics, () if pooled is None else pooled.classes),
+        "confidence_intervals": (
+            None
+            if pooled is None or any(fold.status == "missing" for fold in folds)
+            else confidence_intervals(pooled, folds_info)
+        ),
+        "pretraining": pretraining,
+        "failures": {
+            f"fold_{fold.number}": {"kind": fold.failure.kind, "reason": fold.failure.reason}
+            for fold in folds
+            if fold.result is None and fold.failure is not None
+        },
+        "identity": asdict(files.identity),
+        "data_fingerprint": folds_info["data_fingerprint"],
+        "splits_hash": folds_info["splits_hash"],
+        "environment": _shared([result.environment for result in done]),
+        "timing": {
+            "fold_seconds": [result and round(result.seconds, 3) for result in results],
+            "fold_train_seconds": [result and round(result.train_seconds, 3) for result in results],
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+        "notices": sorted(
+            {
+                *(note for result in done for note in result.notices),
+                *(() if pretraining is None else pretraining["notices"]),
+            }
+        ),
+    }
+
+
+def without_times(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a summary that two equal runs share."""
+    shared = {key: value for key, value in summary.items() if key != "timing"}
+    if summary.get("pretraining"):
+        times = ("seconds", "train_images_per_second")
+        block = summary["pretraining"].items()
+        shared["pretraining"] = {key: value for key, value in block if key not in times}
+    return shared
+
+
+def _epoch_choice(config: Mapping[str, Any]) -> str:
+    monitor = config["early_stopping_monitor"]
+    if config["inner_val_fraction"] > 0:
+        return (
+            f"best epoch by {monitor} on an inner validation split of the training fold; the "
+            "reported fold had no say"
+        )
+    return (
+        f"best epoch by {monitor} on the reported fold itself, which makes best-epoch scores "
+        "optimistic; last_epoch scores involve no choice"
+    )
+
+
+def _epoch_block(name: str, epochs: Sequence[tuple[int | None, Scores] | None]) -> dict[str, Any]:
+    """Scores at one epoch of each fold, which is called `name`; None for folds without."""
+    return {
+        "fold_results": {
+            name: [one and one[0] for one in epochs],
+            **_columns([one and one[1] for one in epochs]),
+        },
+        "average_results": _averages([one[1] for one in epochs if one is not None]),
+    }
+
+
+def _test(results: Sequence[FoldResult | None]) -> dict[str, Any] | None:
+    """Scores on the test images, which no fold trained on; None without such images."""
+    rows = [result.test if result and result.n_test else None for result in results]
+    tested = [row for row in rows if row is not None]
+    if not tested:
+        return None
+    return {
+        "n": max(result.n_test for result in results if result),
+        "model": "of the epoch that validation chose",
+        "top_k_is": TOP_K,
+        "fold_results": _columns(rows),
+        "average_results": _averages(tested),
+    }
+
+
+def _columns(rows: Sequence[Scores | None]) -> dict[str, list[float | None]]:
+    names = next((list(row) for row in rows if row is not None), [])
+    return {f"fold_{name}": [row and row[name] for row in rows] for name in names}  # type: ignore[misc]
+
+
+def _averages(rows: Sequence[Scores]) -> dict[str, Any]:
+    """Mean and sample standard deviation of each column over the folds where it is defined."""
+    averages: dict[str, Any] = {"n": len(rows), "ddof": DDOF}
+    for name in rows[0] if rows else ():
+        values = [value for row in rows if (value := row[name]) is not None]
+        averages[f"avg_{name}"] = statistics.fmean(values) if values else None
+        averages[f"std_{name}"] = statistics.stdev(values) if len(values) > DDOF else None
+        if len(values) < len(rows):
+            averages[f"n_{name}"] = len(values)
+    return averages
+
+
+def _majority_baseline(folds_info: Mapping[str, Any]) -> dict[str, Any]:
+    """What always answering the training fold's largest class would score."""
+    rows: list[Scores] = []
+    for fold in folds_info["folds"]:
+        train, val = fold["train_per_class"], fold["val_per_class"]
+        answer = max(train, key=lambda name: (train[name], name))
+        present = sum(1 for count in val.values() if count)
+        rows.append(
+            {
+                "val_acc": 100 * val[answer] / sum(val.values()),
+                "val_balanced_acc": 100 / present if val[answer] else 0.0,
+            }
+        )
+    return _averages(rows)
+
+
+def _metrics(pooled: Predictions) -> ClassificationMetrics:
+    return classification_metrics(pooled.probabilities, pooled.targets)
+
+
+def _out_of_fold(metrics: ClassificationMetrics | None, images: int) -> dict[str, Any] | None:
+    """Scores over all out-of-fold predictions at once, each image counted once."""
+    if metrics is None:
+        return None
+    return {
+        **history_scores(metrics),
+        "n": metrics.n,
+        "n_planned": images,
+        "top_k_is": metrics.k,
+        "defined_classes": dict(metrics.defined_classes),
+    }
+
+
+def _class_tables(metrics: ClassificationMetrics | None, classes: Sequence[str]) -> dict[str, Any]:
+    """Each class against the rest, and which class was taken for which."""
+    if metrics is None:
+        return {"per_class": None, "confusion_matrix": None}
+    table = metrics.to_json()
+    return {
+        "per_class": dict(zip(classes, table["per_class"], strict=True)),
+        "confusion_matrix": {
+            "classes": list(classes),
+            "rows": "true class",
+            "columns": "predicted class",
+            "counts": table["confusion_matrix"],
+        },
+    }
+
+
+def _shared(environments: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """Facts that all folds share, and those in which they differ as lists."""
+    keys = dict.fromkeys(key for environment in environments for key in environment)
+    values = {key: list(np.unique([e.get(key, "") for e in environments])) for key in keys}
+    return {k: str(v[0]) if len(v) == 1 else [str(one) for one in v] for k, v in values.items()}

@@ -1,0 +1,438 @@
+"""What `cv_summary.json` holds: every block and key, with unit and meaning, as a schema.
+
+`CvSummary` checks a summary and prints itself as JSON Schema; docs/cv_summary.md is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.config.schema_nodes import Node, describe, options
+
+SCHEMA_VERSION = 2
+
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Percent: TypeAlias = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Correlation: TypeAlias = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Epoch: TypeAlias = Annotated[int, Field(ge=1)]
+Interval: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Status: TypeAlias = Literal["done", "diverged", "failed", "missing"]
+
+
+class Block(BaseModel):
+    """Base: as written, nothing beside what is described."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Units(Block):
+    """Units of scores."""
+
+    percent: list[str] = Field(description="Scores in percent, with and without `val_`.")
+    others: str = Field(alias="all other scores", description="The unit of all others.")
+
+
+class FoldColumns(Block):
+    """A list per column, one entry per fold in the order of their numbers; null for no result."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[Number | None]]
+
+
+class FoldResults(FoldColumns):
+    """Each fold at its best epoch; further columns are `fold_val_<score>` and losses."""
+
+    fold: list[Epoch] = Field(description="Numbers of the folds, from 1.")
+    fold_best_epoch: list[Epoch | None] = Field(description="Epoch that was chosen, from 1.")
+    fold_n_train: list[Count | None] = Field(description="Images trained on.")
+    fold_n_val: list[Count | None] = Field(description="Images reported on.")
+    fold_stopped_early: list[bool | None] = Field(description="Whether early stopping ended it.")
+
+
+class BestEpochColumns(FoldColumns):
+    """Each fold at its best epoch."""
+
+    fold_best_epoch: list[Epoch | None] = Field(description="Epoch that was chosen, from 1.")
+
+
+class LastEpochColumns(FoldColumns):
+    """Each fold at its last epoch."""
+
+    fold_last_epoch: list[Epoch | None] = Field(description="Last epoch, from 1.")
+
+
+class Averages(Block):
+    """Over the folds with a result: `avg_<column>`, `std_<column>`.
+
+    Where a score is undefined in some of these folds, `n_<column>` says in how many it is not.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number | None]
+    n: Count = Field(description="Folds with a result.")
+    ddof: Literal[1] = Field(description="Of the sample standard deviation.")
+
+
+class OutOfFold(Block):
+    """Scores over all out-of-fold predictions at once, each image counted once."""
+
+    acc: Percent = Field(description="Share of images whose most probable class is theirs.")
+    balanced_acc: Percent | None = Field(description="Mean recall over classes with images.")
+    mAP: Percent | None = Field(  # noqa: N815 - as the log writes it
+        description="Mean over classes of average precision from the probabilities."
+    )
+    precision: Fraction | None = Field(description="Mean precision over classes (macro).")
+    recall: Fraction | None = Field(description="Mean recall over classes (macro).")
+    f1: Fraction | None = Field(description="Mean F1 over classes (macro).")
+    auroc: Fraction | None = Field(
+        description="Mean over classes of the area under the ROC curve, one class against the rest."
+    )
+    specificity: Fraction | None = Field(description="Mean specificity over classes (macro).")
+    precision_weighted: Fraction | None = Field(description="Precision weighted by support.")
+    recall_weighted: Fraction | None = Field(description="Recall weighted by support.")
+    f1_weighted: Fraction | None = Field(description="F1 weighted by support.")
+    mcc: Correlation | None = Field(description="Matthews correlation of several classes (R_K).")
+    kappa: Correlation | None = Field(description="Cohen's kappa, unweighted.")
+    top_k: Fraction | None = Field(
+        description="Share of images whose class is among the `top_k_is` most probable; null where "
+        "that is all of them."
+    )
+    log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        description="Mean −log of the true class's probability, in nats."
+    )
+    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = Field(
+        description="Mean over images of the squared error summed over classes, 0 to 2."
+    )
+    ece: Fraction = Field(description="Expected calibration error over 15 equally wide bins.")
+    n: Count = Field(description="Images with a prediction.")
+    n_planned: Count = Field(description="Images that all folds together report on.")
+    top_k_is: Count = Field(description="k of `top_k`.")
+    defined_classes: dict[str, Count] = Field(
+        description="Over how many classes each mean was taken; the others are null in `per_class`."
+    )
+
+
+class BestEpoch(Block):
+    """Scores at the epoch that `epoch_choice` describes."""
+
+    fold_results: BestEpochColumns
+    average_results: Averages
+    out_of_fold: OutOfFold | None
+
+
+class LastEpoch(Block):
+    """Scores at the last epoch, which involve no choice."""
+
+    fold_results: LastEpochColumns
+    average_results: Averages
+    out_of_fold: OutOfFold | None
+
+
+class TestImages(Block):
+    """Scores on the config's test images: each fold's model looked at all of them, once."""
+
+    n: Count = Field(description="Test images.")
+    model: Literal["of the epoch that validation chose"]
+    top_k_is: Count = Field(description="k of `top_k`.")
+    fold_results: FoldColumns = Field(description="`fold_test_<score>` of each fold.")
+    average_results: Averages = Field(
+        description="Their means over folds; the spread is that of the training sets, not of the "
+        "test images, which all folds share."
+    )
+
+
+class Baselines(Block):
+    """What costs nothing, as means over folds."""
+
+    majority_class: Averages = Field(
+        description="Always answering the most frequent class of the training fold."
+    )
+    untrained_model: Averages = Field(description="The model before its first step.")
+
+
+class PerClass(Block):
+    """One class against the rest, over all out-of-fold predictions; null where undefined."""
+
+    support: Count = Field(description="Images of the class.")
+    predicted: Count = Field(description="Images predicted as the class.")
+    precision: Fraction | None = Field(
+        description="TP / (TP + FP); null if the class is never predicted or has no images."
+    )
+    recall: Fraction | None = Field(description="TP / (TP + FN); null without images.")
+    f1: Fraction | None = Field(description="2·TP / (2·TP + FP + FN); null without images.")
+    specificity: Fraction | None = Field(
+        description="TN / (TN + FP); null if all images are of the class."
+    )
+    average_precision: Fraction | None = Field(
+        description="Σ (R_k − R_k−1)·P_k over distinct probabilities; null if the class has no "
+        "images or all of them."
+    )
+    auroc: Fraction | None = Field(description="Area under the ROC curve; null as before.")
+
+
+class ConfusionMatrix(Block):
+    """Counts over all out-of-fold predictions."""
+
+    classes: list[str] = Field(description="Order of rows and columns.")
+    rows: Literal["true class"]
+    columns: Literal["predicted class"]
+    counts: list[list[Count]] = Field(description="One list per true class.")
+
+
+class ConfidenceIntervals(Block):
+    """Bootstrap intervals of pooled scores: what other images would have changed."""
+
+    method: str = Field(description="How they were made.")
+    level: Fraction = Field(description="Of each interval.")
+    resamples: Count = Field(description="How many times images were drawn anew.")
+    seed: Count = Field(description="Of the draws.")
+    drawn: str = Field(
+        description="What is drawn with replacement within each class: images, or groups of images "
+        "that belong together (patients, copies)."
+    )
+    out_of_fold: dict[str, Interval | None] = Field(
+        description="[low, high] by score, in the units of `out_of_fold`; null where the score is "
+        "undefined in too many resamples, or is no mean of independent images (`ece`)."
+    )
+    per_class: dict[str, dict[str, Interval | None]] = Field(
+        description="The same by class for precision, recall, f1, average_precision and auroc."
+    )
+
+
+class PretrainingMeasures(Block):
+    """Means over runs of what the features of a pre-trained encoder are worth; null: unknown."""
+
+    alignment: Number | None = Field(
+        description="Mean squared distance of two views of an image on the sphere; 0 is perfect."
+    )
+    uniformity: Number | None = Field(
+        description="Log of the mean Gaussian kernel over pairs of images; less is more uniform."
+    )
+    effective_rank: Number | None = Field(
+        description="Dimensions that the features use, 1 for features that are all alike."
+    )
+    feature_std: Number | None = Field(
+        description="Standard deviation of a dimension on the sphere; 0 after a collapse."
+    )
+    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
+    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
+
+
+class UntrainedProbes(Block):
+    """The same probes of the encoder before its first step."""
+
+    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
+    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
+
+
+class Pretraining(Block):
+    """What the image encoder learned from before the folds; probes use labels, training does not.
+
+    The one loss that does is `supcon`.
+    """
+
+    loss: str = Field(description="Its type.")
+    settings: dict[str, Any] = Field(description="Parameters of the loss.")
+    images: Literal["train_fold", "all", "folder"] = Field(
+        description="`train_fold`: those of the fold; `all`: pixels of validation images too; "
+        "`folder`: others."
+    )
+    epochs: Epoch = Field(description="Planned passes over the images.")
+    shared_by_folds: bool = Field(description="Whether all folds start from one run.")
+    runs: list[str | None] = Field(
+        description="Folders relative to this file's, one per fold, or one for all."
+    )
+    seconds: Number | None = Field(description="Of all different runs together.")
+    train_images_per_second: Number | None = Field(
+        description="Median over epochs, mean over runs."
+    )
+    last: PretrainingMeasures = Field(description="After the last epoch.")
+    untrained: UntrainedProbes = Field(description="Before the first step.")
+    collapsed: bool = Field(
+        description="Whether the features of a run are (almost) alike: effective rank below 2, or "
+        "a notice of the run that says so."
+    )
+    notices: list[str] = Field(description="What a reader should know; also in the file's own.")
+
+
+class Failure(Block):
+    """Why a fold has no result."""
+
+    kind: str = Field(description="`diverged`, `out of memory`, `crash`, …")
+    reason: str = Field(description="In words.")
+
+
+class Digests(Block):
+    """SHA-256 of all that the numbers follow from; equal runs have equal ones."""
+
+    config: str = Field(description="The settings that decide the numbers.")
+    data: str = Field(
+        description="Path, label, group and content of every image; with `test_dir`, of the test "
+        "images too."
+    )
+    splits: str = Field(description="Which image is in which fold.")
+    class_texts: str = Field(description="The prompts of all classes.")
+    code: str = Field(description="The package's sources that make numbers.")
+
+
+class Timing(Block):
+    """How long it took; equal runs differ in this block, and in the speed of `pretraining`."""
+
+    fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
+    fold_train_seconds: list[Number | None] = Field(description="Training steps only, seconds.")
+    written: str = Field(description="When this file was written, UTC, ISO 8601.")
+
+
+class CvSummary(Block):
+    """`cv_summary.json`."""
+
+    schema_version: Literal[2] = Field(description="Of this description.")
+    config: dict[str, Any] = Field(description="The canonical config; see the README's table.")
+    n_folds: Epoch = Field(description="Folds that there should be; 1 for a hold-out.")
+    status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
+    complete: bool = Field(description="Whether every fold is done.")
+    units: Units = Field(description="Of all scores.")
+    epoch_choice: str = Field(description="How the best epoch was chosen, in words.")
+    fold_results: FoldResults = Field(description="Every fold's scores at its best epoch.")
+    average_results: Averages = Field(description="Their means over folds.")
+    best_epoch: BestEpoch = Field(description="The same scores under a name like `last_epoch`.")
+    last_epoch: LastEpoch = Field(description="Scores at the last epoch.")
+    test: TestImages | None = Field(
+        None, description="On the images of `test_dir`; null without it, or without a result."
+    )
+    baselines: Baselines = Field(description="What to compare the scores with.")
+    out_of_fold: OutOfFold | None = Field(description="At the best epochs; null without a result.")
+    per_class: dict[str, PerClass] | None = Field(description="By class, out of fold.")
+    confusion_matrix: ConfusionMatrix | None = Field(description="Out of fold.")
+    confidence_intervals: ConfidenceIntervals | None = Field(
+        description="At the best epochs; null while a fold is missing, and for more than 10 "
+        "million images × classes."
+    )
+    pretraining: Pretraining | None = Field(
+        None, description="Self-supervised training before the folds; null without."
+    )
+    failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
+    identity: Digests = Field(description="Digests of all that the numbers follow from.")
+    data_fingerprint: str = Field(
+        description="Of the images of the folds, as in `folds_info.json`."
+    )
+    splits_hash: str = Field(description="`identity.splits`, as `folds_info.json` calls it.")
+    environment: dict[str, str | list[str]] = Field(
+        description="Versions, device, precision, git revision; a list where folds differ."
+    )
+    timing: Timing = Field(description="Seconds; `without_times` leaves this block out.")
+    notices: list[str] = Field(description="What happened on the way that a reader should know.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CvSummary:
+        """Lists have an entry per fold, and what is null agrees with the folds' status."""
+        done = [state == "done" for state in self.status.values()]
+        for block in (
+            self.fold_results,
+            self.best_epoch.fold_results,
+            self.last_epoch.fold_results,
+            *([] if self.test is None else [self.test.fold_results]),
+            self.timing,
+        ):
+            lists = {name: value for name, value in block if isinstance(value, list)}
+            for name, values in {**lists, **(block.__pydantic_extra__ or {})}.items():
+                if len(values) != self.n_folds:
+                    raise ValueError(f"{name} has {len(values)} entries for {self.n_folds} folds")
+        epochs = self.fold_results.fold_best_epoch
+        if [epoch is not None for epoch in epochs] != done or self.complete != all(done):
+            raise ValueError("status, complete and fold_results contradict each other")
+        if self.average_results.n != sum(done) or (self.out_of_fold is None) == any(done):
+            raise ValueError("averages or out_of_fold are not over the folds that are done")
+        best = self.best_epoch
+        if (best.average_results, best.out_of_fold) != (self.average_results, self.out_of_fold):
+            raise ValueError("best_epoch differs from average_results and out_of_fold")
+        return self
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read a `cv_summary.json` as it was written.
+
+    Raises RunFolderError when there is none, or it is damaged or of another version.
+    """
+    remedy = f"`python train_clip.py summarize {path.parent}` writes it anew"
+    try:
+        text = path.read_text(encoding="utf-8")
+        summary: dict[str, Any] = json.loads(text)
+        CvSummary.model_validate_json(text)
+    except FileNotFoundError:
+        raise RunFolderError(f"{path.parent} has no {path.name}; {remedy}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunFolderError(
+            f"{path} is no summary of version {SCHEMA_VERSION} ({place}: {first['msg']}); {remedy}"
+        ) from None
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged ({error}); {remedy}") from None
+    return summary
+
+
+REFERENCE = "#/$defs/"
+
+
+def summary_reference_markdown() -> str:
+    """Write a table for the file, then one per block in the order of the schema."""
+    schema = CvSummary.model_json_schema(by_alias=True)
+    sections = [_table(schema)]
+    for name in _blocks_below(schema, schema, {}):
+        block = schema["$defs"][name]
+        sections.append(f"### {name}\n\n{block['description']}\n\n{_table(block)}")
+    return "\n".join(sections)
+
+
+def _blocks_below(block: Node, schema: Node, found: dict[str, None]) -> dict[str, None]:
+    """Names of all blocks that `block` leads to, each followed by those below it."""
+    for child in block["properties"].values():
+        for name in _references(child):
+            if name not in found:
+                found[name] = None
+                _blocks_below(schema["$defs"][name], schema, found)
+    return found
+
+
+def _references(node: Node) -> Iterator[str]:
+    for option in options(node):
+        if "$ref" in option:
+            yield option["$ref"].removeprefix(REFERENCE)
+        for inner in (option.get("items"), option.get("additionalProperties")):
+            if isinstance(inner, dict):
+                yield from _references(inner)
+
+
+def _table(block: Node) -> str:
+    rows = ["| key | value | meaning |", "| --- | --- | --- |"]
+    for key, node in block["properties"].items():
+        meaning = str(node.get("description", "")).replace("|", "\\|")
+        rows.append(f"| `{key}` | {_words(node)} | {meaning} |")
+    return "\n".join(rows) + "\n"
+
+
+def _words(node: Node) -> str:
+    words = []
+    for option in options(node):
+        if "$ref" in option:
+            name = option["$ref"].removeprefix(REFERENCE)
+            words.append(f"[{name}](#{name.lower()})")
+        elif option.get("type") == "array":
+            items = option["items"]
+            words.append(f"list of ({_words(items)})" if items else "list")
+        elif isinstance(option.get("additionalProperties"), dict):
+            words.append(f"object: name → {_words(option['additionalProperties'])}")
+        elif isinstance(option.get("const"), int):
+            words.append(str(option["const"]))
+        else:
+            words.append(describe(option))
+    return ", or ".join(words)

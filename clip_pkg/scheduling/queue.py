@@ -1,0 +1,247 @@
+"""Which task comes next: the longest first, so that no device works alone at the end.
+
+A fold that starts from a pre-training waits until that is done; pre-trainings come before all else.
+
+How long a fold takes is estimated: like the finished folds of its config, else in proportion to
+the pixels it will see, at the speed that finished folds with the same image encoder had. Graham
+1969 (SIAM J. Appl. Math. 17) bounds the makespan of this order by 4/3 of the best one.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import statistics
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from clip_pkg.scheduling.job import Slot
+from clip_pkg.study.tasks import FoldTask
+
+DRIFT = 0.05  # change of estimates that is worth sorting again
+MEMORY = 50  # durations that an estimate looks back on
+VIEWS = 2  # of each image, that a pre-training looks at
+TYPICAL_SECONDS_PER_GIGAPIXEL = 10.0  # before anything is known; only proportions matter then
+
+_Entry: TypeAlias = "tuple[int, float, int, int, tuple[str, str | None]]"
+
+
+def pixels(task: FoldTask) -> float:
+    """Gigapixels that a fold's training looks at: images × epochs × pixels of one."""
+    config = task.config
+    images = task.n_images * (1 - 1 / max(task.n_folds, 2))
+    if task.is_pretraining:
+        images = VIEWS * task.n_images
+    return float(images * config["epochs"] * config["img_size"] ** 2 / 1e9)
+
+
+class Estimates:
+    """Seconds that folds take; learns from those that finished."""
+
+    def __init__(self) -> None:
+        self._of_config: dict[str, deque[float]] = {}
+        self._speeds: dict[str, deque[float]] = {}  # seconds per gigapixel
+        self._speed: dict[str, float] = {}  # their medians
+        self._overall: float | None = None
+
+    @property
+    def knows_anything(self) -> bool:
+        """Whether a fold has finished; before that only proportions mean something."""
+        return self._overall is not None
+
+    def knows(self, task: FoldTask) -> bool:
+        """Whether a fold with this image encoder has finished."""
+        return encoder_of(task) in self._speed
+
+    def learn(self, task: FoldTask, seconds: float) -> None:
+        """Note that a fold took so long."""
+        encoder = encoder_of(task)
+        durations = self._of_config.setdefault(task.identity.config, deque(maxlen=MEMORY))
+        durations.append(seconds)
+        speeds = self._speeds.setdefault(encoder, deque(maxlen=MEMORY))
+        speeds.append(seconds / max(pixels(task), 1e-12))
+        self._speed[encoder] = statistics.median(speeds)
+        self._overall = statistics.median(self._speed.values())
+
+    def seconds(self, task: FoldTask) -> float:
+        """Expected duration of a fold."""
+        known = self._of_config.get(task.identity.config)
+        return statistics.fmean(known) if known else self.speed(task) * pixels(task)
+
+    def speed(self, task: FoldTask) -> float:
+        """Seconds per gigapixel: of the same encoder, else of all, else a guess."""
+        if self._overall is None:
+            return TYPICAL_SECONDS_PER_GIGAPIXEL
+        return self._speed.get(encoder_of(task), self._overall)
+
+
+def encoder_of(task: FoldTask) -> str:
+    """What a fold's speed depends on most: its encoder, and what is done with it."""
+    name = str(task.config["image_encoder_name"])
+    if task.is_pretraining:
+        return f"{name}, pre-training"
+    return f"{name}, frozen" if task.config["freeze_image_encoder"] else name
+
+
+def seconds_left(
+    tasks: Iterable[FoldTask], shares: Mapping[str, float], estimates: Estimates, slots: int
+) -> float:
+    """Expected time until all tasks are done; `shares`: label → part that is done already."""
+    work = sum(estimates.seconds(task) * (1 - shares.get(task.label, 0.0)) for task in tasks)
+    return work / max(1, slots)
+
+
+@dataclass
+class _Group:
+    """Waiting tasks of one config, in the given order; they all are expected to take as long."""
+
+    sample: FoldTask
+    pin: str | None
+    tasks: list[tuple[int, FoldTask]] = field(default_factory=list)
+    version: int = 0
+
+
+class TaskQueue:
+    """Waiting tasks: first one of each image encoder that nothing is known of, then the longest.
+
+    Those that start from a pre-training among `tasks` are there and not to be had until `release`.
+    Among equals the given order is kept. A task whose config has a `gpu_id` among the `listed`
+    device ids waits for that device; a pin to a device that the run does not have is no pin.
+    """
+
+    def __init__(
+        self, tasks: Iterable[FoldTask], estimates: Estimates, listed: Sequence[str]
+    ) -> None:
+        self.estimates = estimates
+        self._listed = frozenset(listed)
+        self._order: dict[tuple[str, int], int] = {}
+        self._groups: dict[tuple[str, str | None], _Group] = {}
+        # Of each pin: (not a probe, −seconds, order, version, key); outdated versions are skipped.
+        self._heaps: dict[str | None, list[_Entry]] = {}
+        self._probed: set[str] = set()  # encoders of which a task was taken
+        self._sorted_by: dict[str, float] = {}  # encoder → speed at the last sort
+        self._count = 0
+        self._version = 0
+        given = list(tasks)
+        # By the folder of the pre-training that they start from and that is not done.
+        self._held: dict[str, list[FoldTask]] = {
+            task.run_dir: [] for task in given if task.is_pretraining
+        }
+        for task in given:
+            self.add(task)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, task: FoldTask) -> None:
+        """Put a task in, or back in: its place among equals stays."""
+        order = self._order.setdefault((task.run_dir, task.fold), len(self._order))
+        if task.starts_from in self._held:
+            self._held[task.starts_from].append(task)
+            self._count += 1
+            return
+        pinned = task.config.get("gpu_id")
+        pin = None if pinned is None or str(pinned) not in self._listed else str(pinned)
+        key = (task.identity.config, pin)
+        group = self._groups.setdefault(key, _Group(task, pin))
+        bisect.insort(group.tasks, (order, task), key=lambda one: one[0])
+        self._count += 1
+        if group.tasks[0][0] == order:
+            self._push(key)
+
+    def learn(self, task: FoldTask, seconds: float) -> None:
+        """Note a duration; sorts again where that changes what comes first."""
+        self.estimates.learn(task, seconds)
+        for pin in (None, *self._listed):
+            if (task.identity.config, pin) in self._groups:
+                self._push((task.identity.config, pin))
+        encoder, speed = encoder_of(task), self.estimates.speed(task)
+        if abs(speed - self._sorted_by.get(encoder, 0.0)) > DRIFT * speed:
+            self._sorted_by[encoder] = speed
+            self._heaps.clear()
+            for key in self._groups:
+                self._push(key)
+
+    def peek(self, slot: Slot) -> FoldTask | None:
+        """The task that this slot should take next; None if there is none for it."""
+        group = self._best(slot)
+        return group.tasks[0][1] if group else None
+
+    def take(self, slot: Slot) -> FoldTask | None:
+        """Remove and return what `peek` shows."""
+        group = self._best(slot)
+        if group is None:
+            return None
+        _, task = group.tasks.pop(0)
+        self._count -= 1
+        self._probed.add(encoder_of(task))
+        self._push((task.identity.config, group.pin))
+        return task
+
+    def unlist(self, device_id: str) -> None:
+        """Let the tasks that are pinned to a device go anywhere: it is not used any more."""
+        self._listed -= {device_id}
+        for task in self._removed([key for key in self._groups if key[1] == device_id]):
+            self.add(task)
+
+    def release(self, pretraining: FoldTask) -> None:
+        """Let the tasks go that start from a pre-training: it is done."""
+        for task in self.withdraw(pretraining):
+            self.add(task)
+
+    def withdraw(self, pretraining: FoldTask) -> list[FoldTask]:
+        """Remove and return the tasks that start from a pre-training, in the given order."""
+        held = self._held.pop(pretraining.run_dir, [])
+        self._count -= len(held)
+        return held
+
+    def clear(self) -> list[FoldTask]:
+        """Remove and return everything, in the given order."""
+        held = [task for tasks in self._held.values() for task in tasks]
+        self._held.clear()
+        self._count -= len(held)
+        everything = [*held, *self._removed(list(self._groups))]
+        return sorted(everything, key=lambda task: self._order[task.run_dir, task.fold])
+
+    def _removed(self, keys: Iterable[tuple[str, str | None]]) -> list[FoldTask]:
+        tasks = sorted(
+            (entry for key in keys for entry in self._groups.pop(key).tasks),
+            key=lambda entry: entry[0],
+        )
+        self._count -= len(tasks)
+        return [task for _, task in tasks]
+
+    def _push(self, key: tuple[str, str | None]) -> None:
+        """Put a group where its first task belongs now; what it had before is outdated."""
+        group = self._groups[key]
+        self._version += 1
+        group.version = self._version
+        if not group.tasks:
+            del self._groups[key]
+            return
+        order, task = group.tasks[0]
+        probes = encoder_of(task) not in self._probed and not self.estimates.knows(task)
+        seconds = self.estimates.seconds(task)
+        # A probe is to tell soon how fast its encoder is: of these the shortest goes first.
+        rank = (0, seconds) if probes else (1, -seconds)
+        if task.is_pretraining:
+            rank = (-1, -seconds)
+        heapq.heappush(self._heaps.setdefault(group.pin, []), (*rank, order, group.version, key))
+
+    def _top(self, pin: str | None) -> _Entry | None:
+        heap = self._heaps.get(pin, [])
+        while heap:
+            entry = heap[0]
+            group = self._groups.get(entry[4])
+            if group is not None and group.version == entry[3]:
+                if entry[0] != 0 or encoder_of(group.sample) not in self._probed:
+                    return entry
+                self._push(entry[4])  # its encoder has a probe by now
+            heapq.heappop(heap)
+        return None
+
+    def _best(self, slot: Slot) -> _Group | None:
+        tops = [top for pin in (slot.device.id, None) if (top := self._top(pin)) is not None]
+        return self._groups[min(tops)[4]] if tops else None

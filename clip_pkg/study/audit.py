@@ -1,0 +1,288 @@
+"""What a look at all images found, before anything is trained; and what the folds make of it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from statistics import median
+from typing import Any
+
+from clip_pkg.base.errors import shown, some
+from clip_pkg.study.duplicates import Clusters, Duplicates
+from clip_pkg.study.fold import Splits
+from clip_pkg.study.image_folder import Listing
+from clip_pkg.study.inspection import Inspection
+from clip_pkg.study.manifest import Manifest
+
+# Sure on their own, in the languages that X-ray archives are labelled in.
+SIDES = frozenset(
+    {"left", "links", "gauche", "izquierda", "izquierdo", "sinistra", "sinistro"}
+    | {"right", "rechts", "droite", "droit", "derecha", "derecho", "destra", "destro"}
+)
+# Too short or too common alone; they count where the other one is named as well.
+PAIRS = (("l", "r"), ("lt", "rt"), ("li", "re"), ("sx", "dx"), ("izq", "der"), ("lhs", "rhs"))
+CHARACTERS = ("左", "右")  # parts of many words, so both must occur too
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+
+def side_words(names: Iterable[str]) -> tuple[str, ...]:
+    """Pick the names that look like left or right, sorted.
+
+    `names` are class names and file names. `left`, `Rechts` and the like count alone; `L`, `dx`
+    and the Chinese characters only if some name says the other side in the same way.
+    """
+    words = {name: frozenset(word.lower() for word in WORD.findall(name)) for name in set(names)}
+    found = {name for name, parts in words.items() if parts & SIDES}
+    for pair in PAIRS:
+        found |= _paired(words, *pair)
+    found |= _paired({name: frozenset(name) for name in words}, *CHARACTERS)
+    return tuple(sorted(found))
+
+
+def _paired(parts: dict[str, frozenset[str]], left: str, right: str) -> set[str]:
+    """Names with either part, if there are some with each."""
+    sides = [{name for name, have in parts.items() if side in have} for side in (left, right)]
+    return sides[0] | sides[1] if all(sides) else set()
+
+
+COLUMNS = 12  # folds shown side by side; more are summed up
+DARK = 1 / 8  # share of the bit depth's range below which 16-bit images come out black
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Facts of an image set. Paths are relative to `data_dir`.
+
+    Args:
+        data_dir: Where the images lie.
+        images: Readable images.
+        classes: Images per class, in class order.
+        formats: Images per file format.
+        modes: Images per stored pixel type.
+        width: Smallest, median and largest width in pixels.
+        height: The same of the height.
+        unreadable: (path, reason) of images that were left out on request.
+        ignored: (path, reason) of what lies there and takes no part.
+        exact_duplicates: Clusters of paths with the same bytes or pixels.
+        near_duplicates: Clusters of paths of copies that differ a little; share a fold too.
+        look_alikes: Clusters too large to be copies; they do not share a fold.
+        side_names: Class and file names that speak of left and right.
+        notices: What the user should know, one sentence each.
+    """
+
+    data_dir: str
+    images: int
+    classes: dict[str, int]
+    formats: dict[str, int]
+    modes: dict[str, int]
+    width: tuple[int, int, int]
+    height: tuple[int, int, int]
+    unreadable: tuple[tuple[str, str], ...]
+    ignored: tuple[tuple[str, str], ...]
+    exact_duplicates: tuple[tuple[str, ...], ...]
+    near_duplicates: tuple[tuple[str, ...], ...]
+    look_alikes: tuple[tuple[str, ...], ...]
+    side_names: tuple[str, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def imbalance_ratio(self) -> float:
+        """Images of the largest class per image of the smallest one."""
+        return max(self.classes.values()) / min(self.classes.values())
+
+    @property
+    def side_warnings(self) -> tuple[str, ...]:
+        """What to say when images are mirrored sideways."""
+        if not self.side_names:
+            return ()
+        return (
+            f"{len(self.side_names)} name(s) speak of left or right ({some(self.side_names)}), and "
+            "flips swap the sides: set horizontal_flip to false if the side matters",
+        )
+
+    def lines(self) -> list[str]:
+        """Report for a terminal, without notices."""
+        sizes = _range(self.width, self.height)
+        formats = ", ".join(f"{name} {count}" for name, count in self.formats.items())
+        modes = ", ".join(self.modes)
+        lines = [
+            f"{self.images} images in {len(self.classes)} classes from {shown(self.data_dir)}",
+            f"  {formats} ({modes}); {sizes}",
+            f"  imbalance ratio {self.imbalance_ratio:.1f} (largest class : smallest class)",
+        ]
+        for name, clusters in (
+            ("exact copies", self.exact_duplicates),
+            ("near copies", self.near_duplicates),
+        ):
+            if clusters:
+                count = sum(len(cluster) for cluster in clusters)
+                lines.append(f"  {name}: {count} images in {len(clusters)} clusters, kept together")
+        if self.ignored:
+            lines.append(
+                f"  ignored: {len(self.ignored)} ({some(path for path, _ in self.ignored)})"
+            )
+        if self.unreadable:
+            paths = some(path for path, _ in self.unreadable)
+            lines.append(f"  unreadable and left out: {len(self.unreadable)} ({paths})")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {**asdict(self), "imbalance_ratio": self.imbalance_ratio}
+
+
+def make_audit(
+    manifest: Manifest,
+    inspections: Sequence[Inspection],
+    duplicates: Duplicates,
+    listing: Listing,
+    unreadable: Sequence[tuple[str, str]],
+) -> Audit:
+    """Put together what scanning found; `inspections` are in the manifest's order."""
+    names = [PurePosixPath(path).name for path in manifest.paths]
+    counts = manifest.class_counts.tolist()
+    return Audit(
+        data_dir=str(manifest.data_dir),
+        images=len(manifest),
+        classes=dict(zip(manifest.classes, counts, strict=True)),
+        formats=_counts(one.format for one in inspections),
+        modes=_counts(one.mode for one in inspections),
+        width=_spread([one.width for one in inspections]),
+        height=_spread([one.height for one in inspections]),
+        unreadable=tuple(unreadable),
+        ignored=listing.ignored,
+        exact_duplicates=_paths(manifest, duplicates.exact),
+        near_duplicates=_paths(manifest, duplicates.near),
+        look_alikes=_paths(manifest, duplicates.look_alikes),
+        side_names=side_words([*manifest.classes, *names]),
+        notices=(
+            *listing.notices,
+            *_image_notices(manifest, inspections),
+            *_duplicate_notices(manifest, duplicates),
+        ),
+    )
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _spread(values: Sequence[int]) -> tuple[int, int, int]:
+    return min(values), int(median(values)), max(values)
+
+
+def _range(width: tuple[int, int, int], height: tuple[int, int, int]) -> str:
+    if width[0] == width[2] and height[0] == height[2]:
+        return f"all {width[0]} × {height[0]} px"
+    return f"{width[0]}–{width[2]} × {height[0]}–{height[2]} px, median {width[1]} × {height[1]} px"
+
+
+def _paths(manifest: Manifest, clusters: Clusters) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(manifest.paths[index] for index in cluster) for cluster in clusters)
+
+
+def _image_notices(manifest: Manifest, inspections: Sequence[Inspection]) -> list[str]:
+    pairs = list(zip(manifest.paths, inspections, strict=True))
+    # A JPEG with a second picture (MPO) is what phones write; nobody misses the second one.
+    paged = [path for path, one in pairs if one.frames > 1 and one.format != "MPO"]
+    blank = [path for path, one in pairs if one.blank]
+    peaks = [one.peak for _, one in pairs if one.peak is not None]
+    notices = []
+    if paged:
+        notices.append(
+            f"{len(paged)} file(s) have several pages or frames, the first is used: {some(paged)}"
+        )
+    if blank:
+        notices.append(f"{len(blank)} image(s) are of one single level: {some(blank)}")
+    if peaks and max(peaks) < DARK:
+        notices.append(
+            f"the {len(peaks)} images of more than 8 bits use at most {max(peaks):.1%} of their "
+            "range and come out nearly black: save them with levels up to 65535"
+        )
+    return notices
+
+
+def _duplicate_notices(manifest: Manifest, duplicates: Duplicates) -> list[str]:
+    notices = []
+    for cluster in duplicates.near:
+        labels = sorted({manifest.classes[manifest.labels[index]] for index in cluster})
+        if len(labels) > 1:
+            notices.append(
+                f"nearly the same image under different labels ({some(labels)}): "
+                f"{some(manifest.paths[index] for index in cluster)}"
+            )
+    groups = manifest.groups
+    if groups is not None:
+        crossing = [c for c in duplicates.linked if len({groups[index] for index in c}) > 1]
+        if crossing:
+            paths = [manifest.paths[index] for index in crossing[0]]
+            notices.append(
+                f"{len(crossing)} cluster(s) of copies reach over groups, which then share a fold: "
+                f"{some(paths)}"
+            )
+    if duplicates.look_alikes:
+        count = sum(len(cluster) for cluster in duplicates.look_alikes)
+        first = some(manifest.paths[index] for index in duplicates.look_alikes[0])
+        notices.append(
+            f"{count} images look alike, too many of their class to be copies ({first}); they may "
+            "fall into different folds: give groups if they show the same thing"
+        )
+    if not duplicates.searched:
+        notices.append("the set is too large to search for near copies; only exact ones were found")
+    return notices
+
+
+def fold_table(manifest: Manifest, splits: Splits) -> list[str]:
+    """Lines of a table of validation images, class × fold."""
+    counts = [manifest.counts_of(fold.val) for fold in splits.folds]
+    if len(counts) <= COLUMNS:
+        heads = [f"fold {fold.number}" for fold in splits.folds]
+        cells = [[str(count[row]) for count in counts] for row in range(len(manifest.classes))]
+        sums = [str(len(fold.val)) for fold in splits.folds]
+    else:
+        heads = [f"least of {len(counts)} folds", "most"]
+        rows = [[int(count[row]) for count in counts] for row in range(len(manifest.classes))]
+        cells = [[str(min(row)), str(max(row))] for row in rows]
+        sizes = [len(fold.val) for fold in splits.folds]
+        sums = [str(min(sizes)), str(max(sizes))]
+    table = [["validation images", "all", *heads]]
+    for row, (name, total) in enumerate(zip(manifest.classes, manifest.class_counts, strict=True)):
+        table.append([shown(name), str(total), *cells[row]])
+    table.append(["all classes", str(len(manifest)), *sums])
+    return _aligned(table)
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and the others to the right."""
+    widths = [max(_cells(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = []
+    for line in table:
+        blanks = [" " * (width - _cells(text)) for text, width in zip(line, widths, strict=True)]
+        rest = [blank + text for blank, text in zip(blanks[1:], line[1:], strict=True)]
+        lines.append("  ".join([line[0] + blanks[0], *rest]))
+    return lines
+
+
+def _cells(text: str) -> int:
+    """Columns that a text takes on a terminal: Chinese characters take two, accents none."""
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def check_folds(manifest: Manifest, splits: Splits) -> list[str]:
+    """Warn of classes whose scores on a fold rest on a single image."""
+    notices = []
+    for label, name in enumerate(manifest.classes):
+        single = [fold.number for fold in splits.folds if manifest.counts_of(fold.val)[label] < 2]
+        if single:
+            notices.append(
+                f"class '{shown(name)}' has fewer than 2 validation images in fold(s) "
+                f"{some(single, 5)}: its scores there are 0 or 100 %"
+            )
+    return notices

@@ -1,0 +1,240 @@
+"""`folds_info.json`: folds as lists of paths, written for readers and read back as splits."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_pkg.base.errors import DataError, DataErrors, shown, some
+from clip_pkg.study.duplicates import Clusters, merge_clusters
+from clip_pkg.study.fold import Fold, Splits, missing_classes, splits_hash, unit_numbers
+from clip_pkg.study.manifest import Manifest
+
+SCHEMA_VERSION = 1
+
+
+def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
+    """Everything about the folds as plain values; folds count from 1."""
+
+    def paths(indices: Any) -> list[str]:
+        return [manifest.paths[index] for index in indices]
+
+    def per_class(indices: NDArray[np.int64]) -> dict[str, int]:
+        return dict(zip(manifest.classes, manifest.counts_of(indices).tolist(), strict=True))
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": splits.method,
+        "n_splits": splits.n_splits,
+        "random_state": splits.random_state,
+        "data_fingerprint": splits.fingerprint,
+        "splits_hash": splits.hash,
+        "classes": list(manifest.classes),
+        "linked": [paths(cluster) for cluster in splits.linked],
+        "groups": _groups(manifest),
+        "folds": [
+            {
+                "fold": fold.number,
+                "n_train": len(fold.train),
+                "n_val": len(fold.val),
+                "train_per_class": per_class(fold.train),
+                "val_per_class": per_class(fold.val),
+                "val": paths(fold.val),
+                "train": paths(fold.train),
+            }
+            for fold in splits.folds
+        ],
+    }
+
+
+def splits_from_json(
+    file: Path, manifest: Manifest, linked: Sequence[Sequence[int]] = ()
+) -> Splits:
+    """Import folds for the images of `manifest`.
+
+    A file of `splits_to_json`, or one made elsewhere: `{"folds": [{"val": [paths]}, …]}` is enough,
+    `train` being the rest. `linked` clusters of copies must not be torn apart by it.
+
+    Raises:
+        DataError: The file is no such JSON, or was made for other images. As DataErrors with all
+            problems: a fold number out of range, unknown or repeated paths, images in no fold or in
+            several, a group or copies in two folds, a class that a fold lacks.
+    """
+    value = _read(file)
+    _refuse_other_images(file, value, manifest)
+    place = {path: index for index, path in enumerate(manifest.paths)}
+    problems: list[str] = []
+    folds = _folds(value["folds"], place, problems)
+    stored = _stored_links(value, place)
+    clusters = merge_clusters(len(manifest), stored, linked)
+    if not problems:
+        problems += _coverage_problems(manifest, folds)
+        problems += _torn_units(manifest, folds, clusters)
+        problems += missing_classes(manifest, folds)
+    if problems:
+        raise DataErrors(file, problems)
+    made_hash = splits_hash(manifest, folds)
+    if value.get("splits_hash") not in (None, made_hash):
+        raise DataError(
+            f"{shown(file)}: splits_hash does not fit the folds: they were edited. To use them as "
+            "they are now, remove the line with splits_hash"
+        )
+    seed = value.get("random_state")
+    return Splits(
+        folds=folds,
+        method=str(value.get("method", "imported")),
+        n_splits=len(folds),
+        random_state=seed if isinstance(seed, int) else None,
+        fingerprint=manifest.fingerprint,
+        hash=made_hash,
+        linked=clusters,
+    )
+
+
+def _groups(manifest: Manifest) -> list[list[str]] | None:
+    """Images of each group (patient), without its name; None where images have none."""
+    if manifest.groups is None:
+        return None
+    members: dict[str, list[str]] = {}
+    for path, group in zip(manifest.paths, manifest.groups, strict=True):
+        members.setdefault(group, []).append(path)
+    return list(members.values())
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shown(file)}: is no JSON: {error}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("folds"), list):
+        raise DataError(f"{shown(file)}: has no list `folds`; expected a folds_info.json")
+    version = value.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{shown(file)}: has schema_version {version!r}; this program reads {SCHEMA_VERSION}"
+        )
+    if not value["folds"]:
+        raise DataError(f"{shown(file)}: the list `folds` is empty")
+    return value
+
+
+def _refuse_other_images(file: Path, value: Mapping[str, Any], manifest: Manifest) -> None:
+    fingerprint = value.get("data_fingerprint")
+    if fingerprint in (None, manifest.fingerprint):
+        return
+    listed = {
+        path
+        for fold in value["folds"]
+        if isinstance(fold, dict)
+        for side in ("train", "val")
+        if isinstance(fold.get(side), list)
+        for path in fold[side]
+        if isinstance(path, str)
+    }
+    there = set(manifest.paths)
+    added, removed = sorted(there - listed), sorted(listed - there)
+    differences = []
+    if added:
+        differences.append(f"{len(added)} image(s) are new ({some(added)})")
+    if removed:
+        differences.append(f"{len(removed)} image(s) are gone ({some(removed)})")
+    if not differences:
+        differences.append("the paths are the same, but contents, labels or groups are not")
+    raise DataError(
+        f"{shown(file)}: these folds were made for other images than those in "
+        f"{shown(manifest.data_dir)}: {'; '.join(differences)}. Use the images they were made for, "
+        "or make new folds"
+    )
+
+
+def _folds(
+    entries: Sequence[Any], place: Mapping[str, int], problems: list[str]
+) -> tuple[Fold, ...]:
+    count, folds = len(entries), {}
+    for position, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            problems.append(f"folds[{position - 1}]: is no object")
+            continue
+        number = entry.get("fold", position)
+        where = f"fold {number!r}"
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= count:
+            problems.append(f"folds[{position - 1}]: {where} is out of range: 1 to {count}")
+        elif number in folds:
+            problems.append(f"folds[{position - 1}]: {where} is there twice")
+        else:
+            val = _indices(entry.get("val"), f"{where}, val", place, problems)
+            rest = np.setdiff1d(np.arange(len(place)), val)
+            train = rest
+            if "train" in entry:
+                train = _indices(entry["train"], f"{where}, train", place, problems)
+            folds[number] = Fold(number, train, val)
+    return tuple(folds[number] for number in sorted(folds))
+
+
+def _indices(
+    paths: Any, where: str, place: Mapping[str, int], problems: list[str]
+) -> NDArray[np.int64]:
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        problems.append(f"{where}: is no list of paths")
+        return np.array([], dtype=np.int64)
+    unknown = [path for path in paths if path not in place]
+    if unknown:
+        problems.append(f"{where}: {len(unknown)} path(s) are not in the data: {some(unknown)}")
+    indices = [place[path] for path in paths if path in place]
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        problems.append(f"{where}: listed more than once: {some(repeated)}")
+    return np.array(sorted(set(indices)), dtype=np.int64)
+
+
+def _stored_links(value: Mapping[str, Any], place: Mapping[str, int]) -> Clusters:
+    """Read the copies that were kept together when the folds were made."""
+    clusters = value.get("linked", [])
+    if not isinstance(clusters, list) or not all(isinstance(one, list) for one in clusters):
+        return ()
+    return tuple(tuple(place[path] for path in one if path in place) for one in clusters)
+
+
+def _coverage_problems(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
+    def names(mask: NDArray[np.bool_]) -> str:
+        return some(manifest.paths[index] for index in np.flatnonzero(mask))
+
+    problems = []
+    validated = np.zeros(len(manifest), dtype=np.int64)
+    for fold in folds:
+        seen = np.zeros(len(manifest), dtype=np.int64)
+        seen[fold.train] += 1
+        seen[fold.val] += 1
+        validated[fold.val] += 1
+        if (seen > 1).any():
+            problems.append(f"fold {fold.number}: in train and val: {names(seen > 1)}")
+        if (seen == 0).any():
+            problems.append(f"fold {fold.number}: neither in train nor in val: {names(seen == 0)}")
+    if len(folds) > 1 and (validated > 1).any():
+        problems.append(f"in val of several folds: {names(validated > 1)}")
+    if len(folds) > 1 and (validated == 0).any():
+        problems.append(f"in val of no fold: {names(validated == 0)}")
+    return problems
+
+
+def _torn_units(manifest: Manifest, folds: Sequence[Fold], linked: Clusters) -> list[str]:
+    """Name the groups and copies with images on both sides of a fold."""
+    units = unit_numbers(manifest, linked)
+    problems = []
+    for fold in folds:
+        both = np.intersect1d(units[fold.train], units[fold.val])
+        if len(both):
+            torn = [manifest.paths[index] for index in np.flatnonzero(units == both[0])]
+            problems.append(
+                f"fold {fold.number}: {len(both)} group(s) or clusters of copies are in train and "
+                f"val, such as {some(torn)}"
+            )
+    return problems

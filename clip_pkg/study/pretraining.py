@@ -1,0 +1,142 @@
+"""Which pre-trainings a run needs, and which folds of which configs start from each.
+
+What a pre-training learns follows from a part of the config, its images and the seed. Configs that
+differ only in what comes after it share one, and so do folds where it does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clip_pkg.base.errors import DataError, shown, some
+from clip_pkg.base.paths import folder_name
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.splits import Splits
+from clip_pkg.study.tasks import Identity, code_digest, config_digest, digest
+
+# What of a config decides what its pre-training learns; all else has its default there.
+DECIDING_KEYS = (
+    "image_encoder_name",
+    "stem",
+    "weights_dir",
+    "img_size",
+    "horizontal_flip",
+    "vertical_flip",
+    "use_amp",
+    "amp_dtype",
+    "random_state",
+    "pretrain",
+)
+# Where and how fast it runs.
+CARRIED_KEYS = ("gpu_id", "num_workers", "activation_checkpointing", "compile")
+DIGITS_OF_A_NAME = 8
+ALL_IMAGES = 0  # in the place of a fold's number
+
+
+@dataclass(frozen=True, eq=False)
+class Pretraining:
+    """One pre-training.
+
+    config: as its task has it; `name`, `epochs`, `batch_size` and `augmentation` are those of the
+    pre-training. fold: whose training images it looks at; `ALL_IMAGES` where it looks at all of
+    `manifest`.
+    """
+
+    config: Mapping[str, Any]
+    identity: Identity
+    fold: int
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return str(self.config["name"])
+
+
+def pretraining_of(
+    config: RunConfig, manifest: Manifest, splits: Splits, fold: int, unlabelled: Manifest | None
+) -> Pretraining | None:
+    """What a fold of a config starts from; None where the config asks for no pre-training.
+
+    unlabelled: the images of `pretrain.images` where that is a folder. A training that holds no
+    image out has none to keep from its pre-training, which then looks at all.
+    """
+    block = config.pretrain
+    if block is None:
+        return None
+    own = next(one for one in splits.folds if one.number == fold)
+    is_divided = block.is_per_fold and len(own.val) > 0
+    images = manifest if unlabelled is None else unlabelled
+    reduced = _reduced(config)
+    identity = Identity(
+        config=config_digest(reduced),
+        data=images.fingerprint,
+        splits=digest([splits.hash, fold]) if is_divided else "",
+        class_texts="",
+        code=code_digest(),
+    )
+    readable = f"{config.image_encoder_name}_{block.loss.type}_seed{config.random_state}"
+    readable += f"_fold{fold}" if is_divided else ""
+    mark = digest([identity.config, identity.data, identity.splits, identity.code])
+    name = folder_name(f"{readable}_{mark[:DIGITS_OF_A_NAME]}")
+    return Pretraining(
+        {**reduced, "name": name}, identity, fold if is_divided else ALL_IMAGES, images
+    )
+
+
+def seen_before(unlabelled: Manifest, manifest: Manifest, test: Manifest | None) -> str:
+    """Say how many images of the folds are in the folder of a pre-training; empty if none is.
+
+    Raises DataError if test images are, byte for byte: nothing may learn from these.
+    """
+    known = set(unlabelled.digests)
+    tested = [] if test is None else _among(test, known)
+    if tested:
+        raise DataError(
+            f"{len(tested)} test image(s) are in the folder that the pre-training learns from, "
+            f"{shown(unlabelled.data_dir)}: {some(tested)}; take them out of it"
+        )
+    count = len(_among(manifest, known))
+    if not count:
+        return ""
+    return (
+        f"{count} of the {len(manifest)} images are in {shown(unlabelled.data_dir)} as well: the "
+        "pre-training sees their pixels, never their labels, before they validate"
+    )
+
+
+def _among(manifest: Manifest, digests: Set[str]) -> list[str]:
+    pairs = zip(manifest.paths, manifest.digests, strict=True)
+    return [path for path, digest in pairs if digest in digests]
+
+
+def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:
+    """Find the folder that `pretrain.images` names: as written, or below one of `beside`."""
+    written = Path(name).expanduser()
+    places = [written, *(folder / written for folder in beside)]
+    return next((place for place in places if place.exists()), written)
+
+
+def _reduced(config: RunConfig) -> dict[str, Any]:
+    """Write the config of the pre-training alone, every key present."""
+    block = config.pretrain
+    assert block is not None, "asked for one"
+    whole = dump_canonical(config)
+    values = {key: whole[key] for key in (*DECIDING_KEYS, *CARRIED_KEYS)}
+    reduced = RunConfig.model_validate(
+        {
+            **values,
+            "text_encoder_name": "none",
+            "loss": {"type": "ce", "classifier": "linear"},
+            "epochs": block.epochs,
+            "batch_size": block.batch_size,
+            "micro_batch_size": block.micro_batch_size,
+            "augmentation": block.stored_as(config.img_size),
+        }
+    )
+    return dump_canonical(reduced)

@@ -1,0 +1,125 @@
+"""Small files that a worker writes and any process may read: its progress and its profile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from clip_pkg.base.files import write_json
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One look at a fold that trains.
+
+    phase: `train` or `val`, or what is being prepared. epoch and step count from 1. monitored: the
+    monitored metric after the last epoch. updated: seconds since the epoch (1970).
+    """
+
+    phase: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    images_per_second: float
+    monitored: float | None
+    updated: float
+    pid: int
+    host: str
+
+    @property
+    def share(self) -> float:
+        """Part of all epochs that is done, 0 to 1."""
+        within = self.step / self.steps if self.steps and self.phase == "train" else 1.0
+        return min(1.0, max(0.0, (self.epoch - 1 + within) / self.epochs)) if self.epochs else 0.0
+
+
+def read_progress(path: Path) -> Progress | None:
+    """Read a progress file; None while there is none, or none that can be read."""
+    try:
+        return Progress(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+Phase: TypeAlias = Literal[
+    "data",
+    "image forward",
+    "text forward",
+    "loss",
+    "backward",
+    "optimiser",
+    "validation",
+    "checkpoint",
+]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+
+
+@dataclass(frozen=True)
+class FoldProfile:
+    """Seconds of a fold by phase, over some of its epochs.
+
+    first_epoch, last_epoch: of those measured, from 1. steps, images: of training in them. seconds:
+    by phase; what is in none of them is `other`, so that they add up to `total_seconds`. ranks:
+    processes that trained the fold together; the seconds and the device are those of rank 0, the
+    images those of all.
+    """
+
+    config: str
+    fold: int
+    device: str
+    first_epoch: int
+    last_epoch: int
+    steps: int
+    images: int
+    total_seconds: float
+    seconds: dict[str, float]
+    ranks: int = 1
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Percent of the whole time by phase; they add up to 100."""
+        whole = sum(self.seconds.values())
+        return {name: 100 * seconds / whole for name, seconds in self.seconds.items()}
+
+    @property
+    def whose(self) -> str:
+        """Which of several processes was looked at, in words; empty for one."""
+        return f", rank 0 of {self.ranks}" if self.ranks > 1 else ""
+
+    @property
+    def title(self) -> str:
+        """What was measured, in a line."""
+        epochs = f"epochs {self.first_epoch}–{self.last_epoch}"
+        if self.first_epoch == self.last_epoch:
+            epochs = f"epoch {self.first_epoch}"
+        where = f"{self.device}{self.whose}"
+        return (
+            f"Time of {self.config} fold {self.fold} by phase, {epochs} on {where}: "
+            f"{self.images} images in {self.steps} steps"
+        )
+
+    def rows(self) -> Sequence[tuple[str, str, str]]:
+        """Phase, seconds and percent as text; the sum at the end."""
+        rows = [
+            (name, f"{seconds:.3f}", f"{self.shares[name]:.1f}")
+            for name, seconds in self.seconds.items()
+        ]
+        return [*rows, ("sum", f"{self.total_seconds:.3f}", "100.0")]
+
+    def write(self, path: Path) -> None:
+        """Write the file that `read_profile` reads, with the shares for other readers."""
+        write_json(path, {**vars(self), "shares": self.shares})
+
+
+def read_profile(path: Path) -> FoldProfile | None:
+    """Read a profile; None while there is none, or none that can be read."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("shares", None)
+        return FoldProfile(**content)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,1 @@
+"""Trains one task: a fold, a refit or a pre-training."""

@@ -1,0 +1,54 @@
+"""One row per epoch, kept as equal-length columns in `history.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from clip_pkg.base.files import write_json
+
+Row = Mapping[str, float | None]
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has no NaN: what is undefined is null."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+class History:
+    """Columns of numbers, one entry per epoch; `epochs` counts the rows."""
+
+    def __init__(self, columns: Mapping[str, list[float | None]] | None = None) -> None:
+        self.columns: dict[str, list[float | None]] = {
+            name: list(values) for name, values in (columns or {}).items()
+        }
+        lengths = {len(values) for values in self.columns.values()}
+        assert len(lengths) <= 1, "history columns of different lengths"
+
+    @property
+    def epochs(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values()), []))
+
+    def append(self, row: Row) -> None:
+        """Add the row of the next epoch; every epoch has the same columns."""
+        if not self.columns:
+            self.columns = {name: [] for name in row}
+        assert set(row) == set(self.columns), set(row) ^ set(self.columns)
+        for name, value in row.items():
+            self.columns[name].append(finite_or_none(value))
+
+    def row(self, epoch: int) -> dict[str, float | None]:
+        """Row of `epoch`, which counts from 1."""
+        return {name: values[epoch - 1] for name, values in self.columns.items()}
+
+    def write(self, path: Path) -> None:
+        """Write `history.json`; it is rebuilt from the checkpoint after a power cut."""
+        write_json(path, self.columns, durable=False)
+
+
+def read_history(path: Path) -> History:
+    """Read `history.json`."""
+    return History(json.loads(path.read_text(encoding="utf-8")))
