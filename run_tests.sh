@@ -2,7 +2,7 @@
 # Sets up .venv with the development packages, then checks style, types and tests with coverage.
 #
 #   bash run_tests.sh                       everything; fails below 90 % line coverage
-#   bash run_tests.sh tests/config -x       arguments go to pytest; coverage is then only shown
+#   bash run_tests.sh tests/unit/config -x       arguments go to pytest; coverage is then only shown
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . environment/prepare.sh

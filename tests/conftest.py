@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import TINY, Program, command, make_folder, program_environment
 
 from clip_pkg.cli import main
+from support.tiny import TINY, Program, command, make_folder, program_environment
 
 
 def pytest_configure() -> None:

@@ -1,0 +1,52 @@
+"""`--continue-pretrain --continue-finetune`: what the program says it goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clip_pkg.base.files import write_json
+from clip_pkg.cli.arguments import training_parser
+from clip_pkg.launch.continuation import report_continuation
+from clip_pkg.launch.terminal import Terminal
+from support.fold_tasks import task
+
+
+def test_a_run_that_begins_and_one_that_is_done(
+    train: Callable[..., str], write_configs: Callable[..., Path]
+) -> None:
+    file = write_configs({"name": "a", "epochs": 1, "use_cv": False})
+    said = train("--config-file", file, "--continue-finetune", "--continue-pretrain")
+    assert "pre-training: no config of this run has one" in said
+    assert "fine-tuning: no checkpoint of this stage: starts fresh" in said
+    assert "fine-tuning: 1 of 1 done" in train("--config-file", file, "--continue_finetune")
+    assert "fine-tuning" not in train("--config-file", file)
+
+
+def test_each_checkpoint_is_named_with_its_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds = [replace(task("a", fold, epochs=9), run_dir=str(tmp_path / "a")) for fold in (1, 2)]
+    first = replace(
+        folds[0],
+        fold=0,
+        stage="pretraining",
+        run_dir=str(tmp_path / "pretraining" / "x"),
+        config={**folds[0].config, "epochs": 200},
+    )
+    for one, epochs in ((first, 12), (folds[1], 3)):
+        one.paths.root.mkdir(parents=True)
+        one.paths.checkpoint_latest.touch()
+        write_json(one.paths.history, {"train_loss": [1.0] * epochs})
+    parsed = training_parser().parse_args(["--continue-pretrain", "--continue-finetune"])
+    report_continuation([first, *folds], parsed, Terminal())
+    assert capsys.readouterr().out.splitlines() == [
+        f"pre-training: a pre-training: going on after epoch 12 of 200 from "
+        f"{first.paths.checkpoint_latest}",
+        f"fine-tuning: a fold 2: going on after epoch 3 of 9 from "
+        f"{folds[1].paths.checkpoint_latest}",
+        "fine-tuning: 1 of 2 without a checkpoint: start fresh",
+    ]

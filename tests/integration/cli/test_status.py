@@ -1,0 +1,166 @@
+"""`status` and `plan`: what they say comes from files alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clip_pkg.cli import main
+from clip_pkg.launch.status import read_status, render
+from clip_pkg.scheduling.ledger import Ledger
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record
+from support.tiny import TINY
+
+LONG = "a_rather_long_name_resnet18_clip_ViT-B_32"
+
+
+@pytest.fixture(scope="module")
+def one_run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("run")
+    configs = [{**TINY, "name": "a"}, {**TINY, "name": LONG, "epochs": 1}]
+    (root / "configs.json").write_text(json.dumps(configs), encoding="utf-8")
+    where = ["--data-dir", images, "--output-dir", root / "out", "--log-dir", root / "logs"]
+    how = ["--config-file", root / "configs.json", "--multi-config", "--executor", "inline"]
+    assert main([str(word) for word in (*where, *how)]) == 0
+    return root
+
+
+@pytest.fixture
+def finished_run(one_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may change."""
+    shutil.copytree(one_run, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("out/*/fold_*/task.json"):
+        task = read_record(FoldTask, path)
+        assert task is not None
+        write_record(path, replace(task, run_dir=str(path.parents[1])))
+    return tmp_path
+
+
+def shown(folder: Path, width: int = 160) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render(read_status(folder), console))
+    return console.export_text()
+
+
+def pretend(folder: Path, name: str, fold: int, event: str, **details: object) -> FoldTask:
+    """Undo a fold and let the ledger say something else about it."""
+    task = read_record(FoldTask, folder / name / f"fold_{fold}/task.json")
+    assert task is not None
+    task.paths.result.unlink()
+    ledger = Ledger(folder / "ledger.jsonl")
+    ledger.append("launched", pid=os.getpid(), host=os.uname().nodename)
+    ledger.append(event, config=name, fold=fold, attempt=2, device="0", **details)
+    return task
+
+
+def test_a_finished_run(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(finished_run / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "4 of 4 folds done" in text
+    assert LONG in text
+    summary = json.loads((finished_run / "out/a/cv_summary.json").read_text())
+    for accuracy in summary["fold_results"]["fold_val_acc"]:
+        assert f"{accuracy:.1f}" in text
+    assert main(["status", str(finished_run / "out"), "--watch"]) == 0  # it is over already
+
+
+def test_a_running_fold_and_its_launcher(finished_run: Path) -> None:
+    out = finished_run / "out"
+    task = pretend(out, "a", 2, "running")
+    progress = json.loads(task.paths.progress.read_text())
+    progress |= {"phase": "train", "epoch": 2, "step": 1, "steps": 2, "updated": time.time()}
+    task.paths.progress.write_text(json.dumps(progress))
+    (out / ".launcher.holder").write_text("x")
+    text = shown(out)
+    assert "3 of 4 folds done" in text
+    assert f"process {os.getpid()} on {os.uname().nodename}" in text
+    assert "▶75%" in text
+    assert "train 1/2" in text
+    assert "left" in text.splitlines()[0]
+
+
+def test_a_launcher_that_is_gone_runs_nothing(finished_run: Path) -> None:
+    out = finished_run / "out"
+    pretend(out, "a", 2, "running")
+    text = shown(out)
+    assert "no launcher is running; the same command goes on" in " ".join(text.split())
+    assert "paused" in text
+    assert "Running" not in text
+
+
+def test_a_failed_fold_shows_its_last_lines(finished_run: Path) -> None:
+    out = finished_run / "out"
+    task = pretend(out, LONG, 1, "failed", kind="error", reason="it [broke]")
+    detail = "Traceback\n  one\n  two\nValueError: it [broke]"
+    failure = FoldFailure(task.identity, 1, "error", "it [broke]", detail, "/logs/x.log")
+    write_record(task.paths.failure, failure)
+    text = shown(out, width=200)
+    assert "1 failed" in text
+    assert f"{LONG} fold 1 FAILED (error): it [broke]" in text
+    assert "ValueError: it [broke]" in text
+    assert "see /logs/x.log" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_every_width_shows_every_config(finished_run: Path, width: int) -> None:
+    text = shown(finished_run / "out", width)
+    assert max(map(len, text.splitlines())) <= width
+    letters = "".join(char for char in text if char.isalnum() or char in "-_")
+    assert LONG[:30] in letters or width < 80
+
+
+def test_many_folds_are_counted_instead_of_listed(finished_run: Path) -> None:
+    out = finished_run / "out"
+    task = read_record(FoldTask, out / "a/fold_1/task.json")
+    assert task is not None
+    for number in range(1, 13):
+        one = replace(task, fold=number, n_folds=12)
+        write_record(one.paths.task, one)
+    text = shown(out)
+    assert "waiting" in text
+    assert "2" in next(line for line in text.splitlines() if " a " in line)
+
+
+def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def planned(finished_run: Path, images: Path, *more: str) -> None:
+    where = ["--data-dir", str(images), "--output-dir", str(finished_run / "out")]
+    configs = ["--config-file", str(finished_run / "configs.json"), "--multi-config"]
+    assert main(["plan", *where, *configs, *more]) == 0
+
+
+def test_a_plan_says_what_is_done_and_how_long_the_rest_takes(
+    finished_run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(finished_run, images)
+    text = capsys.readouterr().out
+    assert "4 of 4 folds are done" in text
+    assert "Simulated" not in text
+    (finished_run / "out/a/fold_2/result.json").unlink()
+    before = sorted(path for path in finished_run.rglob("*"))
+    planned(finished_run, images, "--simulate", "GPUS=3")
+    text = capsys.readouterr().out
+    assert "3 of 4 folds are done" in text
+    assert "Simulated with the real scheduler" in text
+    assert "33 %" in text  # one task cannot keep three GPUs busy
+    assert sorted(path for path in finished_run.rglob("*")) == before, "a plan writes nothing"
+
+
+@pytest.mark.parametrize("value", ["64", "GPUS=0", "GPUS=x", "CPUS=2"])
+def test_simulate_says_how_it_is_written(
+    value: str, finished_run: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "--data-dir", str(images), "--output-dir", "o", "--simulate", value]
+    assert main(words) == 2
+    assert "GPUS=64" in capsys.readouterr().err

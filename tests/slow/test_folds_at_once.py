@@ -1,0 +1,111 @@
+"""Folds that train at the same time give the numbers of folds that train alone, killed or not.
+
+The GPU and its service are stand-ins, the launcher, its workers and what they train are real.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clip_pkg.scheduling.mps import PIPES
+from support.mps_program import processes_in, write_mps_program
+from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
+from support.tiny import command, unmeasured_environment
+
+pytestmark = pytest.mark.slow
+# Python runs this at its start, in the workers too: a GPU that computes as this CPU does.
+PRETENDED_GPU = """
+import importlib.abc, importlib.util, sys
+
+def change(module):
+    if module.__name__.endswith("devices"):
+        module.installed_gpus = lambda: (module.Gpu(0, "GPU-pretended", "pretended"),)
+        module.Device.torch_name = property(lambda device: "cpu")
+    else:
+        module.gpu_memory = lambda device: module.Memory(8 << 30, 8 << 30)
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name not in ("clip_pkg.scheduling.devices", "clip_pkg.scheduling.health"):
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
+        execute = spec.loader.exec_module
+
+        def execute_and_change(module):
+            execute(module)
+            change(module)
+
+        spec.loader.exec_module = execute_and_change
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def until(true: Callable[[], bool], process: psutil.Popen) -> None:
+    deadline = time.monotonic() + 300  # for busy machines
+    while not true():
+        assert process.poll() is None, "it ended too soon"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
+    images: Path,
+    tmp_path: Path,
+    write_configs: Callable[..., Path],
+    train: Callable[..., str],
+) -> None:
+    program = write_mps_program(tmp_path / "bin")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(PRETENDED_GPU, encoding="utf-8")
+    configs = write_configs({"name": "a", "epochs": 8})
+    environment = unmeasured_environment()
+    environment |= {"PATH": program.path, "CUDA_VISIBLE_DEVICES": "0"}
+    environment["PYTHONPATH"] = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
+    environment.pop(PIPES, None)
+    words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", configs]
+    histories = [tmp_path / f"out/a/fold_{fold}/history.json" for fold in (1, 2)]
+
+    def start() -> psutil.Popen:
+        with (tmp_path / "stdout.txt").open("ab") as stream:
+            return psutil.Popen(
+                command(*words, "--folds-at-once", "2"),
+                cwd=tmp_path,
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+            )
+
+    process = start()
+    until(lambda: all(path.exists() for path in histories), process)
+    family = process.children(recursive=True)
+    (pipes,) = [pipes for words, pipes, _ in program.calls() if words == "-d"]
+    assert set(processes_in(pipes)) < set(family)
+    process.kill()
+    process.wait()
+    assert alive(family, SECONDS_TO_END) == []
+    assert not Path(pipes).exists()
+    assert program.words().count("quit") == 1
+    check_readable(tmp_path / "out")
+
+    assert start().wait() == 0
+    assert program.words().count("quit") == 2
+    shown = (tmp_path / "stdout.txt").read_text(encoding="utf-8")
+    assert "through a Multi-Process Service that ends with this run" in shown
+    cores = sorted(os.sched_getaffinity(0))
+    # As many threads as one of the two had: sums of other numbers of threads differ.
+    os.sched_setaffinity(0, cores[: max(1, len(cores) // 2)])
+    try:
+        train("--config-file", configs, output="alone")
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert outcome(tmp_path / "out/a") == outcome(tmp_path / "alone/a")

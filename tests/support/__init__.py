@@ -1,0 +1,1 @@
+"""What the tests share: tiny image folders, configs, and independent computations."""

@@ -1,0 +1,72 @@
+"""Pre-training tasks of small image folders, and a way to carry one out in this process."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clip_pkg.base.files import write_json
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.pretraining import pretraining_of
+from clip_pkg.study.scan import scan
+from clip_pkg.study.splits import make_splits, splits_to_json, undivided
+from clip_pkg.study.tasks import FoldResult, FoldTask
+from clip_pkg.training.pretraining_run import run_pretraining
+from support.tiny import TINY
+
+
+def task_of(
+    images: Path,
+    root: Path,
+    block: Mapping[str, Any],
+    *,
+    fold: int | None = None,
+    **config: Any,
+) -> FoldTask:
+    """The pre-training of a fold, or of a training that holds no image out, of a config."""
+    settings = {**TINY, **config, "pretrain": {"epochs": 2, "batch_size": 8, **block}}
+    checked = RunConfig.model_validate(settings)
+    manifest = scan(images).manifest
+    splits = undivided(manifest)
+    if fold is not None:
+        splits = make_splits(
+            manifest,
+            use_cv=True,
+            n_splits=checked.n_splits,
+            random_state=checked.random_state,
+            val_fraction=checked.val_fraction,
+        )
+    one = pretraining_of(checked, manifest, splits, fold or 0, None)
+    assert one is not None
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(root / "manifest.json", manifest.to_json())
+    if fold is not None:
+        write_json(root / "folds_info.json", splits_to_json(splits, manifest))
+    return FoldTask(
+        identity=one.identity,
+        config=dump_canonical(RunConfig.model_validate(dict(one.config))),
+        fold=one.fold,
+        n_folds=splits.n_splits,
+        run_dir=str(root / "pretraining"),
+        manifest_file=str(root / "manifest.json"),
+        folds_info_file=str(root / "folds_info.json") if one.fold else None,
+        class_texts_file="",
+        pixel_store=None,
+        cache_dir=str(root / "cache"),
+        n_images=len(manifest),
+        stage="pretraining",
+    )
+
+
+def carry_out(task: FoldTask, *, stop: Any = False) -> tuple[FoldResult, str]:
+    """Pre-train on the CPU; returns the result and the log."""
+    log = io.StringIO()
+    result = run_pretraining(
+        task, device=torch.device("cpu"), device_id="cpu", stream=log, stop=stop
+    )
+    return result, log.getvalue()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from clip_pkg.config.describe import config_keys, config_list_schema, config_table_markdown
+from clip_pkg.config.jsonc import parse
+from clip_pkg.config.legacy import DIALECTS
+from clip_pkg.config.schema import RunConfig
+
+GUIDE = Path(__file__).resolve().parents[4] / "shared/seeds/guide_superclip_training.md"
+
+
+def test_is_a_schema_of_the_stated_draft():
+    schema = config_list_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert json.loads(json.dumps(schema, allow_nan=False)) == schema
+
+
+def test_every_key_has_a_description():
+    properties = config_list_schema()["$defs"]["config"]["properties"]
+    flat = [key for dialect in DIALECTS for key in dialect.model_fields]
+    further = {"aux_weights", "loss_func", "sweep"}
+    assert set(properties) == {*RunConfig.model_fields, *flat, *further}
+    sweep = config_list_schema()["$defs"]["sweep"]
+    assert all(properties[key].get("description") for key in properties if key != "sweep")
+    assert sweep["description"]
+    assert set(sweep["properties"]) == set(properties) - {"name", "sweep"}
+
+
+def test_blocks_of_the_guide_are_valid():
+    if not GUIDE.exists():
+        pytest.skip("the training guide is not beside this checkout")
+    blocks = re.findall(r"```json\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    for block in blocks:
+        jsonschema.validate(parse(block).value, config_list_schema())
+
+
+def test_the_schema_is_made_anew_each_time():
+    config_list_schema()["$defs"]["config"]["properties"]["epochs"].clear()
+    assert config_list_schema()["$defs"]["config"]["properties"]["epochs"]["minimum"] == 1
+
+
+def test_table_has_a_row_of_four_cells_per_key():
+    lines = config_table_markdown().splitlines()
+    assert lines[0] == "| key | default | values | meaning |"
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
+    rows = {line.split("`")[1]: line for line in lines[2:]}
+    assert {key.key for key in config_keys()} < set(rows)
+    assert rows["epochs"].startswith("| `epochs` | `100` | a whole number from 1 to 1000000 | ")
+    assert "(`superclip`)" in next(line for line in lines if "`loss.class_loss_weight`" in line)
+    assert "`loss.classifier` (`ce`, `focal`, `ce_infonce`, `combined`)" in "\n".join(lines)
+    assert rows["aux_losses[].mining"].startswith("| `aux_losses[].mining` (`triplet`) | ")
+    assert rows["loss.focal.gamma"].startswith("| `loss.focal.gamma` | `2.0` | a number of at")
+    assert "sweep" in rows

@@ -1,0 +1,174 @@
+"""Losses between two views: the rows of the table, and reference values through them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clip_pkg.config.pretraining import InfoNceViewsConfig, QueueConfig, pretrain_loss_classes
+from clip_pkg.losses.functional import info_nce
+from clip_pkg.losses.two_views import PRETRAIN_LOSSES, QueuedInfoNce, build_views_loss
+from support.tiny import SHARED
+
+REFERENCE = SHARED / "loss_vectors" / "loss_vectors.json"
+# Key of the reference → kind of the row, and the reference's names of its settings.
+KINDS = {
+    "info_nce": "info_nce",
+    "nt_xent": "nt_xent",
+    "dcl_oneway": "dcl",
+    "dcl_symmetric": "dcl_symmetric",
+    "dclw_symmetric": "dclw",
+    "dhel": "dhel",
+    "kcl_gaussian": "kcl",
+    "vicreg": "vicreg",
+    "supcon": "supcon",
+}
+NAMES = {
+    "tau": "temperature",
+    "lambda": "invariance_weight",
+    "mu": "variance_weight",
+    "nu": "covariance_weight",
+}
+VIEWS = (("query", "positive"), ("out0", "out1"), ("anchor", "positive"), ("z_a", "z_b"))
+
+
+def is_of_two_views(record: dict[str, Any]) -> bool:
+    """Whether its samples can be two views of the same images: classes have even numbers."""
+    labels = record["inputs"].get("labels", {"data": []})["data"]
+    return all(labels.count(label) % 2 == 0 for label in labels)
+
+
+RECORDS: list[dict[str, Any]] = [
+    record
+    for record in (json.loads(REFERENCE.read_text("utf-8")) if REFERENCE.exists() else [])
+    if record["loss"] in KINDS and is_of_two_views(record)
+]
+ABSENT = pytest.param(None, marks=pytest.mark.skip(reason=f"no reference values at {REFERENCE}"))
+
+
+def tensor(entry: dict[str, Any]) -> Tensor:
+    dtype = getattr(torch, entry["dtype"])
+    return torch.tensor(entry["data"], dtype=dtype).reshape(entry["shape"])
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float(((ours - reference).abs() / reference.abs().clamp(min=1.0)).max())
+
+
+def block_of(record: dict[str, Any]) -> Any:
+    kind = pretrain_loss_classes()[KINDS[record["loss"]]]
+    given = {NAMES.get(name, name): value for name, value in record["params"].items()}
+    known = {name: value for name, value in given.items() if name in kind.model_fields}
+    return kind.model_validate(
+        {name: float(v) if type(v) is int else v for name, v in known.items()}
+    )
+
+
+def test_every_kind_of_the_config_has_its_row() -> None:
+    assert {kind: row.config_class for kind, row in PRETRAIN_LOSSES.items()} == dict(
+        pretrain_loss_classes()
+    )
+
+
+@pytest.mark.parametrize("kind", PRETRAIN_LOSSES)
+def test_what_a_row_says_of_its_loss_is_true(kind: str) -> None:
+    row = PRETRAIN_LOSSES[kind]
+    loss = row.build(pretrain_loss_classes()[kind]())
+    first, second = torch.randn(2, 6, 5, requires_grad=True)
+    output = loss(first, second, torch.tensor([0, 1, 0, 1, 2, 2]))
+    assert list(output.parts) == list(row.parts)
+    assert dict(output.weights) == loss.part_weights
+    total = sum(output.weights[name] * part for name, part in output.parts.items())
+    torch.testing.assert_close(output.total, total)
+    assert output.total.shape == ()
+
+
+@pytest.mark.skipif(not RECORDS, reason=f"no reference values at {REFERENCE}")
+def test_every_kind_has_reference_values() -> None:
+    assert {KINDS[record["loss"]] for record in RECORDS} == set(PRETRAIN_LOSSES)
+
+
+@pytest.mark.parametrize("record", RECORDS or [ABSENT], ids=lambda r: r["id"] if r else "absent")
+def test_value_and_gradient(record: dict[str, Any]) -> None:
+    inputs = {name: tensor(entry) for name, entry in record["inputs"].items()}
+    for name in record["grads"]:
+        inputs[name].requires_grad_()
+    labels = inputs.get("labels")
+    if labels is not None:
+        pairs = labels.argsort(stable=True)
+        first, second = (inputs["embeddings"][pairs[start::2]] for start in (0, 1))
+        labels = labels[pairs[::2]]
+    else:
+        first, second = (
+            inputs[name] for pair in VIEWS if set(pair) <= set(inputs) for name in pair
+        )
+    value = build_views_loss(block_of(record), dim=first.shape[1])(first, second, labels).total
+    assert value.dtype == torch.float64
+    assert abs(value.item() - record["value"]) <= 1e-12 * max(1.0, abs(record["value"]))
+    value.backward()
+    for name, entry in record["grads"].items():
+        gradient = inputs[name].grad
+        assert gradient is not None, name
+        assert relative_error(gradient, tensor(entry)) <= 1e-10, name
+
+
+def test_supcon_of_two_views_is_that_of_all_views_with_their_labels() -> None:
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 4, 3, dtype=torch.float64)
+    labels = [0, 1, 0, 2]
+    loss = build_views_loss(pretrain_loss_classes()["supcon"](), dim=3)
+    value = loss(first, second, torch.tensor(labels)).total
+    x = torch.nn.functional.normalize(torch.cat([first, second]), dim=1)
+    z, of = x @ x.T / 0.1, labels * 2
+    losses = []
+    for i in range(8):
+        others = [j for j in range(8) if j != i]
+        log_norm = torch.logsumexp(z[i, others], dim=0)
+        losses.append(log_norm - torch.stack([z[i, j] for j in others if of[j] == of[i]]).mean())
+    torch.testing.assert_close(value, torch.stack(losses).mean())
+
+
+def a_queue(size: int) -> QueuedInfoNce:
+    loss = build_views_loss(InfoNceViewsConfig(), queue=QueueConfig(size=size), dim=4)
+    assert isinstance(loss, QueuedInfoNce)
+    return loss
+
+
+def test_a_queue_gives_the_last_second_views_as_negatives() -> None:
+    torch.manual_seed(0)
+    loss, batches = a_queue(7), torch.randn(5, 2, 3, 4)
+    for number, (first, second) in enumerate(batches):
+        earlier = batches[:number, 1].reshape(-1, 4)[-7:]
+        mine = loss(first, second).total
+        torch.testing.assert_close(mine, info_nce(first, second, earlier))
+
+
+def test_in_evaluation_the_queue_stays_as_it_is() -> None:
+    loss = a_queue(8).eval()
+    before = loss(*torch.randn(2, 3, 4)).total
+    assert int(loss.seen) == 0
+    assert torch.isfinite(before)
+
+
+def test_a_queue_goes_on_from_its_state() -> None:
+    torch.manual_seed(0)
+    one, other, batches = a_queue(7), a_queue(7), torch.randn(6, 2, 3, 4)
+    for first, second in batches[:4]:
+        one(first, second)
+    other.load_state_dict(one.state_dict())
+    for first, second in batches[4:]:
+        assert torch.equal(one(first, second).total, other(first, second).total)
+
+
+def test_negatives_get_no_gradient_from_where_they_were_made() -> None:
+    loss = a_queue(8)
+    earlier = torch.randn(3, 4, requires_grad=True)
+    loss(torch.randn(3, 4), earlier)
+    now = torch.randn(3, 4, requires_grad=True)
+    loss(now, torch.randn(3, 4)).total.backward()
+    assert earlier.grad is None
+    assert now.grad is not None

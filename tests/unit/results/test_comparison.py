@@ -1,0 +1,310 @@
+"""Comparisons of result folders: ties, differences, refusals, several data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from clip_pkg.base.errors import RunFolderError, UserError
+from clip_pkg.metrics import classification_metrics
+from clip_pkg.metrics.classification import SCORES
+from clip_pkg.results import comparison_files, comparison_tables
+from clip_pkg.results.comparison import compare
+from clip_pkg.results.comparison_records import AcrossDataSets, Question
+from clip_pkg.results.ranks import compare_across
+from clip_pkg.results.sentences import METRIC_NAMES, number
+from clip_pkg.study.splits import make_splits
+from support.result_folders import CLASSES, drawn_answers, image_list, write_result
+
+IMAGES = image_list()
+GOOD, ALSO_GOOD, BAD = (drawn_answers(IMAGES, *how) for how in ((2.5, 0), (2.5, 1), (0.0, 2)))
+
+
+def test_a_true_difference_is_found_and_said(tmp_path: Path) -> None:
+    write_result(tmp_path, "bad", IMAGES, BAD)
+    write_result(tmp_path, "good", IMAGES, GOOD)
+    found = compare([tmp_path])
+    (one,) = found.data_sets
+    assert [row.name for row in one.rows] == ["good", "bad"]
+    (pair,) = one.pairs
+    assert pair.verdict == "better"
+    assert pair.test is not None
+    assert pair.test.p == pair.p_holm < 0.05
+    assert pair.sentence.startswith("good is better than bad by 63.3 points of balanced accuracy (")
+    assert pair.sentence.endswith("the difference is unlikely to be chance")
+    assert "bad is no better than always answering the most frequent class" in found.findings[-1]
+
+
+def test_the_numbers_are_those_of_the_folds_and_of_the_pooled_images(tmp_path: Path) -> None:
+    write_result(tmp_path, "good", IMAGES, GOOD, last=ALSO_GOOD)
+    write_result(tmp_path, "bad", IMAGES, BAD)
+    found = compare([tmp_path], metric="f1")
+    (one,) = found.data_sets
+    (pair,) = one.pairs
+    splits = make_splits(IMAGES, use_cv=True, n_splits=5, random_state=42, val_fraction=0.25)
+
+    def f1(answers: np.ndarray, of: np.ndarray) -> float:
+        value = classification_metrics(answers[of], IMAGES.labels[of]).scores["f1"]
+        assert value is not None
+        return value
+
+    mine, theirs = ([f1(said, fold.val) for fold in splits.folds] for said in (GOOD, BAD))
+    differences = np.subtract(mine, theirs)
+    deviation = differences.std(ddof=1) * np.sqrt(1 / 5 + 24 / 96)
+    t = differences.mean() / deviation
+    assert pair.test is not None
+    assert pair.test.t == pytest.approx(t)
+    assert pair.test.p == pytest.approx(2 * scipy.stats.t.sf(t, 4))
+    everything = np.arange(len(IMAGES))
+    assert pair.pooled_difference == pytest.approx(f1(GOOD, everything) - f1(BAD, everything))
+    assert pair.bootstrap is not None
+    assert pair.bootstrap.low < pair.pooled_difference < pair.bootstrap.high
+    row = one.rows[0]
+    assert row.best["f1"].mean == pytest.approx(np.mean(mine))
+    assert row.last["f1"].mean == pytest.approx(
+        np.mean([f1(ALSO_GOOD, fold.val) for fold in splits.folds])
+    )
+    assert row.pooled["acc"].value == pytest.approx(
+        100 * np.mean(GOOD.argmax(axis=1) == IMAGES.labels)
+    )
+
+
+def test_identical_predictions_are_a_tie(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_result(tmp_path, name, IMAGES, GOOD)
+    (pair,) = compare([tmp_path]).data_sets[0].pairs
+    assert pair.verdict == "tie"
+    assert pair.sentence == "one and two give identical predictions: a tie"
+    assert (pair.difference, pair.mcnemar.p_mid) == (0.0, 1.0)
+
+
+def test_similar_configs_cannot_be_told_apart(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", IMAGES, GOOD)
+    write_result(tmp_path, "b", IMAGES, ALSO_GOOD)
+    found = compare([tmp_path])
+    (pair,) = found.data_sets[0].pairs
+    assert pair.verdict == "undecided"
+    assert "cannot be told apart" in pair.sentence
+    assert "; cannot be told apart from" in found.findings[0]
+
+
+def test_a_lower_loss_is_better(tmp_path: Path) -> None:
+    write_result(tmp_path, "bad", IMAGES, BAD)
+    write_result(tmp_path, "good", IMAGES, GOOD)
+    found = compare([tmp_path], metric="log_loss")
+    (pair,) = found.data_sets[0].pairs
+    assert found.lower_is_better
+    assert (pair.first, pair.second, pair.verdict) == ("good", "bad", "better")
+    assert pair.difference is not None
+    assert pair.difference < 0
+    assert "good is better than bad by 1." in pair.sentence
+    assert compare([tmp_path], metric="ece").data_sets[0].pairs[0].bootstrap is None
+
+
+def test_the_last_epoch_is_compared_on_request(tmp_path: Path) -> None:
+    write_result(tmp_path, "x", IMAGES, GOOD, last=BAD)
+    write_result(tmp_path, "y", IMAGES, BAD, last=GOOD)
+    assert compare([tmp_path]).data_sets[0].rows[0].name == "x"
+    assert compare([tmp_path], epoch="last").data_sets[0].rows[0].name == "y"
+
+
+def test_p_values_are_adjusted_for_all_pairs(tmp_path: Path) -> None:
+    for name, answers in (("a", GOOD), ("b", ALSO_GOOD), ("c", BAD)):
+        write_result(tmp_path, name, IMAGES, answers)
+    pairs = compare([tmp_path]).data_sets[0].pairs
+    assert len(pairs) == 3
+    least = min(pairs, key=lambda pair: pair.p_holm or 0)
+    assert least.test is not None
+    assert least.test.p is not None
+    assert least.p_holm == pytest.approx(3 * least.test.p)
+    assert "after Holm's adjustment for 3 pairs" in least.sentence
+
+
+def test_other_folds_and_missing_folds_are_refused_with_the_reason(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", IMAGES, GOOD)
+    write_result(tmp_path, "b", IMAGES, BAD)
+    write_result(tmp_path, "other", IMAGES, GOOD, seed=1)
+    write_result(tmp_path, "part", IMAGES, GOOD, missing=[2, 4])
+    found = compare([tmp_path])
+    (one,) = found.data_sets
+    assert [(pair.first, pair.second) for pair in one.pairs] == [("a", "b")]
+    part, other = one.refusals
+    assert part.configs == ("part",)
+    assert "2 of 5 folds are not done: fold 2 (missing), fold 4 (missing)" in part.reason
+    assert set(other.configs) == {"a", "b", "other"}
+    assert "different folds" in other.reason
+    assert "--splits-file" in other.reason
+    assert one.rows[-1].name == "part"
+    assert "of 2 configs" in found.findings[0]
+
+
+def test_other_images_are_refused_with_the_reason(tmp_path: Path) -> None:
+    write_result(tmp_path / "one", "a", IMAGES, GOOD)
+    write_result(tmp_path / "two", "b", image_list(data="other"), BAD)
+    found = compare([tmp_path / "one", tmp_path / "two"])
+    assert [one.name for one in found.data_sets] == ["one", "two"]
+    assert not any(one.pairs for one in found.data_sets)
+    assert found.across is None
+    assert "different images" in found.refusals[0].reason
+
+
+def test_one_split_only_is_not_tested_over_folds(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", IMAGES, GOOD, use_cv=False)
+    write_result(tmp_path, "b", IMAGES, BAD, use_cv=False)
+    (pair,) = compare([tmp_path]).data_sets[0].pairs
+    assert (pair.test, pair.p_holm, pair.verdict) == (None, None, "untested")
+    assert "only one fold" in pair.sentence
+    assert "McNemar mid-p" in pair.sentence
+
+
+def test_a_config_that_was_not_summed_up_is_named(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", IMAGES, GOOD)
+    (write_result(tmp_path, "b", IMAGES, BAD) / "cv_summary.json").unlink()
+    (refusal,) = compare([tmp_path]).refusals
+    assert refusal.configs == ("b",)
+    assert "train_clip.py summarize" in refusal.reason
+    with pytest.raises(RunFolderError, match="no cv_summary"):
+        compare([tmp_path / "b"])
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("cv_summary.json", "{", "damaged"),
+        ("cv_summary.json", "{}", "another version"),
+        ("folds_info.json", '{"data_fingerprint": 1}', "another version"),
+        ("fold_1/predictions.csv", "path,label\nx,q\n", "cannot be read as predictions"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, file: str, text: str, said: str) -> None:
+    (write_result(tmp_path, "a", IMAGES, GOOD) / file).write_text(text)
+    with pytest.raises(RunFolderError, match=said):
+        compare([tmp_path])
+
+
+def test_a_summary_of_other_folds_is_refused(tmp_path: Path) -> None:
+    folder = write_result(tmp_path, "a", IMAGES, GOOD)
+    folds = json.loads((folder / "folds_info.json").read_text())
+    (folder / "folds_info.json").write_text(json.dumps({**folds, "splits_hash": "other"}))
+    with pytest.raises(RunFolderError, match="other folds"):
+        compare([folder])
+
+
+def test_folders_are_found_once_and_empty_ones_named(tmp_path: Path) -> None:
+    write_result(tmp_path / "out", "a", IMAGES, GOOD)
+    (tmp_path / "empty").mkdir()
+    assert len(compare([tmp_path / "out", tmp_path / "out" / "a"]).data_sets[0].rows) == 1
+    with pytest.raises(RunFolderError, match="empty holds no results"):
+        compare([tmp_path / "out", tmp_path / "empty"])
+    with pytest.raises(UserError, match="no score; there are acc"):
+        compare([tmp_path / "out"], metric="accuracy")
+
+
+def test_configs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    write_result(tmp_path / "one", "a", IMAGES, GOOD)
+    write_result(tmp_path / "two", "a", IMAGES, BAD)
+    (one,) = compare([tmp_path / "one", tmp_path / "two"]).data_sets
+    assert [row.name for row in one.rows] == ["one/a", "two/a"]
+    assert {row.config for row in one.rows} == {"a"}
+
+
+def test_patients_are_drawn_together(tmp_path: Path) -> None:
+    images = image_list(groups_of=4)
+    answers = drawn_answers(images, 1.0, 0)
+    answers[:] = np.repeat(answers[::4], 4, axis=0)  # a patient's images get the same answer
+    write_result(tmp_path / "grouped", "a", images, answers, n_splits=2)
+    alone = image_list()
+    write_result(tmp_path / "alone", "a", alone, answers, n_splits=2)
+    widths = []
+    for name in ("grouped", "alone"):
+        (one,) = compare([tmp_path / name]).data_sets
+        assert one.grouped == (name == "grouped")
+        interval = one.rows[0].pooled["acc"].interval
+        assert interval is not None
+        widths.append(interval.high - interval.low)
+    assert widths[0] > 1.6 * widths[1]
+
+
+def several_sets(root: Path, names: tuple[str, ...], sets: int) -> list[Path]:
+    folders = []
+    for place in range(sets):
+        images = image_list(data=str(place))
+        for skill, name in enumerate(names):
+            answers = drawn_answers(images, float(skill), 10 * place + skill)
+            write_result(root / f"set{place}", name, images, answers)
+        folders.append(root / f"set{place}")
+    return folders
+
+
+def test_several_data_sets_are_compared_by_rank(tmp_path: Path) -> None:
+    found = compare(several_sets(tmp_path, ("x", "y", "z"), 3))
+    across = found.across
+    assert across is not None
+    assert across.data_sets == ("set0", "set1", "set2")
+    assert dict(zip(across.configs, across.mean_ranks, strict=True)) == {"x": 3, "y": 2, "z": 1}
+    assert across.friedman is not None
+    assert across.friedman.chi_square == pytest.approx(
+        scipy.stats.friedmanchisquare(*np.array(across.scores).T).statistic
+    )
+    assert "3 data sets are few" in across.sentence
+    assert found.findings[-1] == across.sentence
+    assert all(pair.sentence.startswith("set0: ") for pair in found.data_sets[0].pairs)
+    reversed_ranks = compare_across(found.data_sets, Question("log_loss", "best", 0.95, 0))
+    assert isinstance(reversed_ranks, AcrossDataSets)
+    assert dict(zip(reversed_ranks.configs, reversed_ranks.mean_ranks, strict=True))["z"] == 1
+
+
+def test_two_configs_on_several_sets_have_ranks_but_no_friedman(tmp_path: Path) -> None:
+    across = compare(several_sets(tmp_path, ("x", "y"), 2)).across
+    assert across is not None
+    assert (across.friedman, across.critical_difference, across.cliques) == (None, None, ())
+    assert "needs three configs" in across.sentence
+
+
+def test_every_table_and_file_holds_what_was_found(tmp_path: Path) -> None:
+    folders = several_sets(tmp_path, ("x_1", "y & <b>|c", "z"), 2)
+    found = compare(folders, metric="mcc")
+    json.dumps(found.to_json(), allow_nan=False)
+    for suffix in comparison_files.WRITERS:
+        for written in comparison_files.write_comparison(tmp_path / f"c{suffix}", found):
+            assert written.stat().st_size > 100
+    assert json.loads((tmp_path / "c.json").read_text())["across"]["configs"]
+    rows = (tmp_path / "c.csv").read_text().splitlines()
+    assert len(rows) == 1 + 6
+    assert len((tmp_path / "c_pairs.csv").read_text().splitlines()) == 1 + 6
+    latex = (tmp_path / "c.tex").read_text()
+    assert r"x\_1" in latex
+    assert r"y \& \textless{}b\textgreater{}\textbar{}c" in latex
+    markdown = (tmp_path / "c.md").read_text()
+    assert r"y & &lt;b>\|c" in markdown
+    assert "Matthews correlation" in markdown
+    drawn = (tmp_path / "c.svg").read_text()
+    assert "critical difference" in drawn
+    assert "x_1" in drawn
+    comparison_files.write_comparison(tmp_path / "again.svg", found)
+    assert (tmp_path / "again.svg").read_text() == drawn
+
+
+def test_a_diagram_needs_three_configs_on_two_sets(tmp_path: Path) -> None:
+    write_result(tmp_path, "a", IMAGES, GOOD)
+    with pytest.raises(UserError, match="three configs"):
+        comparison_files.write_comparison(tmp_path / "c.svg", compare([tmp_path]))
+
+
+def test_every_score_has_a_name_and_a_column() -> None:
+    assert tuple(METRIC_NAMES) == SCORES
+    assert [comparison_tables.title(name) for name in ("acc", "mAP", "f1")] == [
+        "Acc %",
+        "mAP %",
+        "Macro F1",
+    ]
+    assert (number(-2.31, "acc"), number(-0.04, "acc"), number(0.0214, "f1")) == (
+        "−2.3",
+        "0.0",
+        "0.021",
+    )
+    assert len(CLASSES) == 3
