@@ -118,7 +118,7 @@ def make_checkout(folder: Path) -> Checkout:
     root = folder / "check out"  # people's folders have blanks
     (root / "environment").mkdir(parents=True)
     for path in (CHECKOUT / "environment").glob("*.*"):
-        if path.suffix in {".py", ".sh"}:
+        if path.suffix == ".sh":
             shutil.copy(path, root / "environment")
     for name, content in {
         "runtime": "alpha==1.0\nbeta==2.0\n",
@@ -134,8 +134,8 @@ def make_checkout(folder: Path) -> Checkout:
         "sys.exit(int(os.environ.get('EXIT_train', '0')))\n",
         encoding="utf-8",
     )
-    (root / "clip_pkg").mkdir()
-    (root / "clip_pkg" / "demo.py").write_text(
+    (root / "clip_pkg" / "study").mkdir(parents=True)
+    (root / "clip_pkg" / "study" / "demo.py").write_text(
         "import os, sys\nos.mkdir(sys.argv[1])\nprint('made the demo')\n", encoding="utf-8"
     )
     programs = folder / "programs"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from unit.study.test_broken_folders import BROKEN
 from unit.config.test_broken_configs import MEMBERS, MISTAKES, render
+from unit.study.test_broken_folders import BROKEN
 
 import clip_pkg.launch.training
 from clip_pkg.cli import main
