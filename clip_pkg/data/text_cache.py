@@ -144,4 +144,4 @@ def _checksum(features: Tensor) -> int:
 
 
 def _digest(text: FrozenText) -> str:
-    return digest({**text.made_from(), "code": code_digest(["encoders"])})
+    return digest({**text.made_from(), "code": code_digest(["models"])})

@@ -20,19 +20,7 @@ from clip_pkg.base.paths import ConfigPaths, FoldPaths
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # What can change a trained number. The command line, reports and schedulers cannot.
-ROOMS_THAT_MAKE_NUMBERS = (
-    "losses",
-    "encoders",
-    "metrics",
-    "data",
-    "engine",
-    "planning",
-    "checkpoint.py",
-    "classifier.py",
-    "model.py",
-    "precision.py",
-    "pretraining",
-)
+ROOMS_THAT_MAKE_NUMBERS = ("losses", "models", "metrics", "data", "training", "study")
 # Settings that say where, how fast or in how much memory a config runs, not what comes out.
 NO_PART_OF_THE_RESULT = frozenset(
     {

@@ -1,4 +1,4 @@
-"""The README is true: its commands run, its JSON loads, its table is the schema's."""
+"""README and docs/config.md: commands run, JSON loads, the table of keys matches the schema."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from support.tiny import CHECKOUT, TINY, program_environment
 pytestmark = pytest.mark.slow  # all of them together
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+CONFIG_PAGE = (CHECKOUT / "docs/config.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", README)
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", README + CONFIG_PAGE)
 
 
 def commands() -> list[list[str]]:
     lines = "".join(blocks("bash")).replace("\\\n", " ").splitlines()
     found = [shlex.split(line, comments=True) for line in lines]
-    inline = re.findall(r"`(python train_clip\.py [^`]+)`", README)
-    return [words for words in [*found, *map(shlex.split, inline)] if words]
+    inline = re.findall(r"`(python train_clip\.py [^`]+)`", CONFIG_PAGE)
+    distinct = dict.fromkeys(map(tuple, [*found, *map(shlex.split, inline)]))
+    return [list(words) for words in distinct if words]
 
 
 def test_the_config_table_is_the_schemas() -> None:
-    table = README.split("<!-- config table: begin -->")[1].split("<!-- config table: end -->")[0]
+    _, _, rest = CONFIG_PAGE.partition("<!-- config table: begin -->")
+    table, _, _ = rest.partition("<!-- config table: end -->")
     assert table.strip() == config_table_markdown().strip()
 
 
@@ -118,14 +121,9 @@ def test_its_commands_run(
         words = [places.get(word, word) for word in words[1:]]
         if "--image-encoder" in words:
             words += SMALL  # argparse keeps the last value
-        if "plan" in words:  # takes the flags of a run
-            config = ["--config-file", "train_clip_config.json", "--multi-config"]
-            words = [words[0], "plan", "--data-dir", str(images), "--output-dir", "out", *config]
-        if "summarize" in words:
-            words = [str(CHECKOUT / "train_clip.py"), "summarize", "checkpoints/clip_models"]
         if words[1] not in {"validate", "prefetch"}:  # these have a child of their own anyway
             monkeypatch.chdir(workplace)
-            small = {"class-texts", "summarize", "schema", "predict", "status", "plan"}
+            small = {"class-texts", "schema", "predict", "status"}
             small |= {"compare", "report"}
             inline = [] if words[1] in small else INLINE
             assert main([*words[1:], *inline]) == 0
