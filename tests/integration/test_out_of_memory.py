@@ -19,6 +19,11 @@ from clip_pkg.scheduling.loop import FailurePolicy
 from clip_pkg.study.tasks import FoldFailure, FoldTask, Identity, read_record, write_record
 
 
+# Each kind of CPU adds up a batch and its micro-batches in an order of its own; two epochs of AdamW
+# carry that on. Losses of another set of negatives would differ by more than a tenth.
+ROUNDING = 1000 * torch.finfo(torch.float32).eps
+
+
 class FakeWorker:
     """Takes assignments and does nothing."""
 
@@ -87,8 +92,8 @@ def test_without_batch_norm_nothing_differs_but_rounding(
         whole, parts = (
             read(tmp_path / output / f"a/fold_{fold}/history.json") for output in ("whole", "parts")
         )
-        assert parts["train_loss"] == pytest.approx(whole["train_loss"], rel=1e-5)
-        assert parts["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
+        assert parts["train_loss"] == pytest.approx(whole["train_loss"], rel=ROUNDING)
+        assert parts["val_loss"] == pytest.approx(whole["val_loss"], rel=ROUNDING)
 
 
 def test_a_worker_is_told_the_task_of_this_attempt(
