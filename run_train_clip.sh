@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains every config of CONFIG_FILE with cross-validation. On a fresh machine it first makes .venv.
+# Cross-validates every config of CONFIG_FILE. On a fresh machine it first creates .venv.
 #
-#   bash run_train_clip.sh                                   with the settings below
-#   DATA_DIR=my_images GPUS="0 1" bash run_train_clip.sh     an environment variable wins over a setting
-#   bash run_train_clip.sh --overwrite                       further options go to train_clip.py
+#   bash run_train_clip.sh                                   uses the settings below
+#   DATA_DIR=my_images GPUS="0 1" bash run_train_clip.sh     environment variables override settings
+#   bash run_train_clip.sh --overwrite                       further options are passed to train_clip.py
 #
-# Relative paths start at this file's folder. Hyperparameters have one place, CONFIG_FILE.
+# Paths are relative to this file's folder. Hyperparameters are set in CONFIG_FILE only.
 set -euo pipefail
 SETTINGS="DATA_DIR OUTPUT_BASE_DIR CONFIG_FILE USE_MULTI_CONFIG GPUS LOG_DIR"
 for name in $SETTINGS; do printf -v "FROM_ENVIRONMENT_$name" '%s' "${!name-}"; done
@@ -20,10 +20,10 @@ OUTPUT_BASE_DIR="checkpoints/clip_models"
 # The list of configs
 CONFIG_FILE="train_clip_config.json"
 
-# true: train every config of the list; false: the file must hold exactly one
+# true: train every config of the list; false: the file must contain exactly one
 USE_MULTI_CONFIG=true
 
-# GPUs to use; where there is none, training runs on the CPU and says so
+# GPUs to use; without a GPU, training runs on the CPU and the log says so
 GPUS=(0)
 
 # One log file per config and GPU, made for tail -f
@@ -66,7 +66,7 @@ fi
 prepare_environment runtime
 
 if [ ! -e "$DATA_DIR" ]; then
-  echo "DATA_DIR '$DATA_DIR' does not exist: making a small example there (handwritten digits)."
+  echo "DATA_DIR '$DATA_DIR' does not exist: creating a small example there (handwritten digits)."
   .venv/bin/python -m clip_pkg.study.demo "$DATA_DIR"
 fi
 

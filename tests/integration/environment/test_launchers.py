@@ -1,4 +1,4 @@
-"""`run_train_clip.sh` and `run_tests.sh`: what they set up, call and pass on."""
+"""`run_train_clip.sh` and `run_tests.sh`: the set-up, the commands and their arguments."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def launchable(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def launch(checkout: Checkout, *arguments: str, **settings: str) -> list[str]:
     done = checkout.run(["bash", "run_train_clip.sh", *arguments], **settings)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["cwd"] == str(checkout.root)
-    passed: list[str] = told["arguments"]
+    received = json.loads(done.stdout.splitlines()[-1])
+    assert received["cwd"] == str(checkout.root)
+    passed: list[str] = received["arguments"]
     return passed
 
 
@@ -103,15 +103,15 @@ def test_its_exit_code_and_process_are_those_of_the_trainer(launchable: Checkout
         stdout=subprocess.PIPE,
         text=True,
     ) as running:
-        said, _ = running.communicate(timeout=60)
+        printed, _ = running.communicate(timeout=60)
     assert running.returncode == 3
-    assert json.loads(said)["pid"] == running.pid  # so that signals reach it directly
+    assert json.loads(printed)["pid"] == running.pid  # so that signals reach it directly
 
 
 def test_missing_default_images_are_made_once(checkout: Checkout) -> None:
     done = checkout.run(["bash", "run_train_clip.sh"])
     assert done.returncode == 0, done.stderr
-    assert "'single_label_data' does not exist: making a small example" in done.stdout
+    assert "'single_label_data' does not exist: creating a small example" in done.stdout
     assert (checkout.root / "single_label_data").is_dir()
     assert "made the demo" not in checkout.run(["bash", "run_train_clip.sh"]).stdout
 
@@ -145,6 +145,9 @@ def test_the_test_launcher_ends_with_the_tests(launchable: Checkout) -> None:
     assert ran[-1] == f"pytest {PARALLEL} --cov --cov-report=term --cov-fail-under=90"
     assert done.stdout.splitlines()[-1] == ran[-1]
     assert {"ruff check .", "ruff format --check ."} <= set(ran)
+    fast = launchable.run(["bash", "run_tests.sh", "--fast", "-x"]).stdout.splitlines()
+    assert fast[-1] == f"pytest {PARALLEL} tests/unit -x"
+    assert "mypy" not in fast
     chosen = launchable.run(["bash", "run_tests.sh", "tests/unit/config", "-x"])
     assert (
         chosen.stdout.splitlines()[-1]

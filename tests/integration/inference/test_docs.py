@@ -50,7 +50,7 @@ def test_its_python_runs() -> None:
     names: dict[str, object] = {}
     exec(source, names)
     assert names["features"].shape == (30, 16)  # type: ignore[attr-defined]
-    assert len(names["part"].maps) <= 14  # type: ignore[attr-defined]
+    assert len(names["batch"].maps) <= 14  # type: ignore[attr-defined]
 
 
 def test_every_command_is_there() -> None:
