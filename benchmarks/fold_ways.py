@@ -17,7 +17,6 @@ import torch
 from benchmarks.measurement import interleaved
 from clip_pkg.scheduling.devices import Device, usable_cores
 from clip_pkg.scheduling.health import gpu_memory
-from clip_pkg.scheduling.mps import MpsDaemon
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ENCODER, BATCH = "resnet18", 32
@@ -28,7 +27,6 @@ ONE_BY_ONE, PROCESSES, THREADS, FUSED = (
     "threads of one process",
     "one fused program (`torch.vmap`)",
 )
-WITH_MPS = "processes, Multi-Process Service"
 
 
 class DisagreementError(Exception):
@@ -42,17 +40,10 @@ class NotRun(Exception):
 class Way:
     """Processes that train folds together: one of all, or one for each."""
 
-    def __init__(
-        self,
-        kind: str,
-        teams: Sequence[Sequence[int]],
-        threads: int,
-        environment: Mapping[str, str],
-    ) -> None:
+    def __init__(self, kind: str, teams: Sequence[Sequence[int]], threads: int) -> None:
         self._kind = kind
         self._teams = teams
         self._threads = threads
-        self._environment = environment
         self._processes: list[subprocess.Popen[str]] = []
 
     @contextmanager
@@ -65,7 +56,7 @@ class Way:
                 subprocess.Popen(
                     [sys.executable, "-m", "benchmarks.fold_team", self._kind, *map(str, words)],
                     cwd=CHECKOUT,
-                    env={**device.environment(os.environ), **self._environment},
+                    env=device.environment(os.environ),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -103,29 +94,26 @@ class Measured:
     problem: str = ""
 
 
-def ways(folds: int, cores: int, mps: MpsDaemon | None, device: Device) -> dict[str, Way]:
-    """All ways to train so many folds that this machine has."""
+def ways(folds: int, cores: int) -> dict[str, Way]:
+    """All ways to train this number of folds."""
     everybody, each = [list(range(folds))], [[number] for number in range(folds)]
     share = max(1, cores // folds)
-    found = {
-        ONE_BY_ONE: Way("alone", everybody, cores, {}),
-        PROCESSES: Way("alone", each, share, {}),
-        THREADS: Way("threads", everybody, share, {}),
-        FUSED: Way("fused", everybody, cores, {}),
+    return {
+        ONE_BY_ONE: Way("alone", everybody, cores),
+        PROCESSES: Way("alone", each, share),
+        THREADS: Way("threads", everybody, share),
+        FUSED: Way("fused", everybody, cores),
     }
-    if mps is not None:
-        found[WITH_MPS] = Way("alone", each, share, mps.environment([device]))
-    return found
 
 
 def compare(
-    size: int, folds: int, device: Device, mps: MpsDaemon | None, *, rounds: int, steps: int
+    size: int, folds: int, device: Device, *, rounds: int, steps: int
 ) -> tuple[dict[str, Measured], float]:
     """Measure all ways at one size; also returns how far their losses differed at most."""
     problems: dict[str, Measured] = {}
     memory: dict[str, int] = {}
     with ExitStack() as running:
-        present = ways(folds, usable_cores(), mps, device)
+        present = ways(folds, usable_cores())
         for name, way in list(present.items()):
             before = gpu_memory(device).free if device.is_gpu else 0
             running.enter_context(way.started(size, device))

@@ -29,8 +29,7 @@ from benchmarks.fold_ways import BATCH, CHECKOUT, ENCODER, ONE_BY_ONE, Measured,
 from benchmarks.measurement import spread
 from benchmarks.results import measured_on, write_section
 from benchmarks.utilisation import Utilisation
-from clip_pkg.scheduling.devices import Device, find_devices, usable_cores
-from clip_pkg.scheduling.mps import start_mps
+from clip_pkg.scheduling.devices import Device, find_devices, mps_is_running, usable_cores
 from clip_pkg.study.demo import make_demo
 
 SIZES = {"cpu": (32, 64), "cuda": (32, 64, 224)}
@@ -105,21 +104,17 @@ def steps_report(device: Device, parsed: argparse.Namespace) -> list[str]:
     kind = parsed.device
     steps = parsed.steps or STEPS[kind]
     lines, winners = [], []
-    mps, service = start_mps([device], os.environ) if device.is_gpu else (None, "")
-    try:
-        for size in parsed.sizes or SIZES[kind]:
-            found, worst = compare(
-                size, parsed.folds, device, mps, rounds=parsed.rounds, steps=steps
-            )
-            winners.append(f"{fastest(found)} at {size} px")
-            lines += ["", f"### {ENCODER}, {size} px, {parsed.folds} folds", "", *table(found), ""]
-            lines.append(
-                "In float64 all ways had the same losses and running statistics (within "
-                f"{worst:.0e})."
-            )
-    finally:
-        if mps is not None:
-            mps.close()
+    for size in parsed.sizes or SIZES[kind]:
+        found, worst = compare(size, parsed.folds, device, rounds=parsed.rounds, steps=steps)
+        winners.append(f"{fastest(found)} at {size} px")
+        lines += ["", f"### {ENCODER}, {size} px, {parsed.folds} folds", "", *table(found), ""]
+        lines.append(
+            f"In float64 all ways had the same losses and running statistics (within {worst:.0e})."
+        )
+    service = ""
+    if device.is_gpu:
+        state = "was" if mps_is_running(os.environ) else "was not"
+        service = f"NVIDIA's Multi-Process Service {state} running."
     precision = ", ".join(
         f"{precision_of(ENCODER, size, torch.device(kind))} at {size} px"
         for size in parsed.sizes or SIZES[kind]
@@ -139,7 +134,7 @@ def steps_report(device: Device, parsed: argparse.Namespace) -> list[str]:
         f"**Fastest here**: {', '.join(winners)}. Another machine can decide otherwise, above all "
         "between a CPU, whose cores are shared, and a GPU, which small models leave idle.",
         "",
-        "`--folds-at-once` starts processes, on NVIDIA GPUs with the service: each fold stays the "
+        "`--folds-at-once` starts processes: each fold stays the "
         "program that it is alone, with its own numbers, log and failure, beside folds of other "
         "configs, and one that stops early makes room. A fused program has none of this; where it "
         "is faster, this is what it would gain.",

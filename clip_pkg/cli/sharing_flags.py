@@ -18,17 +18,16 @@ def add_sharing_flags(group: Any) -> None:
         "--folds_at_once",
         type=_folds,
         metavar="N",
-        help="folds that a device computes at the same time, an NVIDIA GPU through a Multi-Process "
-        "Service of the run; auto: as many as its memory holds, measured on the first fold, and no "
-        "more than there are (default: 1)",
+        help="folds that share a device; they compute on an NVIDIA GPU at the same time if its "
+        "Multi-Process Service is running, else they take turns; auto: as many as its memory "
+        "holds, measured on the first fold, and no more than there are (default: 1)",
     )
     group.add_argument(
         "--jobs-per-gpu",
         "--jobs_per_gpu",
         type=_folds,
         metavar="N",
-        help="folds that share a device without that service, so that they take turns on a GPU; "
-        "with --executor ray too; auto as above (default: 1)",
+        help="the same, also with --executor ray (default: 1)",
     )
 
 

@@ -20,11 +20,16 @@ from clip_pkg.cli.ray_flags import check_ray_flags
 from clip_pkg.cli.sharing_flags import AUTO, check_sharing_flags, folds_per_device
 from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
 from clip_pkg.launch.terminal import Terminal
-from clip_pkg.scheduling.devices import Device, find_devices, parse_ids, usable_cores
+from clip_pkg.scheduling.devices import (
+    Device,
+    find_devices,
+    mps_is_running,
+    parse_ids,
+    usable_cores,
+)
 from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
 from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Assignment, Executor, JobState, Slot
-from clip_pkg.scheduling.mps import start_mps
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.tasks import FoldResult, FoldTask, read_record
@@ -136,12 +141,13 @@ def _on_this_machine(parsed: argparse.Namespace) -> Resources:
     if parsed.executor == "inline":
         devices = devices[:1]
         executor = InlineExecutor(partial(_inline, stop=stop))
-    elif has_gpu and parsed.folds_at_once not in (None, 1):
-        daemon, notice = start_mps(devices, os.environ)
-        notices.append(notice)
-        executor = ProcessExecutor(daemon)
     else:
         executor = ProcessExecutor()
+    if has_gpu and parsed.folds_at_once not in (None, 1) and not mps_is_running(os.environ):
+        notices.append(
+            "Folds take turns on a GPU: no Multi-Process Service is running "
+            "(docs/scheduling.md shows how to start one)."
+        )
     if share == AUTO and not has_gpu:
         notices.append(
             "auto goes by the memory of a GPU; on the CPU folds run one after another. A number "

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pynvml
 
 from clip_pkg.base.errors import UserError
+
+MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's default
 
 
 @dataclass(frozen=True, order=True)
@@ -58,6 +61,12 @@ def joint_environment(devices: Sequence[Device], inherited: Mapping[str, str]) -
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(device.visible for device in devices),
     }
+
+
+def mps_is_running(environment: Mapping[str, str]) -> bool:
+    """Whether CUDA programs find a daemon of NVIDIA's Multi-Process Service in this environment."""
+    folder = Path(environment.get("CUDA_MPS_PIPE_DIRECTORY", MPS_FOLDER))
+    return (folder / "control").exists()
 
 
 def usable_cores() -> int:

@@ -21,7 +21,6 @@ from typing import IO, Any
 
 from clip_pkg.scheduling.devices import Device, joint_environment
 from clip_pkg.scheduling.job import Assignment, JobState, lay_out
-from clip_pkg.scheduling.mps import MpsDaemon
 from clip_pkg.study.tasks import (
     FoldFailure,
     Identity,
@@ -35,19 +34,14 @@ LINES_OF_A_CRASH = 15
 
 
 class Worker:
-    """A worker process bound to a device, or to several for one fold that is spread over them.
+    """A worker process bound to a device, or to several for one fold that is spread over them."""
 
-    mps: the daemon through which it computes beside others on its GPU.
-    """
-
-    def __init__(self, devices: Sequence[Device], mps: MpsDaemon | None = None) -> None:
-        environment = joint_environment(devices, os.environ)
+    def __init__(self, devices: Sequence[Device]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "clip_pkg.training.worker", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment if mps is None else environment | mps.environment(devices),
-            pass_fds=() if mps is None else (mps.lifeline,),
+            env=joint_environment(devices, os.environ),
             start_new_session=True,  # Ctrl-C reaches the launcher only; it decides what to do
             text=True,
             encoding="utf-8",
@@ -189,13 +183,9 @@ def crash(assignment: Assignment, how: str) -> FoldFailure:
 
 
 class ProcessExecutor:
-    """Keeps a worker per slot and replaces those that failed.
+    """Keeps a worker per slot and replaces those that failed."""
 
-    mps: lets workers of one GPU compute at the same time; it ends with the executor.
-    """
-
-    def __init__(self, mps: MpsDaemon | None = None) -> None:
-        self._mps = mps
+    def __init__(self) -> None:
         self._workers: dict[str, Worker] = {}
         self._jobs: dict[str, ProcessJob] = {}
 
@@ -219,7 +209,7 @@ class ProcessExecutor:
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:
         """Return the worker of a slot (or of several, by their joint name); started if none."""
         if key not in self._workers:
-            self._workers[key] = Worker(devices, self._mps)
+            self._workers[key] = Worker(devices)
         return self._workers[key]
 
     def _close_overlapping(self, key: str, assignment: Assignment) -> None:
@@ -238,8 +228,6 @@ class ProcessExecutor:
                 job.kill()
             worker.close()
         self._workers.clear()
-        if self._mps is not None:
-            self._mps.close()
 
 
 def last_lines(path: Path, count: int) -> list[str]:

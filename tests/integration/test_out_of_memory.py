@@ -29,8 +29,8 @@ class FakeWorker:
 
     pid = 1
 
-    def __init__(self, devices: object, mps: object) -> None:
-        del devices, mps
+    def __init__(self, devices: object) -> None:
+        del devices
 
     def send(self, assignment: Assignment) -> None:
         """Take it."""

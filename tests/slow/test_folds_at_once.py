@@ -1,6 +1,6 @@
 """Folds that train at the same time give the numbers of folds that train alone, killed or not.
 
-The GPU and its service are stand-ins, the launcher, its workers and what they train are real.
+The GPU is a stand-in; the launcher, its workers and what they train are real.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clip_pkg.scheduling.mps import PIPES
-from support.mps_program import processes_in, write_mps_program
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from support.tiny import command, unmeasured_environment
 
@@ -64,14 +62,12 @@ def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
     write_configs: Callable[..., Path],
     train: Callable[..., str],
 ) -> None:
-    program = write_mps_program(tmp_path / "bin")
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(PRETENDED_GPU, encoding="utf-8")
     configs = write_configs({"name": "a", "epochs": 8})
     environment = unmeasured_environment()
-    environment |= {"PATH": program.path, "CUDA_VISIBLE_DEVICES": "0"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "0", "CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
     environment["PYTHONPATH"] = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
-    environment.pop(PIPES, None)
     words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", configs]
     histories = [tmp_path / f"out/a/fold_{fold}/history.json" for fold in (1, 2)]
 
@@ -88,19 +84,14 @@ def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
     process = start()
     until(lambda: all(path.exists() for path in histories), process)
     family = process.children(recursive=True)
-    (pipes,) = [pipes for words, pipes, _ in program.calls() if words == "-d"]
-    assert set(processes_in(pipes)) < set(family)
     process.kill()
     process.wait()
     assert alive(family, SECONDS_TO_END) == []
-    assert not Path(pipes).exists()
-    assert program.words().count("quit") == 1
     check_readable(tmp_path / "out")
 
     assert start().wait() == 0
-    assert program.words().count("quit") == 2
     shown = (tmp_path / "stdout.txt").read_text(encoding="utf-8")
-    assert "through a Multi-Process Service that ends with this run" in shown
+    assert "Folds take turns on a GPU" in shown
     cores = sorted(os.sched_getaffinity(0))
     # As many threads as one of the two had: sums of other numbers of threads differ.
     os.sched_setaffinity(0, cores[: max(1, len(cores) // 2)])

@@ -59,8 +59,7 @@ def test_orders_are_answered_in_their_turn(
 class HereWay:
     """A way that trains in this very process."""
 
-    def __init__(self, kind: str, teams: list[list[int]], threads: int, environment: Any) -> None:
-        del environment
+    def __init__(self, kind: str, teams: list[list[int]], threads: int) -> None:
         self._kind = kind
         self._works = [
             Work("test_resnet", team, 32, 4, CPU, Precision("cpu", None), threads) for team in teams

@@ -15,10 +15,8 @@ from clip_pkg.launch.execution import _at_most
 from clip_pkg.launch.resources import Resources, find_resources
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.mps import PIPES
 from clip_pkg.scheduling.process import ProcessExecutor
 from support.fold_tasks import gpu, gpus, task
-from support.mps_program import write_mps_program
 
 CPU = Device("cpu", "", "CPU")
 
@@ -30,8 +28,8 @@ def resources(*words: str) -> Resources:
 
 @pytest.fixture
 def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Choose what the machine has, and leave out the service of this one."""
-    monkeypatch.delenv(PIPES, raising=False)
+    """Choose the devices; no Multi-Process Service is running."""
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "nowhere")
 
     def have(*found: Device) -> None:
         monkeypatch.setattr(clip_pkg.launch.resources, "find_devices", lambda _: (found, []))
@@ -79,52 +77,32 @@ def test_a_plan_takes_either_flag(
     assert "give one" in capsys.readouterr().err
 
 
-def test_on_gpus_folds_at_once_start_a_service_and_jobs_do_not(
+def test_folds_at_once_say_whether_they_take_turns(
     devices: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = write_mps_program(tmp_path / "bin")
-    monkeypatch.setenv("PATH", program.path)
     devices(*gpus(2))
     for words in ([], ["--jobs-per-gpu", "3"], ["--folds-at-once", "1"]):
         found = resources(*words)
-        found.executor.close()
         assert found.jobs_per_device == (3 if "3" in words else 1)
         assert found.notices == []
-    assert program.calls() == []
     found = resources("--folds-at-once", "3")
     assert (found.jobs_per_device, found.jobs_that_fit) == (3, None)
-    assert "at the same time" in "".join(found.notices)
-    found.executor.close()
-    assert [words for words in program.words() if words in ("-d", "quit")] == ["-d", "quit"]
+    assert "take turns on a GPU" in found.notices[0]
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    (tmp_path / "control").touch()
     found = resources("--folds-at-once", "auto")
     assert found.jobs_per_device == 1
     assert found.jobs_that_fit is not None
-    found.executor.close()
+    assert found.notices == []
 
 
-def test_without_the_service_folds_share_a_gpu_all_the_same(
-    devices: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    devices(gpu(0))
-    found = resources("--folds-at-once", "2")
-    assert found.jobs_per_device == 2
-    (notice,) = found.notices
-    assert "take turns on a GPU" in notice
-
-
-def test_on_a_cpu_there_is_no_service_and_auto_is_one(
-    devices: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = write_mps_program(tmp_path / "bin")
-    monkeypatch.setenv("PATH", program.path)
+def test_on_a_cpu_auto_is_one(devices: Callable[..., None]) -> None:
     devices(CPU)
     assert resources("--folds-at-once", "2").notices == []
     for flag in ("--folds-at-once", "--jobs-per-gpu"):
         found = resources(flag, "auto")
         assert (found.jobs_per_device, found.jobs_that_fit) == (1, None)
         assert "on the CPU folds run one after another" in found.notices[0]
-    assert program.calls() == []
 
 
 def test_no_more_places_than_there_are_folds(devices: Callable[..., None]) -> None:
