@@ -1,22 +1,25 @@
-"""Files that are either the old one or the new one, never a half of either."""
+"""Atomic writes: a file or folder is complete or unchanged, never half-written."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from clip_pkg.base.errors import UserError, shown
+
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of `path` for writing; on success it takes the place of `path`.
+    """Open a temporary file beside `path` for writing; on success it replaces `path`.
 
-    With `durable` the bytes are on the disk before the name changes, so that a power cut leaves a
-    whole file too. On any error the old file stays and the temporary one is removed.
+    durable: flush to disk before the rename, so that the file survives a power failure. On any
+    error the old file is unchanged and the temporary one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -33,29 +36,57 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write `content` to `path`, whole or not at all."""
     with replacing(path, durable=durable) as stream:
         stream.write(content)
 
 
 def write_text(path: Path, content: str, *, durable: bool = True) -> None:
-    """Write `content` to `path` as UTF-8, whole or not at all."""
+    """Write `content` as UTF-8."""
     write_bytes(path, content.encode("utf-8"), durable=durable)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write `value` as indented JSON. NaN and infinity are refused: they are no JSON."""
+    """Write `value` as indented JSON. Raises ValueError for NaN and infinity."""
     text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
     write_text(path, text + "\n", durable=durable)
 
 
 def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill the file, then put it in place (for libraries that want a stream)."""
+    """Write with a function that takes a binary stream."""
     with replacing(path) as stream:
         write(stream)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed writers left in `folder` (not below it)."""
+    """Remove temporary files of killed writers in `folder` (not recursively)."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Raise UserError unless `path` is a new or empty folder."""
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        if path.exists() or path.is_symlink():
+            what = "is not empty" if path.is_dir() else "is not a folder"
+            raise UserError(f"{shown(path)} {what}; choose a new or empty folder")
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill, renamed to `path` on success and deleted on any error.
+
+    Raises UserError if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clip_pkg.base.errors import UserError, shown, some
+from clip_pkg.base.files import check_new_folder, new_folder
 from clip_pkg.cli.models import (
     check_device,
     load,
@@ -20,8 +21,6 @@ from clip_pkg.inference.explanation_folder import (
     INDEX,
     PAGE,
     Explained,
-    check_folder,
-    new_folder,
     picture_name,
     write_index,
     write_picture,
@@ -35,7 +34,7 @@ def explain(parsed: argparse.Namespace) -> int:
     terminal = Terminal()
     check_device(parsed.device)
     choice = choose_checkpoints(parsed.model)
-    check_folder(parsed.output)
+    check_new_folder(parsed.output)
     note(terminal, choice.notices)
     images = look_for_images(parsed, terminal).images
     ensemble = load(choice.checkpoints, parsed.device, terminal)

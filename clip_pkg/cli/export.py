@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from clip_pkg.base.errors import shown
+from clip_pkg.base.files import check_new_folder
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.inference.export.publication import check_format, check_output
+from clip_pkg.inference.export.publication import check_format
 from clip_pkg.launch.terminal import Terminal
 
 
@@ -16,7 +17,7 @@ def export(parsed: argparse.Namespace) -> int:
     terminal = Terminal()
     output: Path = parsed.output
     check_format(parsed.format)
-    check_output(output)
+    check_new_folder(output)
     choice = choose_checkpoints(parsed.model)
     for notice in choice.notices:
         terminal.line(f"NOTE: {notice}", "yellow")

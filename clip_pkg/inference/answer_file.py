@@ -1,6 +1,6 @@
-"""A file of answers, CSV or JSON by its suffix; written as they come, whole or not at all.
+"""Files of predictions, CSV or JSON by suffix, streamed and written completely or not at all.
 
-No torch here: a place that cannot be written to is told before a model is loaded.
+No torch here, so that an unwritable path is reported before a model is loaded.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SUFFIXES = (".csv", ".json")
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model says about B images.
+    """Predictions for B images.
 
-    images: B. probabilities: [B, C] float64, rows sum to 1. unreadable: images without an answer.
-    labels: B names of the true classes, and fold: the one that answered; where they are known.
+    images: B. probabilities: [B, C] float64, rows sum to 1. unreadable: images without a
+    prediction. labels: B true classes, fold: of the model; both None if unknown.
     """
 
     images: tuple[ImageFile, ...]
@@ -45,11 +45,11 @@ class Answers:
 def write_answers(
     path: Path, classes: Sequence[str], answers: Iterable[Answers], *, known: bool = False
 ) -> None:
-    """Write one row or object per image; probabilities with all their digits.
+    """Write one row or object per image, probabilities in full precision.
 
-    known: the answers have labels and folds, which become columns too.
-    Raises UserError if the file cannot be written, and whatever `answers` raises; an old file then
-    stays as it was.
+    known: write the columns `label` and `fold`.
+    Raises UserError if the file cannot be written, and any error of `answers`; an existing file is
+    then unchanged.
     """
     write = _write_json if path.suffix.lower() == ".json" else _write_csv
     try:
@@ -75,8 +75,8 @@ def _rows(
         for number, image in enumerate(some.images):
             facts: list[str | float] = []
             if known:
-                assert some.labels is not None, "what is known has labels"
-                assert some.fold is not None, "and a fold"
+                assert some.labels is not None, "known predictions have labels"
+                assert some.fold is not None, "known predictions have a fold"
                 facts = [some.labels[number], some.fold]
             yield [image.name, *facts, classes[chosen[number]], *values[number]]
 

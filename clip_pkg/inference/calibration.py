@@ -1,7 +1,4 @@
-"""The temperature of a config, from what its folds said about images that they did not see.
-
-No torch here.
-"""
+"""Temperature scaling of a config, fitted on the out-of-fold predictions of its folds. No torch."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Calibration:
-    """temperature: T, which divides logits. n: predictions it was fitted on, and scored on."""
+    """temperature: T, which divides the logits. n: predictions that it was fitted and scored on."""
 
     temperature: float
     n: int
@@ -46,23 +43,23 @@ class Calibration:
 
 
 def calibrate(model: Path) -> Calibration:
-    """Fit the temperature of the config that `model` is or belongs to.
+    """Fit the temperature of the config that `model` is, or is part of.
 
-    Raises UserError where it belongs to none, where no fold is finished, and where the predictions
-    make no mistake: there is then nothing that bounds how bold they may be.
+    Raises UserError if there is no such config, if no fold is finished, and if every prediction is
+    correct: the likelihood then has no maximum.
     """
     paths = _config_of(model)
-    parts = []
+    folds = []
     for checkpoint in choose_checkpoints(paths.root).checkpoints:
         fold = FoldPaths(checkpoint.parent)
         best = checkpoint == fold.checkpoint_best
-        parts.append(read_predictions(fold.predictions if best else fold.predictions_last))
-    together = pooled(parts)
-    probabilities, targets = together.probabilities, together.targets
+        folds.append(read_predictions(fold.predictions if best else fold.predictions_last))
+    out_of_fold = pooled(folds)
+    probabilities, targets = out_of_fold.probabilities, out_of_fold.targets
     if (probabilities.argmax(axis=1) == targets).all():
         raise UserError(
             f"--calibrate: all {len(targets)} out-of-fold predictions of {shown(paths.root)} are "
-            "right, so that nothing tells how certain they may be; predict without it"
+            "correct, so the temperature has no optimum; predict without --calibrate"
         )
     temperature = fit_temperature(probabilities, targets)
     scaled = tempered(probabilities, temperature)
@@ -80,6 +77,6 @@ def _config_of(model: Path) -> ConfigPaths:
         if ConfigPaths(candidate).folds_info.is_file():
             return ConfigPaths(candidate)
     raise UserError(
-        f"--calibrate: {shown(model)} does not lie in a config's result folder; the temperature is "
-        "fitted on the predictions that the folds left there"
+        f"--calibrate: {shown(model)} is not in the result folder of a config; the temperature is "
+        "fitted on the predictions of its folds"
     )

@@ -1,6 +1,6 @@
-"""Which checkpoints a user means: of all folds of a config, of one fold, or one file.
+"""Which checkpoints a path stands for: all folds of a config, one fold, or one file.
 
-No torch here: a wrong path is told before a model is loaded.
+No torch here, so that a wrong path is reported before a model is loaded.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ FOLD_PREFIX = "fold_"
 
 @dataclass(frozen=True)
 class CheckpointChoice:
-    """checkpoints: in the order of their folds. notices: what the user should know of them."""
+    """checkpoints: in the order of their folds. notices: for the user."""
 
     checkpoints: tuple[Path, ...]
     notices: tuple[str, ...] = ()
 
 
 def choose_checkpoints(model: Path) -> CheckpointChoice:
-    """Find what `model` stands for.
+    """Find the checkpoints of `model`.
 
-    A config's result folder stands for the best checkpoints of all its finished folds, a fold's
-    folder for its best checkpoint, a refit's for its only one, an export to
-    safetensors for its models, a file for itself. Where a fold has
-    no best checkpoint, because the config wanted none, it is the latest one.
+    The result folder of a config means the best checkpoints of all its finished folds, the folder
+    of a fold its best checkpoint, that of a refit its only one, an export to safetensors its
+    models, and a file itself. Without a best checkpoint (`save_best: false`), the latest is used.
 
     Raises:
-        RunFolderError: There is nothing of the kind, or no fold is finished.
+        RunFolderError: There is no such file or folder, or no fold is finished.
     """
     try:
         if model.is_file():
             return CheckpointChoice((model,))
         if not model.exists():
-            raise RunFolderError(f"{shown(model)}: there is no such checkpoint or result folder")
+            raise RunFolderError(f"{shown(model)}: no such checkpoint or result folder")
         if not model.is_dir():
             raise RunFolderError(f"{shown(model)}: is neither a file nor a folder")
         if (checkpoint := _checkpoint(FoldPaths(model))) is not None:
@@ -53,12 +52,12 @@ def choose_checkpoints(model: Path) -> CheckpointChoice:
         raise RunFolderError(f"{shown(model)}: cannot be read: {error.strerror}") from None
     if configs:
         raise RunFolderError(
-            f"{shown(model)} holds the results of {len(configs)} config(s); name one of them, such "
-            f"as {shown(model / configs[0])} ({some(configs, 10)})"
+            f"{shown(model)} contains the results of {len(configs)} config(s); choose one, for "
+            f"example {shown(model / configs[0])} ({some(configs, 10)})"
         )
     raise RunFolderError(
-        f"{shown(model)} is no result folder of a config or fold: it has neither {FOLD_PREFIX}1 "
-        f"nor {FoldPaths(model).checkpoint_best.name}"
+        f"{shown(model)} is not the result folder of a config or fold: it has neither "
+        f"{FOLD_PREFIX}1 nor {FoldPaths(model).checkpoint_best.name}"
     )
 
 
@@ -72,7 +71,7 @@ def _checkpoint(paths: FoldPaths) -> Path | None:
 
 
 def _folds(folder: Path) -> list[int]:
-    """Numbers of the folds that have a folder."""
+    """Numbers of the folds with a folder."""
     if not folder.is_dir():
         return []
     numbers = (
@@ -88,7 +87,7 @@ def _of_fold(paths: FoldPaths, checkpoint: Path) -> CheckpointChoice:
     is_refit = result is not None and result.best_epoch is None
     notices = [] if is_refit else _substitute(paths, checkpoint)
     if result is None:
-        notices.append(f"{shown(paths.root)} is not finished: this is its model so far")
+        notices.append(f"{shown(paths.root)} is unfinished: this is its latest model")
     return CheckpointChoice((checkpoint,), tuple(notices))
 
 
@@ -100,16 +99,16 @@ def _of_config(paths: ConfigPaths, found: list[int]) -> CheckpointChoice:
         fold = paths.fold(number)
         checkpoint = _checkpoint(fold)
         if read_record(FoldResult, fold.result) is None:
-            missing.append(f"{fold.root.name} (not finished)")
+            missing.append(f"{fold.root.name} (unfinished)")
         elif checkpoint is None:
-            missing.append(f"{fold.root.name} (its checkpoints are gone)")
+            missing.append(f"{fold.root.name} (its checkpoints are missing)")
         else:
             chosen.append(checkpoint)
             notices += _substitute(fold, checkpoint)
     if not chosen:
         raise RunFolderError(
-            f"{shown(paths.root)}: no fold can be used: {', '.join(missing)}; the training command "
-            "goes on where it stopped"
+            f"{shown(paths.root)}: no fold can be used: {', '.join(missing)}; run the training "
+            "command again to resume"
         )
     if missing:
         notices.append(f"without {', '.join(missing)}")
@@ -117,7 +116,7 @@ def _of_config(paths: ConfigPaths, found: list[int]) -> CheckpointChoice:
 
 
 def _planned(paths: ConfigPaths) -> range:
-    """Numbers of the folds that the config has; none where only folds were copied."""
+    """Numbers of the config's folds; none if only fold folders were copied."""
     try:
         folds = json.loads(paths.folds_info.read_text(encoding="utf-8"))["folds"]
         return range(1, len(folds) + 1)
@@ -131,6 +130,6 @@ def _substitute(paths: FoldPaths, checkpoint: Path) -> list[str]:
     if checkpoint == paths.checkpoint_best:
         return []
     return [
-        f"{shown(paths.root)} has no {paths.checkpoint_best.name}: the model of its last epoch is "
+        f"{shown(paths.root)} has no {paths.checkpoint_best.name}; the model of its last epoch is "
         "used"
     ]

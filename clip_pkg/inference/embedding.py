@@ -1,9 +1,8 @@
-"""Images as places in a fold's joint space: features to search, cluster or draw.
+"""Image embeddings in a fold's joint space, to search, cluster or plot.
 
 Legend: N images, D embedding size.
 
-Every fold has learned a space of its own. Distances between images that different folds embedded
-mean little; compare within a fold.
+Each fold has an embedding space of its own: compare images within a fold, not across folds.
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ from clip_pkg.study.inspection import Progress
 class Embeddings:
     """N embedded images.
 
-    paths: N names. features: [N, D] float32, before normalisation; class texts are compared with
-    their directions. folds: [N] int64, number of the fold whose model embedded each. labels: N
-    class names, or None where they are not known. unreadable: images without features.
+    paths: N names. features: [N, D] float32, before normalisation. folds: [N] int64, the fold of
+    the model. labels: N class names, or None if unknown. unreadable: images without features.
     """
 
     paths: tuple[str, ...]
@@ -48,9 +46,9 @@ def embed(
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """Embed images with one fold's model. Unreadable ones: see `readable_batches`."""
+    """Embed images with one fold's model; for unreadable ones see `readable_batches`."""
     names: list[str] = []
-    parts = [np.empty((0, fold.classifier.model.embed_dim), dtype=np.float32)]
+    features = [np.empty((0, fold.classifier.model.embed_dim), dtype=np.float32)]
     unreadable: list[UnreadableImage] = []
     with memory_of(fold.device):
         for batch in readable_batches(
@@ -63,10 +61,10 @@ def embed(
             unreadable += batch.unreadable
             if batch.images:
                 names += [image.name for image in batch.images]
-                parts.append(fold.embeddings(batch.pixels))
+                features.append(fold.embeddings(batch.pixels))
     return Embeddings(
         tuple(names),
-        np.concatenate(parts),
+        np.concatenate(features),
         np.full(len(names), fold.fold, dtype=np.int64),
         unreadable=tuple(unreadable),
     )
@@ -75,10 +73,10 @@ def embed(
 def embed_out_of_fold(
     paths: ConfigPaths, data_dir: Path, device: torch.device, *, progress: Progress | None = None
 ) -> Embeddings:
-    """Embed a config's own images, each by the fold that was not trained on it.
+    """Embed the training images of a config, each with the fold that held it out.
 
-    The folds' images come one fold after the other, in the order of their `predictions.csv`.
-    data_dir: what the config was trained with, see `held_out_images`, whose errors this raises.
+    Images are ordered by fold, then as in its `predictions.csv`.
+    data_dir: the training data, see `held_out_images`, whose errors this raises.
     """
     return embed_held_out(held_out_images(paths, data_dir), device, progress=progress)
 
@@ -86,8 +84,7 @@ def embed_out_of_fold(
 def embed_held_out(
     held_out: HeldOut, device: torch.device, *, progress: Progress | None = None
 ) -> Embeddings:
-    """Embed what was found, fold after fold."""
-    parts: list[Embeddings] = []
+    folds: list[Embeddings] = []
     done = 0
 
     def advance(in_fold: int, _total: int) -> None:
@@ -95,11 +92,11 @@ def embed_held_out(
             progress(done + in_fold, len(held_out))
 
     for fold, model in unseeing_folds(held_out, device):
-        parts.append(embed(model, fold.images, progress=advance))
+        folds.append(embed(model, fold.images, progress=advance))
         done += len(fold.images)
     return Embeddings(
-        paths=tuple(path for part in parts for path in part.paths),
-        features=np.concatenate([part.features for part in parts]),
-        folds=np.concatenate([part.folds for part in parts]),
+        paths=tuple(path for one in folds for path in one.paths),
+        features=np.concatenate([one.features for one in folds]),
+        folds=np.concatenate([one.folds for one in folds]),
         labels=tuple(label for fold in held_out.folds for label in fold.labels),
     )

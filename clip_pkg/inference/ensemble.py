@@ -1,4 +1,4 @@
-"""One answer per image from the models of one or several folds.
+"""Predictions of an ensemble of folds, and of each fold for its held-out images.
 
 Legend: B images of a batch, K folds, C classes.
 """
@@ -23,20 +23,20 @@ from clip_pkg.study.inspection import Progress
 
 
 def check_one_run(members: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]]) -> None:
-    """Raise CheckpointError where files, with their classes and identities, are of several runs."""
+    """Raise CheckpointError if members (file, classes, identity) come from different runs."""
     first, *others = members
     for source, classes, identity in others:
         if (list(classes), identity) != (list(first[1]), first[2]):
             raise CheckpointError(
-                f"{source} and {first[0]} are of different runs; their mean would be of nothing"
+                f"{source} and {first[0]} come from different runs and cannot be averaged"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """K folds of one config; its probabilities are the mean of theirs. K may be 1.
+    """K ≥ 1 folds of one config, whose probabilities are averaged.
 
-    temperature: at which each fold's probabilities are taken, see `metrics.temperature`.
+    temperature: divides the logits of each fold, see `metrics.calibration`.
     """
 
     folds: tuple[FoldClassifier, ...]
@@ -44,7 +44,7 @@ class Ensemble:
 
     @classmethod
     def load(cls, checkpoints: Sequence[Path], device: torch.device) -> Ensemble:
-        """Rebuild the models. Raises CheckpointError for unfit files and files of several runs."""
+        """Rebuild the models. Raises CheckpointError for unusable or mixed files."""
         with memory_of(device):
             folds = tuple(FoldClassifier.load(path, device) for path in checkpoints)
         check_one_run([(one.source, one.classes, one.identity) for one in folds])
@@ -67,7 +67,7 @@ class Ensemble:
 
     def _of_one(self, fold: FoldClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         probabilities = fold.probabilities(pixels)
-        if self.temperature == 1.0:  # to the last bit as they were
+        if self.temperature == 1.0:  # bit-identical to predictions.csv
             return probabilities
         return tempered(probabilities, self.temperature)
 
@@ -78,7 +78,7 @@ class Ensemble:
         skip_unreadable: bool = False,
         progress: Progress | None = None,
     ) -> Iterator[Answers]:
-        """Look at all images while the next ones are decoded; see `readable_batches`."""
+        """Predict all images while the next ones are decoded; see `readable_batches`."""
         first = self.folds[0]
         for batch in readable_batches(
             images,
@@ -93,17 +93,16 @@ class Ensemble:
 def unseeing_folds(
     held_out: HeldOut, device: torch.device
 ) -> Iterator[tuple[HeldOutFold, FoldClassifier]]:
-    """Load one fold after the other; only one model is in memory at a time.
+    """Load the folds one at a time; a single model is in memory.
 
-    Raises CheckpointError for a model that was trained with another division of the images.
+    Raises CheckpointError for a model that was trained on other splits.
     """
     for fold in held_out.folds:
         with memory_of(device):
             model = FoldClassifier.load(fold.checkpoint, device)
         if model.identity.get("splits") != held_out.splits:
             raise CheckpointError(
-                f"{fold.checkpoint} was trained with other folds than these: it may have seen the "
-                "images"
+                f"{fold.checkpoint} was trained with other splits, so it may have seen these images"
             )
         yield fold, model
         del model
@@ -116,10 +115,10 @@ def out_of_fold_answers(
     *,
     progress: Progress | None = None,
 ) -> Iterator[Answers]:
-    """Answer the images fold by fold, with the labels that they had in training.
+    """Predict held-out images fold by fold, with their labels.
 
-    prepared: makes what answers of a fold's model. On a CPU with as many threads, its plain answers
-    are those of the folds' `predictions.csv` to the last bit.
+    prepared: makes an ensemble from a fold's model. With the same number of CPU threads, the
+    predictions of the plain model equal those of `predictions.csv` to the last bit.
     """
     done = 0
     for fold, model in unseeing_folds(held_out, device):

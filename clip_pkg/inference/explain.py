@@ -1,16 +1,16 @@
-"""Where in an image a fold's model found evidence for a class: Grad-CAM.
+"""Grad-CAM: regions of an image that are evidence for a class.
 
 Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2, computed by captum: the channels of a late
-layer, weighted by how much each of them raises the class's score. The score is the class's log-odds
-against all others: a logit alone may be a cosine, which is near its maximum in an image that the
-model is sure of, and its gradient then tells background from object no more.
+layer, weighted by how much each raises the score of the class. The score is the log-odds of the
+class against all others, not the logit: a cosine is near its maximum in an image that the model is
+sure of, and its gradient no longer separates object from background.
 
-Tokens, which are normalised, all get the same share of evidence for reasons that have no place;
-what is shown of them is what lies above the image's mean. Where a mean over places is compared with
-texts by its direction, the mean of the evidence is 0 anyway.
+Tokens are normalised, which gives all of them the same constant evidence; only evidence above the
+mean of the image is shown. Where a mean over tokens is compared with texts by cosine, the mean
+evidence is 0 anyway.
 
-Legend: B images, C classes, S side of the decoded square in pixels, H side of what the encoder sees
-of it (H ≤ S).
+Legend: B images, C classes, S width of the decoded square in pixels, H width of the encoder's input
+(H ≤ S).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from clip_pkg.study.inspection import Progress
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
-    """Explains what one fold's model says about images.
+    """Explains predictions of one fold's model.
 
-    classifier: the fold's, in single precision. layer: the last one in which evidence has a place.
+    classifier: the fold's, in float32. layer: its last layer with spatial resolution.
     """
 
     fold: FoldClassifier
@@ -50,7 +50,7 @@ class Explainer:
 
     @classmethod
     def of(cls, fold: FoldClassifier) -> Explainer:
-        """Look for the layer. Raises UserError if the encoder has none."""
+        """Find the layer. Raises UserError if the encoder has none."""
         # Small gradients are lost in half precision.
         precise = replace(fold.classifier.precision, dtype=None)
         classifier = replace(fold.classifier, precision=precise)
@@ -61,17 +61,17 @@ class Explainer:
     def maps(
         self, pixels: NDArray[np.uint8], classes: NDArray[np.int64] | None = None
     ) -> NDArray[np.float32]:
-        """Squares [B, S, S, 3], RGB → evidence [B, S, S] in [0, 1], which lies over the square.
+        """Evidence [B, S, S] in [0, 1] over the squares [B, S, S, 3] uint8 RGB.
 
-        classes: [B] positions of the classes to explain; by default those that are predicted.
-        The strongest place of an image is 1, unless nothing speaks for the class: then all is 0, as
-        is the margin that the encoder does not see.
+        classes: [B] indices of the classes to explain; by default the predicted ones.
+        The maximum of each image is 1, or 0 if nothing is evidence for the class. The margin
+        outside the encoder's input is 0.
         """
         if classes is None:
             classes = self.fold.probabilities(pixels).argmax(axis=1)
         images = self.fold.images(pixels)
         target = torch.from_numpy(classes).to(images.device)
-        with memory_of(self.fold.device), flushed_denormals(), self._seen_as_map() as seen:
+        with memory_of(self.fold.device), flushed_denormals(), self._as_map() as seen:
             method = LayerGradCam(self._log_odds, seen)
             evidence = method.attribute(images, additional_forward_args=target)
         evidence = evidence.detach().float()
@@ -82,8 +82,8 @@ class Explainer:
         strongest = evidence.amax(dim=(2, 3), keepdim=True)
         evidence = evidence / torch.where(strongest > 0, strongest, 1.0)
         margin = self.fold.store_size - images.shape[2]
-        sides = (margin // 2, margin - margin // 2) * 2
-        result: NDArray[np.float32] = F.pad(evidence, sides)[:, 0].cpu().numpy()
+        padding = (margin // 2, margin - margin // 2) * 2
+        result: NDArray[np.float32] = F.pad(evidence, padding)[:, 0].cpu().numpy()
         return result
 
     def _log_odds(self, images: Tensor, classes: Tensor) -> Tensor:
@@ -94,16 +94,16 @@ class Explainer:
         return logits.gather(1, own)[:, 0] - others
 
     @contextmanager
-    def _seen_as_map(self) -> Iterator[nn.Module]:
-        """Give a module whose output is the layer's, laid out as captum expects it.
+    def _as_map(self) -> Iterator[nn.Module]:
+        """A module whose output is that of the layer, in the layout that captum expects.
 
-        Gradients end there: what comes before the layer keeps nothing for them in memory.
+        Gradients stop there, so earlier layers keep no activations.
         """
         seen = nn.Identity()
 
         def through(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             values = seen(self.layer.grid.as_map(output).detach().requires_grad_())
-            # A copy, because the next layer may work in place.
+            # A copy, because the next layer may operate in place.
             return self.layer.grid.from_map(values.clone(), output)
 
         handle = self.layer.module.register_forward_hook(through)
@@ -116,10 +116,7 @@ class Explainer:
 def mean_maps(
     explainers: Sequence[Explainer], pixels: NDArray[np.uint8], classes: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Mean of several folds' maps [B, S, S] for classes [B]; see `Explainer.maps`.
-
-    Places on which the folds agree come out strongest.
-    """
+    """Mean of several folds' maps [B, S, S] for classes [B], scaled to a maximum of 1."""
     if not len(pixels):
         return np.empty(pixels.shape[:3], dtype=np.float32)
     total: NDArray[np.float32] = explainers[0].maps(pixels, classes)
@@ -134,8 +131,8 @@ def mean_maps(
 class Explanations:
     """Evidence in B images.
 
-    probabilities: [B, C] of the ensemble. explained: [B] int64, position of the class whose
-    evidence is shown. maps: [B, S, S], see `mean_maps`. unreadable: images without an explanation.
+    probabilities: [B, C] of the ensemble. explained: [B] int64, index of the explained class.
+    maps: [B, S, S], see `mean_maps`. unreadable: images without an explanation.
     """
 
     images: tuple[ImageFile, ...]
@@ -155,7 +152,7 @@ def explanations(
 ) -> Iterator[Explanations]:
     """Explain images in batches; for unreadable ones and `progress` see `readable_batches`.
 
-    explained: position of a class; None for the one that the ensemble predicts for each image.
+    explained: index of a class; None for the predicted class of each image.
     Raises UserError if the encoder cannot be explained.
     """
     explainers = [Explainer.of(fold) for fold in ensemble.folds]

@@ -1,8 +1,8 @@
-"""A file of features, .npz or .parquet; written whole or not at all.
+"""Files of features, .npz or .parquet, written completely or not at all.
 
-- `.npz`: arrays `path` [N], `label` [N] where they are known, `fold` [N], and `features` [N, D]
-  float32; none of them is a pickle.
-- `.parquet`: a row per image, columns `path`, `label` where they are known, `fold`, and
+- `.npz`: arrays `path` [N], `label` [N] if known, `fold` [N], and `features` [N, D]
+  float32; no pickles.
+- `.parquet`: a row per image, columns `path`, `label` if known, `fold`, and
   `feature_0`, `feature_1`, …
 """
 
@@ -21,7 +21,7 @@ SUFFIXES = (".npz", ".parquet")
 
 
 def check_parquet(path: Path) -> None:
-    """Raise UserError if `path` is to become Parquet and the package for it is absent."""
+    """Raise UserError if `path` is a Parquet file and pyarrow is not installed."""
     if path.suffix.lower() == ".parquet":
         _import_pyarrow()
 
@@ -66,7 +66,7 @@ def _import_pyarrow() -> tuple[Any, Any]:
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
         raise UserError(
-            'files `.parquet` need the pyarrow package: pip install "clip_pkg[parquet]"; or write '
-            "a file that ends in .npz"
+            '.parquet files need the pyarrow package: pip install "clip_pkg[parquet]"; or write an '
+            ".npz file"
         ) from error
     return pyarrow, parquet

@@ -1,10 +1,10 @@
 """The model of one trained fold, rebuilt from its checkpoint alone.
 
-Neither a network, nor pretrained weights, nor a text tower is needed: the checkpoint holds the
-image encoder, the features of the classes, and whatever else its objective predicts by.
+It needs no network, pretrained weights or text tower: the checkpoint contains the image encoder,
+the class features, and the parameters of the objective.
 
-Legend: B images, C classes, D embedding size, S side of the decoded square in pixels, H side of
-what the encoder sees of it (H ≤ S).
+Legend: B images, C classes, D embedding size, S width of the decoded square in pixels, H width of
+the encoder's input (H ≤ S).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import evaluation_batch_size
 from clip_pkg.data.pixel_store import store_size
-from clip_pkg.inference.safetensors_file import SUFFIX, TEXT_SIDE, read_safetensors
+from clip_pkg.inference.safetensors_file import SUFFIX, TEXT_PREFIXES, read_safetensors
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.classifier import Classifier, objective_for, probabilities
 from clip_pkg.models.image_encoder import build_image_encoder
@@ -36,7 +36,7 @@ from clip_pkg.models.state_dicts import load_strictly
 
 
 class Transform(BaseModel):
-    """How the fold's images were prepared; see `engine.outputs`."""
+    """How the fold's images were prepared."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -46,10 +46,10 @@ class Transform(BaseModel):
 
 
 class CheckpointContent(BaseModel):
-    """What is read of a checkpoint to predict and to export; it may hold more.
+    """Fields of a checkpoint that prediction and export need; it may contain more.
 
-    fold: 0 for a refit, for which no image was held out. prompts: of each class. model, objective:
-    their states. class_features: [C, D]; None for a model without texts.
+    fold: 0 for a refit. prompts: per class. model, objective: state dicts. class_features: [C, D],
+    None for a model without texts.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
@@ -69,9 +69,9 @@ class CheckpointContent(BaseModel):
 
 
 def read_content(path: Path) -> CheckpointContent:
-    """Read a file. Raises CheckpointError if it is absent, damaged, hostile or not of this program.
+    """Read a checkpoint or export without executing anything in it.
 
-    Nothing in it is executed.
+    Raises CheckpointError if it is missing, damaged, unsafe or not a checkpoint of this program.
     """
     read = read_safetensors if path.suffix == SUFFIX else load_checkpoint
     try:
@@ -81,7 +81,7 @@ def read_content(path: Path) -> CheckpointContent:
         place = ".".join(map(str, first["loc"]))
         raise CheckpointError(
             f"{path} cannot be used to predict: {place}: {first['msg']}; it was written by another "
-            "version of this program or is none of its checkpoints"
+            "version of this program or is not one of its checkpoints"
         ) from None
     if contradiction := _contradiction(content):
         raise CheckpointError(f"{path} cannot be used to predict: {contradiction}")
@@ -89,16 +89,16 @@ def read_content(path: Path) -> CheckpointContent:
 
 
 def _contradiction(content: CheckpointContent) -> str:
-    """What does not fit together in a checkpoint, or an empty text."""
+    """A contradiction within a checkpoint, or an empty string."""
     config, features = content.config, content.class_features
     count = len(content.classes)
     expected = None if config.text_encoder.family == "none" else (count, config.embed_dim)
     if (None if features is None else tuple(features.shape)) != expected:
-        return "its class features do not fit its classes"
+        return "its class features do not match its classes"
     if len(content.class_counts) != count:
-        return "its class counts do not fit its classes"
+        return "its class counts do not match its classes"
     if content.transform.store_size != store_size(config.img_size, config.augmentation):
-        return "its images were prepared as this version of the program does not"
+        return "its images were prepared in a way that this version does not support"
     return ""
 
 
@@ -109,10 +109,8 @@ Module = TypeVar("Module", bound=nn.Module)
 class FoldClassifier:
     """A fold's model on a device.
 
-    source: its checkpoint. identity: digests of what the fold's numbers follow from. name: the
-    config's. fold, epoch: count from 1; fold 0 is a refit, for which no image was held out.
-    store_size: S. batch_size: images that an evaluation of the fold looks at together on such a
-    device.
+    source: its checkpoint. identity: see `study.tasks`. name: of the config. fold, epoch: from 1;
+    fold 0 is a refit. store_size: S. batch_size: of an evaluation on such a device.
     """
 
     source: Path
@@ -129,16 +127,13 @@ class FoldClassifier:
 
     @property
     def label(self) -> str:
-        """How people call it."""
-        part = f"fold {self.fold}" if self.fold else "refit on all images"
-        return f"{part} (epoch {self.epoch})"
+        """Display name."""
+        name = f"fold {self.fold}" if self.fold else "refit on all images"
+        return f"{name} (epoch {self.epoch})"
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> FoldClassifier:
-        """Rebuild the model of a checkpoint, best or latest.
-
-        Raises CheckpointError if the file is absent, damaged, hostile or not of this program.
-        """
+        """Rebuild the model of a checkpoint; errors as for `read_content`."""
         return cls.rebuild(read_content(path), path, device)
 
     @classmethod
@@ -149,13 +144,13 @@ class FoldClassifier:
         device: torch.device,
         precision: Precision | None = None,
     ) -> FoldClassifier:
-        """Rebuild the model of what was read from `source`.
+        """Rebuild the model from the content of `source`.
 
-        precision: None for that of an evaluation of the fold on such a device.
-        Raises CheckpointError if the content is of another model than its config says.
+        precision: None for that of an evaluation on this device.
+        Raises CheckpointError if the weights do not fit the model of the config.
         """
         config = content.config
-        model = _image_side(content, source)
+        model = _image_tower(content, source)
         objective = objective_for(config, content.class_counts, content.vocabulary_size)
         load_strictly(objective, content.objective, source=str(source))
         features = content.class_features
@@ -185,36 +180,32 @@ class FoldClassifier:
                 memory_format=precision.memory_format,
             ),
             classifier=Classifier(
-                _at_rest(model.to(device).to(memory_format=precision.memory_format)),
-                _at_rest(objective.to(device)),
+                _frozen(model.to(device).to(memory_format=precision.memory_format)),
+                _frozen(objective.to(device)),
                 precision,
                 None if features is None else features.to(device),
             ),
         )
 
-    # Not in inference mode: some encoders keep what they compute on the way, and gradients, which
-    # an explanation needs, cannot pass through what was computed in it.
+    # no_grad and not inference_mode: some encoders cache tensors, and explanations need gradients
+    # through them later.
     @torch.no_grad()
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Squares [B, S, S, 3], RGB → probability of each class [B, C], rows sum to 1.
+        """Class probabilities [B, C] of squares [B, S, S, 3] uint8 RGB; rows sum to 1.
 
-        On a CPU with as many threads, the fold's validation images in the batches of its evaluation
-        get the very numbers of its `predictions.csv`. In batches of other sizes an image's numbers
-        differ by rounding, because matrix products of another size add in another order: by about
-        1e-6 in float32, by more where half precision rounds in between.
+        With the same number of CPU threads and the same batches, validation images get exactly the
+        numbers of `predictions.csv`. Other batch sizes change the order of summation in matrix
+        products: differences of about 1e-6 in float32, more in half precision.
         """
         with flushed_denormals():
             logits = self.classifier.logits(self.classifier.embeddings(self.images(pixels)))
-            answers: NDArray[np.float64] = probabilities(logits).cpu().numpy()
-        self._check(answers)
-        return answers
+            predicted: NDArray[np.float64] = probabilities(logits).cpu().numpy()
+        self._check(predicted)
+        return predicted
 
     @torch.no_grad()
     def embeddings(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Squares [B, S, S, 3], RGB → places in the joint space [B, D], before normalisation.
-
-        Their directions are what class texts are compared with.
-        """
+        """Embeddings [B, D] of squares [B, S, S, 3] uint8 RGB, before normalisation."""
         with flushed_denormals():
             features: NDArray[np.float32] = (
                 self.classifier.embeddings(self.images(pixels)).cpu().numpy()
@@ -223,33 +214,32 @@ class FoldClassifier:
         return features
 
     def images(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Squares [B, S, S, 3], RGB → what the encoder sees, [B, 3, H, H] on the device."""
+        """Encoder input [B, 3, H, H] on the device, from squares [B, S, S, 3] uint8 RGB."""
         return self.augmentation.evaluate(torch.from_numpy(pixels).to(self.device))
 
     def _check(self, numbers: NDArray[np.floating]) -> None:
         if not np.isfinite(numbers).all():
-            raise CheckpointError(f"{self.source}: its model answers with NaN, not with numbers")
+            raise CheckpointError(f"{self.source}: its model predicts NaN")
 
 
 @contextmanager
 def memory_of(device: torch.device) -> Iterator[None]:
-    """Turn a full GPU into a sentence."""
+    """Report running out of GPU memory as a UserError."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise UserError(
-            f"{device}: the models and a batch of images do not fit into its free memory; name "
-            "fewer folds, or use --device cpu"
+            f"{device}: the models and a batch of images do not fit into its free memory; use "
+            "fewer folds, or --device cpu"
         ) from None
 
 
-def _at_rest(module: Module) -> Module:
-    """Nothing is trained any more."""
+def _frozen(module: Module) -> Module:
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def _image_side(content: CheckpointContent, path: Path) -> ImageTextModel:
-    """Image encoder, projection and temperature; the class features stand for the text side."""
+def _image_tower(content: CheckpointContent, path: Path) -> ImageTextModel:
+    """Image encoder, projection and temperature; class features replace the text tower."""
     config = content.config
     encoder = build_image_encoder(
         config.image_encoder.untrained, img_size=config.img_size, stem=config.stem
@@ -262,7 +252,7 @@ def _image_side(content: CheckpointContent, path: Path) -> ImageTextModel:
         temperature=config.temperature,
     )
     state = {
-        name: tensor for name, tensor in content.model.items() if not name.startswith(TEXT_SIDE)
+        name: tensor for name, tensor in content.model.items() if not name.startswith(TEXT_PREFIXES)
     }
     model.load_checkpoint_state(state, source=str(path))
     return model

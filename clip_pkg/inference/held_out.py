@@ -1,6 +1,6 @@
-"""The images that a config was trained on, each with the one fold that did not train on it.
+"""Held-out images of a config: each training image with the one fold that did not train on it.
 
-No torch here: other images than those of the training are told before a model is loaded.
+No torch here, so that a wrong data folder is reported before a model is loaded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from clip_pkg.study.scan import known_images
 
 @dataclass(frozen=True)
 class HeldOutFold:
-    """What one fold validated on.
+    """Held-out images of one fold.
 
-    number: counts from 1. checkpoint: of its best model. images: n, named and ordered as in its
+    number: from 1. checkpoint: its best model. images: n, named and ordered as in its
     `predictions.csv`. labels: n class names.
     """
 
@@ -38,10 +38,9 @@ class HeldOutFold:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """All that a config's finished folds validated on; no image is in two folds.
+    """Held-out images of all finished folds of a config; no image is in two folds.
 
-    classes: C names, in the models' order. splits: digest of the division into folds. notices:
-    sentences for the user.
+    classes: C names, in the models' order. splits: digest of the splits. notices: for the user.
     """
 
     folds: tuple[HeldOutFold, ...]
@@ -56,14 +55,14 @@ class HeldOut:
 def held_out_images(
     paths: ConfigPaths, data_dir: Path, *, progress: Progress | None = None
 ) -> HeldOut:
-    """Find the images of a config, in the data folder or CSV file that it was trained with.
+    """Find the training images of a config in its data folder or CSV file.
 
-    The folder may have moved, and further images in it are of no account; but those of the training
-    must be there with the same contents and labels. `progress` is called with (done, total).
+    The folder may have moved and may hold further images, but the training images must have the
+    same contents and labels. `progress` is called with (done, total).
 
     Raises:
-        RunFolderError: `paths` is no config's result folder, or no fold is finished.
-        DataError: The images are not those that the folds were made of.
+        RunFolderError: `paths` is not a config's result folder, or no fold is finished.
+        DataError: The images differ from those of the folds.
     """
     choice = choose_checkpoints(paths.root)
     folds_info, config = _read(paths, paths.folds_info), _read(paths, paths.config)
@@ -75,8 +74,8 @@ def held_out_images(
     )
     if not len(manifest):
         raise DataError(
-            f"{shown(data_dir)} has none of the images that {shown(paths.root)} was trained on; "
-            "name the folder or CSV file that was its --data-dir"
+            f"{shown(data_dir)} contains none of the images that {shown(paths.root)} was trained "
+            "on; pass the folder or CSV file that was its --data-dir"
         )
     splits = splits_from_json(paths.folds_info, manifest)
     by_folder = {paths.fold(fold.number).root: fold for fold in splits.folds}
@@ -84,7 +83,9 @@ def held_out_images(
     for checkpoint in choice.checkpoints:
         fold = by_folder.get(checkpoint.parent)
         if fold is None:
-            raise RunFolderError(f"{shown(checkpoint)} is of no fold in {paths.folds_info.name}")
+            raise RunFolderError(
+                f"{shown(checkpoint)} belongs to no fold of {paths.folds_info.name}"
+            )
         folds.append(
             HeldOutFold(
                 number=fold.number,
@@ -93,12 +94,12 @@ def held_out_images(
                 labels=tuple(manifest.classes[label] for label in manifest.labels[fold.val]),
             )
         )
-    unanswered = len(manifest) - len(np.unique(np.concatenate([f.val for f in splits.folds])))
+    never_held_out = len(manifest) - len(np.unique(np.concatenate([f.val for f in splits.folds])))
     notices = list(choice.notices)
-    if unanswered:
+    if never_held_out:
         notices.append(
-            f"{unanswered} image(s) were only trained on: a hold-out has one fold, which did not "
-            f"see the other {len(manifest) - unanswered}"
+            f"{never_held_out} image(s) were only trained on, because a hold-out has one fold; it "
+            f"held out the other {len(manifest) - never_held_out}"
         )
     return HeldOut(tuple(folds), manifest.classes, splits.hash, tuple(notices))
 
@@ -108,8 +109,8 @@ def _read(paths: ConfigPaths, file: Path) -> Mapping[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(
-            f"{shown(paths.root)} is no result folder of a config: it has no {file.name}; the "
-            "images that a fold did not see are known for a whole config only"
+            f"{shown(paths.root)} is not the result folder of a config: {file.name} is missing; "
+            "held-out images are only known for a whole config"
         ) from None
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{shown(file)} cannot be read: {error}") from None
@@ -119,7 +120,7 @@ def _read(paths: ConfigPaths, file: Path) -> Mapping[str, Any]:
 
 
 def _listed(paths: ConfigPaths, folds_info: Mapping[str, Any]) -> list[str]:
-    """Paths of all images; they are the same in every fold."""
+    """Paths of all images, which every fold lists."""
     try:
         first = folds_info["folds"][0]
         return [*first["train"], *first["val"]]

@@ -1,6 +1,6 @@
-"""The images that somebody wants predictions for: files, folders, and tables with a `path` column.
+"""Images to predict: files, folders, and CSV tables with a `path` column; decoded ahead in batches.
 
-No torch here: a wrong path is told before a model is loaded. No image is opened either.
+No torch here, so that a wrong path is reported before a model is loaded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NaturalKey: TypeAlias = tuple[tuple[tuple[bool, int, str], ...], ...]
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image. name: how the answer calls it. file: where it is."""
+    """name: as given by the user. file: where it is."""
 
     name: str
     file: Path
@@ -47,15 +47,15 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class FoundImages:
-    """images: in the order given, folders in natural order. notices: sentences for the user."""
+    """images: in the order given, folders in natural order. notices: for the user."""
 
     images: tuple[ImageFile, ...]
     notices: tuple[str, ...]
 
 
 @dataclass
-class _Search:
-    """What looking through all paths gathers."""
+class _Found:
+    """Results of searching all paths."""
 
     images: list[ImageFile] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)  # suffix → images of kinds not read
@@ -63,75 +63,74 @@ class _Search:
 
 
 def find_images(paths: Sequence[Path]) -> FoundImages:
-    """List the images that `paths` name.
+    """List the images of `paths`.
 
-    A folder stands for all images in it and below it, named by the folder as it was written; a
-    `.csv` file for those in its column `path`, named as they are there and relative to the file's
-    folder or absolute; any other file for itself. An image that is named twice is listed once.
+    A folder means all images in it, recursively; a `.csv` file those in its column `path`, absolute
+    or relative to the file's folder; any other file itself. Duplicates are listed once.
 
     Raises:
-        DataErrors: Every path that does not exist, cannot be read or holds no image.
+        DataErrors: Every path that does not exist, cannot be read or contains no image.
     """
-    search = _Search()
+    found = _Found()
     for path in paths:
-        before = len(search.images), len(search.problems)
+        before = len(found.images), len(found.problems)
         try:
-            _look_at(search, path)
+            _search(found, path)
         except OSError as error:
             place = shown(error.filename or path)
-            search.problems.append(f"{place}: cannot be read: {error.strerror}")
-        if before == (len(search.images), len(search.problems)):
-            search.problems.append(f"{shown(path)}: has no image ({KINDS})")
+            found.problems.append(f"{place}: cannot be read: {error.strerror}")
+        if before == (len(found.images), len(found.problems)):
+            found.problems.append(f"{shown(path)}: contains no image ({KINDS})")
     unique: dict[str, ImageFile] = {}
-    for image in search.images:
+    for image in found.images:
         unique.setdefault(os.path.abspath(image.file), image)  # noqa: PTH100  resolve() asks the disk
-    search.problems += _useless_names(unique.values())
-    if search.problems:
-        raise DataErrors("--images", search.problems)
+    found.problems += _ambiguous_names(unique.values())
+    if found.problems:
+        raise DataErrors("--images", found.problems)
     notices = [
-        f"{count} {suffix} file(s) are ignored: that kind is not read; convert to {KINDS}"
-        for suffix, count in sorted(search.others.items())
+        f"ignoring {count} {suffix} file(s): unsupported format; convert them to {KINDS}"
+        for suffix, count in sorted(found.others.items())
     ]
-    if repeated := len(search.images) - len(unique):
-        notices.append(f"{repeated} image(s) were named more than once and are answered once")
+    if repeated := len(found.images) - len(unique):
+        notices.append(f"{repeated} image(s) were listed more than once and are predicted once")
     return FoundImages(tuple(unique.values()), tuple(notices))
 
 
-def _useless_names(images: Iterable[ImageFile]) -> Iterator[str]:
-    """Names by which nobody could find an answer again."""
+def _ambiguous_names(images: Iterable[ImageFile]) -> Iterator[str]:
+    """Problems with names that do not identify one image."""
     first: dict[str, ImageFile] = {}
     for image in images:
         if first.setdefault(image.name, image) is not image:
             yield (
-                f"{shown(image.name)} stands for {shown(first[image.name].file)} and for "
-                f"{shown(image.file)}; give these one after the other"
+                f"{shown(image.name)} means both {shown(first[image.name].file)} and "
+                f"{shown(image.file)}; predict them in separate runs"
             )
         if not is_utf8(image.name):
             yield f"{shown(image.name)}: the name is not valid UTF-8: rename it"
 
 
-def _look_at(search: _Search, path: Path) -> None:
+def _search(found: _Found, path: Path) -> None:
     if path.is_dir():
         files = sorted(_files_below(path), key=_natural)
         suffixes = [file.suffix.lower() for file in files]
-        search.others.update(suffix for suffix in suffixes if suffix in OTHER_IMAGES)
-        search.images += [
+        found.others.update(suffix for suffix in suffixes if suffix in OTHER_IMAGES)
+        found.images += [
             ImageFile(str(path / file), path / file)
             for file, suffix in zip(files, suffixes, strict=True)
             if suffix in SUFFIXES
         ]
     elif not path.exists():
-        search.problems.append(f"{shown(path)}: there is no such file or folder")
+        found.problems.append(f"{shown(path)}: no such file or folder")
     elif path.suffix.lower() == ".csv":
-        search.images += _listed(path, search.problems)
+        found.images += _listed(path, found.problems)
     else:
-        search.images.append(ImageFile(str(path), path))
+        found.images.append(ImageFile(str(path), path))
 
 
 def _files_below(root: Path) -> Iterator[PurePath]:
-    """Relative paths of all files that are not hidden; each real folder is entered once."""
+    """Relative paths of all visible files; each real folder is visited once."""
     seen: set[tuple[int, int]] = set()
-    # Real folders first: a file then has the same name whether or not a link leads to it as well.
+    # Real folders first, so that links to them do not change the names of files.
     folders, links = deque([PurePath()]), deque[PurePath]()
     while folders or links:
         relative = folders.popleft() if folders else links.popleft()
@@ -180,12 +179,12 @@ def _listed(table: Path, problems: list[str]) -> list[ImageFile]:
                 name = record[column].strip()
                 images.append(ImageFile(name, table.parent / name))
     except csv.Error as error:
-        problems.append(f"{shown(table)}:{reader.line_num}: is no CSV: {error}")
+        problems.append(f"{shown(table)}:{reader.line_num}: is not valid CSV: {error}")
     return images
 
 
 def _natural(path: PurePath) -> NaturalKey:
-    """Sort key in which `img2` comes before `img10`, and a folder's own files are together."""
+    """Sort key with `img2` before `img10` and the files of a folder together."""
     return tuple(_natural_name(part) for part in path.parts)
 
 
@@ -203,10 +202,9 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True, eq=False)
 class SquareBatch:
-    """Decoded images, and those that cannot be decoded.
+    """The next images of a list, decoded or unreadable.
 
-    images: the B decoded ones. pixels: uint8 [B, S, S, 3], RGB. unreadable: with file and reason.
-    Together they are the next images of the list; B is 0 when the last of it is unreadable.
+    images: B ≥ 0 decoded ones. pixels: uint8 [B, S, S, 3], RGB. unreadable: with file and reason.
     """
 
     images: tuple[ImageFile, ...]
@@ -217,11 +215,9 @@ class SquareBatch:
 def square_batches(
     images: Sequence[ImageFile], *, size: int, batch_size: int
 ) -> Iterator[SquareBatch]:
-    """Decode and resize all images to S = `size`, in their order.
+    """Decode and resize all images to S = `size`, in order, in threads.
 
     Every batch but the last has exactly `batch_size` readable images.
-
-    Threads do: Pillow lets go of the interpreter lock while it decodes and resizes.
     """
     kept: list[ImageFile] = []
     unreadable: list[UnreadableImage] = []
@@ -247,12 +243,11 @@ def readable_batches(
     skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[SquareBatch]:
-    """Batches of `square_batches` for somebody who works on each while the next ones are decoded.
+    """Batches of `square_batches`, decoded ahead of their use.
 
-    Without `skip_unreadable` nothing comes from the first unreadable image on, the others are only
-    checked, and a DataError that names all unreadable ones comes at the end. So it does in any
-    case when not a single image can be read. `progress` is called with (done, total) after each
-    batch.
+    Without `skip_unreadable`, batches end at the first unreadable image; the rest are only checked,
+    and a DataError names all unreadable ones. It is also raised if no image at all can be read.
+    `progress` is called with (done, total) after each batch.
     """
     unreadable: list[UnreadableImage] = []
     done = 0
@@ -265,14 +260,14 @@ def readable_batches(
             progress(done, len(images))
     if unreadable and (not skip_unreadable or len(unreadable) == len(images)):
         head = f"{len(unreadable)} of {len(images)} image(s) cannot be read:"
-        hint = () if skip_unreadable else ("--skip-unreadable leaves them out",)
+        hint = () if skip_unreadable else ("--skip-unreadable ignores them",)
         raise DataError("\n  ".join([head, *map(str, unreadable), *hint]))
 
 
 def _decoded(
     images: Sequence[ImageFile], size: int, batch_size: int
 ) -> Iterator[NDArray[np.uint8] | UnreadableImage]:
-    """Squares or the reasons why not, in order, at most `BATCHES_AHEAD` batches too early."""
+    """Squares or errors, in order, decoded at most `BATCHES_AHEAD` batches ahead."""
 
     def attempt(image: ImageFile) -> NDArray[np.uint8] | UnreadableImage:
         try:

@@ -1,12 +1,12 @@
-"""Other class texts for a trained fold: new classes, or new words for the old ones.
+"""New class texts for a trained fold: new classes, or new wordings of the old ones.
 
-A checkpoint holds the features of its own classes, and of the text side what training made:
+A checkpoint contains the features of its own classes and, for the text encoder:
 
-- a text encoder that was trained. Of an open_clip tower's token table only the rows that occurred
-  in training are there; others come from the pretrained weights, which training left as they were;
-- of a frozen one its features only. The encoder comes from the pretrained weights.
+- if it was trained, its weights. Of an open_clip tower's token embeddings, only the tokens of the
+  training texts are stored; the others are those of the pretrained weights, unchanged by training.
+- if it was frozen, only its features. The encoder itself comes from the pretrained weights.
 
-Legend: C new classes, M prompts of all classes one after another, F features, D embedding size.
+Legend: C new classes, M prompts of all classes, concatenated, F features, D embedding size.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from clip_pkg.study.class_texts import ClassTexts
 
 ENCODER, PROJECTION = "text_encoder.", "text_projection."
 TABLE = f"{ENCODER}tower.token_embedding.weight"  # of tokens
-LEAST_COSINE = 0.999  # of features that the same weights give on two machines
+MIN_COSINE = 0.999  # between features of the same weights on two machines
 
 
 def with_class_texts(
     fold: FoldClassifier, texts: ClassTexts, weights_dir: Path | None = None
 ) -> FoldClassifier:
-    """Give a fold that tells the classes of `texts`, by their texts alone.
+    """A copy of the fold that predicts the classes of `texts` from their texts.
 
-    weights_dir: where pretrained weights are looked for; None for the config's own setting.
+    weights_dir: folder of pretrained weights; None for that of the config.
 
     Raises:
-        UserError: The fold does not predict by texts, or its text encoder cannot read new ones.
-        WeightsError: Pretrained weights are needed and neither here nor to be had.
-        CheckpointError: Those that were found are others than it was trained with.
+        UserError: The fold does not predict from texts, or its text encoder cannot read new ones.
+        WeightsError: Pretrained weights are needed and not available.
+        CheckpointError: The available weights differ from those that it was trained with.
     """
     content = read_content(fold.source)
     _refuse_without_texts(fold, content)
@@ -64,7 +64,9 @@ def with_class_texts(
         embed_dim=content.config.embed_dim,
         temperature=content.config.temperature,
     ).eval()
-    load_strictly(model.text_projection, _part(content.model, PROJECTION), source=str(fold.source))
+    load_strictly(
+        model.text_projection, _submodule(content.model, PROJECTION), source=str(fold.source)
+    )
     with torch.no_grad():
         features = model.mean_class_features().to(fold.device)
     return replace(
@@ -77,14 +79,16 @@ def with_class_texts(
 def _refuse_without_texts(fold: FoldClassifier, content: CheckpointContent) -> None:
     family = content.config.text_encoder.family
     if family == "none":
-        raise UserError(f"{fold.source}: its model has no text encoder, so it knows no new classes")
+        raise UserError(
+            f"{fold.source}: its model has no text encoder, so it cannot predict new classes"
+        )
     if family == "prompts":
         raise UserError(
-            f"{fold.source}: its model has learned vectors for its classes in place of reading "
-            f'texts (text_encoder_name "{content.config.text_encoder_name}"), so it knows no new '
-            "classes; a text encoder such as clip:ViT-B/32 reads them"
+            f"{fold.source}: its model learned one vector per class and reads no texts "
+            f'(text_encoder_name "{content.config.text_encoder_name}"), so it cannot predict new '
+            "classes; train with a text encoder such as clip:ViT-B/32"
         )
-    # Whoever compares images with texts has as many logits as there are texts.
+    # A model that compares images with texts has one logit per text.
     count = len(fold.classes) + 1
     dimension = content.config.embed_dim
     more = torch.ones(count, dimension, device=fold.device)
@@ -92,16 +96,16 @@ def _refuse_without_texts(fold: FoldClassifier, content: CheckpointContent) -> N
     logits = replace(fold.classifier, class_features=more).logits(image)
     if logits.shape[1] != count:
         raise UserError(
-            f"{fold.source}: its loss ({content.config.loss.type}) predicts by what it learned of "
-            "the classes in training and not by their texts, so it knows no new classes; losses "
-            "such as clip and superclip compare with texts"
+            f"{fold.source}: its loss ({content.config.loss.type}) learned the classes themselves "
+            "and does not compare images with texts, so it cannot predict new classes; losses such "
+            "as clip and superclip do"
         )
 
 
 def _text_encoder(
     fold: FoldClassifier, content: CheckpointContent, prompts: Sequence[str]
 ) -> TextEncoder:
-    """The text encoder as it was trained, for other prompts."""
+    """The trained text encoder, for other prompts."""
     if FROZEN_KEY in content.model:
         return _frozen(fold, content, prompts)
     spec, state = content.config.text_encoder, content.model
@@ -111,28 +115,28 @@ def _text_encoder(
         if unknown := _unknown(encoder, known, prompts):
             if spec.weights == "scratch":
                 raise UserError(
-                    f"{fold.source}: its text encoder began at random weights (:scratch) and has "
-                    "read no words but those of its own class texts; it cannot read "
+                    f"{fold.source}: its text encoder started from random weights (:scratch) and "
+                    "was trained on the words of its own class texts only; it cannot read "
                     f"{some(map(repr, unknown))}"
                 )
             encoder = _built(content, spec, prompts)
             assert isinstance(encoder, ClipText), "weights do not change the kind of encoder"
         state = _with_vocabulary_of(encoder, state)
-    load_strictly(encoder, _part(state, ENCODER), source=str(fold.source))
+    load_strictly(encoder, _submodule(state, ENCODER), source=str(fold.source))
     return encoder
 
 
 def _unknown(encoder: ClipText, known: Tensor, prompts: Sequence[str]) -> list[str]:
-    """Prompts with tokens that the trained token table lacks; nothing depends on padding."""
+    """Prompts with tokens that are not among the trained embeddings, padding aside."""
     tokens = encoder.prompt_tokens
     strange = ~torch.isin(tokens, known) & (tokens >= 0)
     return [prompts[row] for row in strange.any(dim=1).nonzero()[:, 0].tolist()]
 
 
 def _with_vocabulary_of(encoder: ClipText, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A trained state with a token table for the encoder's prompts; its own rows fill it up."""
+    """The trained state with token embeddings for the encoder's prompts; pretrained where new."""
     vocabulary, known = encoder.vocabulary, state[VOCABULARY_KEY]
-    assert vocabulary is not None, "the table was cut"
+    assert vocabulary is not None, "the token table was reduced"
     table = encoder.state_dict()[TABLE.removeprefix(ENCODER)].clone()
     shared = torch.isin(vocabulary, known)
     table[shared] = state[TABLE][torch.searchsorted(known, vocabulary[shared])]
@@ -142,21 +146,21 @@ def _with_vocabulary_of(encoder: ClipText, state: Mapping[str, Tensor]) -> dict[
 def _frozen(
     fold: FoldClassifier, content: CheckpointContent, prompts: Sequence[str]
 ) -> FrozenTextFeatures:
-    """Run the encoder that was frozen, after a look whether it is the same one."""
+    """Features of the frozen encoder, after verifying that its weights are the same."""
     spec = content.config.text_encoder
     if spec.weights == "scratch":
         raise UserError(
-            f"{fold.source}: its text encoder was frozen at random weights (:scratch), of which "
-            "only the features of its own class texts were kept; it cannot read new ones"
+            f"{fold.source}: its text encoder was frozen at random weights (:scratch) and only the "
+            "features of its own class texts were stored; it cannot read new texts"
         )
     old = [prompt for of_class in content.prompts for prompt in of_class]
     found = precompute(_built(content, spec, [*old, *prompts]), len(old) + len(prompts)).features
     kept = content.model[FROZEN_KEY]
     same = kept.shape == found[: len(old)].shape
-    if not same or F.cosine_similarity(kept, found[: len(old)]).min() < LEAST_COSINE:
+    if not same or F.cosine_similarity(kept, found[: len(old)]).min() < MIN_COSINE:
         raise CheckpointError(
-            f"{fold.source} was trained with other weights of {spec.written} than those found "
-            "here; name the folder or file that has them with --weights-dir"
+            f"{fold.source} was trained with other weights of {spec.written} than those on this "
+            "machine; pass the right folder or file with --weights-dir"
         )
     return FrozenTextFeatures(found[len(old) :])
 
@@ -167,6 +171,5 @@ def _built(content: CheckpointContent, spec: EncoderSpec, prompts: Sequence[str]
     return build_text_encoder(spec, prompts, embed_dim=config.embed_dim, weights_dir=folder)
 
 
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Tensors of one part of a model, by their names in it."""
+def _submodule(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}

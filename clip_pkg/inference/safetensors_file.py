@@ -1,9 +1,9 @@
-"""A fold's classifier as a safetensors file: weights under names for everybody, all else as JSON.
+"""A fold's classifier as a safetensors file: weights by public names, everything else as JSON.
 
-Names: `image_encoder.` and timm's or open_clip's own names; `image_projection.weight` [D, F];
+Names: `image_encoder.` plus timm's or open_clip's names; `image_projection.weight` [D, F];
 `log_logit_scale`; `class_features` [C, D]; `head.weight` [C, D] and `head.bias` [C], the linear
-layer that the classifier comes down to; `objective.` and what the loss owns. The text tower stays
-behind, because class features stand for it.
+layer equivalent to the classifier; `objective.` plus the parameters of the loss. The text tower is
+not exported; the class features replace it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clip_pkg.base.errors import CheckpointError
 SUFFIX = ".safetensors"
 KEY = "clip_pkg"  # of the file's metadata
 FORMAT_VERSION = 1
-TEXT_SIDE = ("text_encoder.", "text_projection.")  # parts of a model that only training needs
+TEXT_PREFIXES = ("text_encoder.", "text_projection.")  # modules that only training needs
 _ENCODER, _ENCODER_HERE = "image_encoder.", "image_encoder.model."
 _OBJECTIVE, _HEAD = "objective.", "head."
 _FEATURES = "class_features"
@@ -31,46 +31,48 @@ _FEATURES = "class_features"
 def write_safetensors(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a file that `read_safetensors` reads.
 
-    facts: what a checkpoint holds besides tensors, as JSON values.
+    facts: the content of a checkpoint besides tensors, as JSON values.
     """
-    told = json.dumps({"format_version": FORMAT_VERSION, **facts}, allow_nan=False)
+    metadata = json.dumps({"format_version": FORMAT_VERSION, **facts}, allow_nan=False)
     safetensors.torch.save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         path,
-        metadata={"format": "pt", KEY: told},
+        metadata={"format": "pt", KEY: metadata},
     )
 
 
 def named_tensors(
     model: Mapping[str, Tensor], objective: Mapping[str, Tensor], class_features: Tensor | None
 ) -> dict[str, Tensor]:
-    """Tensors of a checkpoint's parts under the names of the file."""
+    """Tensors of a checkpoint by their names in the file."""
     named = {
         _ENCODER + name.removeprefix(_ENCODER_HERE) if name.startswith(_ENCODER_HERE) else name: one
         for name, one in model.items()
-        if not name.startswith(TEXT_SIDE)
+        if not name.startswith(TEXT_PREFIXES)
     }
     named |= {_OBJECTIVE + name: tensor for name, tensor in objective.items()}
     return named if class_features is None else {**named, _FEATURES: class_features}
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Read what a checkpoint of the same model would hold, without its text side.
+    """Read the content of a checkpoint, without the text tower.
 
-    Raises CheckpointError if the file is absent, damaged or of another program.
+    Raises CheckpointError if the file is missing, damaged or of another program.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        told = json.loads(metadata[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+        facts = json.loads(metadata[KEY])
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except KeyError:
-        raise CheckpointError(f"{path} holds weights, but is no export of this program") from None
+        raise CheckpointError(
+            f"{path} contains weights, but is not an export of this program"
+        ) from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    if not isinstance(told, dict) or told.get("format_version") != FORMAT_VERSION:
+    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path} was written by another version of this program")
     model: dict[str, Tensor] = {}
     objective: dict[str, Tensor] = {}
@@ -82,7 +84,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         elif not name.startswith(_HEAD) and name != _FEATURES:
             model[name] = tensor
     return {
-        **told,
+        **facts,
         "model": model,
         "objective": objective,
         "class_features": tensors.get(_FEATURES),

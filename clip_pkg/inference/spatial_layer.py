@@ -1,6 +1,6 @@
-"""The last layer of an image encoder in which what it found still has a place in the image.
+"""The last layer of an image encoder with spatial resolution.
 
-Legend: B images, H side of what the encoder sees in pixels, K channels of a layer, g side of its
+Legend: B images, H width of the encoder's input in pixels, K channels of a layer, g width of its
 grid (g < H), L tokens.
 """
 
@@ -21,65 +21,66 @@ from clip_pkg.models.classifier import Classifier
 from clip_pkg.models.precision import flushed_denormals
 
 Layout: TypeAlias = Literal["channels first", "channels last", "tokens"]
-SMALLEST_GRID = 2
-OTHERS = "num_prefix_tokens"  # timm's name of the number of tokens in front of the patches
-MOST_CLASS_TOKENS = 2  # where the encoder does not say how many
+MIN_GRID = 2
+PREFIX_TOKENS = "num_prefix_tokens"  # timm's attribute: tokens before the patch tokens
+MAX_CLASS_TOKENS = 2  # tried where the encoder does not declare them
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How a layer's output lies over the image.
+    """Spatial layout of a layer's output.
 
-    [B, K, g, g], [B, g, g, K], or tokens [B, L, K] in rows of g after `others` that belong to no
-    place.
+    [B, K, g, g], [B, g, g, K], or tokens [B, L, K] in rows of g after `prefix` tokens without a
+    position.
     """
 
     layout: Layout
-    side: int
-    others: int = 0
+    width: int
+    prefix: int = 0
 
     def as_map(self, output: Tensor) -> Tensor:
-        """What belongs to places, as [B, K, g, g]."""
+        """The spatial positions, as [B, K, g, g]."""
         if self.layout == "channels first":
             return output
         if self.layout == "channels last":
             return output.permute(0, 3, 1, 2)
-        places = output[:, self.others :].transpose(1, 2)
-        return places.reshape(len(output), -1, self.side, self.side)
+        patches = output[:, self.prefix :].transpose(1, 2)
+        return patches.reshape(len(output), -1, self.width, self.width)
 
     def from_map(self, values: Tensor, output: Tensor) -> Tensor:
-        """Lay a map [B, K, g, g] as `output` lies, whose other tokens are kept."""
+        """Inverse of `as_map`: [B, K, g, g] in the layout of `output`, with its prefix tokens."""
         if self.layout == "channels first":
             return values
         if self.layout == "channels last":
             return values.permute(0, 2, 3, 1)
-        return torch.cat([output[:, : self.others], values.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([output[:, : self.prefix], values.flatten(2).transpose(1, 2)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
 class SpatialLayer:
-    """module: the layer. grid: how its output lies."""
+    """module: the layer. grid: layout of its output."""
 
     module: nn.Module
     grid: Grid
 
 
 def find_spatial_layer(classifier: Classifier, img_size: int, device: torch.device) -> SpatialLayer:
-    """Find the layer by one pass forward and back, so that no architecture has to be known.
+    """Find the layer with one forward and backward pass, for any architecture.
 
-    The last stage of the encoder that has places tells what a late map looks like. Of all layers
-    with outputs of that shape the last is taken in which places have a say. Where the encoder
-    convolves or takes a mean over places, that is the stage itself; in a transformer whose class
-    token answers, it is what the last attention looks at.
+    The output of the encoder's last spatial stage has the shape of a late map. The result is the
+    last layer with outputs of that shape whose spatial positions have a gradient: the stage itself
+    in a convolutional network or with mean pooling over tokens, the input of the last attention in
+    a transformer with a class token.
 
     img_size: H. Raises UserError if no layer can be shown as a map.
     """
     encoder = classifier.model.image_encoder.model
     gradients = _gradients(encoder, classifier, img_size, device)
-    others = next(
-        (n for one in encoder.modules() if isinstance(n := getattr(one, OTHERS, None), int)), None
+    prefix = next(
+        (n for one in encoder.modules() if isinstance(n := getattr(one, PREFIX_TOKENS, None), int)),
+        None,
     )
-    grids = {module: _grid(gradient.shape, others) for module, gradient in gradients.items()}
+    grids = {module: _grid(gradient.shape, prefix) for module, gradient in gradients.items()}
     stage = _last_stage(encoder, gradients, grids)
     shape = None if stage is None else gradients[stage].shape
     for module, gradient in reversed(gradients.items()):
@@ -87,17 +88,17 @@ def find_spatial_layer(classifier: Classifier, img_size: int, device: torch.devi
         if gradient.shape == shape and grid is not None and grid.as_map(gradient).any():
             return SpatialLayer(module, grid)
     raise UserError(
-        f"no layer of the image encoder can be shown as a map of at least {SMALLEST_GRID}×"
-        f"{SMALLEST_GRID} places at img_size {img_size}; its answers cannot be explained this way"
+        f"no layer of the image encoder has at least {MIN_GRID}×{MIN_GRID} positions at img_size "
+        f"{img_size}, so its predictions cannot be explained with Grad-CAM"
     )
 
 
 def _gradients(
     encoder: nn.Module, classifier: Classifier, img_size: int, device: torch.device
 ) -> dict[nn.Module, Tensor]:
-    """Gradient of a logit with respect to the outputs of layers, in the order of their ends.
+    """Gradients of a logit with respect to layer outputs, in the order of execution.
 
-    Layers are left out that are used twice, or that give several tensors.
+    Layers that run twice or return several tensors are skipped.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 3, img_size, img_size, generator=generator).to(device)
@@ -121,43 +122,43 @@ def _gradients(
     }
 
 
-def _grid(shape: torch.Size, others: int | None) -> Grid | None:
-    """How an output of this shape lies, if places can be told in it; images are square.
+def _grid(shape: torch.Size, prefix: int | None) -> Grid | None:
+    """Layout of an output of this shape, or None if it is not spatial; images are square.
 
-    others: tokens that belong to no place, where the encoder says how many it has.
+    prefix: number of prefix tokens, if the encoder declares it.
     """
     if len(shape) == 4:
-        if shape[2] == shape[3] >= SMALLEST_GRID:
+        if shape[2] == shape[3] >= MIN_GRID:
             return Grid("channels first", shape[2])
-        if shape[1] == shape[2] >= SMALLEST_GRID:
+        if shape[1] == shape[2] >= MIN_GRID:
             return Grid("channels last", shape[1])
     if len(shape) == 3:
-        for count in dict.fromkeys([others or 0, *range(MOST_CLASS_TOKENS + 1)]):
-            side = math.isqrt(max(0, shape[1] - count))
-            if side >= SMALLEST_GRID and side * side == shape[1] - count:
-                return Grid("tokens", side, count)
+        for count in dict.fromkeys([prefix or 0, *range(MAX_CLASS_TOKENS + 1)]):
+            width = math.isqrt(max(0, shape[1] - count))
+            if width >= MIN_GRID and width * width == shape[1] - count:
+                return Grid("tokens", width, count)
     return None
 
 
 def _last_stage(
     whole: nn.Module, gradients: Mapping[nn.Module, Tensor], grids: Mapping[nn.Module, Grid | None]
 ) -> nn.Module | None:
-    """Last of the outermost modules with places; if its successors shrink a map to one, within."""
-    level = list(_parts(whole))
+    """Last of the outermost modules with a spatial output; searches inside one that pools it."""
+    level = list(_children(whole))
     while level:
         for module in reversed([module for module in gradients if module in level]):
             if grids[module] is not None:
                 return module
             if gradients[module].ndim == 4 and (inner := _last_stage(module, gradients, grids)):
                 return inner
-        level = [part for module in level for part in _parts(module)]
+        level = [child for module in level for child in _children(module)]
     return None
 
 
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """Children; lists of modules are no modules that compute."""
+def _children(module: nn.Module) -> Iterator[nn.Module]:
+    """Children that compute; containers are replaced by their content."""
     for child in module.children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
-            yield from _parts(child)
+            yield from _children(child)
         else:
             yield child

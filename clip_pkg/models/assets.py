@@ -1,12 +1,11 @@
-"""What an encoder needs from outside the installed packages, and where it may be found.
+"""Assets: files of encoders that are not component of installed packages, and where to find them.
 
-An asset is one file of pretrained weights, or a folder with parts of a transformers model. It is
-looked for in `weights_dir`, then in the caches of the hub, of open_clip and of torch.hub. In
-`weights_dir`
+An asset is a file of pretrained weights, or a folder with components of a transformers model. It is
+searched in `weights_dir`, then in the caches of the hub, open_clip and torch.hub. `weights_dir` is
 
-- a file is taken for every pretrained timm or open_clip encoder of the config;
-- a folder may hold `<name>.safetensors` (or .pt, .pth, .bin) with the timm or open_clip name,
-  folders named like the model or its hub repository, a copied hub cache, or one snapshot itself.
+- a file, used for every pretrained timm or open_clip encoder of the config, or
+- a folder with `<name>.safetensors` (or .pt, .pth, .bin) by the timm or open_clip name, folders
+  named like the model or its hub repository, a copied hub cache, or one snapshot itself.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.models import hub
 from clip_pkg.models.state_dicts import WEIGHT_SUFFIXES
 
-Side: TypeAlias = Literal["image", "text"]
-Part: TypeAlias = Literal["configuration", "weights", "tokenizer"]
+Tower: TypeAlias = Literal["image", "text"]
+Component: TypeAlias = Literal["configuration", "weights", "tokenizer"]
 
 _PREFERRED_FILES = (
     "model.safetensors",
@@ -34,11 +33,11 @@ _PREFERRED_FILES = (
     "pytorch_model.bin",
     "open_clip_pytorch_model.bin",
 )
-_SAFE_NAMES = {  # the hub's names of one set of weights as a pickle and as safetensors
+_SAFE_NAMES = {  # names of the same weights as pickle and as safetensors
     "pytorch_model.bin": "model.safetensors",
     "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
 }
-_PART_FILES: dict[Part, tuple[str, ...]] = {
+_COMPONENT_FILES: dict[Component, tuple[str, ...]] = {
     "configuration": ("config.json",),
     "weights": ("model.safetensors", "pytorch_model.bin"),
     "tokenizer": (
@@ -50,7 +49,7 @@ _PART_FILES: dict[Part, tuple[str, ...]] = {
         "sentencepiece.bpe.model",
     ),
 }
-_PART_PATTERNS: dict[Part, tuple[str, ...]] = {
+_COMPONENT_PATTERNS: dict[Component, tuple[str, ...]] = {
     "configuration": ("config.json",),
     "weights": ("model*.safetensors", "model.safetensors.index.json"),
     "tokenizer": ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"),
@@ -61,9 +60,9 @@ _PART_PATTERNS: dict[Part, tuple[str, ...]] = {
 class WeightsFile:
     """One file of pretrained weights.
 
-    names: how it may be called in `weights_dir`, without suffix. repo, filenames: where the hub has
-    it, best first. url: where else it is published. architecture: timm's name, as a hub snapshot's
-    `config.json` gives it, or None for open_clip's. scratch: how a config asks for random weights.
+    names: in `weights_dir`, without suffix. repo, filenames: on the hub, best first. url: other
+    source. architecture: timm's name in a snapshot's `config.json`, None for open_clip. scratch:
+    the config value for random weights.
     """
 
     what: str
@@ -75,7 +74,7 @@ class WeightsFile:
     scratch: str
 
     def find(self, weights_dir: Path | None) -> Path | None:
-        """Path of the file on this machine, or None."""
+        """Path on this machine, or None."""
         if weights_dir is not None and weights_dir.is_file():
             return weights_dir
         if weights_dir is not None and (found := self._in_folder(weights_dir)):
@@ -91,12 +90,12 @@ class WeightsFile:
             return hub.fetch_file(self.repo, self.filenames)
         if self.url:
             return hub.fetch_url(self.url)
-        raise WeightsError(f"{self.what} are not published anywhere")
+        raise WeightsError(f"{self.what} are not published")
 
     def ways(self, weights_dir: Path | None) -> tuple[str, ...]:
-        """Say what a user can do to provide it."""
+        """Ways for a user to provide it."""
         origin = f" ({self.filenames[0]} of {hub.address(self.repo)})" if self.repo else ""
-        place = f"put it into {_named(weights_dir)} as {self.names[0]}.safetensors{origin}"
+        place = f"put it in {_named(weights_dir)} as {self.names[0]}.safetensors{origin}"
         scratch = f'start from random weights with "{self.scratch}"'
         return (*_network_ways(self.repo or self.url), place, scratch)
 
@@ -123,11 +122,11 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A folder with (parts of) a transformers model, from the hub or the user's own."""
+    """A folder with components of a transformers model, from the hub or the user."""
 
     what: str
     repo: str
-    parts: tuple[Part, ...]
+    components: tuple[Component, ...]
 
     @property
     def is_folder(self) -> bool:
@@ -135,34 +134,40 @@ class Snapshot:
         return self.repo.startswith(("/", "./", "../", "~")) or Path(self.repo).is_dir()
 
     def find(self, weights_dir: Path | None) -> Path | None:
-        """Folder on this machine that has all parts, or None."""
+        """Folder on this machine with all components, or None."""
         candidates = self._candidates(weights_dir)
         return next((folder for folder in candidates if not self.lacks(folder)), None)
 
-    def lacks(self, folder: Path) -> tuple[Part, ...]:
-        """Name the parts that a folder does not have."""
-        return tuple(part for part in self.parts if not _has_part(folder, part))
+    def lacks(self, folder: Path) -> tuple[Component, ...]:
+        """Components missing from a folder."""
+        return tuple(
+            component for component in self.components if not _has_component(folder, component)
+        )
 
     def fetch(self) -> Path:
-        """Download the parts. Raises WeightsError."""
-        patterns = [pattern for part in self.parts for pattern in _PART_PATTERNS[part]]
+        """Download it. Raises WeightsError."""
+        patterns = [
+            pattern for component in self.components for pattern in _COMPONENT_PATTERNS[component]
+        ]
         folder = hub.fetch_folder(self.repo, patterns)
         if "weights" in self.lacks(folder):  # published as pickles only
             folder = hub.fetch_folder(self.repo, [*patterns, "pytorch_model*.bin*"])
         if lacks := self.lacks(folder):
-            raise WeightsError(f"{hub.address(self.repo)} has no {' and no '.join(lacks)}")
+            raise WeightsError(f"{hub.address(self.repo)} lacks {' and '.join(lacks)}")
         return folder
 
     def ways(self, weights_dir: Path | None) -> tuple[str, ...]:
-        """Say what a user can do to provide it."""
+        """Ways for a user to provide it."""
         folder = Path(self.repo).expanduser()
         if self.is_folder and not folder.is_dir():
-            return (f"correct the path {folder}, which is no folder",)
+            return (f"correct the path {folder}, which is not a folder",)
         if self.is_folder:
-            files = " and ".join(" or ".join(_PART_FILES[part]) for part in self.lacks(folder))
+            files = " and ".join(
+                " or ".join(_COMPONENT_FILES[component]) for component in self.lacks(folder)
+            )
             return (f"add {files} to {folder}",)
         origin = f"a copy of {hub.address(self.repo)}"
-        place = f"put {origin} into {_named(weights_dir)} as {self.repo.replace('/', '--')}/"
+        place = f"put {origin} in {_named(weights_dir)} as {self.repo.replace('/', '--')}/"
         return (*_network_ways(self.repo), place)
 
     def _candidates(self, weights_dir: Path | None) -> Iterator[Path]:
@@ -173,7 +178,7 @@ class Snapshot:
             yield from _model_folders(weights_dir, [self.repo])
             yield weights_dir
         caches = [None] if weights_dir is None else [weights_dir, weights_dir / "hub", None]
-        names = [name for part in self.parts for name in _PART_FILES[part]]
+        names = [name for component in self.components for name in _COMPONENT_FILES[component]]
         for cache in caches:
             if found := hub.cached_file(self.repo, names, cache):
                 yield found.parent
@@ -182,14 +187,14 @@ class Snapshot:
 Asset: TypeAlias = WeightsFile | Snapshot
 
 
-def assets(spec: EncoderSpec, side: Side) -> tuple[Asset, ...]:
-    """List what an encoder needs from outside the installed packages."""
-    if spec.start is not None:  # learned prompts begin as what this encoder says
-        return assets(spec.start, side)
+def assets(spec: EncoderSpec, tower: Tower) -> tuple[Asset, ...]:
+    """Assets of one tower of an encoder."""
+    if spec.start is not None:  # the encoder that initialises learned prompts
+        return assets(spec.start, tower)
     if spec.family == "timm":
         return (_timm_weights(spec),) if spec.weights == "pretrained" else ()
     if spec.family == "clip":
-        text = _clip_text_config(spec) if side == "text" else {}
+        text = _clip_text_config(spec) if tower == "text" else {}
         found: list[Asset] = [_clip_weights(spec)] if spec.weights == "pretrained" else []
         if name := text.get("hf_model_name"):
             found.append(Snapshot(f"the configuration of {name}", name, ("configuration",)))
@@ -197,10 +202,10 @@ def assets(spec: EncoderSpec, side: Side) -> tuple[Asset, ...]:
             found.append(Snapshot(f"the tokenizer {name}", name, ("tokenizer",)))
         return tuple(found)
     if spec.family == "hf":
-        parts: tuple[Part, ...] = ("configuration", "tokenizer")
+        components: tuple[Component, ...] = ("configuration", "tokenizer")
         if spec.weights == "pretrained":
-            parts = ("configuration", "weights", "tokenizer")
-        return (Snapshot(f"{', '.join(parts)} of {spec.model}", spec.model, parts),)
+            components = ("configuration", "weights", "tokenizer")
+        return (Snapshot(f"{', '.join(components)} of {spec.model}", spec.model, components),)
     return ()
 
 
@@ -252,7 +257,7 @@ def _safe_name(filename: str) -> str:
 
 
 def _model_folders(folder: Path, names: Sequence[str]) -> Iterator[Path]:
-    """Folders inside `folder` that carry a model's or a repository's name."""
+    """Sub-folders with the name of a model or repository."""
     for name in names:
         for spelling in (name, name.replace("/", "--"), name.rsplit("/", 1)[-1]):
             if (candidate := folder / spelling).is_dir():
@@ -260,7 +265,7 @@ def _model_folders(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _weights_in(folder: Path) -> Path | None:
-    """Pick the weights of a model's folder: the usual names first, else the only file there is."""
+    """Weights in a model's folder: by the usual names, else the only weights file."""
     for name in _PREFERRED_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -268,12 +273,12 @@ def _weights_in(folder: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
-def _has_part(folder: Path, part: Part) -> bool:
-    if any((folder / name).is_file() for name in _PART_FILES[part]):
+def _has_component(folder: Path, component: Component) -> bool:
+    if any((folder / name).is_file() for name in _COMPONENT_FILES[component]):
         return True
-    if part != "weights":
+    if component != "weights":
         return False
-    for name in _PART_FILES["weights"]:  # large models come in shards, listed in an index
+    for name in _COMPONENT_FILES["weights"]:  # large models come in shards, listed in an index
         shards = set(_json(folder / f"{name}.index.json").get("weight_map", {}).values())
         if shards and all((folder / shard).is_file() for shard in shards):
             return True
@@ -281,7 +286,7 @@ def _has_part(folder: Path, part: Part) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file; empty if there is none that can be read."""
+    """The object in a JSON file; empty if it is missing or unreadable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -297,5 +302,7 @@ def _network_ways(source: str | None) -> tuple[str, ...]:
 
 def _named(weights_dir: Path | None) -> str:
     if weights_dir is None:
-        return 'a folder that "weights_dir" names'
-    return f"the weights_dir {weights_dir}{'' if weights_dir.exists() else ' (which is not there)'}"
+        return 'the folder of "weights_dir"'
+    return (
+        f"the weights_dir {weights_dir}{'' if weights_dir.exists() else ' (which does not exist)'}"
+    )

@@ -1,6 +1,6 @@
-"""Images → class probabilities, in the evaluation of a fold and in every later use of its model.
+"""Images → class probabilities, in the evaluation of a fold and in inference.
 
-Legend: B images, C classes, D embedding size, H side of an image in pixels.
+Legend: B images, C classes, D embedding size, H width of an image in pixels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from clip_pkg.models.precision import Precision
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model with the objective that says by what it predicts; both in evaluation mode.
+    """A model and the objective that defines its logits, both in evaluation mode.
 
-    class_features: what `class_features` gave; [C, D], or None for a model without texts.
+    class_features: [C, D], or None for a model without texts.
     """
 
     model: ImageTextModel
@@ -34,7 +34,7 @@ class Classifier:
     class_features: Tensor | None
 
     def embeddings(self, images: Tensor) -> Tensor:
-        """Normalised pixels [B, 3, H, H] → embeddings [B, D], float32, of any length."""
+        """Embeddings [B, D] float32, not normalised, of normalised pixels [B, 3, H, H]."""
         with self.precision.autocast():
             return self.model.image_embeddings(images)
 
@@ -43,7 +43,7 @@ class Classifier:
         inputs = LossInputs(
             image_features=F.normalize(embeddings, dim=-1),
             class_features=self.class_features,
-            # What is predicted may not depend on the labels, and later there are none.
+            # Predictions must not depend on labels.
             targets=embeddings.new_zeros(embeddings.shape[0], dtype=torch.int64),
             logit_scale=self.model.logit_scale(),
             image_embeddings=embeddings,
@@ -57,15 +57,15 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def class_features(model: ImageTextModel, precision: Precision) -> Tensor | None:
-    """What the images are compared with, [C, D] float32; None for a model without texts."""
-    assert not model.training, "dropout would be in the class features"
+    """Class features [C, D] float32; None for a model without texts."""
+    assert not model.training, "dropout would affect the class features"
     with precision.text_autocast():
         return model.mean_class_features() if model.has_text else None
 
 
 @contextmanager
 def evaluation_mode(model: ImageTextModel, objective: Objective) -> Iterator[None]:
-    """Switch both to evaluation mode, and back to the model's mode afterwards."""
+    """Evaluation mode for both; the model's mode is restored afterwards."""
     was_training = model.training
     model.eval()
     objective.eval()
@@ -84,7 +84,7 @@ def objective_for(
     class_counts: images per class of the training fold. vocabulary_size: the model's. Random
     weights come from torch's global generator.
     """
-    assert vocabulary_size is not None or not config.needs_tokens, "the config checks for tokens"
+    assert vocabulary_size is not None or not config.needs_tokens, "checked by the config"
     method = class_weight_method(config.loss, config.weight_method)
     weights = None
     if method is not None:

@@ -1,13 +1,13 @@
-"""Text towers of open_clip over a fixed list of prompts.
+"""open_clip text towers over a fixed list of prompts.
 
 Legend: M prompts, L tokens per prompt, U distinct tokens among them, F features.
 
-Two cuts make a training step cheaper and change no number of it: prompts end at the longest real
-one where what follows cannot be seen (causal or masked attention), and the token table keeps only
-the rows that some prompt uses, because the others get no gradient and reach no output.
+Two reductions make a training step cheaper without changing its numbers: with causal or masked
+attention, prompts are truncated to the longest real one; and the token embeddings are reduced to
+the tokens that some prompt uses, because the others get no gradient.
 
-open_clip is imported by the functions that use it: it takes a second, with transformers behind it,
-and every process that trains imports this module, whether or not it has such a tower.
+open_clip is imported inside functions: it takes a second, and every training process imports this
+module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ClipText(nn.Module):
 
     tower: open_clip's text module. tokens: [M, context length] int64, padded at the end.
 
-    prompt_tokens: [M, L] the tokenizer's ids, -1 for padding; vocabulary_size: how many it has.
+    prompt_tokens: [M, L] token ids, -1 for padding. vocabulary_size: of the tokenizer.
     """
 
     prompt_tokens: Tensor
@@ -50,11 +50,10 @@ class ClipText(nn.Module):
             tower.attn_mask = mask[: tokens.shape[1], : tokens.shape[1]].contiguous()
         self.tower = tower
         self.register_buffer("tokens", tokens, persistent=False)
-        # Kept with the weights: rows of the token table mean nothing without it.
+        # Saved with the weights: it gives the token of each row of the embeddings.
         self.register_buffer("vocabulary", vocabulary)
 
     def forward(self, prompt_rows: Tensor) -> Tensor:
-        """Compute the features of the chosen prompts."""
         features: Tensor = self.tower(self.tokens[prompt_rows])
         return features
 
@@ -62,25 +61,25 @@ class ClipText(nn.Module):
 def build_clip_text(
     spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None
 ) -> ClipText:
-    """Build the text tower that a config names, for these prompts.
+    """Build the text tower of `spec` for these prompts.
 
-    Raises WeightsError for weights, tokenizers or configurations that are not to be had,
-    CheckpointError for a file that does not fit.
+    Raises WeightsError for unavailable weights, tokenizers or configurations, CheckpointError for
+    a file that does not fit.
     """
     from clip_pkg.models import clip_towers  # noqa: PLC0415
 
     needed = assets(spec, "text")
     found = {asset: obtain(asset, spec, weights_dir) for asset in needed}
     weights = next((path for asset, path in found.items() if not isinstance(asset, Snapshot)), None)
-    tokens = _tokenizer(spec, _part(found, "tokenizer"))(prompts)
-    tower = clip_towers.text_tower(spec, weights, _part(found, "configuration"))
+    tokens = _tokenizer(spec, _component(found, "tokenizer"))(prompts)
+    tower = clip_towers.text_tower(spec, weights, _component(found, "configuration"))
     return ClipText(tower, tokens, clip_towers.embedding_size(spec))
 
 
-def _part(found: dict[Asset, Path], part: str) -> Path | None:
+def _component(found: dict[Asset, Path], component: str) -> Path | None:
     """Folder of the asset that provides one part of a transformers model."""
     snapshots = ((a, path) for a, path in found.items() if isinstance(a, Snapshot))
-    return next((path for asset, path in snapshots if part in asset.parts), None)
+    return next((path for asset, path in snapshots if component in asset.components), None)
 
 
 def _tokenizer(spec: EncoderSpec, folder: Path | None) -> Callable[[Sequence[str]], Tensor]:
@@ -96,7 +95,7 @@ def _tokenizer(spec: EncoderSpec, folder: Path | None) -> Callable[[Sequence[str
             for prompt in prompts:
                 if (count := len(simple.encode(prompt)) + 2) > length:
                     logger.warning(
-                        "%s reads %d tokens; a prompt of %d loses its end: %.60s…",
+                        "%s reads %d tokens; truncating a prompt of %d: %.60s…",
                         *(spec.written, length, count, prompt),
                     )
             tokens: Tensor = simple(list(prompts))
@@ -114,10 +113,10 @@ def _tokenizer(spec: EncoderSpec, folder: Path | None) -> Callable[[Sequence[str
 
 
 def _visible_length(tower: nn.Module, tokens: Tensor) -> int:
-    """Count the leading tokens that can influence some prompt's features.
+    """Number of leading tokens that can affect the features of some prompt.
 
-    In causal towers nothing behind the end-of-text token reaches it; towers from transformers mask
-    their padding. Other towers look at the padding too, or append a class token at the end.
+    In causal towers the end-of-text token does not attend to later tokens; transformers towers mask
+    padding. Other towers attend to padding, or append a class token.
     """
     from open_clip.hf_model import HFTextEncoder  # noqa: PLC0415
 
@@ -137,31 +136,29 @@ def _visible_length(tower: nn.Module, tokens: Tensor) -> int:
 
 
 def _vocabulary_size(tower: nn.Module) -> int:
-    """Count the ids of the tokenizer, before the token table is cut."""
+    """Number of token ids, before the embeddings are reduced."""
     embedding = getattr(tower, "token_embedding", None)
     if isinstance(embedding, nn.Embedding):
         return embedding.num_embeddings
-    size: int = getattr(tower, "config").vocab_size  # noqa: B009  a tower of transformers
+    size: int = getattr(tower, "config").vocab_size  # noqa: B009  a transformers tower
     return size
 
 
 def _without_padding(tokens: Tensor) -> Tensor:
-    """Replace what repeats the last token of the row's tail (0 or the tower's pad id) by -1."""
-    # Padding is the same id in every place behind the longest prompt's end, so it is what ends the
-    # rows that are not the longest; ids of real text never fill a whole tail.
+    """Replace trailing padding (id 0) by -1."""
     tail = tokens.flip(1)
     is_tail = (tail == 0).cumprod(dim=1).bool().flip(1)
     return tokens.masked_fill(is_tail, -1)
 
 
 def _cut_vocabulary(tower: nn.Module, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Keep the token table's rows that occur; returns their ids [U] and the tokens renumbered.
+    """Reduce the token embeddings to used tokens; returns their ids [U] and renumbered tokens.
 
-    Numbers stay in order, because CLIP finds the end of a text as its largest token.
+    The order of ids is kept, because CLIP finds the end of a text as its largest token.
     """
     from open_clip.transformer import TextTransformer  # noqa: PLC0415
 
-    if not isinstance(tower, TextTransformer):  # some of transformers' count positions by token id
+    if not isinstance(tower, TextTransformer):  # some transformers towers derive positions from ids
         return None, tokens
     vocabulary = torch.unique(tokens)
     table = tower.token_embedding.weight.detach()[vocabulary]

@@ -1,4 +1,4 @@
-"""One tower of an open_clip model, without the other.
+"""Single towers of open_clip models.
 
 Legend: L context length, W width of the text transformer, E embedding size of the CLIP model.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.models.state_dicts import load_strictly, read_state_dict
 
-# Where CLIP, the class, keeps its text tower; CustomTextCLIP has it under `text.`
+# Text tower of the class CLIP; CustomTextCLIP has it under `text.`
 _TEXT_KEYS = (
     "positional_embedding",
     "token_embedding.",
@@ -65,7 +65,7 @@ def visual_tower(spec: EncoderSpec, img_size: int, weights: Path | None) -> nn.M
     cfg.output_tokens = False
     if not cfg.timm_model_name:
         cfg.image_size = img_size
-    # open_clip's public constructors always build both towers; these two are what they call.
+    # open_clip's public constructors build both towers by calling these two functions.
     tower = _build_vision_tower(config["embed_dim"], cfg, _quick_gelu(spec, config))
     if weights is not None:
         state = _visual_state(read_state_dict(weights))
@@ -104,7 +104,7 @@ def _config(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def _tag_config(spec: EncoderSpec) -> Mapping[str, Any]:
-    """Look up what open_clip says about the pretrained weights; empty from scratch."""
+    """open_clip's entry for the pretrained weights; empty for `:scratch`."""
     found: Mapping[str, Any] = (
         open_clip.get_pretrained_cfg(spec.model, spec.tag) if spec.tag else {}
     )
@@ -112,7 +112,7 @@ def _tag_config(spec: EncoderSpec) -> Mapping[str, Any]:
 
 
 def _quick_gelu(spec: EncoderSpec, config: Mapping[str, Any]) -> bool:
-    """Whether the weights were trained with QuickGELU, which open_clip leaves to its callers."""
+    """Whether the weights were trained with QuickGELU, which callers of open_clip must choose."""
     return bool(_tag_config(spec).get("quick_gelu", config.get("quick_gelu", False)))
 
 
@@ -127,7 +127,7 @@ def _text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _resample_positions(state: dict[str, Tensor], tower: nn.Module) -> None:
-    """Fit position embeddings of a square grid (after one class token) to the tower's grid."""
+    """Resample position embeddings of a square grid, after one class token, to the tower's grid."""
     own = tower.state_dict()
     for name in _POSITIONS:
         if name not in state or name not in own or state[name].shape == own[name].shape:
@@ -135,7 +135,7 @@ def _resample_positions(state: dict[str, Tensor], tower: nn.Module) -> None:
         token, grid = state[name][:1], state[name][1:].float()
         old, new = math.isqrt(len(grid)), math.isqrt(len(own[name]) - 1)
         if old * old != len(grid):
-            continue  # not a grid; the strict load names it
+            continue  # not a grid; the strict load reports it
         square = grid.reshape(1, old, old, -1).permute(0, 3, 1, 2)
         square = F.interpolate(square, size=(new, new), mode="bicubic", antialias=True)
         state[name] = F.pad(square.permute(0, 2, 3, 1).reshape(new * new, -1), (0, 0, 1, 0))

@@ -1,4 +1,4 @@
-"""Text encoders of transformers over a fixed list of prompts.
+"""transformers text encoders over a fixed list of prompts.
 
 Legend: M prompts, L tokens of the longest, F hidden size.
 """
@@ -17,13 +17,13 @@ from clip_pkg.models.assets import assets
 from clip_pkg.models.state_dicts import mismatch
 from clip_pkg.models.weights import obtain
 
-_MAX_TOKENS = 512  # where neither tokenizer nor model states a limit
+_MAX_TOKENS = 512  # if neither tokenizer nor model has a limit
 
 
 class HfText(nn.Module):
     """Rows [m] of the prompts → features [m, F]: the mean of the last layer over real tokens.
 
-    The mean serves encoders of every kind; a first token is only trained to sum up a text in some.
+    The mean works for all encoders; only some train the first token to represent the text.
     """
 
     tokens: Tensor
@@ -39,11 +39,10 @@ class HfText(nn.Module):
         self.model = model
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("mask", mask, persistent=False)
-        # For losses that read the texts themselves: -1 where there is only padding.
+        # For losses that use token ids: -1 for padding.
         self.register_buffer("prompt_tokens", tokens.masked_fill(mask == 0, -1), persistent=False)
 
     def forward(self, prompt_rows: Tensor) -> Tensor:
-        """Compute the features of the chosen prompts."""
         mask = self.mask[prompt_rows]
         output = self.model(input_ids=self.tokens[prompt_rows], attention_mask=mask)
         hidden: Tensor = output.last_hidden_state
@@ -52,10 +51,10 @@ class HfText(nn.Module):
 
 
 def build_hf_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None) -> HfText:
-    """Build the transformers model that a config names, for these prompts.
+    """Build the transformers model of `spec` for these prompts.
 
-    Raises WeightsError if parts of it are not to be had, UserError if transformers is not installed
-    or cannot use the folder, CheckpointError if its weights do not fit.
+    Raises WeightsError if files are unavailable, UserError if transformers is not installed or
+    cannot use the folder, CheckpointError if its weights do not fit.
     """
     transformers = import_transformers()
     (snapshot,) = assets(spec, "text")
@@ -67,7 +66,7 @@ def build_hf_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path |
         raise UserError(f"{spec.written}: transformers cannot use {folder}: {error}") from error
     if hasattr(config, "vision_config"):
         raise UserError(
-            f"{spec.written} has an image side too; CLIP models are written `clip:<model>`"
+            f"{spec.written} also has an image tower; write CLIP models as `clip:<model>`"
         )
     model = _model(transformers, spec, folder, config)
     if tokenizer.pad_token is None:
@@ -84,12 +83,12 @@ def build_hf_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path |
 
 
 def import_transformers() -> Any:
-    """Import the optional package. Raises UserError that says how to install it."""
+    """Import the optional package. Raises UserError if it is not installed."""
     try:
         import transformers  # noqa: PLC0415  an optional extra
     except ImportError as error:
         raise UserError(
-            'text encoders `hf:…` need the transformers package: pip install "clip_pkg[hf]"'
+            '`hf:` text encoders need the transformers package: pip install "clip_pkg[hf]"'
         ) from error
     return transformers
 
@@ -102,7 +101,7 @@ def _model(transformers: Any, spec: EncoderSpec, folder: Path, config: Any) -> n
     if getattr(config, "is_encoder_decoder", False):
         model = model.get_encoder()
     if isinstance(getattr(model, "pooler", None), nn.Module):
-        model.pooler = None  # its output is not used, so it would never be trained
+        model.pooler = None  # unused, so it would never be trained
     encoder: nn.Module = model.float()  # transformers keeps the file's precision
     return encoder
 

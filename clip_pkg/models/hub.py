@@ -1,4 +1,4 @@
-"""The Hugging Face hub: what its cache holds, whether it answers, and fetching from it."""
+"""The Hugging Face hub: its cache, whether it is reachable, and downloads."""
 
 from __future__ import annotations
 
@@ -17,39 +17,38 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from clip_pkg.base.errors import WeightsError
 
-_ANSWER_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
 
 
 @cache
 def is_reachable() -> bool:
-    """Whether the hub (or the mirror in HF_ENDPOINT) answers at all; asked once per process.
+    """Whether the hub (or the mirror in HF_ENDPOINT) responds; checked once per process.
 
-    huggingface_hub itself tries again for half a minute per file, too long for a machine that has
-    no network. HF_HUB_OFFLINE=1 answers no without asking.
+    Without this check huggingface_hub retries for half a minute per file on a machine without a
+    network. False if HF_HUB_OFFLINE=1.
     """
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310  the hub's
-        urllib.request.urlopen(request, timeout=_ANSWER_SECONDS).close()  # noqa: S310
+        urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()  # noqa: S310
     except urllib.error.HTTPError:
-        return True  # an unfriendly answer is an answer
+        return True  # an error response is a response
     except (OSError, ValueError):
         return False
     return True
 
 
 def address(repo: str) -> str:
-    """Web address of a repository."""
     return f"{constants.ENDPOINT}/{repo}"
 
 
 def cached_file(repo: str, filenames: Sequence[str], cache_dir: Path | None = None) -> Path | None:
-    """First of `filenames` that the cache holds for `repo`, or None."""
+    """First of `filenames` in the cache of `repo`, or None."""
     for filename in filenames:
         try:
             found = huggingface_hub.try_to_load_from_cache(repo, filename, cache_dir=cache_dir)
-        except ValueError:  # not a repository name that the hub allows
+        except ValueError:  # not a valid repository name
             return None
         if isinstance(found, str):
             return Path(found)
@@ -57,21 +56,21 @@ def cached_file(repo: str, filenames: Sequence[str], cache_dir: Path | None = No
 
 
 def fetch_file(repo: str, filenames: Sequence[str]) -> Path:
-    """Download the first of `filenames` that `repo` has. Raises WeightsError with the reason."""
+    """Download the first of `filenames` that exists in `repo`. Raises WeightsError."""
     for filename in filenames:
         try:
             return Path(huggingface_hub.hf_hub_download(repo, filename))
-        except LocalEntryNotFoundError as error:  # the hub's word for: no connection
+        except LocalEntryNotFoundError as error:  # no connection
             raise _refused(repo, error) from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # errors of the hub's HTTP library, which one differs by version
+        except Exception as error:  # the HTTP library of huggingface_hub differs by version
             raise _refused(repo, error) from error
-    raise WeightsError(f"{address(repo)} has none of {', '.join(filenames)}")
+    raise WeightsError(f"{address(repo)} contains none of {', '.join(filenames)}")
 
 
 def fetch_folder(repo: str, patterns: Sequence[str]) -> Path:
-    """Download the files of `repo` that match. Raises WeightsError with the reason."""
+    """Download the matching files of `repo`. Raises WeightsError."""
     try:
         return Path(huggingface_hub.snapshot_download(repo, allow_patterns=list(patterns)))
     except Exception as error:  # as above
@@ -79,7 +78,7 @@ def fetch_folder(repo: str, patterns: Sequence[str]) -> Path:
 
 
 def url_places(url: str) -> tuple[Path, ...]:
-    """Where open_clip, OpenAI's clip and torch.hub keep a file that came from `url`."""
+    """Where open_clip, OpenAI's clip and torch.hub cache a file from `url`."""
     name = url.rsplit("/", 1)[-1]
     return (
         Path("~/.cache/clip").expanduser() / name,
@@ -88,9 +87,9 @@ def url_places(url: str) -> tuple[Path, ...]:
 
 
 def fetch_url(url: str) -> Path:
-    """Download to torch.hub's folder. Raises WeightsError with the reason.
+    """Download to torch.hub's cache. Raises WeightsError.
 
-    OpenAI's addresses hold the file's SHA-256 as the folder; it is checked.
+    OpenAI's URLs contain the SHA-256 of the file, which is verified.
     """
     target = url_places(url)[-1]
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")

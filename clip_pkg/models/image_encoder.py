@@ -1,11 +1,10 @@
-"""First layers of a ResNet for small images, in place of those for 224 pixels.
+"""Image encoders: timm models and open_clip visual towers, with a stem for small images.
 
-Legend: B images, H side of an image in pixels, K channels.
+Legend: B images, H width of an image in pixels, K channels, F features.
 
-The standard ones make a map of H/4 places per side before the first block; of an image of 32 pixels
-8×8 are left. He et al. 2016 (arXiv:1512.03385, section 4.2) start their networks for CIFAR-10 with
-one 3×3 convolution of stride 1 and no pooling, and SimCLR (arXiv:2002.05709, appendix B.9) does so
-with ResNet-50.
+The standard stem of a ResNet reduces the resolution to H/4 before the first block: 8×8 for 32 px.
+He et al. 2016 (arXiv:1512.03385, section 4.2) use one 3×3 convolution of stride 1 and no pooling
+for CIFAR-10, and SimCLR (arXiv:2002.05709, appendix B.9) does so with ResNet-50.
 """
 
 from __future__ import annotations
@@ -30,19 +29,18 @@ Stem: TypeAlias = Literal["standard", "cifar"]
 
 
 def with_stem(model: nn.Module, stem: Stem) -> nn.Module:
-    """Change the first layers of one of timm's ResNets in place; returns the same model.
+    """Replace the stem of a timm ResNet in place; returns the model.
 
-    `cifar`: [B, 3, H, H] → [B, K, H, H] before the first block, by one convolution, whatever the
-    number of its own; normalisation, activation and K are the model's. The new weights come from
-    torch's global generator, as timm draws those of convolutions. Raises UserError for any other
-    model.
+    `cifar`: one convolution [B, 3, H, H] → [B, K, H, H] before the first block; normalisation,
+    activation and K are the model's. Its weights are initialised as in timm, from torch's global
+    generator. Raises UserError for other models.
     """
     if stem == "standard":
         return model
     if not isinstance(model, ResNet):
         raise UserError(
-            f'stem "{stem}" is for timm\'s ResNets, which have layers to put it in the place of; '
-            f'{type(model).__name__} has none of them: use stem "standard"'
+            f'stem "{stem}" is only available for timm ResNets, and this encoder is a '
+            f'{type(model).__name__}: use stem "standard"'
         )
     channels = model.feature_info[0]["num_chs"]
     convolution = nn.Conv2d(3, channels, kernel_size=3, stride=1, padding=1, bias=False)
@@ -55,15 +53,15 @@ def with_stem(model: nn.Module, stem: Stem) -> nn.Module:
 
 Channels: TypeAlias = tuple[float, float, float]
 
-# What a user's file may hold beyond the encoder: classifiers, and leftovers of pretraining.
+# Tensors of a user's file that the encoder ignores: classifiers and remains of pretraining.
 _HEADS = ("fc.", "head", "classif", "last_linear.", "aux", "mask_token", "decoder")
 
 
 class ImageEncoder(nn.Module):
-    """Images [B, 3, H, W], normalised with `mean` and `std` → features [B, F].
+    """Features [B, F] of images [B, 3, H, W] that are normalised with `mean` and `std`.
 
-    num_features: F. mean, std: per channel, of pixels in [0, 1]. recomputes: whether backward
-    passes compute activations again.
+    num_features: F. mean, std: per channel, of pixels in [0, 1]. recomputes: whether activations
+    are recomputed in the backward pass.
     """
 
     def __init__(self, model: nn.Module, num_features: int, mean: Channels, std: Channels) -> None:
@@ -76,10 +74,9 @@ class ImageEncoder(nn.Module):
         self.compute_eagerly()
 
     def compute_by(self, forward: Callable[[Tensor], Tensor], sizes: Collection[int]) -> None:
-        """Let `forward` compute batches of exactly so many images; all others stay as they are.
+        """Use `forward`, the compiled model, for batches of these sizes only.
 
-        It has to be the model's own, compiled. It is no module, so that no parameter gets another
-        name.
+        It is not registered as a module, so that parameters keep their names.
         """
         self._compiled = forward
         self._compiled_sizes = frozenset(sizes)
@@ -90,7 +87,7 @@ class ImageEncoder(nn.Module):
 
     @property
     def is_compiled(self) -> bool:
-        """Whether some batches are computed by another function."""
+        """Whether some batch sizes use a compiled function."""
         return bool(self._compiled_sizes)
 
     def _eager(self, images: Tensor) -> Tensor:
@@ -98,14 +95,14 @@ class ImageEncoder(nn.Module):
         return features
 
     def recompute_activations(self) -> None:
-        """Keep only some activations for the backward pass, which computes the others again.
+        """Enable activation checkpointing.
 
-        Batch normalisation then sees a batch twice; whoever calls `backward` keeps its running
-        statistics. Raises UserError where the encoder's library has no way to do this.
+        Batch normalisation then sees each batch twice; the caller of `backward` must restore its
+        running statistics. Raises UserError if the encoder's library does not support it.
         """
         switch = getattr(self.model, "set_grad_checkpointing", None)
         if switch is not None:
-            # timm's models that cannot do it say so by an assertion; open_clip's say nothing.
+            # Unsupported timm models raise AssertionError; those of open_clip ignore the call.
             with suppress(AssertionError):
                 switch(True)
         self.recomputes = any(
@@ -113,13 +110,12 @@ class ImageEncoder(nn.Module):
         )
         if not self.recomputes:
             raise UserError(
-                "activation_checkpointing: this image encoder cannot compute its activations "
-                "again; use micro_batch_size, or choose another encoder"
+                "activation_checkpointing is not supported by this image encoder; use "
+                "micro_batch_size, or choose another encoder"
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute features [B, F] in the precision that autocast chooses."""
-        # Asked for its length, a batch of any size that is being exported becomes one of that size.
+        # While exporting, taking the length of a batch would fix its size.
         fits = bool(self._compiled_sizes) and len(images) in self._compiled_sizes
         return self._compiled(images) if fits else self._eager(images)
 
@@ -131,12 +127,10 @@ def build_image_encoder(
     weights_dir: Path | None = None,
     stem: Stem = "standard",
 ) -> ImageEncoder:
-    """Build the encoder that a config names; `:scratch` is drawn from torch's global generator.
+    """Build the encoder of `spec`; random weights come from torch's global generator.
 
-    stem: its first layers; other ones than the standard ones are drawn like `:scratch`.
-    Raises WeightsError if pretrained weights are neither here nor to be had, CheckpointError if a
-    file does not fit the model, UserError if the model cannot be built for `img_size` pixels or
-    with this stem.
+    Raises WeightsError if pretrained weights are not available, CheckpointError if a file does not
+    fit the model, UserError if the model cannot be built for `img_size` or with this stem.
     """
     weights = next((obtain(asset, spec, weights_dir) for asset in assets(spec, "image")), None)
     try:
@@ -177,10 +171,10 @@ def _timm_encoder(
 def _loaded_timm_model(
     spec: EncoderSpec, size: dict[str, int], weights: Path, *, users_own: bool
 ) -> nn.Module:
-    """Let timm adapt the file to the model (names, position embeddings), then check it took all.
+    """Let timm adapt names and position embeddings of a file, then check that all was loaded.
 
-    timm itself only logs names that found no match. Norm scales and biases may be absent from
-    published files, where they start as the identity; matrices and kernels may not.
+    timm only logs names without a match. Published files may lack norm scales and biases, which
+    start as the identity, but not matrices and kernels.
     """
     state = read_state_dict(weights)
     overlay = {"state_dict": state}
@@ -189,9 +183,9 @@ def _loaded_timm_model(
             model = timm.create_model(
                 spec.model, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **size
             )
-    except Exception as error:  # timm's filters raise all kinds of errors on foreign files
+    except Exception as error:  # timm's filters raise any error on foreign files
         raise CheckpointError(f"{weights}: does not fit {spec.model}: {error}") from error
-    model.pretrained_cfg.pop("state_dict")  # timm would keep a second copy for ever
+    model.pretrained_cfg.pop("state_dict")  # timm would keep a second copy
     missing, unexpected = reports[-1] if reports else ([], [])
     own = model.state_dict()
     missing = [name for name in missing if users_own or own[name].ndim > 1]
@@ -204,7 +198,7 @@ def _loaded_timm_model(
 
 @contextmanager
 def _recorded_loads() -> Iterator[list[tuple[list[str], list[str]]]]:
-    """Note missing and unexpected names of every `load_state_dict`; a model's own come last."""
+    """Missing and unexpected names of each `load_state_dict`; the whole model comes last."""
     reports: list[tuple[list[str], list[str]]] = []
     watched: dict[nn.Module, None] = {}
 

@@ -1,6 +1,6 @@
 """The image–text model: images and class texts → features in one space.
 
-Legend: B images, C classes, M prompts of all classes one after another, F features of an encoder,
+Legend: B images, C classes, M prompts of all classes, concatenated, F features of an encoder,
 D embed_dim.
 """
 
@@ -28,11 +28,11 @@ from clip_pkg.models.text_encoder import (
     LearnedPrompts,
     TextEncoder,
     TextFeatures,
-    build_text_side,
+    build_config_text_encoder,
     rows_per_class,
 )
 
-# The range that a config's `temperature` may have; CLIP has the same upper end.
+# The range of a config's `temperature`; CLIP has the same maximum.
 MAX_LOG_SCALE = math.log(100)
 MIN_LOG_SCALE = -MAX_LOG_SCALE
 
@@ -42,9 +42,8 @@ VOCABULARY_KEY = "text_encoder.vocabulary"
 class ImageTextModel(nn.Module):
     """Two encoders, projections into one space, and a learned temperature.
 
-    prompt_counts: prompts per class, [C]; the text encoder's rows are the classes' one after
-    another. Under autocast the encoders and projections run in half precision; the features that
-    come out are float32.
+    prompt_counts: prompts per class, [C]; the text encoder's rows are ordered by class. Under
+    autocast the encoders and projections run in half precision; returned features are float32.
     """
 
     first_rows: Tensor
@@ -85,7 +84,7 @@ class ImageTextModel(nn.Module):
         return self.image_projection.out_features
 
     def train(self, mode: bool = True) -> Self:
-        """Switch mode; a frozen image encoder keeps its BatchNorm statistics as they are."""
+        """Switch mode; a frozen image encoder stays in evaluation mode."""
         super().train(mode)
         if self.image_encoder_is_frozen:
             self.image_encoder.eval()
@@ -98,7 +97,7 @@ class ImageTextModel(nn.Module):
 
     @property
     def has_text(self) -> bool:
-        """Whether there are class features at all."""
+        """Whether the model has class features."""
         return self.text_encoder is not None
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -108,23 +107,23 @@ class ImageTextModel(nn.Module):
     def image_embeddings(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] → features [B, D] before normalisation, float32.
 
-        In the place of images a frozen encoder's features of them will do, [B, F].
+        Also accepts the features [B, F] of a frozen encoder in place of images.
         """
         if images.ndim == 2:
-            assert self.image_encoder_is_frozen, "an encoder that trains needs the images"
+            assert self.image_encoder_is_frozen, "a trained encoder needs the images"
             return widened(self.image_projection(images))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_encoder_is_frozen):
             features = self.image_encoder(images)
         return widened(self.image_projection(features))
 
     def class_tokens(self, prompt_rows: Tensor) -> Tensor:
-        """Rows [C] of one prompt per class → the tokenizer's ids [C, L], -1 for padding."""
+        """Token ids [C, L] of one prompt row [C] per class, -1 for padding."""
         assert isinstance(self.text_encoder, ClipText | HfText), "only text towers have tokens"
         return self.text_encoder.prompt_tokens[prompt_rows]
 
     @property
     def vocabulary_size(self) -> int | None:
-        """Number of ids in `class_tokens`; None where there are none."""
+        """Number of token ids; None without a tokenizer."""
         return (
             self.text_encoder.vocabulary_size
             if isinstance(self.text_encoder, ClipText | HfText)
@@ -132,26 +131,23 @@ class ImageTextModel(nn.Module):
         )
 
     def class_features(self, prompt_rows: Tensor) -> Tensor:
-        """Rows [C] of one prompt per class → L2-normalised features [C, D], float32.
-
-        Any other number of rows works as well.
-        """
+        """L2-normalised features [C, D] float32 of prompt rows [C] (any number of rows)."""
         assert self.text_encoder is not None, "a model without texts has no class features"
         features = self.text_encoder(prompt_rows)
         return F.normalize(widened(self.text_projection(features)), dim=-1)
 
     def mean_class_features(self) -> Tensor:
         """Normalised mean of the normalised features of all prompts of each class, [C, D]."""
-        every = self.class_features(
+        all_prompts = self.class_features(
             torch.arange(self.averaging.shape[1], device=self.counts.device)
         )
-        with torch.autocast(every.device.type, enabled=False):
-            return F.normalize(self.averaging @ every, dim=-1)
+        with torch.autocast(all_prompts.device.type, enabled=False):
+            return F.normalize(self.averaging @ all_prompts, dim=-1)
 
     def draw_prompts(self, generator: torch.Generator | None = None) -> Tensor:
         """Rows [C] of one random prompt per class, on the model's device.
 
-        The draw happens on the generator's device; one on the model's device needs no transfer.
+        Drawn on the generator's device; a generator on the model's device avoids a transfer.
         """
         device = self.counts.device if generator is None else generator.device
         uniform = torch.rand(
@@ -166,7 +162,7 @@ class ImageTextModel(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep 1/temperature within [0.01, 100], as CLIP does above; call it after each step."""
+        """Keep 1/temperature within [0.01, 100]; called after each step."""
         self.log_logit_scale.clamp_(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
     def parameter_groups(
@@ -176,11 +172,11 @@ class ImageTextModel(nn.Module):
         image_lr_scale: float = 1.0,
         text_lr_scale: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Sort every trainable parameter into exactly one group for AdamW; none is empty.
+        """Non-empty AdamW groups; each trainable parameter is in exactly one.
 
         Each has `name`, `params`, `lr`, `weight_decay`. Weights decay, but not biases, norms, the
-        logit scale and what an encoder itself excludes (position embeddings and the like). The
-        scales are factors on the learning rate of the encoders; projections have `lr` itself.
+        logit scale and what an encoder excludes (such as position embeddings). The scales are
+        factors on the learning rate of the encoders; projections use `lr`.
         """
         scales = {"image_encoder": image_lr_scale, "text_encoder": text_lr_scale}
         undecayed = set(self._undecayed_names())
@@ -188,15 +184,15 @@ class ImageTextModel(nn.Module):
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:
                 continue
-            part = next((part for part in scales if name.startswith(f"{part}.")), "head")
+            module = next((one for one in scales if name.startswith(f"{one}.")), "head")
             decays = parameter.ndim > 1 and name not in undecayed
-            key = part if decays else f"{part}_undecayed"
+            key = module if decays else f"{module}_undecayed"
             group = groups.setdefault(
                 key,
                 {
                     "name": key,
                     "params": [],
-                    "lr": lr * scales.get(part, 1.0),
+                    "lr": lr * scales.get(module, 1.0),
                     "weight_decay": weight_decay if decays else 0.0,
                 },
             )
@@ -206,20 +202,20 @@ class ImageTextModel(nn.Module):
     def checkpoint_state(self) -> dict[str, Tensor]:
         """All parameters and persistent buffers, on the CPU.
 
-        With a frozen text encoder that includes its features and not its tower.
+        A frozen text encoder is represented by its features.
         """
         return {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
 
     def load_checkpoint_state(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Load what `checkpoint_state` made. Raises CheckpointError if it is another model's."""
+        """Load a `checkpoint_state`. Raises CheckpointError if it does not fit."""
         own = self.state_dict().get(VOCABULARY_KEY)
         theirs = state.get(VOCABULARY_KEY)
         if own is not None and theirs is not None and not torch.equal(own.cpu(), theirs.cpu()):
-            raise CheckpointError(f"{source}: was trained with other class texts than these")
+            raise CheckpointError(f"{source}: was trained with other class texts")
         load_strictly(self, state, source=source)
 
     def _undecayed_names(self) -> Iterator[str]:
-        """Parameters that the encoders' own libraries never decay."""
+        """Parameters that the encoders' libraries exclude from weight decay."""
         for name, module in self.named_modules():
             if callable(excluded := getattr(module, "no_weight_decay", None)):
                 yield from (f"{name}.{parameter}" for parameter in excluded())
@@ -236,11 +232,11 @@ def build_model(
 ) -> ImageTextModel:
     """Build the model that a config describes, on the CPU, in training mode.
 
-    prompts: of each class, [C][P]; the number P may differ. Random weights come from torch's global
-    generator, in the order image encoder, text encoder, projections.
-    state: a checkpoint to continue from; then nothing pretrained is needed.
-    text_features: runs a text tower that is not trained, of which only the features stay, or knows
-    them already. text_seed: draws the weights of such a tower from `:scratch`.
+    prompts: per class, [C][P]; P may differ. Random weights come from torch's global generator, in
+    the order image encoder, text encoder, projections.
+    state: a checkpoint to resume from; nothing pretrained is then needed.
+    text_features: computes or looks up the features of a frozen text tower. text_seed: of the
+    `:scratch` weights of such a tower.
     Raises WeightsError, CheckpointError or UserError as the encoders do.
     """
     assert len(classes) == len(prompts), "one list of prompts per class"
@@ -249,7 +245,7 @@ def build_model(
     image = build_image_encoder(
         image_spec, img_size=config.img_size, weights_dir=directory, stem=config.stem
     )
-    text = build_text_side(
+    text = build_config_text_encoder(
         config, prompts, state=state, seed=text_seed, text_features=text_features
     )
     model = ImageTextModel(
@@ -268,14 +264,14 @@ def build_model(
 
 
 def _text_projection(encoder: TextEncoder | None, embed_dim: int) -> nn.Module:
-    """Make the map from a text encoder's features into the joint space."""
+    """Map from a text encoder's features into the joint space."""
     if encoder is None or (isinstance(encoder, LearnedPrompts) and encoder.in_joint_space):
         return nn.Identity()
     return _projection(encoder.num_features, embed_dim)
 
 
 def _projection(features: int, embed_dim: int) -> nn.Linear:
-    """Make a linear map into the joint space, initialised as CLIP's."""
+    """Linear map into the joint space, initialised as in CLIP."""
     projection = nn.Linear(features, embed_dim, bias=False)
     nn.init.normal_(projection.weight, std=features**-0.5)
     return projection
@@ -291,7 +287,7 @@ def _are_one_clip(image: EncoderSpec, text: EncoderSpec) -> bool:
 
 
 def _keep_alignment(model: ImageTextModel) -> None:
-    """Start from CLIP's own joint space: projections alike, and the identity if sizes allow."""
+    """Start from CLIP's joint space: equal projections, the identity if the sizes allow it."""
     weight = model.image_projection.weight
     if weight.shape[0] == weight.shape[1]:
         nn.init.eye_(weight)

@@ -8,11 +8,11 @@
 and writes a JSON list of problems to standard output
 
     {"encoder": …, "kind": "unknown" | "img_size" | "memory" | "weights" | "extra",
-     "message": …, "requests": [positions of the requests that have this problem]}
+     "message": …, "requests": [indices of the requests with this problem]}
 
-Each distinct encoder is looked at once: it is built on the meta device and sees one image that has
-a shape and no content; weights that are on this machine are read and fitted to it. With `--fetch`,
-missing weights are downloaded first.
+Each distinct encoder is checked once: it is built on the meta device and applied to an image
+without content, and weights on this machine are loaded into it. With `--fetch`, missing weights are
+downloaded first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 
 from clip_pkg.base.errors import UserError, WeightsError
 from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_text_encoder
-from clip_pkg.models.assets import Snapshot, assets
+from clip_pkg.models.assets import Snapshot, Tower, assets
 from clip_pkg.models.hf_text import import_transformers
 from clip_pkg.models.image_encoder import ImageEncoder, Stem, build_image_encoder
 from clip_pkg.models.text_encoder import build_text_encoder
@@ -41,7 +41,7 @@ Kind: TypeAlias = Literal["unknown", "img_size", "memory", "weights", "extra"]
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an encoder cannot be used. requests: positions in the list that was asked about."""
+    """Why an encoder cannot be used. requests: indices into the list of requests."""
 
     encoder: str
     kind: Kind
@@ -51,22 +51,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Target:
-    """One encoder to look at; `img_size` is 0 for text encoders.
-
-    recomputes: whether it is to compute activations again in the backward pass. stem: its first
-    layers.
-    """
+    """One encoder to check; `img_size` is 0 for text encoders."""
 
     written: str
-    side: Literal["image", "text"]
+    tower: Tower
     img_size: int
     weights_dir: str | None
-    recomputes: bool = False
+    activation_checkpointing: bool = False
     stem: Stem = "standard"
 
 
 def probe(requests: Sequence[Mapping[str, Any]], *, fetch: bool = False) -> list[Problem]:
-    """Problems of all requested encoders, each named once."""
+    """Problems of all requested encoders, without repetition."""
     asked: dict[Target, list[int]] = {}
     for position, request in enumerate(requests):
         for target in _targets(request):
@@ -91,13 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _targets(request: Mapping[str, Any]) -> Iterator[Target]:
     directory = request.get("weights_dir")
-    recomputes = request.get("activation_checkpointing", False)
     yield Target(
         request["image_encoder_name"],
         "image",
         request["img_size"],
         directory,
-        recomputes,
+        request.get("activation_checkpointing", False),
         request.get("stem", "standard"),
     )
     yield Target(request["text_encoder_name"], "text", 0, directory)
@@ -105,27 +100,27 @@ def _targets(request: Mapping[str, Any]) -> Iterator[Target]:
 
 def _problems(target: Target, *, fetch: bool) -> Iterable[Problem]:
     try:
-        parse = parse_image_encoder if target.side == "image" else parse_text_encoder
+        parse = parse_image_encoder if target.tower == "image" else parse_text_encoder
         spec = parse(target.written)
     except ValueError as error:
         return [Problem(target.written, "unknown", str(error))]
-    if target.side == "image" and (problem := _image_problem(spec, target)):
+    if target.tower == "image" and (problem := _image_problem(spec, target)):
         return [problem]
-    needs_transformers = any(isinstance(asset, Snapshot) for asset in assets(spec, target.side))
+    needs_transformers = any(isinstance(asset, Snapshot) for asset in assets(spec, target.tower))
     if needs_transformers and (problem := _extra_problem(spec)):
         return [problem]
     return _weights_problems(spec, target, fetch=fetch)
 
 
 def _image_problem(spec: EncoderSpec, target: Target) -> Problem | None:
-    """Whether the architecture does what is asked of it; its weights do not matter here."""
+    """Problems of the architecture, whatever its weights."""
     return _size_problem(spec, target) or (
-        _memory_problem(spec, target) if target.recomputes else None
+        _memory_problem(spec, target) if target.activation_checkpointing else None
     )
 
 
 def _memory_problem(spec: EncoderSpec, target: Target) -> Problem | None:
-    # Where the meta device will not do, `_size_problem` has told nothing, so the CPU will.
+    # If the meta device does not support the model, `_size_problem` succeeded on the CPU.
     for device in ("meta", "cpu"):
         try:
             with torch.device(device):
@@ -143,9 +138,8 @@ def _memory_problem(spec: EncoderSpec, target: Target) -> Problem | None:
 
 
 def _size_problem(spec: EncoderSpec, target: Target) -> Problem | None:
-    """Whether the architecture takes images of this size."""
     error = _failure(spec.untrained, target, "meta")
-    if error is not None and "meta" in str(error):  # it wants to see values while it is built
+    if error is not None and "meta" in str(error):  # it needs values while it is built
         error = _failure(spec.untrained, target, "cpu")
     if error is None:
         return None
@@ -159,7 +153,7 @@ def _failure(spec: EncoderSpec, target: Target, device: str) -> Exception | None
     try:
         with torch.device(device):
             _check_forward(build_image_encoder(spec, img_size=size, stem=target.stem), size)
-    except Exception as error:  # any failure inside a library is the answer
+    except Exception as error:  # any failure inside a library is a reason
         return error
     return None
 
@@ -168,7 +162,9 @@ def _failure(spec: EncoderSpec, target: Target, device: str) -> Exception | None
 def _check_forward(encoder: ImageEncoder, img_size: int) -> None:
     features = encoder.eval()(torch.zeros(1, 3, img_size, img_size))
     if features.shape != (1, encoder.num_features):
-        raise UserError(f"it gives {list(features.shape[1:])} instead of one vector per image")
+        raise UserError(
+            f"its output has shape {list(features.shape[1:])} instead of one vector per image"
+        )
 
 
 def _extra_problem(spec: EncoderSpec) -> Problem | None:
@@ -180,9 +176,9 @@ def _extra_problem(spec: EncoderSpec) -> Problem | None:
 
 
 def _weights_problems(spec: EncoderSpec, target: Target, *, fetch: bool) -> list[Problem]:
-    """What is missing; where nothing is, whether the weights fit."""
+    """Missing weights, or weights that do not fit the model."""
     directory = Path(target.weights_dir).expanduser() if target.weights_dir else None
-    request = WeightsRequest(spec, target.side, directory)
+    request = WeightsRequest(spec, target.tower, directory)
     reason = ""
     if fetch and missing_weights([request]):
         try:
@@ -191,10 +187,10 @@ def _weights_problems(spec: EncoderSpec, target: Target, *, fetch: bool) -> list
             reason = f" ({str(error).splitlines()[0]})"
     if missing := missing_weights([request]):
         return [Problem(spec.written, "weights", f"{item}{reason}") for item in missing]
-    if not assets(spec, target.side):
+    if not assets(spec, target.tower):
         return []
     try:
-        if target.side == "image":
+        if target.tower == "image":
             build_image_encoder(
                 spec, img_size=target.img_size, weights_dir=directory, stem=target.stem
             )

@@ -1,7 +1,7 @@
-"""Tensors of a TorchScript archive, read without running the program inside it.
+"""State dicts from safetensors, torch and TorchScript files, read without running code.
 
-OpenAI publishes its CLIP weights in this form. `torch.jit.load` would bring the archive's program
-to life; here only its tensors are taken, and a pickle that asks for anything else is refused.
+OpenAI publishes CLIP weights as TorchScript archives. `torch.jit.load` would load their code; here
+only tensors are read, and a pickle that refers to anything else is rejected.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _STORAGE_DTYPES = {
 
 
 class _Object:
-    """Stands in for any class of the archive's program: attributes, no behaviour."""
+    """Placeholder for classes of the archive: attributes without behaviour."""
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive (a zip with program code in it)."""
+    """Whether the file is a TorchScript archive (a zip file with code)."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -47,10 +47,10 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers by their path in the module tree, as `state_dict()` names them.
+    """Parameters and buffers by their names in `state_dict()`.
 
-    Raises pickle.UnpicklingError if the archive holds anything but a tree of tensors, and whatever
-    a damaged zip raises.
+    Raises pickle.UnpicklingError if the archive contains more than a tree of tensors, and any error
+    of a damaged zip file.
     """
     with zipfile.ZipFile(path) as archive:
         data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -67,7 +67,7 @@ def _tensors(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Resolves tensors, plain containers and `_Object` only, so that nothing in a file can run."""
+    """Resolves only tensors, plain containers and `_Object`, so that no code can run."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
@@ -105,45 +105,49 @@ def _rebuild_tensor(
 
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training programs put the weights
-_PREFIXES = ("_orig_mod.", "module.")  # left by torch.compile and by data-parallel training
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # keys under which training programs save weights
+_PREFIXES = ("_orig_mod.", "module.")  # of torch.compile and data-parallel training
 _SHOWN = 6
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file, a torch checkpoint or a TorchScript archive, on CPU.
+    """Tensors by name from a safetensors file, torch checkpoint or TorchScript archive, on the CPU.
 
-    Nothing in the file is executed. Raises CheckpointError if it is unreadable or would need to be.
+    Nothing in the file is executed. Raises CheckpointError if it is unreadable or unsafe.
     """
     try:
         content = _read(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: refused, because it holds more than tensors and loading it could run code "
-            f"({_first_line(error)}). Save the model's state_dict() with torch.save or safetensors."
+            f"{path}: rejected, because it contains more than tensors and loading it could run "
+            f"code ({_first_line(error)}). Save the model's state_dict() instead."
         ) from error
-    except Exception as error:  # a damaged file can raise anything inside the readers
+    except Exception as error:  # readers raise any error on damaged files
         raise CheckpointError(
             f"{path}: not a readable weights file ({_first_line(error)}); copy it again"
         ) from error
     state = _unwrapped(content)
     if not state:
-        raise CheckpointError(f"{path}: holds no named tensors; expected a model's state_dict()")
+        raise CheckpointError(f"{path}: contains no named tensors; expected a model's state_dict()")
     return state
 
 
 def load_strictly(
     module: nn.Module, state: Mapping[str, Tensor], *, source: str, extra: Iterable[str] = ()
 ) -> None:
-    """Load `state` into `module`, every tensor of it.
+    """Load all of `state` into `module`.
 
-    extra: prefixes of names that `state` may have beyond the module's, such as a classifier's.
-    source: what the tensors came from, for the message.
+    extra: prefixes of further names allowed in `state`, such as a classifier's. source: of the
+    tensors, for the message.
     Raises CheckpointError that lists missing, unexpected and differently shaped tensors.
     """
     own = module.state_dict()
     allowed = tuple(extra)
-    # Absent in checkpoints of old torch versions; torch fills it in, and nothing here reads it.
+    # Missing in checkpoints of old torch versions; not used here.
     missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in state if n not in own and not n.startswith(allowed)]
     shapes = [
@@ -159,8 +163,8 @@ def load_strictly(
 def mismatch(
     source: str, missing: list[str], unexpected: list[str], shapes: list[str] | None = None
 ) -> str:
-    """One sentence per kind of difference between a file and a model."""
-    parts = [f"{source}: does not fit the model"]
+    """A sentence that lists the differences between a file and a model."""
+    differences = [f"{source}: does not fit the model"]
     for what, names in (
         ("missing", missing),
         ("unexpected", unexpected),
@@ -168,8 +172,8 @@ def mismatch(
     ):
         if names:
             rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            parts.append(f"{what} ({len(names)}): {', '.join(names[:_SHOWN])}{rest}")
-    return "; ".join(parts)
+            differences.append(f"{what} ({len(names)}): {', '.join(names[:_SHOWN])}{rest}")
+    return "; ".join(differences)
 
 
 def _read(path: Path) -> Any:
@@ -181,7 +185,7 @@ def _read(path: Path) -> Any:
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """Take the tensors out of what training programs wrap around them."""
+    """Remove the wrappers of training programs."""
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

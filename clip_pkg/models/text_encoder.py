@@ -1,6 +1,6 @@
-"""The text side of a model: features of chosen rows of a fixed, flat list of prompts.
+"""Text encoders over a fixed, flat list of prompts: rows of prompts → features.
 
-Legend: C classes, M prompts of all classes one after another, m chosen rows, F features.
+Legend: C classes, M prompts of all classes, concatenated, m selected rows, F features.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from clip_pkg.models.clip_text import ClipText, build_clip_text
 from clip_pkg.models.hf_text import HfText, build_hf_text
 from clip_pkg.models.weights import WeightsRequest, files_in_use
 
-_ROWS_AT_ONCE = 256
+_CHUNK = 256
 
 
 class LearnedPrompts(nn.Module):
-    """One free vector per prompt instead of a text tower.
+    """One learned vector per prompt instead of a text tower.
 
     Args:
         rows: M vectors.
         num_features: F.
-        start: [M, F] what the vectors begin as; None draws them.
+        start: [M, F] initial values; None for random ones.
     """
 
     def __init__(self, rows: int, num_features: int, start: Tensor | None = None) -> None:
         super().__init__()
         self.num_features = num_features
-        # Vectors that are drawn lie in the joint space already; those of a tower lie in its own.
+        # Random vectors are in the joint space; features of a tower need its projection.
         self.in_joint_space = start is None
         self.vectors = nn.Parameter(torch.empty(rows, num_features))
         if start is None:
@@ -45,12 +45,11 @@ class LearnedPrompts(nn.Module):
                 self.vectors.copy_(start)
 
     def forward(self, prompt_rows: Tensor) -> Tensor:
-        """Pick the chosen vectors."""
         return self.vectors[prompt_rows]
 
 
 class FrozenTextFeatures(nn.Module):
-    """Features [M, F] that were computed once; nothing of the tower stays in memory."""
+    """Precomputed features [M, F], without the tower."""
 
     features: Tensor
 
@@ -60,7 +59,6 @@ class FrozenTextFeatures(nn.Module):
         self.register_buffer("features", features.detach().float())
 
     def forward(self, prompt_rows: Tensor) -> Tensor:
-        """Pick the chosen features."""
         return self.features[prompt_rows]
 
 
@@ -75,28 +73,28 @@ def build_text_encoder(
     embed_dim: int,
     weights_dir: Path | None = None,
 ) -> ClipText | HfText | LearnedPrompts:
-    """Build the encoder that a config names, for M prompts.
+    """Build the encoder of `spec` for M prompts.
 
-    `:scratch` is drawn from torch's global generator. embed_dim: F of learned prompts, which come
-    as they are used. Raises WeightsError, CheckpointError and UserError as the families say.
+    `:scratch` weights come from torch's global generator. embed_dim: F of learned prompts.
+    Raises WeightsError, CheckpointError and UserError as the families do.
     """
     if spec.family == "clip":
         return build_clip_text(spec, prompts, weights_dir)
     if spec.family == "hf":
         return build_hf_text(spec, prompts, weights_dir)
-    assert spec.family == "prompts", f"{spec.written} is no text encoder"
+    assert spec.family == "prompts", f"{spec.written} is not a text encoder"
     return LearnedPrompts(len(prompts), embed_dim)
 
 
 @torch.no_grad()
 def precompute(encoder: TextEncoder, rows: int) -> FrozenTextFeatures:
-    """Run a text encoder once over all its `rows` prompts, in evaluation mode and float32."""
+    """Encode all `rows` prompts once, in evaluation mode and float32."""
     was_training = encoder.training
     encoder.eval()
-    starts = range(0, rows, _ROWS_AT_ONCE)
-    parts = [encoder(torch.arange(at, min(at + _ROWS_AT_ONCE, rows))) for at in starts]
+    starts = range(0, rows, _CHUNK)
+    chunks = [encoder(torch.arange(at, min(at + _CHUNK, rows))) for at in starts]
     encoder.train(was_training)
-    return FrozenTextFeatures(torch.cat(parts))
+    return FrozenTextFeatures(torch.cat(chunks))
 
 
 _PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers")
@@ -105,10 +103,10 @@ _CPU_FACTS = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class FrozenText:
-    """A text tower, and the M prompts that it reads once.
+    """A frozen text tower and its M prompts.
 
-    seed: draws the weights of `:scratch`, apart from torch's global generator. What else is drawn
-    with that one does not depend on whether anybody had to build the tower.
+    seed: of `:scratch` weights. They do not come from torch's global generator, so other random
+    numbers are the same whether the tower is built or its features are cached.
     """
 
     spec: EncoderSpec
@@ -117,7 +115,7 @@ class FrozenText:
     seed: int
 
     def features(self) -> Tensor:
-        """Build the tower, run it over all prompts and forget it: float32 [M, F], on the CPU.
+        """Build the tower and encode all prompts: float32 [M, F], on the CPU.
 
         Raises WeightsError, CheckpointError and UserError as `build_text_encoder` does.
         """
@@ -129,10 +127,10 @@ class FrozenText:
         return precompute(tower, len(self.prompts)).features
 
     def made_from(self) -> dict[str, Any]:
-        """What `features` gives is a function of this, a JSON value, and of the package's sources.
+        """Everything that `features` depends on besides this package, as a JSON value.
 
-        The tokens follow from the prompts, the tokenizer's files and the libraries. Matrix products
-        are rounded by processor and number of threads. Raises WeightsError for missing files.
+        Processor and threads are included because they change the rounding of matrix products.
+        Raises WeightsError for missing files.
         """
         request = WeightsRequest(self.spec, "text", self.weights_dir)
         return {
@@ -147,19 +145,19 @@ class FrozenText:
         }
 
 
-# Gives `FrozenText.features`, computed now or at another time.
+# `FrozenText.features`, or a cache of it.
 TextFeatures: TypeAlias = Callable[[FrozenText], Tensor]
 
 
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # an optional one
+    except PackageNotFoundError:  # optional
         return None
 
 
 def _processor() -> str:
-    """Name of the CPU, where the system tells it."""
+    """Name of the CPU, or an empty string."""
     try:
         lines = _CPU_FACTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -172,13 +170,13 @@ _LEARNED_KEY = "text_encoder.vectors"
 
 
 def rows_per_class(config: RunConfig, prompts: Sequence[Sequence[str]]) -> list[int]:
-    """Rows of each class [C]: the prompts there are, or the vectors that are to be learned."""
+    """Prompts, or learned vectors, of each class, [C]."""
     if config.text_encoder.family == "prompts":
         return [config.prompts_per_class or 1] * len(prompts)
     return [len(of_class) for of_class in prompts]
 
 
-def build_text_side(
+def build_config_text_encoder(
     config: RunConfig,
     prompts: Sequence[Sequence[str]],
     *,
@@ -186,12 +184,12 @@ def build_text_side(
     text_features: TextFeatures,
     state: Mapping[str, Tensor] | None,
 ) -> TextEncoder | None:
-    """Build the text encoder of a config, None where it has none.
+    """Build the text encoder of a config; None if it has none.
 
-    prompts: of each class, [C][P]. A tower that is not trained is not built here: its features come
-    from `text_features`; `seed` draws the weights of a `:scratch` one. Everything else that is
-    random comes from torch's global generator.
-    state: a whole model's that is loaded afterwards; then nothing pretrained is needed.
+    prompts: per class, [C][P]. A frozen tower is not built here: its features come from
+    `text_features`, with `seed` for `:scratch` weights. All other random numbers come from torch's
+    global generator.
+    state: of a whole model, loaded afterwards; nothing pretrained is then needed.
     Raises WeightsError, CheckpointError or UserError as the encoders do.
     """
     if state is not None and FROZEN_KEY in state:
@@ -218,7 +216,7 @@ def build_text_side(
 
 
 def _first_texts(config: RunConfig, prompts: Sequence[Sequence[str]]) -> Tensor:
-    """Flat prompt that each learned vector begins as, [M]: a class's own, over and over."""
+    """Index of the prompt that initialises each learned vector, [M], cycling within a class."""
     rows, first = [], 0
     for of_class, count in zip(prompts, rows_per_class(config, prompts), strict=True):
         rows += [first + number % len(of_class) for number in range(count)]

@@ -1,4 +1,4 @@
-"""What the encoders of many configs lack on this machine, and how to get it."""
+"""Pretrained weights of the configs' encoders: what is missing here, and how to provide it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from pathlib import Path
 from clip_pkg.base.errors import WeightsError
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.models import hub
-from clip_pkg.models.assets import Asset, Side, Snapshot, assets
+from clip_pkg.models.assets import Asset, Snapshot, Tower, assets
 
 
 @dataclass(frozen=True)
 class WeightsRequest:
-    """One encoder of one config. weights_dir: the config's, or None."""
+    """One encoder of one config, with its `weights_dir`."""
 
     spec: EncoderSpec
-    side: Side
+    tower: Tower
     weights_dir: Path | None = None
 
 
 @dataclass(frozen=True)
 class MissingWeights:
-    """Something that an encoder needs and this machine lacks, with the ways to provide it."""
+    """A missing asset of an encoder, with the ways to provide it."""
 
     encoder: str
     what: str
     ways: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.encoder}: {self.what} not found here; {'; or '.join(self.ways)}"
+        return f"{self.encoder}: {self.what} not found on this machine; {'; or '.join(self.ways)}"
 
 
 def obtain(asset: Asset, spec: EncoderSpec, weights_dir: Path | None) -> Path:
-    """Path of an asset: on this machine, else from the hub.
+    """Path of an asset, downloaded if necessary.
 
-    Raises WeightsError that names the asset and the ways to provide it.
+    Raises WeightsError with the ways to provide it.
     """
     if found := asset.find(weights_dir):
         return found
@@ -51,13 +51,12 @@ def obtain(asset: Asset, spec: EncoderSpec, weights_dir: Path | None) -> Path:
 
 
 def files_in_use(request: WeightsRequest) -> list[tuple[str, int, int]]:
-    """Path, bytes and modification time in ns of every file from outside that an encoder reads.
+    """Path, bytes and modification time in ns of every file that an encoder reads.
 
-    Missing ones are fetched. A file that is written anew has another time, whatever is in it.
-    Raises WeightsError for what is not to be had.
+    Missing files are downloaded. Raises WeightsError for unavailable ones.
     """
     files: list[Path] = []
-    for asset in assets(request.spec, request.side):
+    for asset in assets(request.spec, request.tower):
         path = obtain(asset, request.spec, request.weights_dir).resolve()
         files += sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
     states = [(str(file), file.stat()) for file in files]
@@ -65,10 +64,10 @@ def files_in_use(request: WeightsRequest) -> list[tuple[str, int, int]]:
 
 
 def missing_weights(requests: Iterable[WeightsRequest]) -> list[MissingWeights]:
-    """Everything that the encoders need and this machine lacks; asks no network."""
-    missing: dict[MissingWeights, None] = {}  # a set that keeps its order
+    """Missing assets of the encoders; uses no network."""
+    missing: dict[MissingWeights, None] = {}  # an ordered set
     for request in requests:
-        for asset in assets(request.spec, request.side):
+        for asset in assets(request.spec, request.tower):
             if asset.find(request.weights_dir) is None:
                 ways = asset.ways(request.weights_dir)
                 missing[MissingWeights(request.spec.written, asset.what, ways)] = None
@@ -78,23 +77,23 @@ def missing_weights(requests: Iterable[WeightsRequest]) -> list[MissingWeights]:
 def prefetch(
     requests: Iterable[WeightsRequest], say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Download all that is missing into the caches, telling `say` a line per asset.
+    """Download missing assets into the caches; `say` gets a line per asset.
 
-    Raises one WeightsError that names everything that could not be had.
+    Raises one WeightsError that names everything unavailable.
     """
     failures: dict[str, None] = {}
     for request in requests:
-        for asset in assets(request.spec, request.side):
+        for asset in assets(request.spec, request.tower):
             if found := asset.find(request.weights_dir):
-                say(f"{request.spec.written}: {asset.what}: here already, {found}")
+                say(f"{request.spec.written}: {asset.what}: already at {found}")
                 continue
             try:
                 found = obtain(asset, request.spec, request.weights_dir)
-                say(f"{request.spec.written}: {asset.what}: fetched, {found}")
+                say(f"{request.spec.written}: {asset.what}: downloaded to {found}")
             except WeightsError as error:
                 failures[str(error)] = None
     if failures:
-        reach = "" if hub.is_reachable() else " The hub does not answer."
+        reach = "" if hub.is_reachable() else " The hub is not reachable."
         raise WeightsError(
             "\n".join([f"{len(failures)} not available.{reach}", *(f"  {f}" for f in failures)])
         )

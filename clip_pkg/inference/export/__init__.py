@@ -1,1 +1,1 @@
-"""Trained models for other programs: ONNX, safetensors, open_clip, with a model card each."""
+"""Exports for other programs: ONNX, safetensors, open_clip, each with a model card."""

@@ -1,7 +1,4 @@
-"""What a model is, for whoever gets it without the project: classes, texts, transform, origin.
-
-Legend: S side of the square that images are resized to, H side of what the encoder sees, pixels.
-"""
+"""Description of an exported model: classes, texts, transform, origin, cross-validated scores."""
 
 from __future__ import annotations
 
@@ -25,24 +22,24 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Member:
-    """One trained model among those that are exported together. source: its file."""
+    """A model of an export, from the checkpoint `source`."""
 
     source: Path
     content: CheckpointContent
 
     @property
-    def part(self) -> str:
+    def label(self) -> str:
         """`fold 1`, or `refit`."""
         return f"fold {self.content.fold}" if self.content.fold else "refit"
 
     def file_name(self, stem: str, suffix: str, *, alone: bool) -> str:
-        """Name of a file of this member: `model_fold_1.safetensors`, or `model.safetensors`."""
-        part = "" if alone else f"_{self.part.replace(' ', '_')}"
-        return f"{stem}{part}{suffix}"
+        """`model_fold_1.safetensors`, or `model.safetensors` if it is the only model."""
+        label = "" if alone else f"_{self.label.replace(' ', '_')}"
+        return f"{stem}{label}{suffix}"
 
 
 def describe(members: Sequence[Member]) -> dict[str, Any]:
-    """All that the members share, and each of them, as JSON values for `config.json`."""
+    """Content of the export's `config.json`, as JSON values."""
     content = members[0].content
     config = content.config
     return {
@@ -58,7 +55,7 @@ def describe(members: Sequence[Member]) -> dict[str, Any]:
         "loss": config.loss.type,
         "models": [
             {
-                "part": member.part,
+                "part": member.label,
                 "epoch": member.content.epoch,
                 "training_images": dict(
                     zip(content.classes, member.content.class_counts, strict=True)
@@ -72,7 +69,7 @@ def describe(members: Sequence[Member]) -> dict[str, Any]:
 
 
 def transform(content: CheckpointContent) -> dict[str, Any]:
-    """What happens to an image before the encoder, in this order."""
+    """Preprocessing of an image, in order."""
     return {
         "color": "RGB",
         "resize": {
@@ -89,7 +86,7 @@ def transform(content: CheckpointContent) -> dict[str, Any]:
 
 
 def image_encoder(spec: EncoderSpec, img_size: int) -> dict[str, Any]:
-    """How the encoder's own library makes the architecture."""
+    """How the encoder's library builds the architecture."""
     if spec.family == "clip":
         quick = clip_towers.model_config(spec, 1, img_size)["quick_gelu"]
         options: dict[str, Any] = {"force_image_size": img_size, "force_quick_gelu": quick}
@@ -102,23 +99,22 @@ def image_encoder(spec: EncoderSpec, img_size: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scores:
-    """What cross-validation says of a config.
+    """Cross-validated scores of a config.
 
-    parts: names of the folds. columns: score → one value per fold, None where undefined or missing.
+    folds: names. columns: score → value per fold, None where undefined or missing.
     averages: `avg_<score>`, `std_<score>` and `n`. epoch_choice: a sentence.
     """
 
-    parts: Sequence[str]
+    folds: Sequence[str]
     columns: Mapping[str, Sequence[float | None]]
     averages: Mapping[str, Any]
     epoch_choice: str
 
 
 def find_scores(member: Member) -> Scores | None:
-    """Look for the summary of the member's config; None where the file was copied without it.
+    """Scores in the summary beside a checkpoint; None if it was copied without the summary.
 
-    A refit has none of its own: it is the folds' beside it.
-    Raises RunFolderError for a damaged one.
+    For a refit they are those of the folds. Raises RunFolderError for a damaged summary.
     """
     file = ConfigPaths(member.source.parent.parent).summary
     try:
@@ -126,16 +122,14 @@ def find_scores(member: Member) -> Scores | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        raise RunFolderError(
-            f"{file} is damaged; `summarize {file.parent}` writes it anew"
-        ) from None
+        raise RunFolderError(f"{file} is damaged; `summarize {file.parent}` rewrites it") from None
     identity = summary["identity"]
     shared = ("data", "class_texts") if member.content.fold == 0 else tuple(identity)
-    if any(identity.get(part) != member.content.identity.get(part) for part in shared):
+    if any(identity.get(key) != member.content.identity.get(key) for key in shared):
         return None
     results = summary["fold_results"]
     return Scores(
-        parts=[f"fold {number}" for number in results["fold"]],
+        folds=[f"fold {number}" for number in results["fold"]],
         columns={
             name.removeprefix("fold_"): values
             for name, values in results.items()

@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is, what it was trained on, how well, how to load it."""
+"""The model card of an export: README.md with data, scores, limitations and loading code."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ ENCODERS = {
     "timm": 'timm.create_model(encoder["model"], **encoder["options"])',
     "open_clip": 'open_clip.create_model(encoder["model"], **encoder["options"]).visual',
 }
-# Lines that follow, by the config's stem.
+# Further lines, by the config's stem.
 STEMS = {
     "standard": "",
     "cifar": """
@@ -133,7 +133,7 @@ def model_card(
     scores: Scores | None,
     notices: Sequence[str],
 ) -> str:
-    """Write the card of a model; `description` is what its `config.json` holds."""
+    """The text of a model card; `description` is the content of `config.json`."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # noqa: S701  Markdown
@@ -145,7 +145,7 @@ def model_card(
     environment.filters["cell"] = _cell
     return environment.get_template(TEMPLATE).render(
         model=description,
-        parts=[member.part for member in members],
+        labels=[member.label for member in members],
         is_refit=members[0].content.fold == 0,
         columns=[title for _, title in SHOWN],
         rows=[] if scores is None else _rows(scores),
@@ -155,10 +155,10 @@ def model_card(
 
 
 def _rows(scores: Scores) -> list[tuple[str, list[str]]]:
-    """One row per fold, and one of mean ± SD."""
+    """A row per fold, and one of mean ± SD."""
     rows = [
-        (part, [_number(name, _value(scores, name, index)) for name, _ in SHOWN])
-        for index, part in enumerate(scores.parts)
+        (fold, [_number(name, _value(scores, name, index)) for name, _ in SHOWN])
+        for index, fold in enumerate(scores.folds)
     ]
     averages = scores.averages
     means = [
@@ -185,6 +185,6 @@ def _number(name: str, value: float | None) -> str:
 
 
 def _cell(text: object) -> str:
-    """One line of text in a table, as it is."""
+    """Escape text for a Markdown table cell."""
     line = " ".join(str(text).split())
     return "".join(f"\\{char}" if char in "\\|`*_<>[]" else char for char in line)

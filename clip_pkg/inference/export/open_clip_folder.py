@@ -1,7 +1,7 @@
-"""A folder that open_clip loads by itself: `create_model_and_transforms("local-dir:FOLDER")`.
+"""A folder for open_clip's `create_model_and_transforms("local-dir:FOLDER")`.
 
-Our projections into the joint space are linear maps behind open_clip's own last linear maps, so the
-product of the two takes the place of the latter, and the joint space may have any size D.
+Our projections follow the last linear maps of open_clip's towers, so the product of both replaces
+the latter, and the joint space may have any size D.
 
 Legend: D size of the joint space, E of the towers' features, V tokens of the tokenizer, U of them
 in the class texts, B images.
@@ -33,11 +33,11 @@ from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.weights import obtain
 
 WEIGHTS_FILE, CONFIG_FILE = "open_clip_model.safetensors", "open_clip_config.json"
-LARGEST_DEVIATION = 1e-5  # of features of length 1
+MAX_DEVIATION = 1e-5  # of unit features
 IMAGES_COMPARED = 4
-SAME_DIRECTION = 1e-2  # of unit vectors, some of which half precision rounded
+SAME_DIRECTION = 1e-2  # between unit vectors, some rounded to half precision
 _TOKENS = "token_embedding.weight"
-# The last linear map of a tower: its name, and whether rows are multiplied from the left (x @ m).
+# The last linear map of a tower: its name, and whether it is applied as x @ m.
 _LAST_OF_IMAGE = (
     ("proj", True),
     ("attnpool.c_proj", False),
@@ -49,17 +49,14 @@ _LAST_OF_TEXT = (("text_projection", True), ("text_projection", False))
 
 @dataclass(frozen=True)
 class OpenClipFacts:
-    """What was written.
-
-    deviation: largest difference of a feature from ours. notices: sentences without full stop.
-    """
+    """deviation: largest difference from our features. notices: sentences without full stop."""
 
     deviation: float
     notices: tuple[str, ...]
 
 
 def refusal(content: CheckpointContent) -> str | None:
-    """Why a model cannot become one of open_clip's; None where it can."""
+    """Why a model cannot be exported to open_clip; None if it can."""
     config = content.config
     image, text = config.image_encoder, config.text_encoder
     if image.family == text.family == "clip" and image.model == text.model:
@@ -67,11 +64,11 @@ def refusal(content: CheckpointContent) -> str | None:
     if image.family != "clip":
         reason = f"its image encoder {image.written} is timm's"
     elif text.family in ("prompts", "none"):
-        reason = f'its text encoder "{text.written}" is no text tower, so it can read no texts'
+        reason = f'its text encoder "{text.written}" is not a text tower and cannot read texts'
     elif text.family != "clip":
-        reason = f"its text encoder {text.written} is no tower of open_clip"
+        reason = f"its text encoder {text.written} is not an open_clip tower"
     else:
-        reason = f"its towers are of two models, {image.model} and {text.model}"
+        reason = f"its towers belong to two models, {image.model} and {text.model}"
     return f"{reason}; open_clip needs both towers of one open_clip model"
 
 
@@ -80,33 +77,32 @@ def _refusals_of_towers(
 ) -> Iterator[str]:
     config = open_clip.get_model_config(image.model)
     if "multimodal_cfg" in config:
-        yield f"{image.model} also has a decoder of captions, which is not trained here"
+        yield f"{image.model} also has a caption decoder, which is not trained here"
     if config["text_cfg"].get("hf_model_name"):
         yield (
             f"the text tower of {image.model} is built by transformers from files of the hub, "
-            "which a folder for open_clip cannot bring along"
+            "which a local folder cannot contain"
         )
     if not any(name.startswith("text_encoder.") for name in content.model):
-        yield "its text tower was left behind when it was exported; take the checkpoint itself"
+        yield "it is an export without its text tower; export the checkpoint instead"
     quick = [clip_towers.model_config(spec, 1, 1)["quick_gelu"] for spec in (image, text)]
     if quick[0] != quick[1]:
         yield f"only one of its towers ({image.written}, {text.written}) uses QuickGELU"
     if _is_frozen(content) and text.weights == "scratch":
-        yield "its text tower was random and frozen, and only its features were kept"
+        yield "its text tower was random and frozen, and only its features were stored"
     if _last(content.model, "image_encoder.model.", _LAST_OF_IMAGE) is None:
         yield (
-            f"the image tower of {image.model} does not end with a linear map, and open_clip has "
-            "no place for the projection that was trained behind it"
+            f"the image tower of {image.model} does not end with a linear map, so open_clip has "
+            "no place for the trained projection"
         )
 
 
 def write_open_clip(content: CheckpointContent, source: Path, folder: Path) -> OpenClipFacts:
-    """Write weights, configuration and, where it is not open_clip's own, the tokenizer.
+    """Write weights, configuration and, unless it is open_clip's own, the tokenizer.
 
-    The model is loaded with open_clip and compared: the features of images, and the mean features
-    of each class's texts. Raises UserError where it cannot be one of open_clip's, WeightsError
-    where pretrained rows of the token table are needed and not to be had, CheckpointError where
-    open_clip gives other features.
+    The folder is then loaded with open_clip, and the features of images and of class texts are
+    compared. Raises UserError if the model cannot be exported, WeightsError if pretrained token
+    embeddings are needed and not available, CheckpointError if open_clip's features differ.
     """
     if reason := refusal(content):
         raise UserError(f"{source} cannot be exported for open_clip: {reason}")
@@ -124,15 +120,14 @@ def write_open_clip(content: CheckpointContent, source: Path, folder: Path) -> O
     _copy_tokenizer(config, folder)
     if content.transform.store_size != config.img_size:
         notices.append(
-            f"open_clip's own transform resizes to {config.img_size} pixels; here images are "
-            f"resized to {content.transform.store_size} and the centre is cut out, as README.md "
-            "shows"
+            f"open_clip's own transform resizes to {config.img_size} pixels; this model expects a "
+            f"resize to {content.transform.store_size} and a centre crop, as README.md shows"
         )
     deviation = _deviation(content, folder)
-    if not deviation <= LARGEST_DEVIATION:
+    if not deviation <= MAX_DEVIATION:
         raise CheckpointError(
-            f"{source}: open_clip gives other features than the trained model (by {deviation:.2g}; "
-            f"{LARGEST_DEVIATION:g} is the limit), so its folder was not kept"
+            f"{source}: open_clip's features differ from those of the trained model by "
+            f"{deviation:.2g} (the limit is {MAX_DEVIATION:g}), so the export was deleted"
         )
     return OpenClipFacts(deviation, tuple(notices))
 
@@ -144,12 +139,12 @@ def _is_frozen(content: CheckpointContent) -> bool:
 def _state(
     content: CheckpointContent, source: Path, model_cfg: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Name the weights as open_clip does, projections folded in; also sentences about them."""
+    """Weights by open_clip's names with the projections multiplied in, and notices."""
     model = content.model
     visual = _part(model, "image_encoder.model.")
-    _fold(visual, model["image_projection.weight"], _LAST_OF_IMAGE)
+    _multiply_in(visual, model["image_projection.weight"], _LAST_OF_IMAGE)
     text, notices = _text_state(content)
-    _fold(text, model["text_projection.weight"], _LAST_OF_TEXT)
+    _multiply_in(text, model["text_projection.weight"], _LAST_OF_TEXT)
     prefix = "text." if model_cfg.get("custom_text") else ""
     state = {f"visual.{name}": tensor for name, tensor in visual.items()}
     state |= {f"{prefix}{name}": tensor for name, tensor in text.items()}
@@ -158,8 +153,8 @@ def _state(
     if head is None:
         scale, bias = model["log_logit_scale"], torch.zeros(())
         notices.append(
-            "its loss predicts by a classifier of its own, for which open_clip has no place: the "
-            "features are those that were trained, the answers by class texts are not"
+            "its loss trained a classifier of its own, for which open_clip has no place: the "
+            "exported features are the trained ones, predictions from class texts are not"
         )
     else:
         scale, bias = head.weight.norm(dim=1).mean().log(), head.bias.mean()
@@ -170,17 +165,17 @@ def _state(
 
 
 def _text_head(content: CheckpointContent, source: Path) -> LinearHead | None:
-    """Find what the model predicts by, if that is scaled cosines to its class texts."""
+    """The model's linear head, if it computes scaled cosines to the class texts."""
     fold = FoldClassifier.rebuild(content, source, torch.device("cpu"), FLOAT32)
     head, texts = linear_head(fold.classifier), content.class_features
     if head is None or head.on != "unit embedding" or texts is None:
         return None
-    is_of_texts = (F.normalize(head.weight, dim=1) - texts).abs().max() < SAME_DIRECTION
-    return head if is_of_texts else None
+    matches_texts = (F.normalize(head.weight, dim=1) - texts).abs().max() < SAME_DIRECTION
+    return head if matches_texts else None
 
 
 def _text_state(content: CheckpointContent) -> tuple[dict[str, Tensor], list[str]]:
-    """State of the text tower with all V tokens, and sentences about it."""
+    """State of the text tower with all V tokens, and notices."""
     spec = content.config.text_encoder
     if _is_frozen(content):
         return dict(_pretrained_text(content.config).items()), []
@@ -188,7 +183,7 @@ def _text_state(content: CheckpointContent) -> tuple[dict[str, Tensor], list[str
     vocabulary = content.model.get("text_encoder.vocabulary")
     if vocabulary is None:
         return text, []
-    # Training knows only the U tokens of the class texts; no gradient ever reached the others.
+    # Only the U tokens of the class texts were trained.
     if spec.weights == "pretrained":
         table, notices = _pretrained_text(content.config)[_TOKENS].clone(), []
     else:
@@ -196,15 +191,15 @@ def _text_state(content: CheckpointContent) -> tuple[dict[str, Tensor], list[str
         assert size is not None, "a text tower has a vocabulary"
         table = text[_TOKENS].new_zeros(size, width)
         notices = [
-            f"of the {size} tokens only the {len(vocabulary)} of the class texts were trained; the "
-            "others are zero, so other texts mean nothing to it"
+            f"only the {len(vocabulary)} of {size} tokens that occur in the class texts were "
+            "trained; the others are zero, so other texts are meaningless to it"
         ]
     table[vocabulary] = text[_TOKENS]
     return {**text, _TOKENS: table}, notices
 
 
 def _pretrained_text(config: RunConfig) -> dict[str, Tensor]:
-    """State of the text tower as it was before training. Raises WeightsError if it is not here."""
+    """State of the text tower before training. Raises WeightsError if it is not available."""
     spec = config.text_encoder
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
     files = [one for one in assets(spec, "text") if not isinstance(one, Snapshot)]
@@ -213,7 +208,7 @@ def _pretrained_text(config: RunConfig) -> dict[str, Tensor]:
 
 
 def _copy_tokenizer(config: RunConfig, folder: Path) -> None:
-    """Put a tokenizer of transformers into the folder, where open_clip looks for it."""
+    """Save a transformers tokenizer in the folder, where open_clip expects it."""
     spec = config.text_encoder
     text_cfg = open_clip.get_model_config(spec.model)["text_cfg"]
     if not text_cfg.get("hf_tokenizer_name"):
@@ -233,31 +228,31 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _last(
     state: Mapping[str, Tensor], prefix: str, candidates: Sequence[tuple[str, bool]]
 ) -> tuple[str, bool] | None:
-    """Find a tower's last linear map among the known ones."""
+    """A tower's last linear map, if it is a known one."""
     for name, from_left in candidates:
         if (prefix + name if from_left else f"{prefix}{name}.weight") in state:
             return name, from_left
     return None
 
 
-def _fold(
+def _multiply_in(
     state: dict[str, Tensor], projection: Tensor, candidates: Sequence[tuple[str, bool]]
 ) -> None:
     """Replace a tower's last linear map by its product with `projection` [D, E]."""
     found = _last(state, "", candidates)
-    assert found is not None, "towers without one were refused"
+    assert found is not None, "refused above"
     name, from_left = found
     if from_left:
         state[name] = (state[name].double() @ projection.double().T).float()
         return
-    for part in ("weight", "bias"):
-        if (key := f"{name}.{part}") in state:
+    for parameter in ("weight", "bias"):
+        if (key := f"{name}.{parameter}") in state:
             state[key] = (projection.double() @ state[key].double()).float()
 
 
 @torch.no_grad()
 def _deviation(content: CheckpointContent, folder: Path) -> float:
-    """Largest difference between features from open_clip and from the trained model."""
+    """Largest difference between features of open_clip and of the trained model."""
     config = content.config
     ours = build_model(config, content.classes, content.prompts, state=content.model).eval()
     try:
@@ -280,5 +275,5 @@ def _deviation(content: CheckpointContent, folder: Path) -> float:
 
 def _class_features(model: ImageTextModel) -> Tensor:
     features = class_features(model, FLOAT32)
-    assert features is not None, "models without texts were refused"
+    assert features is not None, "refused above"
     return features

@@ -1,11 +1,8 @@
-"""Writes the folder of an export: all of its files, or none."""
+"""Writes an export folder completely or not at all."""
 
 from __future__ import annotations
 
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.base.files import write_json, write_text
+from clip_pkg.base.files import new_folder, write_json, write_text
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.inference.ensemble import check_one_run
 from clip_pkg.inference.export import model_card as examples
@@ -28,10 +25,10 @@ from clip_pkg.inference.safetensors_file import SUFFIX, named_tensors, write_saf
 
 @dataclass(frozen=True)
 class Written:
-    """What a format put into the folder.
+    """Files of one format.
 
-    title: the format's name. names: its files. example: lines of Python that load it. facts: for
-    `config.json`. notices: sentences about it, without a full stop. report: one for the terminal.
+    title: display name. names: files. example: Python code that loads them. facts: for
+    `config.json`. notices: for the model card, without full stop. report: for the terminal.
     """
 
     title: str
@@ -46,10 +43,10 @@ Writer: TypeAlias = Callable[[Sequence[Member], dict[str, Any], Path], Written]
 
 
 def export_models(checkpoints: Sequence[Path], kind: Format, output: Path) -> Written:
-    """Export one model, or the folds of a config together, to a new folder.
+    """Export one model, or the folds of a config, to a new folder.
 
-    Raises CheckpointError for unfit files and for an export that answers differently than torch,
-    UserError where the format has no place for the model.
+    Raises CheckpointError for unusable checkpoints and if the export disagrees with torch,
+    UserError if the format cannot represent the model.
     """
     members = [Member(path, read_content(path)) for path in checkpoints]
     check_one_run([(one.source, one.content.classes, one.content.identity) for one in members])
@@ -64,22 +61,6 @@ def export_models(checkpoints: Sequence[Path], kind: Format, output: Path) -> Wr
         )
         write_text(folder / "README.md", card)
     return written
-
-
-@contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of `output` in the end; on any error it goes."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = output.with_name(f".{output.name}.{uuid.uuid4().hex}.tmp")
-    folder.mkdir()
-    try:
-        yield folder
-        if output.exists():
-            output.rmdir()  # it is empty, as was checked
-        folder.replace(output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _classifier(member: Member) -> FoldClassifier:
@@ -103,12 +84,12 @@ def _onnx(members: Sequence[Member], description: dict[str, Any], folder: Path) 
 
 def _safetensors(members: Sequence[Member], description: dict[str, Any], folder: Path) -> Written:
     names, heads = [], []
-    for member, told in zip(members, description["models"], strict=True):
+    for member, facts in zip(members, description["models"], strict=True):
         name = member.file_name("model", SUFFIX, alone=len(members) == 1)
         heads.append(_write_weights(folder / name, member))
-        told |= {"file": name, "head": heads[-1]}
+        facts |= {"file": name, "head": heads[-1]}
         names.append(name)
-    report = "The text tower stays behind: the features of the class texts stand for it"
+    report = "The text tower is not exported; the class features replace it"
     if heads[0] is None:
         return Written("safetensors", tuple(names), _PREDICT, {}, (_NO_HEAD,), report)
     library = description["image_encoder"]["library"]
@@ -122,11 +103,11 @@ def _safetensors(members: Sequence[Member], description: dict[str, Any], folder:
 
 
 _PREDICT = "# in a shell: python train_clip.py predict FOLDER --images PATH\n"
-_NO_HEAD = "its answers are no linear function of the embedding; `predict` of clip_pkg knows them"
+_NO_HEAD = "its predictions are not linear in the embedding; use `predict` of clip_pkg"
 
 
 def _write_weights(path: Path, member: Member) -> str | None:
-    """Write one model's file; returns what its linear head works on, None if it has no such."""
+    """Write one model's file; returns the input of its linear head, or None without one."""
     content = member.content
     tensors = named_tensors(content.model, content.objective, content.class_features)
     head = linear_head(_classifier(member).classifier)
@@ -141,8 +122,8 @@ def _write_weights(path: Path, member: Member) -> str | None:
 def _open_clip(members: Sequence[Member], description: dict[str, Any], folder: Path) -> Written:
     if len(members) > 1:
         raise UserError(
-            f"an open_clip folder holds one model, and these are {len(members)} folds: name one of "
-            "them, or a refit"
+            f"an open_clip folder contains one model, and these are {len(members)} folds: choose "
+            "one of them, or a refit"
         )
     content: CheckpointContent = members[0].content
     found = write_open_clip(content, members[0].source, folder)

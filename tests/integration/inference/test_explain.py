@@ -150,7 +150,7 @@ def test_every_kind_of_encoder_gives_maps(name: str, explained: Path) -> None:
 
 
 def test_a_stem_for_small_images_leaves_finer_maps(run: Path) -> None:
-    grids = [Explainer.of(load(run / name)).layer.grid.side for name in ("cifar_stem", "clip")]
+    grids = [Explainer.of(load(run / name)).layer.grid.width for name in ("cifar_stem", "clip")]
     assert grids[0] > grids[1]
     fold = load(run / "cifar_stem")
     assert Explainer.of(fold).maps(squares(fold)).any()
@@ -183,7 +183,7 @@ def test_the_layer_is_the_last_one_in_which_evidence_has_a_place(
     explainer = Explainer.of(fold)
     (name,) = (name for name, module in model.named_modules() if module is explainer.layer.module)
     assert (name, explainer.layer.grid.layout) == (layer, layout)
-    assert explainer.layer.grid.side >= 2
+    assert explainer.layer.grid.width >= 2
     assert np.isfinite(explainer.maps(squares(fold))).all()
 
 

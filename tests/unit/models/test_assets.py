@@ -121,7 +121,7 @@ def test_scratch_and_prompts_need_nothing_from_outside() -> None:
 def test_only_the_text_side_of_a_clip_model_needs_a_tokenizer() -> None:
     name = "clip:ViT-B-16-SigLIP:scratch"
     assert assets(parse_image_encoder(name), "image") == ()
-    assert text_snapshot(name).parts == ("tokenizer",)
+    assert text_snapshot(name).components == ("tokenizer",)
     both = assets(parse_text_encoder("clip:xlm-roberta-base-ViT-B-32:scratch"), "text")
     assert [asset.what for asset in both] == [
         "the configuration of xlm-roberta-base",
