@@ -1,4 +1,4 @@
-"""Exceptions for people: each says what is wrong, where, and what to do about it."""
+"""User-facing exceptions: each says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake in what the user gave us: shown as a sentence, no traceback; exit code 2."""
+    """Invalid user input: shown as a sentence without a traceback; exit code 2."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """The image folder, CSV, class texts or splits cannot be used as they are."""
+    """Unusable images, CSV tables, class texts or splits."""
 
 
 class WeightsError(UserError):
-    """Pretrained weights that a config asks for are not on this machine."""
+    """Pretrained weights of a config are not available."""
 
 
 class RunFolderError(UserError):
-    """An output folder holds something that this run must not touch."""
+    """An output folder has content that this run must not change or cannot use."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint is unreadable, hostile, or belongs to another model."""
+    """A checkpoint is unreadable, unsafe, or of another model."""
 
 
 class TrainingError(UserError):
-    """Folds could not be trained to their end."""
+    """Folds could not be trained."""
 
 
 @dataclass(frozen=True)
 class ConfigProblem:
-    """One thing that is wrong in one config.
+    """A problem of one config.
 
-    `where` is the JSON path (`[2].loss.gamma`); `line` counts from 1, or is None when the value
-    did not come from a file.
+    where: JSON path, such as `[2].loss.gamma`. line: from 1, None for values that are not from a
+    file.
     """
 
     message: str
@@ -52,7 +52,7 @@ class ConfigProblem:
 
 
 class ConfigErrors(UserError):
-    """Every problem of every config, found before anything starts."""
+    """All problems of all configs."""
 
     def __init__(self, problems: Iterable[ConfigProblem]) -> None:
         self.problems = tuple(problems)
@@ -65,7 +65,7 @@ class ConfigErrors(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line of a sentence's length."""
+    """The first line of a library's error, at most 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
@@ -74,10 +74,7 @@ SHOWN = 20
 
 
 class DataErrors(DataError):
-    """Everything that is wrong with a set of images; the message shows the first 20.
-
-    `problems` holds all of them, one sentence each, for a report.
-    """
+    """All problems of an image set; the message shows the first 20, `problems` has all."""
 
     def __init__(self, where: object, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -91,7 +88,7 @@ class DataErrors(DataError):
 
 
 def shown(name: object) -> str:
-    """Make a file or class name fit for one line of a terminal, whatever bytes are in it."""
+    """Escape unprintable characters of a file or class name."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
         for char in str(name)
@@ -99,7 +96,7 @@ def shown(name: object) -> str:
 
 
 def some(names: Iterable[object], limit: int = 3) -> str:
-    """List the first few names: `a, b, c and 5 more`."""
+    """The first few names: `a, b, c and 5 more`."""
     listed = [shown(name) for name in names]
     rest = len(listed) - limit
     return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written with the tensorboard package itself, so without torch."""
+"""TensorBoard scalars, written with the tensorboard package, without torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 class ScalarWriter:
     """Writes one curve per tag into `folder`, which is emptied first.
 
-    A folder holds exactly one event file: who goes on after an interruption writes the points that
-    count again, or has those up to `keep_until` copied, so that no curve ever forks.
+    A folder has exactly one event file, so that curves never fork after an interruption. Points up
+    to step `keep_until` are copied from the old file.
     """
 
     def __init__(self, folder: Path, *, keep_until: int = 0) -> None:
@@ -32,7 +32,7 @@ class ScalarWriter:
     def add(
         self, step: int, values: Mapping[str, float], *, wall_time: float | None = None
     ) -> None:
-        """Write `values` (tag → number) at `step`, which counts from 1; by default as of now."""
+        """Write `values` (tag → number) at `step`, from 1; wall_time: seconds, now by default."""
         summary = Summary(
             value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         )
@@ -40,11 +40,9 @@ class ScalarWriter:
         self._writer.add_event(Event(step=step, wall_time=moment, summary=summary))
 
     def flush(self) -> None:
-        """Let a running TensorBoard see what was added."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
         self._writer.close()
 
     def __enter__(self) -> ScalarWriter:
@@ -60,7 +58,7 @@ class ScalarWriter:
 
 
 def _scalar_events(folder: Path) -> Iterator[Event]:
-    """What a folder's event files hold; a file that was cut off, up to there."""
+    """Scalars of a folder's event files; a truncated file is read up to the cut."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
         for event in LegacyEventFileLoader(str(path)).Load():
             if event.HasField("summary"):

@@ -1,6 +1,6 @@
-"""Every file name of a run, in one place.
+"""Every file name of a run.
 
-`OUTPUT_BASE_DIR/<config name>/` holds one config's result; `fold_<k>/` below it one fold's.
+`OUTPUT_BASE_DIR/<config name>/` is the result of a config, `fold_<k>/` in it that of a fold.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ MAX_NAME_BYTES = 200  # leaves room for suffixes below the 255 bytes that file s
 
 
 def folder_name(text: str) -> str:
-    """Turn an encoder pair or a user's name into one safe path component.
+    """A safe path component from a user's name.
 
-    `:` and `/` become `_`, as in `resnet18_clip_ViT-B_32`. Raises ValueError for names that
-    would leave the folder, hide in it or exceed the file system's limit.
+    `:` and `/` become `_`, as in `resnet18_clip_ViT-B_32`. Raises ValueError for names that would
+    escape the folder, be hidden or exceed the file system's limit.
     """
     name = unicodedata.normalize("NFC", text).translate(str.maketrans(":/\\", "___"))
     name = name.strip()
@@ -26,13 +26,11 @@ def folder_name(text: str) -> str:
         or any(unicodedata.category(char)[0] == "C" for char in name)
     ):
         raise ValueError(
-            f"{text!r} cannot name a folder: it is empty, starts with a dot or has control "
+            f"{text!r} is not a valid folder name: it is empty, starts with a dot or has control "
             "characters"
         )
     if len(name.encode("utf-8")) > MAX_NAME_BYTES:
-        raise ValueError(
-            f"{text[:40]!r}… is longer than {MAX_NAME_BYTES} bytes; set a shorter `name`"
-        )
+        raise ValueError(f"{text[:40]!r}… is longer than {MAX_NAME_BYTES} bytes; shorten `name`")
     return name
 
 
@@ -44,17 +42,17 @@ class FoldPaths:
 
     @property
     def task(self) -> Path:
-        """What to do, written by the launcher."""
+        """Written by the launcher."""
         return self.root / "task.json"
 
     @property
     def result(self) -> Path:
-        """What came out; its presence and validity mean success."""
+        """Written by the worker; its presence means success."""
         return self.root / "result.json"
 
     @property
     def progress(self) -> Path:
-        """Where the worker is; rewritten as it goes."""
+        """Progress of the worker."""
         return self.root / "progress.json"
 
     @property
@@ -89,17 +87,17 @@ class FoldPaths:
 
     @property
     def checkpoint_latest(self) -> Path:
-        """Everything needed to go on."""
+        """Everything needed to resume."""
         return self.root / "checkpoint_latest.pth"
 
     @property
     def encoder(self) -> Path:
-        """Image encoder that a pre-training ended with; folds start from it."""
+        """Final image encoder of a pre-training, from which folds start."""
         return self.root / "encoder.pth"
 
     @property
     def test_predictions(self) -> Path:
-        """Predictions on the test images, of the epoch that validation chose."""
+        """Test predictions at the epoch that validation chose."""
         return self.root / "test_predictions.csv"
 
 
@@ -111,12 +109,12 @@ class ConfigPaths:
 
     @property
     def config(self) -> Path:
-        """The canonical config; can be fed back in."""
+        """The canonical config, which can be used as input."""
         return self.root / "config.json"
 
     @property
     def identity(self) -> Path:
-        """What the folder's numbers follow from; decides whether a run may go on in it."""
+        """Identity of the result; decides whether a run may resume in the folder."""
         return self.root / "identity.json"
 
     @property
@@ -131,12 +129,12 @@ class ConfigPaths:
 
     @property
     def class_texts(self) -> Path:
-        """The prompts that were used, resolved."""
+        """The resolved prompts."""
         return self.root / "class_texts.json"
 
     @property
     def preflight(self) -> Path:
-        """What the data check found."""
+        """Findings of the data check."""
         return self.root / "preflight.json"
 
     @property
@@ -145,15 +143,15 @@ class ConfigPaths:
         return self.root / "tensorboard"
 
     def profile(self, fold: int) -> Path:
-        """Seconds of a fold by phase, of a run with `--profile`."""
+        """Seconds of a fold by phase, with `--profile`."""
         return self.root / "profile" / f"fold_{fold}.json"
 
     def trace(self, fold: int) -> Path:
-        """Trace of some training steps of a fold, for Chrome and Perfetto; the same runs."""
+        """Trace of some training steps, for Chrome and Perfetto, with `--profile`."""
         return self.root / "profile" / f"fold_{fold}_trace.json.gz"
 
     def fold(self, number: int) -> FoldPaths:
-        """Files of fold `number`, which counts from 1."""
+        """Files of fold `number`, from 1."""
         return FoldPaths(self.root / f"fold_{number}")
 
     @property
@@ -163,7 +161,7 @@ class ConfigPaths:
 
     @property
     def refit_summary(self) -> Path:
-        """What the refit was trained on, for how long and why; the cross-validated estimate."""
+        """Data and length of the refit, and its cross-validated estimate."""
         return self.refit.root / "refit_summary.json"
 
 
@@ -175,7 +173,7 @@ class ReportPaths:
 
     @property
     def page(self) -> Path:
-        """The page; it needs none of the other files."""
+        """The page, self-contained."""
         return self.root / "index.html"
 
     @property
@@ -194,7 +192,7 @@ class ReportPaths:
         return self.root / "results.tex"
 
     def numbers(self, name: str) -> Path:
-        """Numbers behind the page; `name` is such as `leaderboard`."""
+        """A table of the page, such as `leaderboard`."""
         return self.root / f"{name}.csv"
 
 
@@ -210,12 +208,12 @@ class RunPaths:
 
     @property
     def cache(self) -> Path:
-        """Decoded pixels, text features and image lists, shared by all configs; safe to delete."""
+        """Decoded pixels, text features and image lists of all configs; safe to delete."""
         return self.output_dir / ".cache"
 
     @property
     def pretraining(self) -> Path:
-        """A folder per pre-training, each shared by all folds and configs that start from it."""
+        """A folder per pre-training, shared by the folds and configs that start from it."""
         return self.output_dir / "pretraining"
 
     @property
@@ -225,34 +223,34 @@ class RunPaths:
 
     @property
     def holder(self) -> Path:
-        """Who holds the lock, in words; left behind by a launcher that was killed."""
+        """Describes the holder of the lock; a killed launcher leaves it behind."""
         return self.lock.with_suffix(".holder")
 
     @property
     def ledger(self) -> Path:
-        """Append-only record of what happened to each fold task."""
+        """Append-only record of the events of each task."""
         return self.output_dir / "ledger.jsonl"
 
     @property
     def slurm(self) -> Path:
-        """Scripts and output of Slurm's jobs, while there are any and after failures."""
+        """Scripts and output of Slurm jobs."""
         return self.output_dir / ".slurm"
 
     def image_table(self, digest: str) -> Path:
-        """Images and labels that a program gave as lists, as a CSV file."""
+        """Images and labels that a Python program passed as lists, as a CSV file."""
         return self.output_dir / f".images-{digest[:16]}.csv"
 
     @property
     def logs(self) -> Path:
-        """Logs of folds that a program, not a command line, had trained."""
+        """Logs of folds trained from Python."""
         return self.output_dir / ".logs"
 
     @property
     def report(self) -> ReportPaths:
-        """The page about all configs, and what belongs to it."""
+        """Files of the report."""
         return ReportPaths(self.output_dir / "report")
 
     @property
     def replaced(self) -> Path:
-        """Where `--overwrite` keeps what it replaces."""
+        """Results replaced with `--overwrite`."""
         return self.output_dir / "replaced"
