@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.measurement import interleaved
-from clip_pkg.scheduling.devices import Device, usable_cores
-from clip_pkg.scheduling.health import gpu_memory
+from clip_pkg.scheduling.devices import Device, child_environment, gpu_memory, usable_cores
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ENCODER, BATCH = "resnet18", 32
@@ -56,7 +55,7 @@ class Way:
                 subprocess.Popen(
                     [sys.executable, "-m", "benchmarks.fold_team", self._kind, *map(str, words)],
                     cwd=CHECKOUT,
-                    env=device.environment(os.environ),
+                    env=child_environment([device], os.environ),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,

@@ -29,7 +29,13 @@ from benchmarks.fold_ways import BATCH, CHECKOUT, ENCODER, ONE_BY_ONE, Measured,
 from benchmarks.measurement import spread
 from benchmarks.results import measured_on, write_section
 from benchmarks.utilisation import Utilisation
-from clip_pkg.scheduling.devices import Device, find_devices, mps_is_running, usable_cores
+from clip_pkg.scheduling.devices import (
+    Device,
+    child_environment,
+    find_devices,
+    mps_is_running,
+    usable_cores,
+)
 from clip_pkg.study.demo import make_demo
 
 SIZES = {"cpu": (32, 64), "cuda": (32, 64, 224)}
@@ -83,7 +89,7 @@ def whole_runs(
         config = root / "configs.json"
         config.write_text(json.dumps([{**CONFIG, "epochs": epochs}]), encoding="utf-8")
         where = ["--data-dir", root / "images", "--config-file", config, "--log-dir", root / "logs"]
-        environment = device.environment(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
+        environment = child_environment([device], os.environ) | {"PYTHONPATH": str(CHECKOUT)}
         for number in at_once:
             words = [*where, "--output-dir", root / f"out{number}", "--folds-at-once", number]
             utilisation = Utilisation(device.visible or None)

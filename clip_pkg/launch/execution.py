@@ -18,8 +18,9 @@ from clip_pkg.results.summary import summarize
 from clip_pkg.scheduling.devices import Device, usable_cores
 from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
-from clip_pkg.scheduling.loop import FailurePolicy, Loop, Outcome
+from clip_pkg.scheduling.loop import Loop, Outcome
 from clip_pkg.scheduling.queue import TaskQueue
+from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.progress import read_progress
 from clip_pkg.study.tasks import FoldTask, finished, nouns, unfinished
 
@@ -66,7 +67,7 @@ def execute(
             ledger=ledger,
             observer=view,
             log_file=_log_names(parsed.log_dir.resolve()),
-            signs_of_life=_signs_of_life,
+            last_progress=_last_progress,
             stop_requested=lambda: bool(resources.stop),
             gate=resources.gate,
             policy=FailurePolicy(parsed.retries),
@@ -112,7 +113,7 @@ def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
     return name
 
 
-def _signs_of_life(task: FoldTask) -> float | None:
+def _last_progress(task: FoldTask) -> float | None:
     progress = read_progress(task.paths.progress)
     return None if progress is None else progress.updated
 

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,14 +21,17 @@ from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import (
     Device,
+    DeviceGate,
+    GpuGate,
+    OpenGate,
     find_devices,
+    gpu_memory,
     mps_is_running,
     parse_ids,
     usable_cores,
 )
-from clip_pkg.scheduling.health import DeviceGate, GpuGate, OpenGate, gpu_memory
 from clip_pkg.scheduling.inline import InlineExecutor
-from clip_pkg.scheduling.job import Assignment, Executor, JobState, Slot
+from clip_pkg.scheduling.job import Executor, Slot
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.tasks import FoldResult, FoldTask, read_record
@@ -140,7 +142,7 @@ def _on_this_machine(parsed: argparse.Namespace) -> Resources:
     executor: Executor
     if parsed.executor == "inline":
         devices = devices[:1]
-        executor = InlineExecutor(partial(_inline, stop=stop))
+        executor = InlineExecutor(stop)
     else:
         executor = ProcessExecutor()
     if has_gpu and parsed.folds_at_once not in (None, 1) and not mps_is_running(os.environ):
@@ -244,11 +246,3 @@ def jobs_that_fit(device: Device, task: FoldTask) -> int:
     room = USABLE_SHARE * gpu_memory(device).total
     fitting = int(room // (result.peak_memory_bytes + CONTEXT_BYTES))
     return max(1, min(fitting, MOST_JOBS_PER_GPU, usable_cores()))
-
-
-def _inline(assignment: Assignment, *, stop: StopOnSignal) -> JobState:
-    from clip_pkg.training.worker import Place, carry_out  # noqa: PLC0415
-
-    with assignment.log_file.open("a", encoding="utf-8", buffering=1) as stream:
-        report = carry_out(assignment.task, Place(**assignment.place), stream, stop)
-    return JobState(report.state)

@@ -16,8 +16,7 @@ from rich.text import Text
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.launch.terminal import Terminal, duration, progress_cells, shortened
-from clip_pkg.scheduling.devices import Device, find_devices
-from clip_pkg.scheduling.health import gpu_utilization
+from clip_pkg.scheduling.devices import Device, find_devices, gpu_utilization
 from clip_pkg.scheduling.ledger import RunRecord, TaskRecord, read_ledger
 from clip_pkg.scheduling.loop import SECONDS_BETWEEN_HEARTBEATS
 from clip_pkg.scheduling.queue import Estimates, seconds_left

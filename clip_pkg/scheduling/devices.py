@@ -1,30 +1,38 @@
-"""Which devices there are, found without torch.
+"""Devices of this machine and their condition, found without torch.
 
-GPUs are listed in PCI order, the order of nvidia-smi; CUDA's own default order can differ, which
-is why every child also gets CUDA_DEVICE_ORDER=PCI_BUS_ID. A child sees exactly one device.
+GPUs are listed in PCI order, the order of nvidia-smi; CUDA's own default order can differ, so every
+child process also gets CUDA_DEVICE_ORDER=PCI_BUS_ID and sees only the devices of its task.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Any, Protocol
 
 import pynvml
 
 from clip_pkg.base.errors import UserError
 
 MPS_FOLDER = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's default
+MIN_FREE_SHARE = 0.5  # of a GPU's memory; a desktop or an idle context takes less than the rest
+SECONDS_TO_ANSWER = 10.0
+SECONDS_BETWEEN_QUERIES = 5.0
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, order=True)
 class Device:
-    """A GPU, a part of one, the CPU, or a place in a cluster.
+    """A GPU, a MIG instance, the CPU, or a place in a cluster.
 
-    id: what the user calls it and log files are named after (`0`, a UUID), or `cpu`.
-    visible: value of CUDA_VISIBLE_DEVICES for the child; empty for the CPU. cluster: which kind of
-    cluster the place is in, empty on this machine.
+    id: the user's name for it, also used in the names of log files (`0`, a UUID, `cpu`).
+    visible: CUDA_VISIBLE_DEVICES of its processes; empty for the CPU. cluster: kind of the cluster
+    that the place belongs to; empty on this machine.
     """
 
     id: str
@@ -34,26 +42,21 @@ class Device:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU."""
         return bool(self.visible)
 
     @property
     def torch_name(self) -> str:
-        """What a child that sees this device alone calls it."""
+        """Torch's name for the device in a process that sees no other."""
         return "cuda:0" if self.is_gpu else "cpu"
 
     @property
     def log_tag(self) -> str:
-        """Part of the log file's name: `gpu0`, `cpu`, or the kind of cluster."""
+        """`gpu0`, `cpu` or the kind of cluster, for names of log files."""
         return self.cluster or (f"gpu{self.id}" if self.is_gpu else "cpu")
 
-    def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
-        """Environment of a child that may use this device and no other."""
-        return joint_environment([self], inherited)
 
-
-def joint_environment(devices: Sequence[Device], inherited: Mapping[str, str]) -> dict[str, str]:
-    """Environment of a child that may use these devices and no other."""
+def child_environment(devices: Sequence[Device], inherited: Mapping[str, str]) -> dict[str, str]:
+    """Environment of a process that sees these devices and no others."""
     return {
         # Threads that wait by spinning make training many times slower on a CPU that is shared.
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -76,6 +79,9 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+# --- finding devices
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU as the driver reports it."""
@@ -85,16 +91,24 @@ class Gpu:
     name: str
 
 
-def has_nvidia_library() -> bool:
-    """Whether NVIDIA's driver is installed at all, whatever state it is in."""
+@contextmanager
+def _nvml() -> Iterator[None]:
+    pynvml.nvmlInit()
     try:
-        pynvml.nvmlInit()
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def has_nvidia_library() -> bool:
+    """Whether NVIDIA's driver is installed, whatever its state."""
+    try:
+        with _nvml():
+            return True
     except pynvml.NVMLError_LibraryNotFound:
         return False
     except pynvml.NVMLError:
         return True
-    pynvml.nvmlShutdown()
-    return True
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
@@ -103,30 +117,27 @@ def installed_gpus() -> tuple[Gpu, ...]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
-    try:
-        handles = [
-            (index, pynvml.nvmlDeviceGetHandleByIndex(index))
-            for index in range(pynvml.nvmlDeviceGetCount())
-        ]
+    try:  # a GPU that fails from here on is an error, not a reason to train on the CPU
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         return tuple(
-            Gpu(index, str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle)))
-            for index, handle in handles
+            Gpu(i, str(pynvml.nvmlDeviceGetUUID(one)), str(pynvml.nvmlDeviceGetName(one)))
+            for i, one in enumerate(handles)
         )
     finally:
         pynvml.nvmlShutdown()
 
 
 def parse_ids(text: str) -> tuple[str, ...]:
-    """Split `0,1` or `0 1` or UUIDs; raises UserError for an empty or repeated id."""
+    """Split `0,1`, `0 1` or UUIDs. Raises UserError for an empty, repeated or invalid id."""
     ids = tuple(text.replace(",", " ").split())
     if not ids:
-        raise UserError("--gpus: names no device; write indices or UUIDs such as 0,1")
+        raise UserError("--gpus: no device given; write indices or UUIDs such as 0,1")
     repeated = sorted({one for one in ids if ids.count(one) > 1})
     if repeated:
         raise UserError(f"--gpus: {', '.join(repeated)} is listed twice; list each device once")
     for one in ids:
         if not (one.isdigit() or one.startswith(("GPU-", "MIG-"))):
-            raise UserError(f"--gpus: {one!r} is no GPU; write indices or UUIDs such as 0,1")
+            raise UserError(f"--gpus: invalid device {one!r}; write indices or UUIDs such as 0,1")
     return ids
 
 
@@ -136,32 +147,30 @@ def find_devices(
     gpus: Sequence[Gpu] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[tuple[Device, ...], list[str]]:
-    """Choose the devices of a run; also says what had to be decided.
+    """Choose the devices of a run; returns them and notices for the user.
 
-    `wanted` are ids from the user; None takes all. An inherited CUDA_VISIBLE_DEVICES (a cluster's
-    allocation) is respected: indices then count within it, as they do for CUDA programs. Without
-    any GPU the CPU is used. Raises UserError for a GPU that does not exist.
+    wanted: ids given by the user; None for all. An inherited CUDA_VISIBLE_DEVICES is respected:
+    indices then count within it, as for any CUDA program. Without a GPU the CPU is used. Raises
+    UserError for a GPU that does not exist.
     """
     gpus = installed_gpus() if gpus is None else gpus
     environment = os.environ if environment is None else environment
-    allowed = _allowed(gpus, environment.get("CUDA_VISIBLE_DEVICES"))
+    allowed = _visible_devices(gpus, environment.get("CUDA_VISIBLE_DEVICES"))
     if not allowed:
         return (Device("cpu", "", "CPU"),), [
             "No usable NVIDIA GPU found: training runs on the CPU."
         ]
     if wanted is None:
         return tuple(allowed), []
-    by_id = {device.id: device for device in allowed} | {
-        device.visible: device for device in allowed
-    }
+    by_id = {name: device for device in allowed for name in (device.id, device.visible)}
     unknown = [one for one in wanted if one not in by_id]
     if unknown:
         present = ", ".join(f"{device.id} ({device.name})" for device in allowed)
-        raise UserError(f"--gpus: {', '.join(unknown)} is not on this machine; there is {present}")
+        raise UserError(f"--gpus: {', '.join(unknown)} is not on this machine; found {present}")
     return tuple(by_id[one] for one in wanted), []
 
 
-def _allowed(gpus: Sequence[Gpu], visible: str | None) -> list[Device]:
+def _visible_devices(gpus: Sequence[Gpu], visible: str | None) -> list[Device]:
     by_key = {str(gpu.index): gpu for gpu in gpus} | {gpu.uuid: gpu for gpu in gpus}
     if visible is None:
         return [Device(str(gpu.index), gpu.uuid, gpu.name) for gpu in gpus]
@@ -172,5 +181,112 @@ def _allowed(gpus: Sequence[Gpu], visible: str | None) -> list[Device]:
         elif key in by_key:
             devices.append(Device(str(position), by_key[key].uuid, by_key[key].name))
         else:
-            break  # as CUDA does: an unknown entry hides all that follow
+            break  # as in CUDA, an unknown entry hides all that follow
     return devices
+
+
+# --- their condition
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a GPU in bytes."""
+
+    free: int
+    total: int
+
+
+def gpu_memory(device: Device) -> Memory:
+    """Ask the driver. Raises NVMLError, also for a GPU that has fallen off the bus."""
+    with _nvml():
+        info = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByUUID(device.visible))
+        return Memory(int(info.free), int(info.total))
+
+
+def gpu_utilization(device: Device) -> int | None:
+    """Percent of recent time in which the GPU was busy; None where it is unknown (MIG)."""
+    try:
+        with _nvml():
+            handle: Any = pynvml.nvmlDeviceGetHandleByUUID(device.visible)
+            return int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        return None
+
+
+class Verdict(Enum):
+    """Whether a device can be used."""
+
+    READY = "ready"
+    WAIT = "wait"
+    UNUSABLE = "unusable"
+
+
+class DeviceGate(Protocol):
+    """Checks a device before a task is started on it, unless this run uses it already."""
+
+    def check(self, device: Device, now: float) -> tuple[Verdict, str]:
+        """Return the verdict and, unless it is READY, the reason."""
+        ...
+
+
+class OpenGate:
+    """Accepts every device: the CPU, and places in clusters, which check their own GPUs."""
+
+    def check(self, device: Device, now: float) -> tuple[Verdict, str]:
+        del device, now
+        return Verdict.READY, ""
+
+
+@dataclass
+class GpuGate:
+    """Accepts a GPU that responds and has enough free memory.
+
+    patience: seconds to wait for memory that other processes use. memory: asks the driver; raises
+    NVMLError if the GPU does not work.
+    """
+
+    patience: float = 0.0
+    memory: Callable[[Device], Memory] = field(default_factory=lambda: gpu_memory)
+    seconds_to_answer: float = SECONDS_TO_ANSWER
+    _busy_since: dict[str, float] = field(default_factory=dict)
+    _asked: dict[str, float] = field(default_factory=dict)
+
+    def check(self, device: Device, now: float) -> tuple[Verdict, str]:
+        if not device.is_gpu:
+            return Verdict.READY, ""
+        if device.id in self._busy_since and now - self._asked[device.id] < SECONDS_BETWEEN_QUERIES:
+            return Verdict.WAIT, "checked a moment ago"
+        self._asked[device.id] = now
+        memory = self._ask(device)
+        if isinstance(memory, str):
+            return Verdict.UNUSABLE, memory
+        if memory.free >= MIN_FREE_SHARE * memory.total:
+            self._busy_since.pop(device.id, None)
+            return Verdict.READY, ""
+        since = self._busy_since.setdefault(device.id, now)
+        reason = (
+            f"only {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB of its memory are free; "
+            "other processes use it"
+        )
+        if now - since < self.patience:
+            return Verdict.WAIT, reason
+        hint = "" if self.patience else " (--wait-for-gpu SECONDS waits for them)"
+        return Verdict.UNUSABLE, reason + hint
+
+    def _ask(self, device: Device) -> Memory | str:
+        """Return the memory of a GPU, or what is wrong with it.
+
+        The query runs in its own thread: a GPU that has fallen off the bus can block it for ever.
+        """
+        answers: list[Memory | str] = []
+
+        def ask() -> None:
+            try:
+                answers.append(self.memory(device))
+            except pynvml.NVMLError as error:
+                answers.append(f"the driver reports: {error}")
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(self.seconds_to_answer)
+        return answers[0] if answers else f"no answer within {self.seconds_to_answer:.0f} s"

@@ -1,60 +1,56 @@
-"""Runs each task in this very process: for debuggers and for tests."""
+"""Runs each task in this process, for debuggers and tests."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from clip_pkg.scheduling.job import Assignment, JobState, lay_out
-from clip_pkg.study.tasks import FoldFailure, read_record
+from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.study.tasks import FoldFailure
 
-RunAssignment = Callable[[Assignment], JobState]
+if TYPE_CHECKING:
+    from clip_pkg.training.trainer import Stop
 
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A job that was over before `submit` returned."""
+    """A job that ended before `submit` returned."""
 
-    assignment: Assignment
     state: JobState
+    failure: FoldFailure | None
 
     @property
     def process(self) -> str:
-        """The id of this process."""
         return f"pid {os.getpid()}"
 
-    @property
-    def failure(self) -> FoldFailure | None:
-        """What it left when it failed."""
-        return read_record(FoldFailure, self.assignment.task.paths.failure)
-
     def poll(self) -> JobState:
-        """Return how it ended."""
         return self.state
 
     def stop(self) -> None:
-        """Nothing to stop."""
+        """There is nothing to stop."""
 
     def kill(self) -> None:
-        """Nothing to kill."""
+        """There is nothing to kill."""
 
 
+@dataclass(frozen=True)
 class InlineExecutor:
-    """Calls `run`, which imports what it needs; the loop stays free of torch."""
+    """Trains in this process; a fold ends early, resumable, once `stop` is true."""
 
-    def __init__(self, run: RunAssignment) -> None:
-        self._run = run
+    stop: Stop
 
-    def submit(self, assignment: Assignment) -> FinishedJob:
-        """Run to the end."""
-        lay_out(assignment.task)
-        return FinishedJob(assignment, self._run(assignment))
+    def submit(self, assignments: Sequence[Assignment]) -> list[FinishedJob]:
+        return [self._run(one) for one in assignments]
 
-    def batch(self) -> AbstractContextManager[None]:
-        """Nothing travels."""
-        return nullcontext()
+    def _run(self, assignment: Assignment) -> FinishedJob:
+        from clip_pkg.training.worker import Place, carry_out  # noqa: PLC0415 - imports torch
+
+        prepare(assignment.task)
+        with assignment.log_file.open("a", encoding="utf-8", buffering=1) as log:
+            report = carry_out(assignment.task, Place(**assignment.place), log, self.stop)
+        return FinishedJob(JobState(report.state), report.failure)
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """There is no process to end."""

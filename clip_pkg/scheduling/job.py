@@ -1,9 +1,8 @@
-"""What the loop asks of an executor: submit a task to slots, look at the job, cancel it."""
+"""Devices divided into slots, and the contract between the loop and its executors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,7 +14,7 @@ from clip_pkg.study.tasks import FoldFailure, FoldTask, write_record
 
 @dataclass(frozen=True, order=True)
 class Slot:
-    """The `number`-th place on a device, from 0."""
+    """Place number `number` on a device, counted from 0."""
 
     device: Device
     number: int = 0
@@ -28,7 +27,7 @@ class Slot:
 
 @dataclass
 class SlotPool:
-    """Free and busy slots of a run; devices can be set aside, and get more slots."""
+    """Free and busy slots of a run. Devices can be set aside or get more slots."""
 
     devices: Sequence[Device]
     jobs_per_device: int = 1
@@ -46,57 +45,54 @@ class SlotPool:
 
     @property
     def size(self) -> int:
-        """Slots that are not set aside."""
+        """Number of slots that are not set aside."""
         return len(self._free) + len(self._busy)
 
     @property
     def usable_devices(self) -> int:
-        """Devices that are not set aside."""
+        """Number of devices that are not set aside."""
         return sum(1 for device in self.devices if device.id not in self.set_aside)
 
     def free(self) -> list[Slot]:
-        """Slots that may be leased, in the order in which they should be."""
+        """Free slots in the order in which they should be leased."""
         return list(self._free)
 
     def lease(self, slots: Sequence[Slot]) -> None:
-        """Take free slots."""
         for slot in slots:
             self._free.remove(slot)
             self._busy.add(slot)
 
     def release(self, slots: Sequence[Slot]) -> None:
-        """Give slots back; those of a device that was set aside meanwhile are gone."""
+        """Return slots; those of a device that was set aside in the meantime disappear."""
         for slot in slots:
             self._busy.remove(slot)
             if slot.device.id not in self.set_aside and slot.number < self._sizes[slot.device.id]:
                 self._free.append(slot)
-        self._free.sort(key=lambda slot: (slot.number, self._position(slot.device)))
+        position = {device: number for number, device in enumerate(self.devices)}
+        self._free.sort(key=lambda slot: (slot.number, position[slot.device]))
 
     def is_idle(self, device: Device) -> bool:
-        """Whether nothing of this run is on the device."""
+        """Whether no fold of this run is on the device."""
         return all(slot.device != device for slot in self._busy)
 
     def put_aside(self, device: Device, reason: str) -> None:
-        """Lease the device to nobody any more; what runs there ends there."""
+        """Start nothing more on the device; folds that run there continue."""
         self.set_aside[device.id] = reason
         self._free = [slot for slot in self._free if slot.device != device]
 
     def grow(self, device: Device, jobs: int) -> None:
-        """Let up to `jobs` folds share the device, if that is more than now."""
+        """Let up to `jobs` folds share the device; never reduces the number."""
         if device.id in self.set_aside:
             return
         for number in range(self._sizes[device.id], jobs):
             self._free.append(Slot(device, number))
         self._sizes[device.id] = max(jobs, self._sizes[device.id])
 
-    def _position(self, device: Device) -> int:
-        return list(self.devices).index(device)
-
 
 class JobState(Enum):
-    """Where a job is. Only DONE means that a valid result file exists."""
+    """State of a job. DONE means that a valid result file exists."""
 
-    QUEUED = "queued"  # with a cluster that has not begun it
+    QUEUED = "queued"  # submitted to a cluster that has not started it
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -104,16 +100,16 @@ class JobState(Enum):
 
     @property
     def is_over(self) -> bool:
-        """Whether it stays that way."""
+        """Whether the state is final."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A task on its way to its slots.
+    """A task and the slots it runs on.
 
-    slots: as many as the task needs GPUs, each on a device of its own. threads: the task's share
-    of the CPU. attempt: counts from 1.
+    slots: one per GPU of the task, each on a different device. threads: CPU threads of the task.
+    attempt: counts from 1.
     """
 
     task: FoldTask
@@ -129,12 +125,12 @@ class Assignment:
 
     @property
     def tag(self) -> str:
-        """How people call where it runs: `gpu0`, `gpu0+gpu1`, `cpu`."""
+        """Display name of the devices: `gpu0`, `gpu0+gpu1`, `cpu`."""
         return "+".join(slot.device.log_tag for slot in self.slots)
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where a worker is to run it; see `worker.Place`."""
+        """Where a worker runs it: the fields of `worker.Place`."""
         return {
             "device": self.device.torch_name,
             "device_id": "+".join(slot.device.id for slot in self.slots),
@@ -144,16 +140,11 @@ class Assignment:
 
 
 class Job(Protocol):
-    """One assignment under way."""
-
-    @property
-    def assignment(self) -> Assignment:
-        """What it carries out."""
-        ...
+    """An assignment that was submitted."""
 
     @property
     def process(self) -> str:
-        """How to find it: `pid 4711`, `Slurm job 12_3`; empty while nobody knows."""
+        """Identifies it for users: `pid 4711`, `Slurm job 12_3`; empty while unknown."""
         ...
 
     @property
@@ -162,27 +153,23 @@ class Job(Protocol):
         ...
 
     def poll(self) -> JobState:
-        """Return the state now, without waiting."""
+        """Return the current state without waiting."""
         ...
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end."""
+        """Ask it to write a checkpoint and end."""
         ...
 
     def kill(self) -> None:
-        """End it now; the next poll says FAILED or INTERRUPTED."""
+        """End it now; a later poll returns FAILED or INTERRUPTED."""
         ...
 
 
 class Executor(Protocol):
-    """Carries out assignments; at most one per slot at a time."""
+    """Runs assignments, at most one per slot at a time."""
 
-    def submit(self, assignment: Assignment) -> Job:
-        """Start, or hand to a cluster."""
-        ...
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Submissions within one batch may travel together, as a cluster's array of jobs."""
+    def submit(self, assignments: Sequence[Assignment]) -> Sequence[Job]:
+        """Start them, or submit them to a cluster; returns their jobs in the same order."""
         ...
 
     def close(self) -> None:
@@ -190,10 +177,7 @@ class Executor(Protocol):
         ...
 
 
-def lay_out(task: FoldTask) -> None:
-    """Put the task where workers look for it, as this attempt has it, and no older failure beside.
-
-    Another attempt can be of a changed task, and a worker knows only what is in the file.
-    """
+def prepare(task: FoldTask) -> None:
+    """Write the task file of this attempt and remove the failure of an earlier one."""
     task.paths.failure.unlink(missing_ok=True)
     write_record(task.paths.task, task)

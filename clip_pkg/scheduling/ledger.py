@@ -1,8 +1,8 @@
-"""What happened to each fold task of a run: an append-only file, one JSON line per event.
+"""The events of a run: an append-only file with one JSON line per event.
 
-Events: `launched`, `queued` (handed to a slot or cluster), `running`, `heartbeat`, `done`,
-`failed`, `diverged`, `interrupted`, `cancelled` (never begun), `set aside` (a device), `finished`.
-Those of a fold have `config`, `fold`, `attempt`, `device`, `process` and `log_file`.
+Events: `launched`, `queued` (given to a slot or cluster), `running`, `heartbeat`, `done`,
+`failed`, `diverged`, `interrupted`, `cancelled` (never started), `set aside` (a device),
+`finished`. Events of a fold have `config`, `fold`, `attempt`, `device`, `process` and `log_file`.
 """
 
 from __future__ import annotations
@@ -13,44 +13,39 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-SEEN_ONLY_WHILE_RUNNING = frozenset({"queued", "running"})
-
-
-class Record(Protocol):
-    """Where events go."""
-
-    def append(self, event: str, **details: Any) -> None:
-        """Note an event."""
-        ...
+OPEN_STATES = frozenset({"queued", "running"})
 
 
 class Ledger:
-    """Appends events to a file that survives crashes: each line is written whole, in one call.
+    """Appends events to a file, each line in one call, so that a crash damages at most the last.
 
-    A full disk stops no training: lines that could not be written are tried again with the next.
+    A full disk stops no training: lines that could not be written are retried with the next one.
+    Without a path, events are dropped.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._unwritten: list[bytes] = []
 
     def append(self, event: str, **details: Any) -> None:
         """Record `event` with the time and its details."""
+        if self._path is None:
+            return
         record = {"time": round(time.time(), 3), "event": event, **details}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         self._unwritten.append(line.encode("utf-8"))
         try:
-            self._flush()
+            self._flush(self._path)
         except OSError:
             return  # still in `_unwritten`
 
-    def _flush(self) -> None:
+    def _flush(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-        descriptor = os.open(self._path, flags, 0o644)
+        descriptor = os.open(path, flags, 0o644)
         try:
-            # What a launcher was killed in the middle of must not swallow the next line.
+            # A line that was cut off by a crash must not damage the next one.
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 os.write(descriptor, b"\n")
@@ -64,16 +59,9 @@ class Ledger:
             os.close(descriptor)
 
 
-class Nowhere:
-    """Keeps nothing, for simulations."""
-
-    def append(self, event: str, **details: Any) -> None:
-        """Forget an event."""
-
-
 @dataclass
 class TaskRecord:
-    """The latest that the ledger says about a fold; `state` is an event's name."""
+    """Latest events of a fold; `state` is the name of the last one."""
 
     config: str
     fold: int
@@ -90,10 +78,10 @@ class TaskRecord:
 
 @dataclass
 class RunRecord:
-    """The state of a run as its ledger tells it.
+    """State of a run according to its ledger.
 
-    tasks: by (config, fold). launches: how many launchers worked on it. last: time of the last
-    event, in seconds since the epoch. set_aside: device → reason, of the latest launch.
+    tasks: by (config, fold). launches: number of launchers so far. last: time of the last event, in
+    seconds since 1970. set_aside: device → reason, of the latest launch.
     """
 
     tasks: dict[tuple[str, int], TaskRecord] = field(default_factory=dict)
@@ -104,7 +92,7 @@ class RunRecord:
     set_aside: dict[str, str] = field(default_factory=dict)
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take in the next event."""
+        """Update the state by the next event."""
         name = event["event"]
         self.last = max(self.last, event["time"])
         if name == "launched":
@@ -112,8 +100,8 @@ class RunRecord:
             self.host, self.pid = event["host"], event["pid"]
             self.set_aside.clear()
             for record in self.tasks.values():
-                # The launcher before died without a word about these.
-                if record.state in SEEN_ONLY_WHILE_RUNNING:
+                # The previous launcher died while these were open.
+                if record.state in OPEN_STATES:
                     record.state = "waiting"
         elif name == "set aside":
             self.set_aside[event["device"]] = event["reason"]
@@ -134,7 +122,7 @@ class RunRecord:
 
 
 def read_ledger(path: Path) -> RunRecord:
-    """Read a ledger; of a line that was cut off nothing is taken. Empty if there is no file."""
+    """Read a ledger; skips damaged lines. Empty if there is no file."""
     record = RunRecord()
     for event in _events(path):
         record.add(event)

@@ -1,7 +1,7 @@
-"""Gives each slot the next task as soon as it is free, until nothing is left.
+"""Gives each free slot the next task until none is left.
 
-The loop knows neither processes nor clusters nor files of a fold: executors carry tasks out, the
-ledger remembers, observers show. Time comes in through `Clock`, so that the same code runs
+Executors run tasks, the ledger records events, an observer shows them. The loop knows no
+processes, clusters or fold files, and takes the time from a `Clock`, so that it also runs
 simulations.
 """
 
@@ -10,130 +10,76 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clip_pkg.scheduling.devices import Device, usable_cores
-from clip_pkg.scheduling.health import DeviceGate, Verdict
+from clip_pkg.scheduling.devices import Device, DeviceGate, Verdict, usable_cores
 from clip_pkg.scheduling.job import Assignment, Executor, Job, JobState, Slot, SlotPool
-from clip_pkg.scheduling.ledger import Record
+from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import TaskQueue
-from clip_pkg.study.tasks import FailureKind, FoldFailure, FoldTask
+from clip_pkg.scheduling.retries import FailurePolicy
+from clip_pkg.study.tasks import FoldFailure, FoldTask
 
-# The same numbers would come out again.
-HOPELESS: frozenset[FailureKind] = frozenset({"diverged", "user error"})
-SMALLEST_MICRO_BATCH = 2  # BatchNorm has no statistics of one image
-SECONDS_FOR_DISK_SPACE = 30.0  # before the second attempt; doubled before each further one
-
-
-@dataclass(frozen=True)
-class Retry:
-    """Another attempt: of `task`, not before `delay` seconds; `reason` is for people."""
-
-    task: FoldTask
-    delay: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class FailurePolicy:
-    """Allows `retries` attempts beyond the first.
-
-    After running out of memory the next attempt computes each batch in two halves. The batch that
-    the loss sees stays whole, so that negatives and the effective batch size are what the config
-    says; what can differ is told in the fold's notices.
-    """
-
-    retries: int = 2
-
-    def decide(self, task: FoldTask, failure: FoldFailure, attempt: int) -> Retry | None:
-        """Return what to do after attempt number `attempt`; None gives up."""
-        if attempt > self.retries or failure.kind in HOPELESS:
-            return None
-        count = f"attempt {attempt + 1} of {self.retries + 1}"
-        if failure.kind == "out of memory":
-            whole = task.images_at_once
-            half = (whole + 1) // 2
-            if half < SMALLEST_MICRO_BATCH or half == whole:
-                return None
-            smaller = replace(task, micro_batch_size=half)
-            return Retry(smaller, 0.0, f"{count} computes its batches in parts of {half} images")
-        if failure.kind == "disk full":
-            delay = SECONDS_FOR_DISK_SPACE * 2 ** (attempt - 1)
-            return Retry(task, delay, f"{count} follows in {delay:.0f} s; free some space")
-        return Retry(task, 0.0, f"{count} follows in a fresh process")
-
-
-SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_BETWEEN_POLLS = 0.05
 SECONDS_BETWEEN_HEARTBEATS = 30.0
 FAILURES_OF_A_BAD_DEVICE = 3  # in a row, of different folds
 
 
 class Clock(Protocol):
-    """Time, real or simulated."""
+    """Real or simulated time."""
 
     def now(self) -> float:
-        """Seconds since whenever."""
+        """Seconds since an arbitrary moment; never decreases."""
         ...
 
     def wait(self) -> None:
-        """Let a little time pass."""
+        """Wait until the next poll."""
         ...
 
 
 class RealTime:
-    """The time of the clock on the wall."""
+    """Wall-clock time."""
 
     def now(self) -> float:
-        """Seconds since whenever, never backwards."""
         return time.monotonic()
 
     def wait(self) -> None:
-        """Sleep shortly."""
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+        time.sleep(SECONDS_BETWEEN_POLLS)
 
 
-class Observer(Protocol):
-    """Who wants to know: the terminal, the summaries."""
+class Observer:
+    """Receives the events of a run; shows nothing by itself."""
 
     def started(self, assignment: Assignment) -> None:
-        """A task has begun, or was handed to a cluster."""
-        ...
+        """A task was started or submitted to a cluster."""
 
     def ended(
         self, assignment: Assignment, state: JobState, failure: FoldFailure | None = None
     ) -> None:
-        """A task has ended for good; FAILED comes with its failure."""
-        ...
+        """A task has ended for good. `failure` is given if `state` is FAILED."""
 
     def retrying(self, assignment: Assignment, failure: FoldFailure, reason: str) -> None:
-        """An attempt failed and another one follows."""
-        ...
+        """An attempt failed; another one follows."""
 
     def set_aside(self, device: Device, reason: str) -> None:
         """A device gets no more tasks."""
-        ...
 
     def tick(self, running: Sequence[Assignment]) -> None:
-        """Time has passed."""
-        ...
+        """Called after every poll."""
 
 
 @dataclass
 class Outcome:
-    """How the tasks ended, by state.
+    """The tasks of a run by their final state.
 
-    stranded: too few devices were left that work. blocked: start from a pre-training that failed.
+    stranded: not started because too few usable devices were left. blocked: not started because
+    the pre-training they depend on failed.
     """
 
     by_state: dict[JobState, list[FoldTask]] = field(default_factory=dict)
     stranded: list[FoldTask] = field(default_factory=list)
     blocked: list[FoldTask] = field(default_factory=list)
-
-    def add(self, task: FoldTask, state: JobState) -> None:
-        """Note the end of a task."""
-        self.by_state.setdefault(state, []).append(task)
 
     def __getitem__(self, state: JobState) -> list[FoldTask]:
         return self.by_state.get(state, [])
@@ -141,33 +87,36 @@ class Outcome:
 
 @dataclass
 class _Running:
+    assignment: Assignment
     job: Job
     started: float
-    state: JobState
+    state: JobState = JobState.QUEUED
     hung: FoldFailure | None = None
 
     @property
-    def assignment(self) -> Assignment:
-        return self.job.assignment
+    def failure(self) -> FoldFailure:
+        failure = self.hung or self.job.failure
+        assert failure is not None, "a failed job says why"
+        return failure
 
 
 @dataclass
 class Loop:
     """The scheduling loop of one run.
 
-    log_file: names the log of a task on its slots. signs_of_life: when the task last got on, in
-    seconds since the epoch; None if it has not begun. slots_for_task: as many as it needs GPUs,
-    unless a slot is a job that gets as many as it needs. jobs_that_fit: how many folds like the one
-    that finished a device holds, for `--jobs-per-gpu auto`; None where that was not asked.
+    log_file: log of a task on a slot. last_progress: when a task last made progress, in seconds
+    since 1970; None if it has not started. slots_for_task: number of slots that a task takes.
+    jobs_that_fit: how many folds like a finished one fit on a device, for `--jobs-per-gpu auto`;
+    None otherwise.
     """
 
     pool: SlotPool
     queue: TaskQueue
     executor: Executor
-    ledger: Record
+    ledger: Ledger
     observer: Observer
     log_file: Callable[[FoldTask, Slot], Path]
-    signs_of_life: Callable[[FoldTask], float | None]
+    last_progress: Callable[[FoldTask], float | None]
     stop_requested: Callable[[], bool]
     gate: DeviceGate
     policy: FailurePolicy = field(default_factory=FailurePolicy)
@@ -188,86 +137,94 @@ class Loop:
         self._beat = self.clock.now()
 
     def run(self) -> Outcome:
-        """Carry out every task of the queue; a failure stops no other unless `fail_fast`.
+        """Run every task of the queue; a failure stops no other unless `fail_fast` is set.
 
-        When a stop is requested, running tasks are asked to checkpoint and nothing new starts.
+        When a stop is requested, running tasks write a checkpoint and nothing new starts.
         """
         while self.queue or self._running or self._delayed:
             if self.stop_requested() and not self._stopping:
                 self._stop()
             for running in list(self._running):
-                self._look_at(running)
-            self._bring_back()
-            with self.executor.batch():
-                self._start_what_fits()
-            self._heartbeat()
+                self._poll(running)
+            now = self.clock.now()
+            for due, task in list(self._delayed):
+                if now >= due:
+                    self._delayed.remove((due, task))
+                    self.queue.add(task)
+            self._start(self._assign())
+            if self.clock.now() - self._beat >= SECONDS_BETWEEN_HEARTBEATS:
+                self._beat = self.clock.now()
+                self.ledger.append("heartbeat", running=len(self._running), waiting=len(self.queue))
             self.observer.tick(
                 [one.assignment for one in self._running if one.state is JobState.RUNNING]
             )
             if not self._running and self.queue and self.pool.size == 0:
-                self._give_up()
+                for task in self.queue.clear():  # without a usable device the next run takes them
+                    self._strand(task)
             if self._running or self._delayed or self.queue:
                 self.clock.wait()
         return self._outcome
 
     # --- starting
 
-    def _start_what_fits(self) -> None:
+    def _assign(self) -> list[Assignment]:
+        """Lease free slots to the next tasks."""
+        assignments: list[Assignment] = []
         for slot in self.pool.free():
             task = self.queue.peek(slot)
             if task is None or slot not in self.pool.free() or not self._passes(slot):
                 continue
-            if self.slots_for_task(task) > self.pool.usable_devices:
+            wanted = self.slots_for_task(task)
+            if wanted > self.pool.usable_devices:
                 self.queue.take(slot)
                 self._strand(task)
                 continue
-            slots = self._slots_for(task, slot)
-            if slots is None:
-                # A task for several GPUs holds those that are free until there are enough.
-                return
-            self._start(self.queue.take(slot) or task, slots)
-
-    def _slots_for(self, task: FoldTask, first: Slot) -> tuple[Slot, ...] | None:
-        """As many free slots on different devices as the task needs, `first` among them."""
-        chosen, wanted = [first], self.slots_for_task(task)
-        for slot in self.pool.free():
-            if len(chosen) == wanted:
-                break
-            if slot.device not in [one.device for one in chosen] and self._passes(slot):
-                chosen.append(slot)
-        return tuple(chosen) if len(chosen) == wanted else None
+            slots = [slot]
+            for other in self.pool.free():
+                if len(slots) == wanted:
+                    break
+                if other.device not in [one.device for one in slots] and self._passes(other):
+                    slots.append(other)
+            if len(slots) < wanted:
+                break  # a task for several GPUs reserves the free ones until there are enough
+            task = self.queue.take(slot) or task
+            self.pool.lease(slots)
+            key = (task.run_dir, task.fold)
+            attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
+            threads = max(1, self.cores * len(slots) // self.pool.size)
+            log = self.log_file(task, slot)
+            assignments.append(Assignment(task, tuple(slots), log, threads, attempt))
+        return assignments
 
     def _passes(self, slot: Slot) -> bool:
         """Whether the device can be used; one that cannot is set aside."""
         if not self.pool.is_idle(slot.device):
-            return True  # what is on it is ours
+            return True  # this run uses it already
         verdict, reason = self.gate.check(slot.device, self.clock.now())
         if verdict is Verdict.UNUSABLE:
             self._put_aside(slot.device, reason)
         return verdict is Verdict.READY
 
-    def _start(self, task: FoldTask, slots: tuple[Slot, ...]) -> None:
-        key = (task.run_dir, task.fold)
-        attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
-        log = self.log_file(task, slots[0])
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.pool.lease(slots)
-        threads = max(1, self.cores * len(slots) // self.pool.size)
-        job = self.executor.submit(Assignment(task, slots, log, threads, attempt))
-        running = _Running(job, self.clock.now(), JobState.QUEUED)
-        self._running.append(running)
-        self.observer.started(job.assignment)
-        self._record("queued", job)
+    def _start(self, assignments: Sequence[Assignment]) -> None:
+        for one in assignments:
+            one.log_file.parent.mkdir(parents=True, exist_ok=True)
+        if not assignments:
+            return
+        for one, job in zip(assignments, self.executor.submit(assignments), strict=True):
+            running = _Running(one, job, self.clock.now())
+            self._running.append(running)
+            self.observer.started(one)
+            self._record("queued", running)
 
     # --- watching
 
-    def _look_at(self, running: _Running) -> None:
+    def _poll(self, running: _Running) -> None:
         state = running.job.poll()
         if state is JobState.RUNNING and running.state is JobState.QUEUED:
             running.started = self.clock.now()
-            self._record("running", running.job)
+            self._record("running", running)
         elif state is JobState.QUEUED and running.state is JobState.RUNNING:
-            self._record("queued", running.job)  # its cluster lets it wait again
+            self._record("queued", running)  # its cluster has put it back into the queue
         running.state = state
         if state is JobState.RUNNING and running.hung is None:
             self._check_progress(running)
@@ -277,15 +234,15 @@ class Loop:
             self.pool.release(running.assignment.slots)
 
     def _check_progress(self, running: _Running) -> None:
-        """Kill what has not moved for too long."""
+        """Kill a task that made no progress for too long."""
         still = self.clock.now() - running.started
         if still < self.stall_timeout:
             return
-        alive = self.signs_of_life(running.assignment.task)
-        if alive is not None:
-            still = min(still, time.time() - alive)
+        task = running.assignment.task
+        latest = self.last_progress(task)
+        if latest is not None:
+            still = min(still, time.time() - latest)
         if still >= self.stall_timeout:
-            task = running.assignment.task
             running.hung = FoldFailure(
                 identity=task.identity,
                 fold=task.fold,
@@ -296,68 +253,58 @@ class Loop:
             running.job.kill()
 
     def _end(self, running: _Running, state: JobState) -> None:
-        assignment, device = running.assignment, running.assignment.device
-        seconds = self.clock.now() - running.started
+        task, device = running.assignment.task, running.assignment.device
+        failure = None
         if state is JobState.DONE:
-            self.queue.learn(assignment.task, seconds)
+            seconds = self.clock.now() - running.started
+            self.queue.learn(task, seconds)
             self._strikes.pop(device.id, None)
-            self._record("done", running.job, seconds=round(seconds, 3))
+            self._record("done", running, seconds=round(seconds, 3))
             if self.jobs_that_fit is not None:
-                self.pool.grow(device, self.jobs_that_fit(device, assignment.task))
+                self.pool.grow(device, self.jobs_that_fit(device, task))
         elif state is JobState.INTERRUPTED or (self._stopping and running.hung is None):
             state = JobState.INTERRUPTED
-            self._record("interrupted", running.job)
-        elif self._failed(running):
-            return
-        failure = self._why(running) if state is JobState.FAILED else None
-        self._outcome.add(assignment.task, state)
-        if assignment.task.is_pretraining:
-            self._let_go(assignment.task, state)
-        self.observer.ended(assignment, state, failure)
+            self._record("interrupted", running)
+        else:
+            failure = running.failure
+            if self._retries(running, failure):
+                return
+        self._outcome.by_state.setdefault(state, []).append(task)
+        if task.is_pretraining:
+            self._release_dependents(task, state)
+        self.observer.ended(running.assignment, state, failure)
 
-    def _let_go(self, pretraining: FoldTask, state: JobState) -> None:
-        """Let the folds that waited for a pre-training begin, or give them up."""
-        if state is JobState.DONE:
-            self.queue.release(pretraining)
-            return
-        for task in self.queue.withdraw(pretraining):
-            self.ledger.append(
-                "cancelled",
-                config=task.name,
-                fold=task.fold,
-                reason=f"{pretraining.label} is not done",
-            )
-            self._outcome.blocked.append(task)
-
-    def _failed(self, running: _Running) -> bool:
-        """Deal with a failed attempt; returns whether another one follows."""
-        assignment, job = running.assignment, running.job
-        failure = self._why(running)
+    def _retries(self, running: _Running, failure: FoldFailure) -> bool:
+        """Record a failed attempt; returns whether another one follows."""
+        assignment = running.assignment
         retry = self.policy.decide(assignment.task, failure, assignment.attempt)
         event = "diverged" if failure.kind == "diverged" else "failed"
-        self._record(event, job, kind=failure.kind, reason=failure.reason, retry=bool(retry))
+        self._record(event, running, kind=failure.kind, reason=failure.reason, retry=bool(retry))
         self._strike(assignment.device, failure)
         if retry is not None:
             self.observer.retrying(assignment, failure, retry.reason)
             self._delayed.append((self.clock.now() + retry.delay, retry.task))
-            return True
-        if self.fail_fast:
+        elif self.fail_fast:
             self._stop()
-        return False
+        return retry is not None
 
-    def _why(self, running: _Running) -> FoldFailure:
-        failure = running.hung or running.job.failure
-        assert failure is not None, "a failed job says why"
-        return failure
+    def _release_dependents(self, pretraining: FoldTask, state: JobState) -> None:
+        """Let the folds that depend on a pre-training start, or give them up if it failed."""
+        if state is JobState.DONE:
+            self.queue.release(pretraining)
+            return
+        reason = f"{pretraining.label} is not done"
+        for task in self.queue.withdraw(pretraining):
+            self.ledger.append("cancelled", config=task.name, fold=task.fold, reason=reason)
+            self._outcome.blocked.append(task)
 
     def _strike(self, device: Device, failure: FoldFailure) -> None:
-        """Set a GPU aside on which one fold after another fails, while others work."""
+        """Set aside a GPU on which one fold after another fails, if there are others."""
         if device.cluster or failure.kind in ("diverged", "user error", "disk full"):
             return  # a place in a cluster is on another GPU each time
         self._strikes[device.id] = self._strikes.get(device.id, 0) + 1
-        others = [one for one in self.pool.devices if one.id not in self.pool.set_aside]
-        if self._strikes[device.id] >= FAILURES_OF_A_BAD_DEVICE and len(others) > 1:
-            count = self._strikes[device.id]
+        count = self._strikes[device.id]
+        if count >= FAILURES_OF_A_BAD_DEVICE and self.pool.usable_devices > 1:
             self._put_aside(device, f"{count} attempts in a row failed there: {failure.reason}")
 
     def _put_aside(self, device: Device, reason: str) -> None:
@@ -370,43 +317,25 @@ class Loop:
 
     def _stop(self) -> None:
         self._stopping = True
-        waiting = [*self.queue.clear(), *(task for _, task in self._delayed)]
-        self._delayed.clear()
-        for task in waiting:
+        for task in (*self.queue.clear(), *(task for _, task in self._delayed)):
             self.ledger.append("cancelled", config=task.name, fold=task.fold)
+        self._delayed.clear()
         for running in self._running:
             running.job.stop()
-
-    def _give_up(self) -> None:
-        """Without a device that works the rest waits for the next run."""
-        for task in self.queue.clear():
-            self._strand(task)
 
     def _strand(self, task: FoldTask) -> None:
         self.ledger.append("cancelled", config=task.name, fold=task.fold)
         self._outcome.stranded.append(task)
 
-    def _bring_back(self) -> None:
-        now = self.clock.now()
-        for due, task in list(self._delayed):
-            if now >= due:
-                self._delayed.remove((due, task))
-                self.queue.add(task)
-
-    def _heartbeat(self) -> None:
-        if self.clock.now() - self._beat >= SECONDS_BETWEEN_HEARTBEATS:
-            self._beat = self.clock.now()
-            self.ledger.append("heartbeat", running=len(self._running), waiting=len(self.queue))
-
-    def _record(self, event: str, job: Job, **details: object) -> None:
-        assignment = job.assignment
+    def _record(self, event: str, running: _Running, **details: object) -> None:
+        assignment = running.assignment
         self.ledger.append(
             event,
             config=assignment.task.name,
             fold=assignment.task.fold,
             attempt=assignment.attempt,
             device=assignment.place["device_id"],
-            process=job.process,
+            process=running.job.process,
             log_file=str(assignment.log_file),
             **details,
         )

@@ -15,12 +15,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from clip_pkg.scheduling.devices import Device, joint_environment
-from clip_pkg.scheduling.job import Assignment, JobState, lay_out
+from clip_pkg.scheduling.devices import Device, child_environment
+from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.study.tasks import (
     FoldFailure,
     Identity,
@@ -41,7 +40,7 @@ class Worker:
             [sys.executable, "-m", "clip_pkg.training.worker", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=joint_environment(devices, os.environ),
+            env=child_environment(devices, os.environ),
             start_new_session=True,  # Ctrl-C reaches the launcher only; it decides what to do
             text=True,
             encoding="utf-8",
@@ -189,8 +188,11 @@ class ProcessExecutor:
         self._workers: dict[str, Worker] = {}
         self._jobs: dict[str, ProcessJob] = {}
 
-    def submit(self, assignment: Assignment) -> ProcessJob:
-        """Start on the slot's worker, or on a fresh one if the last task there failed."""
+    def submit(self, assignments: Sequence[Assignment]) -> list[ProcessJob]:
+        return [self._start(one) for one in assignments]
+
+    def _start(self, assignment: Assignment) -> ProcessJob:
+        """Start on the slot's worker, or on a new one if the last task there failed."""
         key = "+".join(slot.name for slot in assignment.slots)
         previous = self._jobs.get(key)
         if previous is not None and previous.poll() is not JobState.DONE:
@@ -198,13 +200,9 @@ class ProcessExecutor:
         self._close_overlapping(key, assignment)
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
-        lay_out(assignment.task)
+        prepare(assignment.task)
         worker.send(assignment)
         return job
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Each task starts at once."""
-        return nullcontext()
 
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:
         """Return the worker of a slot (or of several, by their joint name); started if none."""

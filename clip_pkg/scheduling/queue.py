@@ -1,10 +1,10 @@
-"""Which task comes next: the longest first, so that no device works alone at the end.
+"""The order of tasks: longest first, so that the devices finish at about the same time.
 
-A fold that starts from a pre-training waits until that is done; pre-trainings come before all else.
+Graham 1969 (SIAM J. Appl. Math. 17) bounds the makespan of this order by 4/3 of the optimum.
+Pre-trainings come before everything else; folds that depend on one wait until it is done.
 
-How long a fold takes is estimated: like the finished folds of its config, else in proportion to
-the pixels it will see, at the speed that finished folds with the same image encoder had. Graham
-1969 (SIAM J. Appl. Math. 17) bounds the makespan of this order by 4/3 of the best one.
+The duration of a fold is estimated as the mean of the finished folds of its config, else as its
+number of pixels times the speed of finished folds with the same image encoder.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import TypeAlias
 from clip_pkg.scheduling.job import Slot
 from clip_pkg.study.tasks import FoldTask
 
-DRIFT = 0.05  # change of estimates that is worth sorting again
-MEMORY = 50  # durations that an estimate looks back on
-VIEWS = 2  # of each image, that a pre-training looks at
-TYPICAL_SECONDS_PER_GIGAPIXEL = 10.0  # before anything is known; only proportions matter then
+DRIFT = 0.05  # relative change of a speed after which the queue is sorted again
+MAX_DURATIONS = 50  # the latest ones that an estimate is made of
+VIEWS = 2  # of each image, in a pre-training
+TYPICAL_SECONDS_PER_GIGAPIXEL = 10.0  # until a fold has finished; only ratios matter then
 
 _Entry: TypeAlias = "tuple[int, float, int, int, tuple[str, str | None]]"
 
 
 def pixels(task: FoldTask) -> float:
-    """Gigapixels that a fold's training looks at: images × epochs × pixels of one."""
+    """Gigapixels that the training of a fold processes: images × epochs × pixels per image."""
     config = task.config
     images = task.n_images * (1 - 1 / max(task.n_folds, 2))
     if task.is_pretraining:
@@ -38,7 +38,7 @@ def pixels(task: FoldTask) -> float:
 
 
 class Estimates:
-    """Seconds that folds take; learns from those that finished."""
+    """Expected durations of folds, learned from finished ones."""
 
     def __init__(self) -> None:
         self._of_config: dict[str, deque[float]] = {}
@@ -48,7 +48,7 @@ class Estimates:
 
     @property
     def knows_anything(self) -> bool:
-        """Whether a fold has finished; before that only proportions mean something."""
+        """Whether a fold has finished; until then only ratios of estimates are meaningful."""
         return self._overall is not None
 
     def knows(self, task: FoldTask) -> bool:
@@ -56,29 +56,29 @@ class Estimates:
         return encoder_of(task) in self._speed
 
     def learn(self, task: FoldTask, seconds: float) -> None:
-        """Note that a fold took so long."""
+        """Add the duration of a finished fold."""
         encoder = encoder_of(task)
-        durations = self._of_config.setdefault(task.identity.config, deque(maxlen=MEMORY))
+        durations = self._of_config.setdefault(task.identity.config, deque(maxlen=MAX_DURATIONS))
         durations.append(seconds)
-        speeds = self._speeds.setdefault(encoder, deque(maxlen=MEMORY))
+        speeds = self._speeds.setdefault(encoder, deque(maxlen=MAX_DURATIONS))
         speeds.append(seconds / max(pixels(task), 1e-12))
         self._speed[encoder] = statistics.median(speeds)
         self._overall = statistics.median(self._speed.values())
 
     def seconds(self, task: FoldTask) -> float:
-        """Expected duration of a fold."""
+        """Expected duration of a fold in seconds."""
         known = self._of_config.get(task.identity.config)
         return statistics.fmean(known) if known else self.speed(task) * pixels(task)
 
     def speed(self, task: FoldTask) -> float:
-        """Seconds per gigapixel: of the same encoder, else of all, else a guess."""
+        """Seconds per gigapixel of this encoder, else of all encoders, else a guess."""
         if self._overall is None:
             return TYPICAL_SECONDS_PER_GIGAPIXEL
         return self._speed.get(encoder_of(task), self._overall)
 
 
 def encoder_of(task: FoldTask) -> str:
-    """What a fold's speed depends on most: its encoder, and what is done with it."""
+    """Key of the speeds: the image encoder, and whether it is frozen or pre-trained."""
     name = str(task.config["image_encoder_name"])
     if task.is_pretraining:
         return f"{name}, pre-training"
@@ -88,14 +88,14 @@ def encoder_of(task: FoldTask) -> str:
 def seconds_left(
     tasks: Iterable[FoldTask], shares: Mapping[str, float], estimates: Estimates, slots: int
 ) -> float:
-    """Expected time until all tasks are done; `shares`: label → part that is done already."""
+    """Expected seconds until all tasks are done. shares: label → finished share, 0 to 1."""
     work = sum(estimates.seconds(task) * (1 - shares.get(task.label, 0.0)) for task in tasks)
     return work / max(1, slots)
 
 
 @dataclass
 class _Group:
-    """Waiting tasks of one config, in the given order; they all are expected to take as long."""
+    """Waiting tasks of one config in the given order; their expected durations are equal."""
 
     sample: FoldTask
     pin: str | None
@@ -104,11 +104,11 @@ class _Group:
 
 
 class TaskQueue:
-    """Waiting tasks: first one of each image encoder that nothing is known of, then the longest.
+    """Waiting tasks: first one of each image encoder of unknown speed, then the longest.
 
-    Those that start from a pre-training among `tasks` are there and not to be had until `release`.
-    Among equals the given order is kept. A task whose config has a `gpu_id` among the `listed`
-    device ids waits for that device; a pin to a device that the run does not have is no pin.
+    Ties keep the given order. Tasks that depend on a pre-training among `tasks` are held back until
+    `release`. A task whose config has a `gpu_id` among the `listed` device ids waits for that
+    device; any other `gpu_id` is ignored.
     """
 
     def __init__(
@@ -118,14 +118,14 @@ class TaskQueue:
         self._listed = frozenset(listed)
         self._order: dict[tuple[str, int], int] = {}
         self._groups: dict[tuple[str, str | None], _Group] = {}
-        # Of each pin: (not a probe, −seconds, order, version, key); outdated versions are skipped.
+        # By pin: (rank, ±seconds, order, version, key); entries of outdated versions are skipped.
         self._heaps: dict[str | None, list[_Entry]] = {}
-        self._probed: set[str] = set()  # encoders of which a task was taken
+        self._probed: set[str] = set()  # encoders of which a task has started
         self._sorted_by: dict[str, float] = {}  # encoder → speed at the last sort
         self._count = 0
         self._version = 0
         given = list(tasks)
-        # By the folder of the pre-training that they start from and that is not done.
+        # By the folder of the unfinished pre-training that they depend on.
         self._held: dict[str, list[FoldTask]] = {
             task.run_dir: [] for task in given if task.is_pretraining
         }
@@ -136,7 +136,7 @@ class TaskQueue:
         return self._count
 
     def add(self, task: FoldTask) -> None:
-        """Put a task in, or back in: its place among equals stays."""
+        """Add a task, or return it: its place among ties stays."""
         order = self._order.setdefault((task.run_dir, task.fold), len(self._order))
         if task.starts_from in self._held:
             self._held[task.starts_from].append(task)
@@ -152,7 +152,7 @@ class TaskQueue:
             self._push(key)
 
     def learn(self, task: FoldTask, seconds: float) -> None:
-        """Note a duration; sorts again where that changes what comes first."""
+        """Add a duration; sorts again if that can change the order."""
         self.estimates.learn(task, seconds)
         for pin in (None, *self._listed):
             if (task.identity.config, pin) in self._groups:
@@ -165,12 +165,12 @@ class TaskQueue:
                 self._push(key)
 
     def peek(self, slot: Slot) -> FoldTask | None:
-        """The task that this slot should take next; None if there is none for it."""
+        """Return the next task for this slot, or None."""
         group = self._best(slot)
         return group.tasks[0][1] if group else None
 
     def take(self, slot: Slot) -> FoldTask | None:
-        """Remove and return what `peek` shows."""
+        """Remove and return the next task for this slot, or None."""
         group = self._best(slot)
         if group is None:
             return None
@@ -181,24 +181,24 @@ class TaskQueue:
         return task
 
     def unlist(self, device_id: str) -> None:
-        """Let the tasks that are pinned to a device go anywhere: it is not used any more."""
+        """Unpin the tasks of a device that is no longer used."""
         self._listed -= {device_id}
         for task in self._removed([key for key in self._groups if key[1] == device_id]):
             self.add(task)
 
     def release(self, pretraining: FoldTask) -> None:
-        """Let the tasks go that start from a pre-training: it is done."""
+        """Make the tasks available that depend on this pre-training, which is done."""
         for task in self.withdraw(pretraining):
             self.add(task)
 
     def withdraw(self, pretraining: FoldTask) -> list[FoldTask]:
-        """Remove and return the tasks that start from a pre-training, in the given order."""
+        """Remove and return the tasks that depend on a pre-training, in the given order."""
         held = self._held.pop(pretraining.run_dir, [])
         self._count -= len(held)
         return held
 
     def clear(self) -> list[FoldTask]:
-        """Remove and return everything, in the given order."""
+        """Remove and return all tasks, in the given order."""
         held = [task for tasks in self._held.values() for task in tasks]
         self._held.clear()
         self._count -= len(held)
@@ -214,7 +214,7 @@ class TaskQueue:
         return [task for _, task in tasks]
 
     def _push(self, key: tuple[str, str | None]) -> None:
-        """Put a group where its first task belongs now; what it had before is outdated."""
+        """Push an entry for the first task of a group; its earlier entries are outdated."""
         group = self._groups[key]
         self._version += 1
         group.version = self._version
@@ -224,7 +224,7 @@ class TaskQueue:
         order, task = group.tasks[0]
         probes = encoder_of(task) not in self._probed and not self.estimates.knows(task)
         seconds = self.estimates.seconds(task)
-        # A probe is to tell soon how fast its encoder is: of these the shortest goes first.
+        # A probe measures the speed of its encoder: the shortest task gives it soonest.
         rank = (0, seconds) if probes else (1, -seconds)
         if task.is_pretraining:
             rank = (-1, -seconds)
@@ -238,7 +238,7 @@ class TaskQueue:
             if group is not None and group.version == entry[3]:
                 if entry[0] != 0 or encoder_of(group.sample) not in self._probed:
                     return entry
-                self._push(entry[4])  # its encoder has a probe by now
+                self._push(entry[4])  # a probe of its encoder has started in the meantime
             heapq.heappop(heap)
         return None
 

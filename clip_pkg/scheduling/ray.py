@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.job import Assignment, JobState, lay_out
+from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.scheduling.process import crash, failure_from, how_it_ended
 from clip_pkg.scheduling.ray_connection import Connection, Layout
 from clip_pkg.scheduling.ray_seat import Seat, SeatLost
@@ -168,9 +168,12 @@ class RayExecutor:
         self._seats: list[Seat] = []
         self._idle: list[Seat] = []
 
-    def submit(self, assignment: Assignment) -> RayJob:
+    def submit(self, assignments: Sequence[Assignment]) -> list[RayJob]:
+        return [self._start(one) for one in assignments]
+
+    def _start(self, assignment: Assignment) -> RayJob:
         """Hand to an actor that is free, or let Ray find room for another one."""
-        lay_out(assignment.task)
+        prepare(assignment.task)
         gpus = assignment.task.gpus
         seat = next((one for one in self._idle if one.gpus == gpus), None)
         if seat is None:
@@ -179,10 +182,6 @@ class RayExecutor:
         else:
             self._idle.remove(seat)
         return RayJob(self, assignment, seat)
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Each task travels alone."""
-        return nullcontext()
 
     def ready_seat(self, seat: Seat) -> Seat:
         """Return the seat, or an idle one that has room already in exchange for it."""

@@ -1,28 +1,26 @@
-"""The real scheduling loop against durations instead of folds."""
+"""The scheduling loop with simulated folds, to predict how long a run takes."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.health import OpenGate
+from clip_pkg.scheduling.devices import Device, OpenGate
 from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
-from clip_pkg.scheduling.ledger import Nowhere
-from clip_pkg.scheduling.loop import Loop
+from clip_pkg.scheduling.ledger import Ledger
+from clip_pkg.scheduling.loop import Loop, Observer
 from clip_pkg.scheduling.queue import Estimates, TaskQueue
 from clip_pkg.study.tasks import FoldFailure, FoldTask
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came out.
+    """Result of a simulation.
 
     makespan: seconds from the first start to the last end. work: sum of all durations times their
-    GPUs. lower_bound: what no order could beat, max(work / slots, longest).
+    GPUs. lower_bound: bound on the makespan of any order, max(work / slots, longest).
     """
 
     makespan: float
@@ -32,7 +30,7 @@ class Simulation:
 
     @property
     def utilisation(self) -> float:
-        """Share of the slots' time in which they worked."""
+        """Share of the makespan in which the slots were busy, 0 to 1."""
         return self.work / (self.slots * self.makespan) if self.makespan else 1.0
 
 
@@ -44,15 +42,14 @@ class SimulatedTime:
     _ends: list[float] = field(default_factory=list)
 
     def now(self) -> float:
-        """Seconds since the start."""
         return self._now
 
     def expect(self, moment: float) -> None:
-        """Something will happen then."""
+        """Add a moment at which a job ends."""
         heapq.heappush(self._ends, moment)
 
     def wait(self) -> None:
-        """Go on to the next moment at which something happens."""
+        """Jump to the next moment at which a job ends."""
         while self._ends and self._ends[0] <= self._now:
             heapq.heappop(self._ends)
         if self._ends:
@@ -63,21 +60,19 @@ class SimulatedTime:
 class SimulatedJob:
     """Runs until `end`."""
 
-    assignment: Assignment
     end: float
     clock: SimulatedTime
     process: str = ""
     failure: FoldFailure | None = None
 
     def poll(self) -> JobState:
-        """Whether its time is over."""
         return JobState.DONE if self.clock.now() >= self.end else JobState.RUNNING
 
     def stop(self) -> None:
-        """Nobody stops a simulation."""
+        """A simulation is never stopped."""
 
     def kill(self) -> None:
-        """Nobody kills in a simulation."""
+        """A simulated fold never hangs."""
 
 
 @dataclass(frozen=True)
@@ -87,39 +82,14 @@ class SimulatedExecutor:
     clock: SimulatedTime
     duration: Callable[[FoldTask], float]
 
-    def submit(self, assignment: Assignment) -> SimulatedJob:
-        """Begin now."""
-        end = self.clock.now() + self.duration(assignment.task)
-        self.clock.expect(end)
-        return SimulatedJob(assignment, end, self.clock)
-
-    def batch(self) -> AbstractContextManager[None]:
-        """Nothing travels."""
-        return nullcontext()
+    def submit(self, assignments: Sequence[Assignment]) -> list[SimulatedJob]:
+        ends = [self.clock.now() + self.duration(one.task) for one in assignments]
+        for end in ends:
+            self.clock.expect(end)
+        return [SimulatedJob(end, self.clock) for end in ends]
 
     def close(self) -> None:
-        """Nothing is left behind."""
-
-
-class Silence:
-    """An observer that shows nothing."""
-
-    def started(self, assignment: Assignment) -> None:
-        """See `Observer`."""
-
-    def ended(
-        self, assignment: Assignment, state: JobState, failure: FoldFailure | None = None
-    ) -> None:
-        """See `Observer`."""
-
-    def retrying(self, assignment: Assignment, failure: FoldFailure, reason: str) -> None:
-        """See `Observer`."""
-
-    def set_aside(self, device: Device, reason: str) -> None:
-        """See `Observer`."""
-
-    def tick(self, running: Sequence[Assignment]) -> None:
-        """See `Observer`."""
+        """There is no process to end."""
 
 
 def simulate(
@@ -132,8 +102,7 @@ def simulate(
 ) -> Simulation:
     """Schedule `tasks` as a run would, each taking `duration(task)` seconds.
 
-    `estimates` is what the scheduler believes beforehand; it learns while time passes, and never
-    sees a duration before its end.
+    estimates: what the scheduler knows at the start. It learns a duration only when the task ends.
     """
     clock = SimulatedTime()
     log = Path("simulated.log")
@@ -146,10 +115,10 @@ def simulate(
             [device.id for device in devices],
         ),
         executor=SimulatedExecutor(clock, duration),
-        ledger=Nowhere(),
-        observer=Silence(),
+        ledger=Ledger(None),
+        observer=Observer(),
         log_file=lambda task, slot: log,
-        signs_of_life=lambda task: None,
+        last_progress=lambda task: None,
         stop_requested=lambda: False,
         gate=OpenGate(),
         clock=clock,
@@ -161,5 +130,5 @@ def simulate(
 
 
 def numbered_gpus(count: int) -> tuple[Device, ...]:
-    """GPUs that do not exist, for simulations."""
+    """Imaginary GPUs for simulations."""
     return tuple(Device(str(number), f"GPU-{number}", "simulated") for number in range(count))

@@ -26,7 +26,7 @@ from submitit.core.utils import (
 )
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.scheduling.job import Assignment, JobState, lay_out
+from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.scheduling.process import LINES_OF_A_CRASH, last_lines
 from clip_pkg.scheduling.slurm_options import SlurmOptions, sbatch_parameters
 from clip_pkg.scheduling.slurm_queue import QueuedJob, SlurmQueue, Snapshot, job_name
@@ -179,7 +179,11 @@ class SlurmExecutor:
         self._is_collecting = False
         self._began = False
 
-    def submit(self, assignment: Assignment) -> SlurmJob:
+    def submit(self, assignments: Sequence[Assignment]) -> list[SlurmJob]:
+        with self.batch():
+            return [self._start(one) for one in assignments]
+
+    def _start(self, assignment: Assignment) -> SlurmJob:
         """Hand to the cluster, at the end of the batch."""
         job = SlurmJob(assignment, self._queue, self._folder)
         self._collected.append(job)
@@ -212,7 +216,7 @@ class SlurmExecutor:
 
     def _send(self, gpus: int, jobs: Sequence[SlurmJob]) -> None:
         for job in jobs:
-            lay_out(job.assignment.task)
+            prepare(job.assignment.task)
         parameters = sbatch_parameters(
             self._options,
             gpus,

@@ -15,9 +15,8 @@ from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.scheduling import process as processes
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, Slot
-from clip_pkg.scheduling.loop import FailurePolicy
+from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.tasks import FoldFailure, FoldTask, Identity, read_record, write_record
-
 
 # Each kind of CPU adds up a batch and its micro-batches in an order of its own; two epochs of AdamW
 # carry that on. Losses of another set of negatives would differ by more than a tenth.
@@ -60,7 +59,7 @@ def test_a_fold_that_ran_out_of_memory_is_finished_in_micro_batches(
     room: list[int], train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
 ) -> None:
     shown = train("--config-file", write_configs({"name": "a", "use_cv": False}))
-    assert "attempt 2 of 3 computes its batches in parts of 4 images" in shown
+    assert "attempt 2 of 3 uses micro-batches of 4 images" in shown
     summary = read(tmp_path / "out/a/cv_summary.json")
     assert summary["complete"]
     (notice,) = summary["notices"]
@@ -86,7 +85,7 @@ def test_without_batch_norm_nothing_differs_but_rounding(
     path = write_configs({"name": "a", **vit})
     train("--config-file", path, output="whole")
     request.getfixturevalue("room")
-    assert "in parts of 4 images" in train("--config-file", path, output="parts")
+    assert "micro-batches of 4 images" in train("--config-file", path, output="parts")
     assert read(tmp_path / "parts/a/cv_summary.json")["notices"] == []
     for fold in (1, 2):
         whole, parts = (
@@ -116,7 +115,7 @@ def test_a_worker_is_told_the_task_of_this_attempt(
     retry = FailurePolicy().decide(first, failure, attempt=1)
     assert retry is not None
     slots = (Slot(Device("cpu", "", "CPU")),)
-    processes.ProcessExecutor().submit(Assignment(retry.task, slots, tmp_path / "log", 1, 2))
+    processes.ProcessExecutor().submit([Assignment(retry.task, slots, tmp_path / "log", 1, 2)])
     assert read_record(FoldTask, first.paths.task) == retry.task
     assert retry.task.micro_batch_size == 4
 

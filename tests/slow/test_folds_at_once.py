@@ -22,15 +22,13 @@ PRETENDED_GPU = """
 import importlib.abc, importlib.util, sys
 
 def change(module):
-    if module.__name__.endswith("devices"):
-        module.installed_gpus = lambda: (module.Gpu(0, "GPU-pretended", "pretended"),)
-        module.Device.torch_name = property(lambda device: "cpu")
-    else:
-        module.gpu_memory = lambda device: module.Memory(8 << 30, 8 << 30)
+    module.installed_gpus = lambda: (module.Gpu(0, "GPU-pretended", "pretended"),)
+    module.Device.torch_name = property(lambda device: "cpu")
+    module.gpu_memory = lambda device: module.Memory(8 << 30, 8 << 30)
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name not in ("clip_pkg.scheduling.devices", "clip_pkg.scheduling.health"):
+        if name != "clip_pkg.scheduling.devices":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -269,7 +269,7 @@ class Cluster:
         one = task(self.root, fold, gpus)
         one.paths.root.mkdir(parents=True, exist_ok=True)
         slot = Slot(places(self.executor.layout)[0])
-        return self.executor.submit(Assignment(one, (slot,), self.root / "a.log", 1))
+        return self.executor.submit([Assignment(one, (slot,), self.root / "a.log", 1)])[0]
 
     def running(self, fold: int = 1) -> tuple[ray_cluster.RayJob, FakeSeat]:
         job = self.submit(fold)

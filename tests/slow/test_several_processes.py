@@ -214,7 +214,7 @@ def test_whatever_happens_to_them_they_end_together_and_go_on_later(
 
     # One of the two is killed: the other one does not wait for it.
     try:
-        job = executor.submit(assignment)
+        (job,) = executor.submit([assignment])
         ranks = begun(int(job.process.removeprefix("pid ")))
         next(rank for rank in ranks if rank.environ()["RANK"] == "1").kill()
         wait_for(lambda: job.poll() is JobState.FAILED, 20)
@@ -248,7 +248,7 @@ def test_whatever_happens_to_them_they_end_together_and_go_on_later(
     # The next attempt finishes it.
     executor = ProcessExecutor()
     try:
-        job = executor.submit(assignment)
+        (job,) = executor.submit([assignment])
         wait_for(lambda: job.poll().is_over)
         assert job.poll() is JobState.DONE, job.failure
     finally:

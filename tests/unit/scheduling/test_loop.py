@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.scheduling.devices import Device
-from clip_pkg.scheduling.health import OpenGate, Verdict
+from clip_pkg.scheduling.devices import Device, OpenGate, Verdict
 from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
-from clip_pkg.scheduling.ledger import Ledger, Nowhere, Record, read_ledger
-from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, FailurePolicy, Loop, Outcome
+from clip_pkg.scheduling.ledger import Ledger, read_ledger
+from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, Loop, Observer, Outcome
 from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.tasks import FailureKind, FoldFailure, FoldTask
 from support.fold_tasks import after, gpu, gpus, pretraining, task
 
@@ -73,7 +72,10 @@ class FakeExecutor:
     submitted: list[Assignment] = field(default_factory=list)
     jobs: list[FakeJob] = field(default_factory=list)
 
-    def submit(self, assignment: Assignment) -> FakeJob:
+    def submit(self, assignments: Sequence[Assignment]) -> list[FakeJob]:
+        return [self.start(one) for one in assignments]
+
+    def start(self, assignment: Assignment) -> FakeJob:
         taken = {
             slot.name for job in self.jobs if job.ended is None for slot in job.assignment.slots
         }
@@ -87,24 +89,18 @@ class FakeExecutor:
         self.jobs.append(job)
         return job
 
-    def batch(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     def close(self) -> None:
         pass
 
 
 @dataclass
-class Notes:
-    """An observer that remembers."""
+class Notes(Observer):
+    """Remembers the events of a run."""
 
     ended_with: dict[str, JobState] = field(default_factory=dict)
     failures: dict[str, FoldFailure] = field(default_factory=dict)
     retries: list[str] = field(default_factory=list)
     aside: dict[str, str] = field(default_factory=dict)
-
-    def started(self, assignment: Assignment) -> None:
-        pass
 
     def ended(
         self, assignment: Assignment, state: JobState, failure: FoldFailure | None = None
@@ -120,9 +116,6 @@ class Notes:
     def set_aside(self, device: Device, reason: str) -> None:
         self.aside[device.id] = reason
 
-    def tick(self, running: Sequence[Assignment]) -> None:
-        pass
-
 
 def run(
     tmp_path: Path,
@@ -131,7 +124,7 @@ def run(
     executor: FakeExecutor | None = None,
     notes: Notes | None = None,
     jobs: int = 1,
-    ledger: Record | None = None,
+    ledger: Ledger | None = None,
     **settings: Any,
 ) -> tuple[FakeExecutor, Notes, Outcome]:
     executor, notes = executor or FakeExecutor(), notes or Notes()
@@ -146,7 +139,7 @@ def run(
         cores=8,
         **{
             "stop_requested": lambda: False,
-            "signs_of_life": lambda one: None,
+            "last_progress": lambda one: None,
             "gate": OpenGate(),
             **settings,
         },
@@ -372,7 +365,7 @@ def test_no_task_is_lost_or_ends_twice(
         tasks += [task(f"c{number}", fold, pin, width) for fold in range(1, folds + 1)]
     folder = tmp_path_factory.mktemp("run")
     executor = FakeExecutor(failing)
-    _, notes, outcome = run(folder, tasks, gpus(devices), executor, jobs=jobs, ledger=Nowhere())
+    _, notes, outcome = run(folder, tasks, gpus(devices), executor, jobs=jobs, ledger=Ledger(None))
     ended = [*outcome[JobState.DONE], *outcome[JobState.FAILED]]
     assert sorted(one.label for one in (*ended, *outcome.stranded)) == sorted(
         one.label for one in tasks
@@ -414,7 +407,7 @@ class RequeuedJob(FakeJob):
 
 
 class OneJob(FakeExecutor):
-    def submit(self, assignment: Assignment) -> FakeJob:
+    def start(self, assignment: Assignment) -> FakeJob:
         return RequeuedJob(assignment, 0)
 
 
