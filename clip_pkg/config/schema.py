@@ -20,9 +20,9 @@ from clip_pkg.base.paths import folder_name
 from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_text_encoder
 from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
 from clip_pkg.config.losses import AuxLossConfig, ClipLossConfig, MainLossConfig
-from clip_pkg.config.monitors import LOWER_IS_BETTER, Monitor
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.rules import contradictions
+from clip_pkg.metrics.table import Monitor, lower_is_better
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
@@ -352,4 +352,4 @@ class RunConfig(BaseModel):
     @property
     def monitor_sign(self) -> int:
         """+1 if a larger value of the monitored metric is better, else -1."""
-        return -1 if self.early_stopping_monitor in LOWER_IS_BETTER else 1
+        return -1 if lower_is_better(self.early_stopping_monitor) else 1

@@ -16,7 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from clip_pkg.results.comparison_tables import MAIN_METRICS, shown_spread, title
+from clip_pkg.metrics.table import HEADLINE_METRICS
+from clip_pkg.results.comparison_tables import shown_spread, title
 from clip_pkg.results.config_result import spread_of
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
@@ -93,7 +94,7 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     )
     table.add_column("Config", overflow="fold", min_width=7)
     table.add_column("Folds", justify="right")
-    for name in MAIN_METRICS:
+    for name in (row.name for row in HEADLINE_METRICS):
         table.add_column(title(name), justify="right")
     table.add_column("Last acc %", justify="right")
     is_tested = any(summary["test"] for summary in summaries)
@@ -106,7 +107,7 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             name,
             f"{best['n']}/{summary['n_folds']}",
-            *(shown_spread(spread_of(best, metric), metric) for metric in MAIN_METRICS),
+            *(shown_spread(spread_of(best, row.name), row.name) for row in HEADLINE_METRICS),
             shown_spread(spread_of(last, "acc"), "acc"),
             *([_tested(summary)] if is_tested else []),
         )

@@ -1,4 +1,4 @@
-"""Scores that take the probabilities at their word.
+"""Scores of the probabilities themselves, and the temperature that calibrates them.
 
 Legend: N samples, C classes.
 """
@@ -10,36 +10,32 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-CALIBRATION_BINS = 15
-SMALLEST_PROBABILITY = float(np.finfo(np.float64).eps)
+from clip_pkg.metrics.table import CALIBRATION_BINS
+
+MIN_PROBABILITY = float(np.finfo(np.float64).eps)
 
 
 def log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Mean −log of the true class's probability, in nats, ≥ 0.
-
-    Probabilities below 2.2e-16 count as 2.2e-16, so one certain mistake costs 36 and not infinity.
-    """
+    """Mean −log of the true class's probability, in nats, ≥ 0."""
     return max(0.0, float(log_losses(probabilities, targets).mean()))
 
 
 def log_losses(
     probabilities: NDArray[np.float64], targets: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """−log of each sample's true class's probability, [N]; `log_loss` is its mean."""
+    """−log of each sample's true class's probability, [N].
+
+    Probabilities below 2.2e-16 count as 2.2e-16, so one certain mistake costs 36 and not infinity.
+    """
     own = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
-    losses: NDArray[np.float64] = -np.log(np.maximum(own, SMALLEST_PROBABILITY))
+    losses: NDArray[np.float64] = -np.log(np.maximum(own, MIN_PROBABILITY))
     return losses
-
-
-def brier_score(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Mean over samples of Σ_c (p_c − [y = c])², in [0, 2] for any C (Brier 1950)."""
-    return float(brier_scores(probabilities, targets).mean())
 
 
 def brier_scores(
     probabilities: NDArray[np.float64], targets: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Each sample's Σ_c (p_c − [y = c])², [N]; `brier_score` is its mean."""
+    """Each sample's Σ_c (p_c − [y = c])², [N], in [0, 2] for any C (Brier 1950)."""
     own = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
     others = np.einsum("nc,nc->n", probabilities, probabilities) - own**2
     scores: NDArray[np.float64] = np.maximum(others + (1.0 - own) ** 2, 0.0)
@@ -59,18 +55,17 @@ def expected_calibration_error(
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == targets
-    place = confidence_bin(confidence, bins)
-    gap = np.bincount(place, weights=correct - confidence, minlength=bins)
+    bin_of = confidence_bin(confidence, bins)
+    gap = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(targets))
 
 
 def confidence_bin(confidence: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Number from 0 of the bin ((b−1)/bins, b/bins] that each confidence in [0, 1] is in."""
+    """Index of the bin ((b−1)/bins, b/bins] that holds each confidence in [0, 1]."""
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-LOWEST, HIGHEST = 0.01, 100.0
-TOLERANCE = 1e-9  # of log T
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 
 def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
@@ -78,7 +73,7 @@ def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int6
 
     probabilities: [N, C] of samples that the model was not trained on. targets: [N].
     """
-    from scipy.optimize import minimize_scalar  # noqa: PLC0415  only fitting waits for its import
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415  slow, needed here only
 
     logits = _logits(probabilities)
 
@@ -86,12 +81,12 @@ def fit_temperature(probabilities: NDArray[np.float64], targets: NDArray[np.int6
         own = _log_softmax(logits / math.exp(log_temperature))
         return float(-np.take_along_axis(own, targets[:, None], axis=1).mean())
 
-    # Convex in 1/T, so it has one valley in log T as well.
+    # Convex in 1/T, so it has a single minimum in log T as well.
     found = minimize_scalar(
         loss,
-        bounds=(math.log(LOWEST), math.log(HIGHEST)),
+        bounds=(math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)),
         method="bounded",
-        options={"xatol": TOLERANCE},
+        options={"xatol": 1e-9},
     )
     return math.exp(float(found.x))
 
@@ -104,7 +99,7 @@ def tempered(probabilities: NDArray[np.float64], temperature: float) -> NDArray[
 
 
 def _logits(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logits up to a constant per row; what is 0 counts as the smallest number above it."""
+    """Logits up to a constant per row; 0 counts as the smallest positive number."""
     logarithms: NDArray[np.float64] = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     return logarithms
 

@@ -7,35 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.metrics import calibration, confusion, ranking
-
-TOP_K = 3
-SCORES = (
-    "acc",
-    "balanced_acc",
-    "mAP",
-    "precision",
-    "recall",
-    "f1",
-    "auroc",
-    "specificity",
-    "precision_weighted",
-    "recall_weighted",
-    "f1_weighted",
-    "mcc",
-    "kappa",
-    "top_k",
-    "log_loss",
-    "brier",
-    "ece",
-)
+from clip_pkg.metrics import calibration, ranking
+from clip_pkg.metrics.counts import CountedScores, confusion_matrix
+from clip_pkg.metrics.table import METRICS, TOP_K
 
 
 @dataclass(frozen=True)
@@ -62,20 +43,9 @@ class ClassScores:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationMetrics:
-    """What one set of predictions is worth; fractions in [0, 1], None where undefined.
+    """Every metric of one set of predictions; None where undefined.
 
-    scores: by the names of the history's columns (there with `val_` in front):
-        acc: share of samples whose most probable class is theirs.
-        balanced_acc: mean recall over the classes that have samples.
-        mAP: mean over classes of average precision from the probabilities.
-        precision, recall, f1, specificity, auroc: macro averages of the one-vs-rest scores.
-        precision_weighted, recall_weighted, f1_weighted: the same, weighted by support.
-        mcc: Matthews correlation in [−1, 1].
-        kappa: Cohen's kappa, at most 1.
-        top_k: share of samples whose class is among the `k` most probable; None when k ≥ C.
-        log_loss: mean −log p of the true class, ≥ 0, in nats.
-        brier: mean Σ_c (p_c − [y = c])², in [0, 2].
-        ece: expected calibration error over 15 equally wide bins of the largest probability.
+    scores: by the names of `METRICS`, as computed (percentages as fractions).
     defined_classes: over how many classes each macro average was taken; the others are None in
         `per_class` and left out of the average, never counted as 0.
     per_class: in the order of the classes.
@@ -91,23 +61,11 @@ class ClassificationMetrics:
     n: int
     k: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values: null for undefined, never NaN."""
-        return {
-            **self.scores,
-            "n": self.n,
-            "k": self.k,
-            "calibration_bins": calibration.CALIBRATION_BINS,
-            "defined_classes": dict(self.defined_classes),
-            "per_class": [asdict(row) for row in self.per_class],
-            "confusion_matrix": self.confusion.tolist(),
-        }
-
 
 def classification_metrics(
     probabilities: NDArray[np.floating[Any]], targets: NDArray[np.integer[Any]], *, k: int = TOP_K
 ) -> ClassificationMetrics:
-    """Compute every score of `ClassificationMetrics`.
+    """Compute every metric of the table.
 
     The prediction is the most probable class, the first of them where several are equal.
 
@@ -117,51 +75,69 @@ def classification_metrics(
         k: of the top-k accuracy.
 
     Raises:
-        ValueError: shapes disagree, nothing to score, or values out of their range.
+        ValueError: shapes disagree, there are no samples, or values are out of range.
     """
     p, y = _checked(probabilities, targets)
-    n, classes = p.shape
-    counts = confusion.confusion_matrix(y, p.argmax(axis=1), classes)
-    average_precision, auroc = ranking.average_precision_and_auroc(p, y)
-    by_class = {
-        "precision": confusion.precision(counts),
-        "recall": confusion.recall(counts),
-        "f1": confusion.f1(counts),
-        "specificity": confusion.specificity(counts),
-        "average_precision": average_precision,
-        "auroc": auroc,
-    }
-    support = counts.sum(axis=1)
-    macro = {name: _mean(values) for name, values in by_class.items()}
-    scores = {
-        "acc": float(counts.trace() / n),
-        "balanced_acc": macro["recall"],
-        "mAP": macro["average_precision"],
-        "precision": macro["precision"],
-        "recall": macro["recall"],
-        "f1": macro["f1"],
-        "auroc": macro["auroc"],
-        "specificity": macro["specificity"],
-        "precision_weighted": _mean(by_class["precision"], support),
-        "recall_weighted": _mean(by_class["recall"], support),
-        "f1_weighted": _mean(by_class["f1"], support),
-        "mcc": _or_none(confusion.matthews_correlation(counts)),
-        "kappa": _or_none(confusion.cohen_kappa(counts)),
-        "top_k": ranking.top_k_accuracy(p, y, k),
-        "log_loss": calibration.log_loss(p, y),
-        "brier": calibration.brier_score(p, y),
-        "ece": calibration.expected_calibration_error(p, y),
-    }
-    defined = {name: int((~np.isnan(values)).sum()) for name, values in by_class.items()}
+    counts = confusion_matrix(y, p.argmax(axis=1), p.shape[1])
+    scored = _OneSet(p, y, counts, k)
+    defined = {name: int((~np.isnan(values)).sum()) for name, values in scored.by_class.items()}
     defined["mAP"] = defined.pop("average_precision")
     return ClassificationMetrics(
-        scores=MappingProxyType(scores),
+        scores=MappingProxyType(
+            {name: _or_none(float(metric.compute(scored))) for name, metric in METRICS.items()}
+        ),
         defined_classes=MappingProxyType(defined),
-        per_class=_rows(support, counts.sum(axis=0), by_class),
+        per_class=_rows(counts.sum(axis=1), counts.sum(axis=0), scored.by_class),
         confusion=counts,
-        n=n,
+        n=len(y),
         k=k,
     )
+
+
+def history_scores(metrics: ClassificationMetrics) -> dict[str, float | None]:
+    """Return the scores in the units of histories and summaries: some are percentages."""
+    return {
+        name: None if value is None else METRICS[name].factor * value
+        for name, value in metrics.scores.items()
+    }
+
+
+class _OneSet(CountedScores):
+    """One set of predictions, as `table.Scored`."""
+
+    def __init__(
+        self,
+        probabilities: NDArray[np.float64],
+        targets: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        k: int,
+    ) -> None:
+        support, predicted, hits = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
+        super().__init__(support.astype(float), predicted.astype(float), hits.astype(float))
+        self._probabilities, self._targets, self._k = probabilities, targets, k
+        average_precision, auroc = ranking.average_precision_and_auroc(probabilities, targets)
+        self.by_class |= {"average_precision": average_precision, "auroc": auroc}
+
+    def macro(self, score: str, *, by_support: bool = False) -> float:
+        values = self.by_class[score]
+        defined = ~np.isnan(values)
+        if not defined.any():
+            return math.nan
+        weights = self._support[defined] if by_support else None
+        return float(np.average(values[defined], weights=weights))
+
+    def top_k_accuracy(self) -> float:
+        accuracy = ranking.top_k_accuracy(self._probabilities, self._targets, self._k)
+        return math.nan if accuracy is None else accuracy
+
+    def log_loss(self) -> float:
+        return calibration.log_loss(self._probabilities, self._targets)
+
+    def brier_score(self) -> float:
+        return float(calibration.brier_scores(self._probabilities, self._targets).mean())
+
+    def calibration_error(self) -> float:
+        return calibration.expected_calibration_error(self._probabilities, self._targets)
 
 
 def _checked(
@@ -179,14 +155,6 @@ def _checked(
     return p, y.astype(np.int64)
 
 
-def _mean(values: NDArray[np.float64], weights: NDArray[np.int64] | None = None) -> float | None:
-    """Mean over the defined values; None when there is none."""
-    defined = ~np.isnan(values)
-    if not defined.any():
-        return None
-    return float(np.average(values[defined], weights=None if weights is None else weights[defined]))
-
-
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
@@ -202,14 +170,3 @@ def _rows(
         ClassScores(**dict(zip(("support", "predicted", *columns), row, strict=True)))
         for row in rows
     )
-
-
-PERCENT = frozenset({"acc", "balanced_acc", "mAP"})
-
-
-def history_scores(metrics: ClassificationMetrics) -> dict[str, float | None]:
-    """Return the scores as histories and summaries hold them; those in `PERCENT` times 100."""
-    return {
-        name: value if value is None or name not in PERCENT else 100 * value
-        for name, value in metrics.scores.items()
-    }

@@ -1,8 +1,8 @@
 """The scores of many resamples at once: each sample counts as often as its weight says.
 
-Legend: N samples, C classes, B resamples. A weight of 2 is a sample that is there twice, 0 one that
-is not, so that `classification_metrics` of the repeated samples gives the same numbers. NaN where a
-score is undefined.
+Legend: N samples, C classes, B resamples. A weight of 2 stands for a sample that is drawn twice, 0
+for one that is not drawn, so that `classification_metrics` of the repeated samples gives the same
+numbers. NaN where a score is undefined.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from clip_pkg.metrics.calibration import brier_scores, log_losses
-from clip_pkg.metrics.classification import SCORES, TOP_K
+from clip_pkg.metrics.counts import CountedScores, ratio
 from clip_pkg.metrics.ranking import in_top_k
+from clip_pkg.metrics.table import METRICS, TOP_K
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
-# Repeated samples make every bin look less calibrated than it is: a resample says nothing about it.
-NOT_RESAMPLED = frozenset({"ece"})
-RESAMPLED = tuple(name for name in SCORES if name not in NOT_RESAMPLED)
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedScores:
-    """Fractions; NaN where undefined.
+    """Scores as computed (percentages as fractions); NaN where undefined.
 
-    scores: [B] by the names of `ClassificationMetrics.scores`, without `NOT_RESAMPLED`.
+    scores: [B] by the names of `METRICS`, of those that are resampled.
     by_class: [C, B] by the names of `ClassScores`, each class against the rest.
     """
 
@@ -37,68 +35,67 @@ class WeightedScores:
 
 
 def weighted_scores(probabilities: Floats, targets: Labels, weights: Floats) -> WeightedScores:
-    """Every score of `ClassificationMetrics` but those in `NOT_RESAMPLED`, for each resample.
+    """Every metric that is resampled, for each resample.
 
     Args:
         probabilities: [N, C], rows are distributions.
         targets: [N] in 0…C−1.
         weights: [N, B], whole numbers from 0, each column with a sum above 0.
     """
-    classes = probabilities.shape[1]
-    average_precision, auroc = _ranking(probabilities, targets, weights)
-    total = weights.sum(axis=0)
-    own = {"log_loss": log_losses, "brier": brier_scores}
-    means = {name: (score(probabilities, targets) @ weights) / total for name, score in own.items()}
-    if classes > TOP_K:
-        hits = in_top_k(probabilities, targets, TOP_K).astype(np.float64)
-        means["top_k"] = (hits @ weights) / total
-    else:
-        means["top_k"] = np.full(weights.shape[1], np.nan)
-    counted, by_class = _counted(targets, probabilities.argmax(axis=1), weights, classes)
-    scores = {**counted, **means, "mAP": _mean(average_precision), "auroc": _mean(auroc)}
+    scored = _Resamples(probabilities, targets, weights)
     return WeightedScores(
-        scores={name: scores[name] for name in RESAMPLED},
-        by_class={**by_class, "average_precision": average_precision, "auroc": auroc},
+        scores={
+            name: metric.compute(scored) for name, metric in METRICS.items() if metric.is_resampled
+        },
+        by_class=scored.by_class,
     )
 
 
-def _counted(
-    targets: Labels, predictions: Labels, weights: Floats, classes: int
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Scores that follow from how often each class was right, there and predicted; by class."""
-    support = _sums(targets, weights, classes)
-    predicted = _sums(predictions, weights, classes)
-    hits = _sums(targets, weights * (targets == predictions)[:, None], classes)
-    total = support.sum(axis=0)
-    there = support > 0
-    negatives = total - support
-    by_class = {
-        "precision": _ratio(hits, np.where(there, predicted, 0)),
-        "recall": _ratio(hits, support),
-        "f1": _ratio(2 * hits, np.where(there, support + predicted, 0)),
-        "specificity": _ratio(negatives - (predicted - hits), negatives),
-    }
-    right = hits.sum(axis=0)
-    chance = np.einsum("cb,cb->b", support, predicted)
-    covariance = total * right - chance
-    spread_true = total**2 - np.einsum("cb,cb->b", support, support)
-    spread_predicted = total**2 - np.einsum("cb,cb->b", predicted, predicted)
-    weighted = ("precision", "recall", "f1")
-    scores = {
-        "acc": right / total,
-        "balanced_acc": _mean(by_class["recall"]),
-        **{name: _mean(values) for name, values in by_class.items()},
-        **{f"{name}_weighted": _mean(by_class[name], support) for name in weighted},
-        "mcc": _ratio(covariance, np.sqrt(spread_true * spread_predicted)),
-        "kappa": _ratio(covariance, total**2 - chance),
-    }
-    return scores, by_class
+class _Resamples(CountedScores):
+    """Resamples of one set of predictions, as `table.Scored`."""
+
+    def __init__(self, probabilities: Floats, targets: Labels, weights: Floats) -> None:
+        classes, predictions = probabilities.shape[1], probabilities.argmax(axis=1)
+        correct = weights * (targets == predictions)[:, None]
+        super().__init__(
+            _sums(targets, weights, classes),
+            _sums(predictions, weights, classes),
+            _sums(targets, correct, classes),
+        )
+        self._probabilities, self._targets, self._weights = probabilities, targets, weights
+        average_precision, auroc = _ranking(probabilities, targets, weights)
+        self.by_class |= {"average_precision": average_precision, "auroc": auroc}
+
+    def macro(self, score: str, *, by_support: bool = False) -> Floats:
+        values = self.by_class[score]
+        defined = ~np.isnan(values)
+        kept = np.where(defined, self._support, 0) if by_support else defined.astype(np.float64)
+        return ratio((np.where(defined, values, 0) * kept).sum(axis=0), kept.sum(axis=0))
+
+    def top_k_accuracy(self) -> Floats:
+        if self._probabilities.shape[1] <= TOP_K:
+            return np.full(self._weights.shape[1], np.nan)
+        hits = in_top_k(self._probabilities, self._targets, TOP_K)
+        return self._mean(hits.astype(np.float64))
+
+    def log_loss(self) -> Floats:
+        return self._mean(log_losses(self._probabilities, self._targets))
+
+    def brier_score(self) -> Floats:
+        return self._mean(brier_scores(self._probabilities, self._targets))
+
+    def calibration_error(self) -> Floats:
+        raise AssertionError("the expected calibration error is not resampled")
+
+    def _mean(self, of_samples: Floats) -> Floats:
+        mean: Floats = (of_samples @ self._weights) / self._total
+        return mean
 
 
 def _ranking(probabilities: Floats, targets: Labels, weights: Floats) -> tuple[Floats, Floats]:
     """Average precision and AUROC of each class against the rest, both [C, B].
 
-    As `ranking.average_precision_and_auroc`, with sums of weights in the place of counts.
+    As `ranking.average_precision_and_auroc`, with sums of weights instead of counts.
     """
     classes, resamples = probabilities.shape[1], weights.shape[1]
     average_precision = np.full((classes, resamples), np.nan)
@@ -110,7 +107,7 @@ def _ranking(probabilities: Floats, targets: Labels, weights: Floats) -> tuple[F
         first = np.searchsorted(ordered, ordered[place], side="left")
         behind = np.searchsorted(ordered, ordered[place], side="right")
         own = weights[order[place]]
-        # Sums over everything, and over positives, that scored higher, and at least as high.
+        # Sums over samples, and over positives, with a higher score, and with at least this one.
         sums = _running(weights[order])
         above, reached = sums[first], sums[behind]
         positive_sums = _running(own)
@@ -144,17 +141,3 @@ def _running(weights: Floats) -> Floats:
     sums = np.zeros((len(weights) + 1, weights.shape[1]))
     np.cumsum(weights, axis=0, out=sums[1:])
     return sums
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Quotient; NaN where the denominator is not above 0."""
-    result = np.full(numerator.shape, np.nan)
-    np.divide(numerator, denominator, out=result, where=denominator > 0)
-    return result
-
-
-def _mean(values: Floats, weights: Floats | None = None) -> Floats:
-    """Mean over classes, [C, B] → [B], of the defined values; NaN where there is none."""
-    defined = ~np.isnan(values)
-    kept = defined.astype(np.float64) if weights is None else np.where(defined, weights, 0)
-    return _ratio((np.where(defined, values, 0) * kept).sum(axis=0), kept.sum(axis=0))

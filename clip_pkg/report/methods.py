@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.config.monitors import LOWER_IS_BETTER
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.metrics.table import lower_is_better
 from clip_pkg.report.loss_words import WEIGHTINGS, loss_phrase, number
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
@@ -219,7 +219,7 @@ def _monitor(config: RunConfig) -> str:
 
 def _epochs(outcomes: Sequence[ConfigOutcome]) -> str:
     config = outcomes[0].config
-    way = "lowest" if config.early_stopping_monitor in LOWER_IS_BETTER else "highest"
+    way = "lowest" if lower_is_better(config.early_stopping_monitor) else "highest"
     criterion = f"the epoch with the {way} {_monitor(config)}"
     if config.inner_val_fraction > 0:
         return (

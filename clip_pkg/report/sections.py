@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from clip_pkg.base.errors import UserError, shown
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.report.drawing import Drawing
 from clip_pkg.report.figures.confusion import confusion_counts, confusion_shares
 from clip_pkg.report.figures.convergence import convergence
@@ -23,7 +24,6 @@ from clip_pkg.report.page import ConfigSection, DataSetSection, PlacedFigure
 from clip_pkg.report.pictures import Advance, Pictures
 from clip_pkg.report.results import ConfigOutcome, Run
 from clip_pkg.report.tables import (
-    SCORES,
     class_table,
     leaderboard,
     losses_table,
@@ -85,8 +85,8 @@ def _headline(run: Run, outcome: ConfigOutcome) -> str:
     metric = run.comparison.metric
     row = run.row_of(outcome)
     spread = getattr(row, run.comparison.epoch).get(metric)
-    title, _, unit = SCORES.get(metric, metric).partition(", ")
-    return f"{title} {spread_text(spread, metric)}{' ' if unit else ''}{unit}"
+    row = METRICS[metric]
+    return f"{row.heading} {spread_text(spread, metric)} {row.unit_sign}".rstrip()
 
 
 def with_pictures(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_pkg.base.errors import shown
-from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
 from clip_pkg.report.curves import wilson_interval
 from clip_pkg.report.loss_words import short_loss
 from clip_pkg.report.results import ConfigOutcome
@@ -29,13 +29,7 @@ from clip_pkg.results.comparison_tables import (
 )
 from clip_pkg.results.config_result import spread_of
 
-SCORES: Mapping[str, str] = {
-    "acc": "Accuracy, %",
-    "balanced_acc": "Balanced accuracy, %",
-    "f1": "Macro F1",
-    "mAP": "mAP, %",
-    "auroc": "AUROC",
-}
+SCORES = tuple(metric.name for metric in HEADLINE_METRICS)
 MOST_BASELINES = 4  # in the page
 
 
@@ -62,9 +56,10 @@ class Table:
     best: frozenset[tuple[int, int]] = frozenset()
 
 
-def digits_of(score: str) -> int:
-    """Decimal places: percentages have two, fractions one more."""
-    return 2 if score in PERCENT else 3
+def score_heading(score: str) -> str:
+    """`Accuracy, %`, `Macro F1`."""
+    metric = METRICS[score]
+    return f"{metric.heading}, {metric.unit_sign}" if metric.unit_sign else metric.heading
 
 
 def spread_text(spread: Spread | None, score: str) -> str:
@@ -105,7 +100,7 @@ def leaderboard(
         Column("Configuration", is_number=False),
         Column("Loss", is_number=False),
         Column("Folds"),
-        *(Column(title) for title in SCORES.values()),
+        *(Column(score_heading(score)) for score in SCORES),
         Column(f"{level} % CI"),
         Column(f"{other.capitalize()} epoch"),
     )
@@ -150,10 +145,6 @@ def _tested(outcome: ConfigOutcome) -> str:
     )
 
 
-def _short(score: str) -> str:
-    return SCORES.get(score, score).partition(",")[0]
-
-
 def _row(comparison: Comparison, row: LeaderboardRow, outcome: ConfigOutcome) -> tuple[str, ...]:
     mine, others = row.best, row.last
     if comparison.epoch == "last":
@@ -184,7 +175,7 @@ def _best(comparison: Comparison, data_set: DataSetComparison) -> frozenset[tupl
 
 def pair_table(comparison: Comparison, pairs: Sequence[PairResult]) -> Table:
     """Tests of the differences between configs."""
-    digits = digits_of(comparison.metric)
+    digits = METRICS[comparison.metric].digits
     rows = []
     for pair in pairs:
         test = pair.test

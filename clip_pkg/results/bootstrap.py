@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.metrics.classification import PERCENT, SCORES
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.metrics.weighted import weighted_scores
 
 LEVEL = 0.95
@@ -101,7 +101,7 @@ def bootstrap_intervals(
     )
     intervals = {name: percentile_interval(values, level) for name, values in scores.items()}
     return BootstrapIntervals(
-        intervals={name: intervals.get(name) for name in SCORES},
+        intervals={name: intervals.get(name) for name in METRICS},
         by_class={
             name: [percentile_interval(row, level) for row in rows]
             for name, rows in by_class.items()
@@ -139,8 +139,7 @@ def _resampled(
         for weights in _weights(targets, clusters, count, seed)
     ]
     scores = {
-        name: (100 if name in PERCENT else 1)
-        * np.concatenate([part.scores[name] for part in parts])
+        name: METRICS[name].factor * np.concatenate([part.scores[name] for part in parts])
         for name in parts[0].scores
     }
     by_class = {

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.base.errors import RunFolderError, UserError, shown
-from clip_pkg.metrics.classification import SCORES, classification_metrics, history_scores
+from clip_pkg.metrics.classification import classification_metrics, history_scores
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.results import sentences
 from clip_pkg.results.bootstrap import LEVEL, RESAMPLES, percentile_interval, resampled_scores
 from clip_pkg.results.comparison_records import (
@@ -187,7 +188,7 @@ def compare(
 
     Args:
         folders: where to look.
-        metric: what configs are ranked and tested by; one of `SCORES`.
+        metric: what configs are ranked and tested by; one of `METRICS`.
         epoch: the epoch that was chosen as best in each fold, or the last.
         level: of intervals; p below 1 − level counts as a difference.
         seed: of the bootstrap and of permutations.
@@ -197,8 +198,8 @@ def compare(
         UserError: no such metric.
         RunFolderError: no results, or damaged ones; a config that is not summed up is a refusal.
     """
-    if metric not in SCORES:
-        raise UserError(f"--metric: {metric!r} is no score; there are {', '.join(SCORES)}")
+    if metric not in METRICS:
+        raise UserError(f"--metric: {metric!r} is no score; there are {', '.join(METRICS)}")
     found = result_folders(folders)
     results, refusals = [], []
     for folder in found:
@@ -234,7 +235,7 @@ def compare(
             across = ranked
     return Comparison(
         metric=metric,
-        metric_name=sentences.METRIC_NAMES[metric],
+        metric_name=METRICS[metric].title,
         lower_is_better=question.lower_is_better,
         epoch=epoch,
         level=level,
@@ -292,7 +293,7 @@ def _data_set(
             f"untrained {one.name}",
             {
                 score: spread_of(one.result.summary["baselines"]["untrained_model"], score)
-                for score in SCORES
+                for score in METRICS
             },
         )
         for one in entrants
@@ -338,8 +339,8 @@ def _entrant(name: str, result: ConfigResult, question: Question) -> tuple[Entra
         splits_hash=result.splits_hash,
         folds_done=len(result.statuses) - len(result.missing),
         n_folds=len(result.statuses),
-        best={score: result.spread(score, "best") for score in SCORES},
-        last={score: result.spread(score, "last") for score in SCORES},
+        best={score: result.spread(score, "best") for score in METRICS},
+        last={score: result.spread(score, "last") for score in METRICS},
         pooled=pooled,
         n_pooled=0 if said is None else len(said.paths),
         epoch_choice=str(result.summary["epoch_choice"]),

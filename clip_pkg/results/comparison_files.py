@@ -9,7 +9,7 @@ from pathlib import Path
 
 from clip_pkg.base.errors import UserError, shown
 from clip_pkg.base.files import write_json, write_text
-from clip_pkg.metrics.classification import SCORES
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.comparison_records import Comparison, PairResult, PretrainingRow, Spread
 from clip_pkg.results.comparison_tables import TextTable, tables
 from clip_pkg.results.latex import escape
@@ -44,9 +44,9 @@ def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
                 "n_folds": row.n_folds,
             }
             for epoch, scores in (("best", row.best), ("last", row.last)):
-                for name in SCORES:
+                for name in METRICS:
                     cells |= _spread_cells(f"{epoch}_{name}", scores[name])
-            for name in SCORES:
+            for name in METRICS:
                 pooled = row.pooled.get(name)
                 interval = pooled and pooled.interval
                 cells[f"out_of_fold_{name}"] = pooled and pooled.value

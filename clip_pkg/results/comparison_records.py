@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from clip_pkg.config.monitors import LOWER_IS_BETTER
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.bootstrap import Interval
 
 if TYPE_CHECKING:  # scipy's tests take half a second, and every command shows scores
@@ -40,8 +40,8 @@ class Question:
 
     @property
     def lower_is_better(self) -> bool:
-        """Which way is up."""
-        return f"val_{self.metric}" in LOWER_IS_BETTER
+        """Whether a smaller score is better."""
+        return METRICS[self.metric].lower_is_better
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
 from clip_pkg.results.bootstrap import Interval
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
@@ -16,10 +16,7 @@ from clip_pkg.results.comparison_records import (
     Spread,
 )
 from clip_pkg.results.pretraining_rows import NO_PRETRAINING
-from clip_pkg.results.sentences import METRIC_NAMES
 
-MAIN_METRICS = ("acc", "balanced_acc", "f1", "mAP", "auroc")
-SHORT_TITLES = {"acc": "Acc", "balanced_acc": "Bal. acc", "mAP": "mAP"}
 PRETRAINING_COLUMNS = (
     "Pre-training",
     "n",
@@ -56,16 +53,13 @@ class TextTable:
 
 def title(metric: str) -> str:
     """Head of a score's column, with its unit: `Bal. acc %`, `Macro F1`."""
-    name = METRIC_NAMES[metric]
-    name = SHORT_TITLES.get(metric, name[:1].upper() + name[1:])
-    return f"{name} %" if metric in PERCENT else name
+    row = METRICS[metric]
+    return f"{row.short_heading or row.heading} {row.unit_sign}".rstrip()
 
 
 def shown_score(value: float | None, metric: str) -> str:
     """`92.13`, `0.921`; a dash where it is undefined."""
-    if value is None:
-        return UNDEFINED
-    return f"{value:.2f}" if metric in PERCENT else f"{value:.3f}"
+    return UNDEFINED if value is None else METRICS[metric].shown(value)
 
 
 def shown_spread(spread: Spread, metric: str) -> str:
@@ -152,7 +146,7 @@ def _rounded(spread: Spread, sign: str = "") -> str:
 def leaderboard(one: DataSetComparison, comparison: Comparison) -> TextTable:
     """One row per config, then the majority class and the leading config before training."""
     metric = comparison.metric
-    shown = list(MAIN_METRICS) + [metric] * (metric not in MAIN_METRICS)
+    shown = list(dict.fromkeys([*(row.name for row in HEADLINE_METRICS), metric]))
 
     def cells(scores: Mapping[str, Spread]) -> Iterator[str]:
         for name in shown:
@@ -237,7 +231,7 @@ def rank_table(across: AcrossDataSets, metric: str) -> TextTable:
         for index in order
     )
     return TextTable(
-        f"Mean ranks over data sets by {METRIC_NAMES[metric]}",
+        f"Mean ranks over data sets by {METRICS[metric].title}",
         ("Config", "Mean rank", *across.data_sets),
         rows,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clip_pkg.base.errors import some
-from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.bootstrap import Interval
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
@@ -13,25 +13,6 @@ from clip_pkg.results.comparison_records import (
     Question,
 )
 
-METRIC_NAMES = {
-    "acc": "accuracy",
-    "balanced_acc": "balanced accuracy",
-    "mAP": "mAP",
-    "precision": "macro precision",
-    "recall": "macro recall",
-    "f1": "macro F1",
-    "auroc": "AUROC",
-    "specificity": "macro specificity",
-    "precision_weighted": "weighted precision",
-    "recall_weighted": "weighted recall",
-    "f1_weighted": "weighted F1",
-    "mcc": "Matthews correlation",
-    "kappa": "Cohen's kappa",
-    "top_k": "top-3 accuracy",
-    "log_loss": "log loss",
-    "brier": "Brier score",
-    "ece": "expected calibration error",
-}
 FEW_DATA_SETS = 5
 NAMED = 5  # configs in a sentence
 
@@ -43,14 +24,14 @@ def probability(p: float) -> str:
 
 def number(value: float, metric: str) -> str:
     """A score or difference with the digits of its unit: `92.1`, `0.921`; a true minus sign."""
-    text = f"{value:.1f}" if metric in PERCENT else f"{value:.3f}"
+    text = f"{value:.1f}" if METRICS[metric].unit == "percent" else f"{value:.3f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
 def amount(value: float, metric: str) -> str:
     """`2.3 points of balanced accuracy`, `0.023 of macro F1`."""
-    points = " points" if metric in PERCENT else ""
-    return f"{number(value, metric)}{points} of {METRIC_NAMES[metric]}"
+    points = " points" if METRICS[metric].unit == "percent" else ""
+    return f"{number(value, metric)}{points} of {METRICS[metric].title}"
 
 
 def interval(one: Interval, metric: str, level: float) -> str:
@@ -97,7 +78,7 @@ def untested(pair: PairResult, why: str) -> str:
     first, second, mcnemar = pair.first, pair.second, pair.mcnemar
     if pair.difference is None:
         return (
-            f"{first} and {second} cannot be compared: {METRIC_NAMES[pair.metric]} is "
+            f"{first} and {second} cannot be compared: {METRICS[pair.metric].title} is "
             "undefined in their folds"
         )
     answers = (
@@ -122,11 +103,11 @@ def standing(one: DataSetComparison, question: Question) -> str:
     worse = [pair.second for pair in led if pair.verdict == "better"]
     alike = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
     spread = leader.spread(question)
-    unit = " %" if metric in PERCENT else ""
+    unit = " %" if METRICS[metric].unit == "percent" else ""
     score = "undefined" if spread.mean is None else number(spread.mean, metric)
     score += "" if spread.sd is None else f" ± {number(spread.sd, metric)}"
     text = (
-        f"{one.name}: {leader.name} has the best {METRIC_NAMES[metric]} of {len(met)} configs, "
+        f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(met)} configs, "
         f"{score}{unit} over {spread.n} fold{'' if spread.n == 1 else 's'}"
     )
     if worse:
@@ -168,5 +149,5 @@ def no_better_than_majority(
         return None
     return (
         f"{one.name}: {row.name} is no better than always answering the most frequent class "
-        f"({METRIC_NAMES[question.metric]} {number(majority.mean, question.metric)})"
+        f"({METRICS[question.metric].title} {number(majority.mean, question.metric)})"
     )

@@ -17,12 +17,11 @@ import numpy as np
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.classification import (
-    PERCENT,
-    TOP_K,
     ClassificationMetrics,
     classification_metrics,
     history_scores,
 )
+from clip_pkg.metrics.table import METRICS, TOP_K
 from clip_pkg.results.fold_files import ConfigFiles, read_config_files
 from clip_pkg.results.intervals import confidence_intervals
 from clip_pkg.results.pretraining_rows import pretraining_block
@@ -70,7 +69,10 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         "n_folds": len(folds),
         "status": {f"fold_{fold.number}": fold.status for fold in folds},
         "complete": len(done) == len(folds),
-        "units": {"percent": sorted(PERCENT), "all other scores": "fractions; losses in nats"},
+        "units": {
+            "percent": sorted(name for name, row in METRICS.items() if row.unit == "percent"),
+            "all other scores": "fractions; losses in nats",
+        },
         "epoch_choice": _epoch_choice(files.config),
         "fold_results": {
             "fold": [fold.number for fold in folds],
@@ -222,14 +224,13 @@ def _class_tables(metrics: ClassificationMetrics | None, classes: Sequence[str])
     """Each class against the rest, and which class was taken for which."""
     if metrics is None:
         return {"per_class": None, "confusion_matrix": None}
-    table = metrics.to_json()
     return {
-        "per_class": dict(zip(classes, table["per_class"], strict=True)),
+        "per_class": dict(zip(classes, map(asdict, metrics.per_class), strict=True)),
         "confusion_matrix": {
             "classes": list(classes),
             "rows": "true class",
             "columns": "predicted class",
-            "counts": table["confusion_matrix"],
+            "counts": metrics.confusion.tolist(),
         },
     }
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.config.schema_nodes import Node, describe, options
+from clip_pkg.metrics.table import METRICS, Metric
 
 SCHEMA_VERSION = 2
 
@@ -81,43 +82,32 @@ class Averages(Block):
     ddof: Literal[1] = Field(description="Of the sample standard deviation.")
 
 
-class OutOfFold(Block):
-    """Scores over all out-of-fold predictions at once, each image counted once."""
+def _score_field(metric: Metric) -> tuple[Any, Any]:
+    low, high = (None if bound is None else metric.factor * bound for bound in metric.bounds)
+    number = Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
+    kind = number if metric.always_defined else number | None
+    return kind, Field(description=metric.description)
 
-    acc: Percent = Field(description="Share of images whose most probable class is theirs.")
-    balanced_acc: Percent | None = Field(description="Mean recall over classes with images.")
-    mAP: Percent | None = Field(  # noqa: N815 - as the log writes it
-        description="Mean over classes of average precision from the probabilities."
-    )
-    precision: Fraction | None = Field(description="Mean precision over classes (macro).")
-    recall: Fraction | None = Field(description="Mean recall over classes (macro).")
-    f1: Fraction | None = Field(description="Mean F1 over classes (macro).")
-    auroc: Fraction | None = Field(
-        description="Mean over classes of the area under the ROC curve, one class against the rest."
-    )
-    specificity: Fraction | None = Field(description="Mean specificity over classes (macro).")
-    precision_weighted: Fraction | None = Field(description="Precision weighted by support.")
-    recall_weighted: Fraction | None = Field(description="Recall weighted by support.")
-    f1_weighted: Fraction | None = Field(description="F1 weighted by support.")
-    mcc: Correlation | None = Field(description="Matthews correlation of several classes (R_K).")
-    kappa: Correlation | None = Field(description="Cohen's kappa, unweighted.")
-    top_k: Fraction | None = Field(
-        description="Share of images whose class is among the `top_k_is` most probable; null where "
-        "that is all of them."
-    )
-    log_loss: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        description="Mean −log of the true class's probability, in nats."
-    )
-    brier: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = Field(
-        description="Mean over images of the squared error summed over classes, 0 to 2."
-    )
-    ece: Fraction = Field(description="Expected calibration error over 15 equally wide bins.")
-    n: Count = Field(description="Images with a prediction.")
-    n_planned: Count = Field(description="Images that all folds together report on.")
-    top_k_is: Count = Field(description="k of `top_k`.")
-    defined_classes: dict[str, Count] = Field(
-        description="Over how many classes each mean was taken; the others are null in `per_class`."
-    )
+
+_OUT_OF_FOLD: dict[str, Any] = {
+    **{name: _score_field(metric) for name, metric in METRICS.items()},
+    "n": (Count, Field(description="Images with a prediction.")),
+    "n_planned": (Count, Field(description="Images that all folds together report on.")),
+    "top_k_is": (Count, Field(description="k of `top_k`.")),
+    "defined_classes": (
+        dict[str, Count],
+        Field(
+            description="Over how many classes each mean was taken; the others are null in "
+            "`per_class`."
+        ),
+    ),
+}
+OutOfFold = create_model(
+    "OutOfFold",
+    __base__=Block,
+    __doc__="Scores over all out-of-fold predictions at once, each image counted once.",
+    **_OUT_OF_FOLD,
+)
 
 
 class BestEpoch(Block):

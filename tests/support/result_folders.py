@@ -10,8 +10,7 @@ import numpy as np
 
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.metrics import classification_metrics
-from clip_pkg.metrics.classification import history_scores
+from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.folds_info import splits_to_json
 from clip_pkg.study.manifest import Manifest

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from clip_pkg.inference.export.description import Member, Scores
-from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
 
 _IMAGE = """\
 transform = about["transform"]
@@ -117,13 +117,6 @@ print(about["classes"][probabilities[0].argmax()], probabilities[0].max().item()
 )
 
 
-SHOWN = (
-    ("acc", "Accuracy %"),
-    ("balanced_acc", "Balanced accuracy %"),
-    ("f1", "Macro F1"),
-    ("mAP", "mAP %"),
-    ("auroc", "AUROC"),
-)
 TEMPLATE = "model_card.md.jinja"
 
 
@@ -147,7 +140,7 @@ def model_card(
         model=description,
         labels=[member.label for member in members],
         is_refit=members[0].content.fold == 0,
-        columns=[title for _, title in SHOWN],
+        columns=[f"{row.heading} {row.unit_sign}".rstrip() for row in HEADLINE_METRICS],
         rows=[] if scores is None else _rows(scores),
         epoch_choice=None if scores is None else scores.epoch_choice,
         notices=notices,
@@ -157,7 +150,7 @@ def model_card(
 def _rows(scores: Scores) -> list[tuple[str, list[str]]]:
     """A row per fold, and one of mean ± SD."""
     rows = [
-        (fold, [_number(name, _value(scores, name, index)) for name, _ in SHOWN])
+        (fold, [_number(row.name, _value(scores, row.name, index)) for row in HEADLINE_METRICS])
         for index, fold in enumerate(scores.folds)
     ]
     averages = scores.averages
@@ -168,7 +161,7 @@ def _rows(scores: Scores) -> list[tuple[str, list[str]]]:
             if (deviation := averages.get(f"std_val_{name}")) is None
             else f" ± {_number(name, deviation)}"
         )
-        for name, _ in SHOWN
+        for name in (row.name for row in HEADLINE_METRICS)
     ]
     count = averages["n"]
     return [*rows, (f"mean ± SD of {count}" if count > 1 else "mean", means)]
@@ -179,9 +172,7 @@ def _value(scores: Scores, name: str, index: int) -> float | None:
 
 
 def _number(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if name in PERCENT else f"{value:.3f}"
+    return "–" if value is None else METRICS[name].shown(value)
 
 
 def _cell(text: object) -> str:

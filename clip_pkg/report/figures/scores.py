@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from clip_pkg.base.errors import shown
-from clip_pkg.metrics.classification import PERCENT
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.report.curves import wilson_interval
 from clip_pkg.report.drawing import (
     BAR,
@@ -22,7 +22,7 @@ from clip_pkg.report.drawing import (
 from clip_pkg.report.figures.confusion import shortened_label
 from clip_pkg.report.figures.thresholds import DASHES
 from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.report.tables import SCORES, spread_text
+from clip_pkg.report.tables import spread_text
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
 
 
@@ -80,8 +80,7 @@ LONGEST_NAME = 26
 def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
     """A row per config: dots for folds, a diamond for their mean, a bar for the pooled interval."""
     metric = comparison.metric
-    unit = "%" if metric in PERCENT else ""
-    title = SCORES.get(metric, metric).partition(",")[0]
+    title, unit = METRICS[metric].heading, METRICS[metric].unit_sign
     rows = data_set.rows
     spreads = [getattr(row, comparison.epoch).get(metric) for row in rows]
 

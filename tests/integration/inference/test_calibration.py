@@ -16,7 +16,13 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from clip_pkg.inference.calibration import calibrate
-from clip_pkg.metrics.calibration import HIGHEST, LOWEST, fit_temperature, log_loss, tempered
+from clip_pkg.metrics.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    fit_temperature,
+    log_loss,
+    tempered,
+)
 
 
 def drawn(seed: int, boldness: float, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -49,10 +55,10 @@ def test_it_is_the_minimum_that_another_method_finds(seed: int, boldness: float)
 
 def test_extremes() -> None:
     certain = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    assert fit_temperature(certain, np.array([0, 1, 1])) == pytest.approx(HIGHEST, rel=1e-3)
+    assert fit_temperature(certain, np.array([0, 1, 1])) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
     unsure = np.array([[0.6, 0.4], [0.4, 0.6]])
-    assert fit_temperature(unsure, np.array([0, 1])) == pytest.approx(LOWEST, rel=1)
-    assert np.isfinite(tempered(certain, LOWEST)).all()
+    assert fit_temperature(unsure, np.array([0, 1])) == pytest.approx(MIN_TEMPERATURE, rel=1)
+    assert np.isfinite(tempered(certain, MIN_TEMPERATURE)).all()
     np.testing.assert_allclose(tempered(unsure, 1.0), unsure, rtol=1e-15)
 
 

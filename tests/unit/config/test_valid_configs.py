@@ -13,9 +13,9 @@ from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.describe import config_list_schema
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
 from clip_pkg.config.losses import aux_classes, loss_classes
-from clip_pkg.config.monitors import HIGHER_IS_BETTER, LOWER_IS_BETTER
 from clip_pkg.config.pretraining import PretrainConfig, pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.metrics.table import MONITORS
 
 VALIDATOR = jsonschema.Draft202012Validator(config_list_schema())
 
@@ -190,7 +190,7 @@ optional = {
     "random_state": st.integers(0, 2**32 - 1),
     "early_stopping_patience": st.none() | st.integers(1, 10**9),
     "early_stopping_min_delta": weights,
-    "early_stopping_monitor": st.sampled_from(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER)),
+    "early_stopping_monitor": st.sampled_from(MONITORS),
     "save_best": st.booleans(),
     "gpu_id": st.none() | st.integers(0, 64) | st.just("GPU-1a2b"),
     "gpus_per_task": st.integers(1, 16),

@@ -14,7 +14,7 @@ import pytest
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.cli import main
-from clip_pkg.metrics.classification import SCORES
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.intervals import image_clusters
 from clip_pkg.results.summary import summarize
 from clip_pkg.results.summary_schema import (
@@ -134,7 +134,7 @@ def test_intervals_are_around_the_scores_and_draw_whole_patients(runs: Path) -> 
     for name in ("acc", "balanced_acc", "mAP", "f1", "log_loss"):
         low, high = found["out_of_fold"][name]
         assert low <= summary["out_of_fold"][name] <= high, name
-    assert set(found["out_of_fold"]) == set(SCORES)
+    assert set(found["out_of_fold"]) == set(METRICS)
     assert set(found["per_class"]) == set("abcde")
     again = summarize(ConfigPaths(runs / "folds"))["confidence_intervals"]
     assert again == found
@@ -187,7 +187,7 @@ def test_absent_and_damaged_summaries_are_told(failed: Path) -> None:
 
 
 def test_the_schema_names_every_score() -> None:
-    assert tuple(OutOfFold.model_fields)[: len(SCORES)] == SCORES
+    assert list(OutOfFold.model_fields)[: len(METRICS)] == list(METRICS)
 
 
 def test_the_page_is_the_schemas() -> None:

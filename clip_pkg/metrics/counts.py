@@ -1,0 +1,79 @@
+"""Scores that depend on the predicted classes only.
+
+Legend: N samples, C classes, B resamples. Arrays are [C], or [C, B] for many resamples at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def confusion_matrix(
+    targets: NDArray[np.int64], predictions: NDArray[np.int64], classes: int
+) -> NDArray[np.int64]:
+    """Count samples by (row: true class, column: predicted class), [C, C]."""
+    pairs = np.bincount(targets * classes + predictions, minlength=classes * classes)
+    return pairs.reshape(classes, classes).astype(np.int64)
+
+
+class CountedScores:
+    """Scores from how often each class is there, is predicted, and is predicted correctly.
+
+    A score is NaN where its formula is 0/0, or where a class without samples makes it meaningless.
+
+    Attributes:
+        by_class: `precision`, `recall`, `f1` and `specificity` of each class against the rest.
+    """
+
+    def __init__(self, support: Floats, predicted: Floats, hits: Floats) -> None:
+        self._support, self._predicted = support, predicted
+        self._total, self._right = support.sum(axis=0), hits.sum(axis=0)
+        present, negatives = support > 0, self._total - support
+        self.by_class: dict[str, Floats] = {
+            "precision": ratio(hits, np.where(present, predicted, 0)),
+            "recall": ratio(hits, support),
+            # 0 for a class that has samples and is never predicted: the formula has a value there.
+            "f1": ratio(2 * hits, np.where(present, support + predicted, 0)),
+            "specificity": ratio(negatives - (predicted - hits), negatives),
+        }
+
+    def accuracy(self) -> Any:
+        """Share of samples whose most probable class is theirs."""
+        return self._right / self._total
+
+    def matthews_correlation(self) -> Any:
+        """Multiclass Matthews correlation in [−1, 1] (Gorodkin 2004, R_K).
+
+        NaN when all samples, or all predictions, are of one class.
+        """
+        covariance = self._total * self._right - self._agreed_by_chance()
+        spread_true = self._total**2 - _sum_of_squares(self._support)
+        spread_predicted = self._total**2 - _sum_of_squares(self._predicted)
+        return ratio(covariance, np.sqrt(spread_true * spread_predicted))
+
+    def cohen_kappa(self) -> Any:
+        """Cohen's kappa, unweighted (Cohen 1960).
+
+        NaN when all samples and all predictions are of one and the same class.
+        """
+        chance = self._agreed_by_chance()
+        return ratio(self._total * self._right - chance, self._total**2 - chance)
+
+    def _agreed_by_chance(self) -> Any:
+        return np.einsum("c...,c...->...", self._support, self._predicted)
+
+
+def _sum_of_squares(counts: Floats) -> Any:
+    return np.einsum("c...,c...->...", counts, counts)
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Quotient; NaN where the denominator is not above 0."""
+    result = np.full(np.shape(numerator), np.nan)
+    np.divide(numerator, denominator, out=result, where=denominator > 0)
+    return result
