@@ -13,7 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.metrics.calibration import CALIBRATION_BINS, confidence_bin
+from clip_pkg.metrics.calibration import confidence_bin
+from clip_pkg.metrics.table import CALIBRATION_BINS
 from clip_pkg.report.results import History
 from clip_pkg.study.predictions import Predictions
 

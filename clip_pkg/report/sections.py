@@ -85,8 +85,8 @@ def _headline(run: Run, outcome: ConfigOutcome) -> str:
     metric = run.comparison.metric
     row = run.row_of(outcome)
     spread = getattr(row, run.comparison.epoch).get(metric)
-    row = METRICS[metric]
-    return f"{row.heading} {spread_text(spread, metric)} {row.unit_sign}".rstrip()
+    about = METRICS[metric]
+    return f"{about.heading} {spread_text(spread, metric)} {about.unit_sign}".rstrip()
 
 
 def with_pictures(
