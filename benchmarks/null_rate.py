@@ -76,7 +76,9 @@ def differs(world: World, generator: np.random.Generator) -> dict[str, bool]:
     tested = corrected_resampled_t_test(differences, test_to_train=1 / (world.folds - 1))
     correct = answers == labels
     resampled = [
-        resampled_scores(np.eye(world.classes)[said], labels, resamples=RESAMPLES, seed=seed)["acc"]
+        resampled_scores(np.eye(world.classes)[said], labels, resamples=RESAMPLES, seed=seed)[0][
+            "acc"
+        ]
         for said in answers
     ]
     interval = percentile_interval(resampled[0] - resampled[1], 1 - LEVEL)

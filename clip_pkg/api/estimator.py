@@ -31,7 +31,7 @@ from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.launch.terminal import Terminal
-from clip_pkg.results.fold_files import left_out, read_json
+from clip_pkg.results.folders import left_out, read_json
 from clip_pkg.results.summary_schema import read_summary
 
 if TYPE_CHECKING:

@@ -14,16 +14,14 @@ import pandas as pd
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.results.config_result import result_folders
-from clip_pkg.results.fold_files import (
+from clip_pkg.results.folders import (
     ConfigFiles,
     FoldFiles,
     left_out,
     read_config_files,
-    read_json,
+    result_folders,
 )
 from clip_pkg.results.summary import build_summary
-from clip_pkg.results.summary_schema import read_summary
 from clip_pkg.study.predictions import PROBABILITY_PREFIX, Predictions
 
 BLOCKS = ("best_epoch", "last_epoch")
@@ -48,7 +46,7 @@ class Run:
         return [one.name for one in self.files]
 
     @cached_property
-    def cv_summaries(self) -> dict[str, dict[str, Any]]:
+    def cv_summaries(self) -> dict[str, Mapping[str, Any]]:
         """Config → its cv_summary.json; made from the folds' files where there is none that fits.
 
         Nothing is written.
@@ -87,7 +85,7 @@ class Run:
             _named(pd.DataFrame(columns).astype(float), one.name, fold.number, epoch=True)
             for one in self.files
             for fold in one.folds
-            if (columns := _history(one, fold.number))
+            if (columns := fold.history)
         ]
         return _joined(frames, ["config", "fold", "epoch"])
 
@@ -179,13 +177,11 @@ def load_run(directory: str | Path) -> Run:
     return run
 
 
-def _summary(files: ConfigFiles) -> dict[str, Any]:
+def _summary(files: ConfigFiles) -> Mapping[str, Any]:
     try:
-        stored = read_summary(files.paths.summary)
+        return files.summary
     except RunFolderError:
-        return build_summary(files)  # none yet, or of another version
-    current = {f"fold_{fold.number}": fold.status for fold in files.folds}
-    return stored if stored["status"] == current else build_summary(files)
+        return build_summary(files)  # none yet, or out of date
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -209,12 +205,6 @@ def _fold_row(fold: FoldFiles) -> dict[str, Any]:
         }
         row |= {name: np.nan if value is None else value for name, value in result.best.items()}
     return row
-
-
-def _history(files: ConfigFiles, fold: int) -> Mapping[str, Any]:
-    path = files.paths.fold(fold).history
-    columns: Mapping[str, Any] = read_json(path) if path.exists() else {}
-    return columns
 
 
 def _prediction_rows(found: Predictions) -> pd.DataFrame:

@@ -11,8 +11,7 @@ from clip_pkg.config.describe import config_list_schema
 from clip_pkg.config.load import load_configs
 from clip_pkg.launch.probe import start_child_probe
 from clip_pkg.launch.terminal import Terminal, results_table
-from clip_pkg.results.config_result import result_folders
-from clip_pkg.results.fold_files import left_out
+from clip_pkg.results.folders import left_out, result_folders
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.class_texts import write_template
 from clip_pkg.study.scan import class_names

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.table import Table
-from rich.text import Text
-
 from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.cli.output_file import check_target
 from clip_pkg.launch.terminal import Terminal
@@ -15,13 +12,13 @@ from clip_pkg.results.comparison import compare
 from clip_pkg.results.comparison_files import WRITERS, all_refusals, write_comparison
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
 from clip_pkg.results.comparison_tables import (
-    TextTable,
     epoch_table,
     leaderboard,
     pair_table,
     pretraining_table,
     rank_table,
 )
+from clip_pkg.results.tables import rich_table
 
 NAME_WIDTH = 18  # what 80 columns leave beside a leaderboard's numbers, broken at their spaces
 FIGURE_ONLY = (".png",)  # what tables and ranks cannot be written as
@@ -42,7 +39,7 @@ def compare_directories(parsed: argparse.Namespace) -> int:
     for one in found.data_sets:
         _show_data_set(one, found, terminal)
     if found.across is not None:
-        terminal.console.print(_drawn(rank_table(found.across, found.metric)))
+        terminal.console.print(rich_table(rank_table(found.across, found.metric)))
     _refuse_nothing(found)
     terminal.line()
     for sentence in _shown_findings(found):
@@ -75,15 +72,15 @@ def _write(path: Path, found: Comparison) -> list[Path]:
 
 def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal) -> None:
     if one.pretraining:
-        terminal.console.print(_drawn(pretraining_table(one)))
+        terminal.console.print(rich_table(pretraining_table(one)))
         terminal.line(
             "Gain: points of Top-1 above the row without a pre-training; "
             "docs/contrastive.md says how to read the table."
         )
     scores = leaderboard(one, found)
-    names_fit = all(len(name) <= NAME_WIDTH for name, *_ in scores.rows)
-    terminal.console.print(_drawn(scores, keep_names=names_fit))
-    terminal.console.print(_drawn(epoch_table(one, found)))
+    names_fit = all(len(name) <= NAME_WIDTH for name, *_ in (*scores.rows, *scores.reference))
+    terminal.console.print(rich_table(scores, keep_names=names_fit))
+    terminal.console.print(rich_table(epoch_table(one, found)))
     drawn = "groups of images that belong together" if one.grouped else "images"
     terminal.line(
         f"Intervals out of fold: {one.resamples} resamples of {drawn}, models held fixed. Epochs: "
@@ -96,7 +93,7 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
             f"Shown are the {len(pairs)} pairs with {one.leader.name} of {len(one.pairs)}."
         )
     if pairs:
-        terminal.console.print(_drawn(pair_table(pairs, one, found)))
+        terminal.console.print(rich_table(pair_table(pairs, one, found)))
 
 
 def _shown_findings(found: Comparison) -> list[str]:
@@ -137,18 +134,3 @@ def _next_steps(parsed: argparse.Namespace, found: Comparison, terminal: Termina
     if found.epoch == "best":
         terminal.line(f"  python train_clip.py compare {where} --epoch last")
     terminal.line("  docs/comparing.md says which test is which, and how to cite it")
-
-
-def _drawn(table: TextTable, *, keep_names: bool = False) -> Table:
-    shown = Table(title=Text(table.title))
-    for number, (name, is_number) in enumerate(zip(table.columns, table.of_numbers, strict=True)):
-        shown.add_column(
-            Text(name),
-            overflow="fold",
-            justify="right" if is_number else "left",
-            min_width=None if number else 7,
-            no_wrap=keep_names and not number,
-        )
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown

@@ -9,7 +9,7 @@ from clip_pkg.cli.models import looking, use_device
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.report.build import build
 from clip_pkg.report.pictures import Advance, Pictures, find_images, make_pictures
-from clip_pkg.report.results import ConfigOutcome, read
+from clip_pkg.report.results import ConfigOutcome, read_run
 
 
 def report(parsed: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def report(parsed: argparse.Namespace) -> int:
         return make_pictures(outcome, held_out, use_device(None), advance)
 
     with terminal.waiting("Reading and comparing results"):
-        run = read(parsed.directory)
+        run = read_run(parsed.directory)
     with looking(terminal, "Making the report") as progress:
         done = build(run, None if parsed.no_images else pictures, progress)
     for sentence in done.missing:

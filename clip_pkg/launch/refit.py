@@ -32,8 +32,8 @@ from clip_pkg.launch.run_folder import (
 )
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.launch.training import EXIT_FAILED, ask, report_failures
+from clip_pkg.results.comparison_records import spread_of
 from clip_pkg.results.comparison_tables import shown_spread
-from clip_pkg.results.config_result import spread_of
 from clip_pkg.results.refit import RefitLength, refit_length, refit_summary
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.class_texts import ClassTexts

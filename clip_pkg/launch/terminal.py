@@ -17,11 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clip_pkg.metrics.table import HEADLINE_METRICS
+from clip_pkg.results.comparison_records import spread_of
 from clip_pkg.results.comparison_tables import shown_spread, title
-from clip_pkg.results.config_result import spread_of
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
-from clip_pkg.scheduling.loop import Observer
 from clip_pkg.scheduling.queue import Estimates, seconds_left
 from clip_pkg.study.progress import FoldProfile, Progress, read_progress
 from clip_pkg.study.tasks import FoldFailure, FoldResult, FoldTask, finished, nouns
@@ -174,7 +173,7 @@ FOLD_COLUMNS = ("Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Image
 
 
 @dataclass
-class RunView(Observer):
+class RunView:
     """Observer of the scheduling loop: a live table of what runs, and a line per event."""
 
     terminal: Terminal

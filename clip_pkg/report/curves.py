@@ -1,4 +1,4 @@
-"""Curves as numbers: over epochs, over thresholds, over confidence; bands over folds.
+"""Curves as numbers, over epochs, thresholds and confidence, with bands over folds.
 
 Legend: K folds, N samples, C classes, G grid points, E epochs, B bins. NaN where a value is
 undefined.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clip_pkg.metrics.calibration import confidence_bin
 from clip_pkg.metrics.table import CALIBRATION_BINS
-from clip_pkg.report.results import History
+from clip_pkg.results.folders import History
 from clip_pkg.study.predictions import Predictions
 
 GRID = 201  # points at which the folds' curves are averaged
@@ -51,9 +51,9 @@ class Band:
 
 
 def over_epochs(histories: Sequence[History], column: str) -> Band | None:
-    """Average a history column; an epoch that only some folds reached is averaged over those.
+    """Average a history column; each epoch over the folds that reached it.
 
-    None where no fold has a value.
+    None if no fold has a value.
     """
     columns = [history.get(column, ()) for history in histories]
     epochs = max(map(len, columns), default=0)
@@ -67,7 +67,7 @@ def over_epochs(histories: Sequence[History], column: str) -> Band | None:
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """Counts at each distinct score, from the highest down, after a first row with none accepted.
+    """Counts at each distinct threshold, from the highest down; the first accepts no sample.
 
     true_positives, false_positives: [T + 1].
     """
@@ -108,7 +108,7 @@ class Thresholds:
 def roc_at(grid: Floats, thresholds: Thresholds) -> Floats:
     """True positive rate at false positive rates `grid`, on straight lines between thresholds."""
     x, y = thresholds.false_positive_rate, thresholds.true_positive_rate
-    # Where the curve rises at one rate, interp takes its upper end, and both ends on their sides.
+    # at a vertical step interp takes the upper end
     values: Floats = np.interp(grid, x, y)
     return values
 
@@ -124,20 +124,20 @@ def precision_at(grid: Floats, thresholds: Thresholds) -> Floats:
 Curve: TypeAlias = Callable[[Floats, Thresholds], Floats]
 
 
-def class_curves(answers: Predictions, curve: Curve, grid: Floats) -> Floats:
-    """One curve per class against the rest, [C, G]; NaN for a class without samples, or alone."""
-    count = len(answers.classes)
+def class_curves(predictions: Predictions, curve: Curve, grid: Floats) -> Floats:
+    """One-vs-rest curves [C, G]; NaN for a class with no samples or with all of them."""
+    count = len(predictions.classes)
     curves = np.full((count, len(grid)), np.nan)
     for label in range(count):
-        positive = answers.targets == label
+        positive = predictions.targets == label
         if 0 < positive.sum() < len(positive):
-            found = Thresholds.of(answers.probabilities[:, label], positive)
+            found = Thresholds.of(predictions.probabilities[:, label], positive)
             curves[label] = curve(grid, found)
     return curves
 
 
 def macro_band(folds: Sequence[Predictions], curve: Curve) -> Band:
-    """Each fold's mean over its classes, and mean ± SD of these over folds."""
+    """Mean over classes for each fold, and mean ± SD of these over folds."""
     grid = np.linspace(0.0, 1.0, GRID)
     rows = [_mean_of_defined(class_curves(fold, curve, grid)) for fold in folds]
     return Band.over(grid, np.stack(rows))
@@ -151,10 +151,10 @@ def _mean_of_defined(curves: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often answers of a confidence are right; bins without answers are left out.
+    """Accuracy by confidence; empty bins are left out.
 
-    edges: [B + 1] of all bins. bins: [b] numbers, from 0, of those with answers. confidence,
-    accuracy: means in them. low, high: 95 % Wilson interval of the accuracy. counts: answers.
+    edges: [B + 1] of all bins. bins: [b] positions of the bins with predictions. confidence,
+    accuracy: means in them. low, high: 95 % Wilson interval of the accuracy. counts: predictions.
     """
 
     edges: Floats
@@ -166,18 +166,18 @@ class Reliability:
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, answers: Predictions, bins: int = CALIBRATION_BINS) -> Reliability:
-        """Sort answers into the bins of the expected calibration error."""
-        confidence = answers.probabilities.max(axis=1)
-        correct = answers.probabilities.argmax(axis=1) == answers.targets
+    def of(cls, predictions: Predictions, bins: int = CALIBRATION_BINS) -> Reliability:
+        """Use the bins of the expected calibration error."""
+        confidence = predictions.probabilities.max(axis=1)
+        correct = predictions.probabilities.argmax(axis=1) == predictions.targets
         place = confidence_bin(confidence, bins)
         counts = np.bincount(place, minlength=bins)
-        there = np.flatnonzero(counts)
-        n = counts[there]
-        right = np.bincount(place[correct], minlength=bins)[there].astype(np.float64)
+        used = np.flatnonzero(counts)
+        n = counts[used]
+        right = np.bincount(place[correct], minlength=bins)[used].astype(np.float64)
         low, high = wilson_interval(right, n)
-        mean: Floats = np.bincount(place, weights=confidence, minlength=bins)[there] / n
-        return cls(np.linspace(0, 1, bins + 1), there, mean, right / n, low, high, n)
+        mean: Floats = np.bincount(place, weights=confidence, minlength=bins)[used] / n
+        return cls(np.linspace(0, 1, bins + 1), used, mean, right / n, low, high, n)
 
 
 def wilson_interval(successes: Floats, n: NDArray[np.integer]) -> tuple[Floats, Floats]:

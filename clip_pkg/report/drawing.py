@@ -1,7 +1,7 @@
-"""From a matplotlib figure to what the report needs of it: SVG in the page, SVG and PDF beside it.
+"""From a matplotlib figure to SVG inside the page, and to SVG and PDF files beside it.
 
-A figure is drawn once, in the light colours. In the page every colour becomes a property of the
-style sheet, which knows the dark ones as well; text stays text, in the page's own font.
+A figure is drawn once, in light colours. In the page each colour becomes a variable of the style
+sheet, which has dark values too; text stays text, in the font of the page.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HEAT = Role("heat", "#63a5d9", "#2d6da6")
 BAR = Role("bar", "#9cc3e2", "#35618a")
 WRONG = Role("wrong", "#c22f2f", "#ff8a85")
 
-# Of classes in a map; with as many markers there are enough pairs for 56.
+# of classes in a map; with 7 markers there are 56 combinations
 CLASS_ROLES = (
     FIRST,
     SECOND,
@@ -56,7 +56,7 @@ ROLES: Mapping[str, Role] = {
 
 
 def custom_properties(theme: str) -> str:
-    """Declarations for the style sheet; `theme` is `light` or `dark`."""
+    """CSS variables of a theme, `light` or `dark`."""
     return " ".join(f"--{role.name}: {getattr(role, theme)};" for role in ROLES.values())
 
 
@@ -68,7 +68,7 @@ PIXELS_PER_INCH = 72  # a point of the figure is a pixel of the page
 
 STYLE: Any = {  # rcParams; matplotlib names their keys one by one
     "svg.fonttype": "none",
-    "svg.hashsalt": "report",  # the same figure has the same bytes
+    "svg.hashsalt": "report",  # equal figures have equal bytes
     "pdf.fonttype": 42,  # letters stay letters
     "text.parse_math": False,  # $ in a class name is a $
     "font.family": "sans-serif",
@@ -106,11 +106,11 @@ STYLE: Any = {  # rcParams; matplotlib names their keys one by one
 
 @dataclass(frozen=True)
 class Caption:
-    """Words of a figure.
+    """Texts of a figure.
 
-    slug: its file name without suffix. title: what the page writes above it. description: what it
-    shows, for those who do not see it. note: how to read it, below it. scrolls: whether it is too
-    fine to be shrunk to a telephone.
+    slug: file name without suffix. title: above the figure. description: for screen readers.
+    note: how to read it, below the figure. scrolls: whether it is too detailed to be shrunk to the
+    width of a phone.
     """
 
     slug: str
@@ -122,7 +122,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure. width, height: in pixels, as drawn. svg, pdf: the files."""
+    """A finished figure. width, height: in pixels. svg, pdf: contents of the files."""
 
     caption: Caption
     width: int
@@ -131,7 +131,7 @@ class Drawing:
     pdf: bytes
 
     def inline(self, scope: str) -> str:
-        """The SVG element for the page; `scope` (letters, digits, -) keeps its ids its own."""
+        """SVG element for the page; `scope` (letters, digits, -) makes its ids unique."""
         root = _parsed(self.svg)
         _make_part_of_page(root, f"{scope}-{self.caption.slug}")
         return ET.tostring(root, encoding="unicode")
@@ -139,21 +139,21 @@ class Drawing:
 
 @contextmanager
 def figure(width: float, height: float) -> Iterator[Figure]:
-    """Make an empty figure of so many pixels in the report's style, to draw in and `finish`."""
+    """Open an empty figure in the report's style; width and height in pixels."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # Letters that the measuring font lacks, such as emoji, are the reader's font's business.
+        # letters that the measuring font lacks, such as emoji, are shown in the reader's font
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         size = (width / PIXELS_PER_INCH, height / PIXELS_PER_INCH)
         yield Figure(figsize=size, dpi=PIXELS_PER_INCH, layout="constrained")
 
 
 def draw(width: float, height: float, caption: Caption, fill: Callable[[Figure], None]) -> Drawing:
-    """Let `fill` draw and turn the result into files."""
+    """Let `fill` draw, and write the result as SVG and PDF."""
     with figure(width, height) as canvas:
         fill(canvas)
         svg, pdf = io.BytesIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None})
-        canvas.set_layout_engine("none")  # what was placed once stays
+        canvas.set_layout_engine("none")  # keep the positions
         canvas.savefig(pdf, format="pdf", metadata={"CreationDate": None})
     root = _parsed(svg.getvalue())
     for element in root.findall(f"{{{SVG}}}metadata"):
@@ -166,7 +166,7 @@ def draw(width: float, height: float, caption: Caption, fill: Callable[[Figure],
 
 
 def draw_png(width: float, height: float, fill: Callable[[Figure], None]) -> bytes:
-    """The same as a picture on white paper, for programs that show no SVG."""
+    """The same as PNG on white, for programs that cannot show SVG."""
     with figure(width, height) as canvas:
         fill(canvas)
         png = io.BytesIO()
@@ -175,7 +175,7 @@ def draw_png(width: float, height: float, fill: Callable[[Figure], None]) -> byt
 
 
 def legend_below(canvas: Figure, axes: Axes) -> None:
-    """A legend below the figure of what `axes` names, each name once."""
+    """Legend below the figure with each label of `axes` once."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     canvas.legend(
@@ -195,7 +195,7 @@ def _parsed(svg: bytes) -> ET.Element:
 
 
 def _label(root: ET.Element, caption: Caption) -> None:
-    """Name the figure for screen readers."""
+    """Add title and description for screen readers."""
     root.set("role", "img")
     for position, (tag, text) in enumerate(
         (("title", caption.title), ("desc", caption.description))
@@ -217,7 +217,7 @@ def _set(element: ET.Element, declarations: dict[str, str]) -> None:
 
 
 def _use_fonts(element: ET.Element) -> None:
-    """Ask for a list of fonts instead of the one that measured."""
+    """Replace the font that matplotlib measured with by a list of fonts."""
     style = _declarations(element)
     if element.tag != f"{{{SVG}}}text" or not style.keys() & {"font", "font-size"}:
         return
@@ -234,7 +234,7 @@ def _use_fonts(element: ET.Element) -> None:
 
 
 def _make_part_of_page(root: ET.Element, scope: str) -> None:
-    """Colours by name, ids that no other figure has, the font of the page."""
+    """Colours become CSS variables, ids unique, the font that of the page."""
     names = {role.light: f"var(--{name})" for name, role in ROLES.items()}
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)

@@ -1,20 +1,31 @@
-"""The files beside the page: figures, words, tables, and the numbers behind them as CSV."""
+"""The files beside the page: figures, texts, tables, and the numbers behind them as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from clip_pkg.base.files import write_bytes, write_text
-from clip_pkg.base.paths import ReportPaths
 from clip_pkg.report.page import DataSetSection, PlacedFigure
 from clip_pkg.report.pictures import worst_mistakes
-from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.report.tables import csv_text
+from clip_pkg.report.results import ConfigOutcome, Run
 from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, PairResult
+from clip_pkg.results.tables import csv_text
 
 SUFFIXES = (".svg", ".pdf")
+FILES = {
+    "leaderboard.csv": "every config: mean, SD, n and interval of every score",
+    "folds.csv": "every fold: epoch, images and every score",
+    "pairs.csv": "differences between configs, with all tests",
+    "per_class.csv": "every class of every config, out of fold",
+    "confusion.csv": "confusion matrix of every config, out of fold",
+    "learning_curves.csv": "every epoch of every fold",
+    "mistakes.csv": "every wrong out-of-fold prediction, the most confident first",
+    "methods.txt": "the methods paragraph",
+    "results.tex": "the table for LaTeX",
+    "figures/": "every figure as SVG and PDF, a folder per config",
+}
 TEST_COLUMNS = ("low", "high", "t", "p", "effect", "n_folds", "test_to_train")
 PAIR_COLUMNS = (
     "first",
@@ -29,34 +40,23 @@ PAIR_COLUMNS = (
     "pooled_high",
     "verdict",
 )
-
-
-def number_files() -> list[tuple[str, str]]:
-    """Names and contents of the files that are written, for readers."""
-    return [
-        ("leaderboard.csv", "every config: mean, SD, n and interval of every score"),
-        ("folds.csv", "every fold: epoch, images and every score"),
-        ("pairs.csv", "differences between configs, with all tests"),
-        ("per_class.csv", "every class of every config, out of fold"),
-        ("confusion.csv", "how often each class was given which answer"),
-        ("learning_curves.csv", "every epoch of every fold"),
-        ("mistakes.csv", "every wrong out-of-fold answer, the surest first"),
-        ("methods.txt", "the methods paragraph"),
-        ("results.tex", "the table for LaTeX"),
-        ("figures/", "every figure as SVG and PDF, a folder per config"),
-    ]
+MISTAKE_COLUMNS = (
+    "config",
+    "fold",
+    "path",
+    "true_class",
+    "answer",
+    "probability_of_answer",
+    "probability_of_true_class",
+)
+Row = Mapping[str, object]
 
 
 def write_files(
-    paths: ReportPaths,
-    page: str,
-    *,
-    placed: Sequence[PlacedFigure],
-    sets: Sequence[DataSetSection],
-    comparison: Comparison,
-    outcomes: Sequence[ConfigOutcome],
+    run: Run, page: str, *, placed: Sequence[PlacedFigure], sets: Sequence[DataSetSection]
 ) -> None:
-    """Write everything, the page last; figures of an earlier report that are no more go."""
+    """Write everything, the page last, and delete figures that an earlier report left."""
+    paths = run.paths
     written = set()
     for one in placed:
         base = paths.figures / one.folder / one.drawing.caption.slug
@@ -69,135 +69,97 @@ def write_files(
             path.unlink()
     write_text(paths.methods, "\n\n".join(one.methods for one in sets) + "\n")
     write_text(paths.latex, "\n".join(one.latex for one in sets))
-    for name, text in _numbers(comparison, outcomes):
+    comparison = run.comparison
+    rows = [row for one in comparison.data_sets for row in one.rows]
+    pairs = [_pair_row(pair) for one in comparison.data_sets for pair in one.pairs]
+    for name, text in {
+        "leaderboard": csv_text(line for row in rows for line in _score_rows(comparison, row)),
+        "pairs": csv_text(pairs, PAIR_COLUMNS),
+        "folds": csv_text(row for one in run.ranked for row in _fold_rows(one)),
+        "per_class": csv_text(
+            {"config": one.config.name, "class": label, **scores}
+            for one in run.ranked
+            for label, scores in one.summary["per_class"].items()
+        ),
+        "confusion": csv_text(row for one in run.ranked for row in _confusion_rows(one)),
+        "learning_curves": csv_text(
+            {"config": one.config.name, "fold": n, "epoch": e, "column": column, "value": value}
+            for one in run.ranked
+            for n, history in zip((f.number for f in one.folds), one.histories, strict=True)
+            for column, values in history.items()
+            for e, value in enumerate(values, start=1)
+        ),
+        "mistakes": csv_text(
+            (row for one in run.ranked for row in _mistake_rows(one)), MISTAKE_COLUMNS
+        ),
+    }.items():
         write_text(paths.numbers(name), text)
     write_text(paths.page, page)
 
 
-def _numbers(
-    comparison: Comparison, outcomes: Sequence[ConfigOutcome]
-) -> Iterator[tuple[str, str]]:
-    rows = [row for one in comparison.data_sets for row in one.rows]
-    yield (
-        "leaderboard",
-        csv_text(
-            ("config", "epoch", "score", "mean", "sd", "n_folds", "pooled", "ci_low", "ci_high"),
-            (line for row in rows for line in _scores(comparison, row)),
-        ),
-    )
-    pairs = (pair for one in comparison.data_sets for pair in one.pairs)
-    yield "pairs", csv_text(PAIR_COLUMNS, map(_pair, pairs))
-    yield "folds", csv_text(*_folds(outcomes))
-    yield (
-        "per_class",
-        csv_text(
-            ("config", "class", *next(iter(outcomes[0].summary["per_class"].values()))),
-            (
-                (one.config.name, name, *scores.values())
-                for one in outcomes
-                for name, scores in one.summary["per_class"].items()
-            ),
-        ),
-    )
-    yield (
-        "confusion",
-        csv_text(
-            ("config", "true_class", "answer", "images"),
-            (
-                (one.config.name, one.pooled.classes[true], one.pooled.classes[answer], count)
-                for one in outcomes
-                for (true, answer), count in np.ndenumerate(one.confusion)
-            ),
-        ),
-    )
-    yield (
-        "learning_curves",
-        csv_text(
-            ("config", "fold", "epoch", "column", "value"),
-            (
-                (one.config.name, fold.number, epoch, column, value)
-                for one in outcomes
-                for fold in one.folds
-                for column, values in fold.history.items()
-                for epoch, value in enumerate(values, start=1)
-            ),
-        ),
-    )
-    yield (
-        "mistakes",
-        csv_text(
-            (
-                "config",
-                "fold",
-                "path",
-                "true_class",
-                "answer",
-                "probability_of_answer",
-                "probability_of_true_class",
-            ),
-            (
-                (
-                    one.config.name,
-                    wrong.fold,
-                    wrong.path,
-                    one.pooled.classes[wrong.label],
-                    one.pooled.classes[wrong.answer],
-                    wrong.confidence,
-                    wrong.true_probability,
-                )
-                for one in outcomes
-                for wrong in worst_mistakes(one.folds)
-            ),
-        ),
-    )
-
-
-def _scores(comparison: Comparison, row: LeaderboardRow) -> Iterator[tuple[object, ...]]:
+def _score_rows(comparison: Comparison, row: LeaderboardRow) -> Iterator[Row]:
     for epoch, spreads in (("best", row.best), ("last", row.last)):
         for score, spread in spreads.items():
             pooled = row.pooled.get(score) if epoch == comparison.epoch else None
-            interval = None if pooled is None else pooled.interval
-            yield (
-                row.name,
-                epoch,
-                score,
-                spread.mean,
-                spread.sd,
-                spread.n,
-                None if pooled is None else pooled.value,
-                None if interval is None else interval.low,
-                None if interval is None else interval.high,
-            )
+            interval = pooled and pooled.interval
+            yield {
+                "config": row.name,
+                "epoch": epoch,
+                "score": score,
+                "mean": spread.mean,
+                "sd": spread.sd,
+                "n_folds": spread.n,
+                "pooled": pooled and pooled.value,
+                "ci_low": interval and interval.low,
+                "ci_high": interval and interval.high,
+            }
 
 
-def _pair(pair: PairResult) -> tuple[object, ...]:
-    test, drawn = pair.test, pair.bootstrap
-    return (
-        pair.first,
-        pair.second,
-        pair.metric,
-        pair.difference,
-        *(None if test is None else getattr(test, name) for name in TEST_COLUMNS),
-        pair.p_holm,
-        pair.mcnemar.p_mid,
-        pair.pooled_difference,
-        None if drawn is None else drawn.low,
-        None if drawn is None else drawn.high,
-        pair.verdict,
-    )
+def _pair_row(pair: PairResult) -> Row:
+    test, interval = pair.test, pair.bootstrap
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "score": pair.metric,
+        "difference": pair.difference,
+        **{name: test and getattr(test, name) for name in TEST_COLUMNS},
+        "p_holm": pair.p_holm,
+        "p_mcnemar_mid": pair.mcnemar.p_mid,
+        "pooled_difference": pair.pooled_difference,
+        "pooled_low": interval and interval.low,
+        "pooled_high": interval and interval.high,
+        "verdict": pair.verdict,
+    }
 
 
-def _folds(
-    outcomes: Sequence[ConfigOutcome],
-) -> tuple[list[str], Iterator[tuple[object, ...]]]:
-    """Columns that any config has; those of others stay empty."""
-    columns = list(dict.fromkeys(name for one in outcomes for name in one.summary["fold_results"]))
+def _fold_rows(outcome: ConfigOutcome) -> Iterator[Row]:
+    columns = outcome.summary["fold_results"]
+    for values in zip(*columns.values(), strict=True):
+        cells = zip((name.removeprefix("fold_") for name in columns), values, strict=True)
+        yield {"config": outcome.config.name, **dict(cells)}
 
-    def rows() -> Iterator[tuple[object, ...]]:
-        for one in outcomes:
-            results = one.summary["fold_results"]
-            for place in range(len(results["fold"])):
-                values = (results[name][place] if name in results else None for name in columns)
-                yield (one.config.name, *values)
 
-    return ["config", *(name.removeprefix("fold_") for name in columns)], rows()
+def _confusion_rows(outcome: ConfigOutcome) -> Iterator[Row]:
+    classes = outcome.pooled.classes
+    for (true, predicted), count in np.ndenumerate(outcome.confusion):
+        yield {
+            "config": outcome.config.name,
+            "true_class": classes[true],
+            "answer": classes[predicted],
+            "images": count,
+        }
+
+
+def _mistake_rows(outcome: ConfigOutcome) -> Iterator[Row]:
+    classes = outcome.pooled.classes
+    for wrong in worst_mistakes(outcome.folds):
+        values = (
+            outcome.config.name,
+            wrong.fold,
+            wrong.path,
+            classes[wrong.label],
+            classes[wrong.prediction],
+            wrong.confidence,
+            wrong.true_probability,
+        )
+        yield dict(zip(MISTAKE_COLUMNS, values, strict=True))

@@ -1,6 +1,6 @@
-"""What needs the images and the models: maps of features, and mistakes with their evidence.
+"""What needs images and models: maps of features, and mistakes with Grad-CAM.
 
-torch is imported when the first model is loaded; a report without images never does.
+torch is imported when the first model is loaded, so a report without images does not need it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from PIL import Image
 from clip_pkg.base.errors import UserError
 from clip_pkg.inference.held_out import HeldOut, HeldOutFold, held_out_images
 from clip_pkg.inference.images import square_batches
-from clip_pkg.report.results import ConfigOutcome, FoldOutcome
+from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.folders import FoldFiles
+from clip_pkg.study.predictions import Predictions
 
 if TYPE_CHECKING:
     import torch
@@ -27,61 +29,40 @@ if TYPE_CHECKING:
     from clip_pkg.inference.fold_classifier import FoldClassifier
 
 
-MOST_SHOWN = 8
+MAX_MISTAKES = 8
+MAX_MAPS = 6  # folds whose features are drawn
+MAX_ON_MAP = 600  # images of a fold
+MIN_FOR_TSNE = 30  # images; neighbourhoods of fewer mean little
+PERPLEXITY = 30.0
+SEED = 42
+PICTURE_SIZE = 176  # pixels
+
+Advance: TypeAlias = Callable[[], None]
+Pixels: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong out-of-fold answer.
+    """A wrong out-of-fold prediction.
 
-    fold counts from 1; row is the image's place in the fold's predictions. label, answer: class
-    positions. confidence, true_probability: of the answer and of the label.
+    fold counts from 1. label, prediction: class positions. confidence, true_probability:
+    probabilities of the prediction and of the label.
     """
 
     fold: int
-    row: int
     path: str
     label: int
-    answer: int
+    prediction: int
     confidence: float
     true_probability: float
-
-
-def worst_mistakes(folds: Sequence[FoldOutcome], limit: int | None = None) -> list[Mistake]:
-    """Wrong answers of all folds, the surest first."""
-    found = []
-    for fold in folds:
-        answers = fold.predictions
-        chosen = answers.probabilities.argmax(axis=1)
-        for row in (chosen != answers.targets).nonzero()[0].tolist():
-            label, answer = int(answers.targets[row]), int(chosen[row])
-            found.append(
-                Mistake(
-                    fold=fold.number,
-                    row=row,
-                    path=answers.paths[row],
-                    label=label,
-                    answer=answer,
-                    confidence=float(answers.probabilities[row, answer]),
-                    true_probability=float(answers.probabilities[row, label]),
-                )
-            )
-    found.sort(key=lambda one: (-one.confidence, one.path))
-    return found[:limit]
-
-
-SEED = 42
-FEWEST_FOR_TSNE = 30  # images; of fewer, neighbourhoods say little
-MOST_ON_A_MAP = 600  # images of a fold
-PERPLEXITY = 30.0
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureMap:
     """N images of a fold on a map.
 
-    points: [N, 2]. targets: [N] class positions. wrong: bool [N], answered wrongly. method: how the
-    points were made. left_out: images of the fold that are not on the map.
+    points: [N, 2]. targets: [N] class positions. wrong: bool [N], misclassified. method: `t-SNE` or
+    `PCA`. left_out: images of the fold that are not on the map.
     """
 
     fold: int
@@ -90,45 +71,6 @@ class FeatureMap:
     wrong: NDArray[np.bool_]
     method: str
     left_out: int
-
-
-def on_the_map(count: int) -> NDArray[np.int64]:
-    """Sorted positions of the images that are drawn: all, or a seeded sample."""
-    if count <= MOST_ON_A_MAP:
-        return np.arange(count)
-    chosen = np.random.default_rng(SEED).choice(count, MOST_ON_A_MAP, replace=False)
-    return np.sort(chosen)
-
-
-def project(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], str]:
-    """Points and the method: t-SNE, or PCA for few images.
-
-    features: [N, D], compared by their cosines.
-    """
-    # Imported late: it takes a second, and a report without images does not need it.
-    from sklearn.decomposition import PCA  # noqa: PLC0415
-    from sklearn.manifold import TSNE  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = np.asarray(features, dtype=np.float64) / np.maximum(lengths, 1e-12)
-    count, size = unit.shape
-    if count < FEWEST_FOR_TSNE:
-        points = PCA(min(2, count, size), random_state=SEED).fit_transform(unit)
-        return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), "PCA"
-    # Several threads would wait for each other most of the time: maps are small.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        method = TSNE(
-            perplexity=min(PERPLEXITY, (count - 1) / 3), init="pca", random_state=SEED, n_jobs=1
-        )
-        return method.fit_transform(unit).astype(np.float64), "t-SNE"
-
-
-MOST_MAPS = 6  # folds whose features are drawn
-SIDE = 176  # of a picture, pixels
-Advance: TypeAlias = Callable[[], None]
-Pixels: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,31 +91,85 @@ class Pictures:
     notices: tuple[str, ...]
 
 
+def worst_mistakes(folds: Sequence[FoldFiles], limit: int | None = None) -> list[Mistake]:
+    """Wrong predictions of all finished folds, the most confident first."""
+    found = []
+    for fold in folds:
+        predictions = fold.predictions
+        assert predictions is not None, "the fold is finished"
+        chosen = predictions.probabilities.argmax(axis=1)
+        for row in (chosen != predictions.targets).nonzero()[0].tolist():
+            label, prediction = int(predictions.targets[row]), int(chosen[row])
+            found.append(
+                Mistake(
+                    fold=fold.number,
+                    path=predictions.paths[row],
+                    label=label,
+                    prediction=prediction,
+                    confidence=float(predictions.probabilities[row, prediction]),
+                    true_probability=float(predictions.probabilities[row, label]),
+                )
+            )
+    found.sort(key=lambda one: (-one.confidence, one.path))
+    return found[:limit]
+
+
+def on_the_map(count: int) -> NDArray[np.int64]:
+    """Sorted positions of the images to draw: all, or a seeded sample."""
+    if count <= MAX_ON_MAP:
+        return np.arange(count)
+    chosen = np.random.default_rng(SEED).choice(count, MAX_ON_MAP, replace=False)
+    return np.sort(chosen)
+
+
+def project(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], str]:
+    """Map features [N, D] to points [N, 2] by their cosines; returns the method as well."""
+    # takes a second to import, and a report without images does not need it
+    from sklearn.decomposition import PCA  # noqa: PLC0415
+    from sklearn.manifold import TSNE  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = np.asarray(features, dtype=np.float64) / np.maximum(lengths, 1e-12)
+    count, size = unit.shape
+    if count < MIN_FOR_TSNE:
+        points = PCA(min(2, count, size), random_state=SEED).fit_transform(unit)
+        return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), "PCA"
+    # maps are small: several threads would only wait for each other
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        method = TSNE(
+            perplexity=min(PERPLEXITY, (count - 1) / 3), init="pca", random_state=SEED, n_jobs=1
+        )
+        return method.fit_transform(unit).astype(np.float64), "t-SNE"
+
+
 def find_images(outcome: ConfigOutcome, data_dir: Path | None) -> HeldOut:
-    """Find the images in `data_dir`, or where they were in training; see `held_out_images`."""
+    """Find the images in `data_dir`, or at their place in training; see `held_out_images`."""
     recorded = outcome.preflight.get("data_dir")
     if data_dir is None and recorded is None:
-        raise UserError("the run does not say where its images were; --data-dir names them")
-    return held_out_images(outcome.paths, data_dir or Path(str(recorded)))
+        raise UserError("the run does not record where its images were; use --data-dir")
+    return held_out_images(outcome.files.paths, data_dir or Path(str(recorded)))
 
 
 def make_pictures(
     outcome: ConfigOutcome, held_out: HeldOut, device: torch.device, advance: Advance
 ) -> Pictures:
-    """Look at the images with the models that did not see them; one model is in memory at a time.
+    """Evaluate each fold's held-out images with its model, one model in memory at a time.
 
     `advance` is called after each fold.
     """
     from clip_pkg.inference.ensemble import unseeing_folds  # noqa: PLC0415
 
-    chosen = worst_mistakes(outcome.folds, MOST_SHOWN)
-    by_number = {fold.number: fold for fold in outcome.folds}
+    chosen = worst_mistakes(outcome.folds, MAX_MISTAKES)
+    numbers = (fold.number for fold in outcome.folds)
+    predictions = dict(zip(numbers, outcome.predictions, strict=True))
     maps: list[FeatureMap] = []
     pictures: dict[Mistake, MistakePicture] = {}
     notices: list[str] = []
     for fold, model in unseeing_folds(held_out, device):
-        if len(maps) < MOST_MAPS:
-            maps.append(_map(model, fold, by_number[fold.number]))
+        if len(maps) < MAX_MAPS:
+            maps.append(_map(model, fold, predictions[fold.number]))
         mine = [mistake for mistake in chosen if mistake.fold == fold.number]
         pictures |= _mistakes(model, fold, mine, notices)
         advance()
@@ -186,18 +182,18 @@ def make_pictures(
     )
 
 
-def _map(model: FoldClassifier, fold: HeldOutFold, outcome: FoldOutcome) -> FeatureMap:
+def _map(model: FoldClassifier, fold: HeldOutFold, predictions: Predictions) -> FeatureMap:
     from clip_pkg.inference.embedding import embed  # noqa: PLC0415
 
     chosen = on_the_map(len(fold.images))
     features = embed(model, [fold.images[place] for place in chosen]).features
     points, method = project(features)
-    row_of = {path: row for row, path in enumerate(outcome.predictions.paths)}
+    row_of = {path: row for row, path in enumerate(predictions.paths)}
     rows = [row_of[fold.images[place].name] for place in chosen]
-    targets = outcome.predictions.targets[rows]
-    answers = outcome.predictions.probabilities[rows].argmax(axis=1)
+    targets = predictions.targets[rows]
+    wrong = predictions.probabilities[rows].argmax(axis=1) != targets
     left_out = len(fold.images) - len(chosen)
-    return FeatureMap(fold.number, points, targets, answers != targets, method, left_out)
+    return FeatureMap(fold.number, points, targets, wrong, method, left_out)
 
 
 def _mistakes(
@@ -215,8 +211,8 @@ def _mistakes(
     notices += [f"{one}." for one in batch.unreadable]
     evidence: Sequence[NDArray[np.float32] | None]
     try:
-        answers = np.array([mistake.answer for mistake in shown], dtype=np.int64)
-        evidence = list(Explainer.of(model).maps(batch.pixels, answers))
+        predicted = np.array([mistake.prediction for mistake in shown], dtype=np.int64)
+        evidence = list(Explainer.of(model).maps(batch.pixels, predicted))
     except UserError as error:
         notices.append(f"No Grad-CAM: {error}")
         evidence = [None] * len(shown)
@@ -229,7 +225,7 @@ def _mistakes(
 
 
 def overlaid(pixels: Pixels, evidence: NDArray[np.float32]) -> Pixels:
-    """Lay evidence [S, S] in 0…1 over a picture [S, S, 3]: grey without, yellow where strongest."""
+    """Blend evidence [S, S] in 0…1 into a picture [S, S, 3]: grey for 0, yellow for 1."""
     import matplotlib as mpl  # noqa: PLC0415
 
     grey = pixels.mean(axis=2, keepdims=True).repeat(3, axis=2)
@@ -240,7 +236,7 @@ def overlaid(pixels: Pixels, evidence: NDArray[np.float32]) -> Pixels:
 
 
 def _png(pixels: Pixels) -> bytes:
-    image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    image = Image.fromarray(pixels).resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -1,90 +1,101 @@
-"""What training left of each config, read once for all parts of the report."""
+"""The configs of a folder with results, compared, as the report needs them."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clip_pkg.base.errors import RunFolderError, shown
-from clip_pkg.base.paths import ConfigPaths, FoldPaths, ReportPaths, RunPaths
+from clip_pkg.base.paths import ConfigPaths, ReportPaths, RunPaths
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.results.comparison import compare
-from clip_pkg.results.comparison_records import Comparison, LeaderboardRow
-from clip_pkg.results.config_result import result_folders
-from clip_pkg.results.fold_files import FoldFiles, left_out, read_config_files, read_json
+from clip_pkg.results.bootstrap import LEVEL
+from clip_pkg.results.comparison import DEFAULT_METRIC, compare_configs
+from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, Question
+from clip_pkg.results.folders import (
+    ConfigFiles,
+    FoldFiles,
+    History,
+    left_out,
+    read_config_files,
+    read_json,
+    result_folders,
+)
 from clip_pkg.results.summary import summarize
-from clip_pkg.results.summary_schema import read_summary
 from clip_pkg.study.predictions import Predictions, pooled
-
-History: TypeAlias = Mapping[str, Sequence[float | None]]
-
-
-@dataclass(frozen=True, eq=False)
-class Exposure:
-    """How often each of N training images was shown.
-
-    labels: N class names. times_seen: int64 [N].
-    """
-
-    labels: tuple[str, ...]
-    times_seen: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class FoldOutcome:
-    """A finished fold. number, best_epoch count from 1; exposure is None where the file is gone."""
-
-    number: int
-    best_epoch: int
-    history: History
-    predictions: Predictions
-    exposure: Exposure | None
-
-    @property
-    def exposure_digest(self) -> tuple[object, ...]:
-        """Equal for folds whose images were shown equally often."""
-        if self.exposure is None:
-            return ()
-        return (self.exposure.labels, self.exposure.times_seen.tobytes())
 
 
 @dataclass(frozen=True, eq=False)
 class ConfigOutcome:
-    """A config. folds: those that are finished. preflight: what the check of the images found."""
+    """One config with at least one finished fold."""
 
-    paths: ConfigPaths
+    files: ConfigFiles
     config: RunConfig
-    summary: Mapping[str, Any]
-    folds_info: Mapping[str, Any]
-    preflight: Mapping[str, Any]
-    folds: tuple[FoldOutcome, ...]
 
     @property
     def name(self) -> str:
-        """The config's name, fit for a line."""
+        """Printable name."""
         return shown(self.config.name)
+
+    @property
+    def folder(self) -> str:
+        """Name of the result folder."""
+        return self.files.paths.root.name
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        return self.files.summary
+
+    @property
+    def folds_info(self) -> Mapping[str, Any]:
+        return self.files.folds_info
+
+    @property
+    def folds(self) -> tuple[FoldFiles, ...]:
+        """Finished folds."""
+        return self.files.done
+
+    @cached_property
+    def preflight(self) -> Mapping[str, Any]:
+        """What the check of the images found; empty if the file is missing."""
+        path = self.files.paths.preflight
+        found: Mapping[str, Any] = read_json(path) if path.exists() else {}
+        return found
+
+    @property
+    def histories(self) -> list[History]:
+        return [fold.history for fold in self.folds]
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """Best epoch of each finished fold, from 1."""
+        epochs = self.summary["fold_results"]["fold_best_epoch"]
+        return [epoch for epoch in epochs if epoch is not None]
+
+    @cached_property
+    def predictions(self) -> list[Predictions]:
+        """Held-out predictions of each finished fold, at its best epoch."""
+        return [fold.predictions for fold in self.folds if fold.predictions is not None]
 
     @cached_property
     def pooled(self) -> Predictions:
-        """Out-of-fold answers of all finished folds."""
-        return pooled([fold.predictions for fold in self.folds])
+        """Out-of-fold predictions of all finished folds."""
+        return pooled(self.predictions)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """C names in the order of the predictions, fit for a line."""
+        """C printable names in the order of the predictions."""
         return tuple(shown(name) for name in self.pooled.classes)
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """Out-of-fold counts [C, C]: true class, answer."""
+        """Out-of-fold counts [C, C]: true class, predicted class."""
         return np.array(self.summary["confusion_matrix"]["counts"], dtype=np.int64)
 
     @property
@@ -96,85 +107,118 @@ class ConfigOutcome:
 
     @property
     def commonest_mistake(self) -> tuple[int, int] | None:
-        """True class and answer of the most frequent wrong answer; None without mistakes."""
+        """True and predicted class of the most frequent mistake; None without mistakes."""
         wrong = self.confusion - np.diag(self.confusion.diagonal())
         if not wrong.any():
             return None
-        true, answer = np.unravel_index(int(wrong.argmax()), wrong.shape)
-        return int(true), int(answer)
+        true, predicted = np.unravel_index(int(wrong.argmax()), wrong.shape)
+        return int(true), int(predicted)
 
     @property
     def confidence_gap(self) -> float:
-        """Accuracy minus mean confidence of the out-of-fold answers; over-confident below 0."""
+        """Accuracy minus mean confidence of out-of-fold predictions; over-confident below 0."""
         confidence = float(self.pooled.probabilities.max(axis=1).mean())
         return float(self.summary["out_of_fold"]["acc"]) / 100 - confidence
 
     @property
     def class_counts(self) -> Mapping[str, int]:
-        """Images of each class in the whole set."""
+        """Images per class in the whole data set."""
         fold = self.folds_info["folds"][0]
         train, val = fold["train_per_class"], fold["val_per_class"]
         return {name: train[name] + val[name] for name in train}
 
     @property
     def n_images(self) -> int:
-        """Images of the whole set."""
         return sum(self.class_counts.values())
 
     @property
     def n_groups(self) -> int | None:
-        """Patients or other groups that were kept together; None without any."""
+        """Number of patients or other groups; None if images are not grouped."""
         groups = self.folds_info.get("groups")
         return None if groups is None else len(groups)
 
-    def shown_alike(self, other: ConfigOutcome) -> bool:
-        """Whether both were shown the same images equally often in every fold."""
-        return [fold.exposure_digest for fold in self.folds] == [
-            fold.exposure_digest for fold in other.folds
-        ]
-
     @property
     def is_holdout(self) -> bool:
-        """Whether there is one division only, which leaves images that are never validated."""
+        """Whether there is a single split, so that some images are never validated."""
         return len(self.folds_info["folds"]) == 1
+
+    def has_exposure_of(self, other: ConfigOutcome) -> bool:
+        """Whether the samplers of both showed the same images equally often in every fold."""
+        found = [
+            [
+                fold.exposure and (fold.exposure.labels, fold.exposure.times_seen.tobytes())
+                for fold in one.folds
+            ]
+            for one in (self, other)
+        ]
+        return found[0] == found[1]
 
 
 @dataclass(frozen=True)
-class RunOutcome:
-    """All configs of a folder with results. notices: what has none and why, a sentence each."""
+class Run:
+    """A folder's configs, compared.
+
+    ranked: in the order of the leaderboards. notices: incomplete configs, a sentence each.
+    """
 
     root: Path
-    configs: tuple[ConfigOutcome, ...]
+    comparison: Comparison
+    ranked: tuple[ConfigOutcome, ...]
     notices: tuple[str, ...]
+    paths: ReportPaths
+
+    def outcome_of(self, row: LeaderboardRow) -> ConfigOutcome:
+        return next(one for one in self.ranked if str(one.files.paths.root) == row.folder)
+
+    def row_of(self, outcome: ConfigOutcome) -> LeaderboardRow:
+        rows = (row for one in self.comparison.data_sets for row in one.rows)
+        return next(row for row in rows if row.folder == str(outcome.files.paths.root))
 
 
-def read_run(directory: Path) -> RunOutcome:
-    """Read every config. Raises RunFolderError for damaged files, and where no fold is finished."""
-    if not directory.is_dir():
-        raise RunFolderError(f"{shown(directory)}: there is no such folder")
-    found, notices = [], []
-    for folder in result_folders([directory]):
-        outcome = read_config(ConfigPaths(folder))
+def read_run(directory: Path) -> Run:
+    """Read and compare all configs in a folder.
+
+    Summaries that are missing or out of date are written first.
+
+    Raises RunFolderError for damaged files, if no fold is finished, and if the report's folder is
+    that of a config.
+    """
+    root = directory.resolve()
+    if not root.is_dir():
+        raise RunFolderError(f"{shown(root)}: no such folder")
+    found: list[ConfigOutcome] = []
+    notices = []
+    for folder in result_folders([root]):
+        outcome = _read_config(ConfigPaths(folder))
         if outcome.folds:
             found.append(outcome)
         absent = ", ".join(left_out(outcome.summary))
         if absent and outcome.folds:
             notices.append(
                 f"{outcome.name} is incomplete: its numbers are over {len(outcome.folds)} of "
-                f"{outcome.summary['n_folds']} folds, without {absent}."
+                f"{len(outcome.files.folds)} folds, without {absent}."
             )
         elif absent:
-            notices.append(f"{outcome.name} has no part in this report: {absent}.")
+            notices.append(f"{outcome.name} is not part of this report: {absent}.")
     if not found:
         raise RunFolderError(
-            f"{shown(directory)}: no fold is finished; the training command goes on where it "
-            "stopped. " + " ".join(notices)
+            f"{shown(root)}: no fold is finished. Run the training command again to resume. "
+            + " ".join(notices)
         )
-    return RunOutcome(directory, tuple(found), tuple(notices))
+    paths = RunPaths(root).report
+    if ConfigPaths(paths.root).folds_info.exists():
+        raise RunFolderError(
+            f"{shown(paths.root)} holds the results of a config called `{paths.root.name}`, and "
+            "the report would be written into it: move it to another folder"
+        )
+    question = Question(DEFAULT_METRIC, "best", LEVEL, seed=0)
+    comparison = compare_configs([one.files for one in found], question)
+    by_folder = {str(one.files.paths.root): one for one in found}
+    ranked = tuple(by_folder[row.folder] for one in comparison.data_sets for row in one.rows)
+    return Run(root, comparison, ranked, tuple(notices), paths)
 
 
-def read_config(paths: ConfigPaths) -> ConfigOutcome:
-    """Read one config's folder; a summary that is absent or of an older version is made anew."""
+def _read_config(paths: ConfigPaths) -> ConfigOutcome:
     files = read_config_files(paths)
     try:
         config = RunConfig.model_validate(files.config)
@@ -183,73 +227,7 @@ def read_config(paths: ConfigPaths) -> ConfigOutcome:
             f"{shown(paths.config)} was written by another version of this program: {error}"
         ) from None
     try:
-        summary = read_summary(paths.summary)
+        _ = files.summary
     except RunFolderError:
-        summary = summarize(paths)
-    return ConfigOutcome(
-        paths=paths,
-        config=config,
-        summary=summary,
-        folds_info=files.folds_info,
-        preflight=read_json(paths.preflight) if paths.preflight.exists() else {},
-        folds=tuple(
-            fold for one in files.folds if (fold := _fold(paths.fold(one.number), one)) is not None
-        ),
-    )
-
-
-def _fold(paths: FoldPaths, files: FoldFiles) -> FoldOutcome | None:
-    if files.result is None or files.predictions is None:
-        return None
-    assert files.result.best_epoch is not None, "a fold holds images out to choose it by"
-    return FoldOutcome(
-        number=files.number,
-        best_epoch=files.result.best_epoch,
-        history=read_json(paths.history),
-        predictions=files.predictions,
-        exposure=_exposure(paths.exposure),
-    )
-
-
-def _exposure(path: Path) -> Exposure | None:
-    if not path.exists():
-        return None
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        seen = np.array([int(row["times_seen"]) for row in rows], dtype=np.int64)
-        return Exposure(tuple(row["label"] for row in rows), seen)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{shown(path)} is damaged: {error!r}") from None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A folder's configs, compared; ranked holds them in the order of the leaderboards."""
-
-    outcome: RunOutcome
-    comparison: Comparison
-    by_folder: Mapping[str, ConfigOutcome]
-    ranked: tuple[ConfigOutcome, ...]
-    paths: ReportPaths
-
-    def row_of(self, outcome: ConfigOutcome) -> LeaderboardRow:
-        """Its row in a leaderboard."""
-        rows = (row for one in self.comparison.data_sets for row in one.rows)
-        return next(row for row in rows if row.folder == str(outcome.paths.root))
-
-
-def read(directory: Path) -> Run:
-    """Read and compare. Raises RunFolderError for folders without results or with a strange one."""
-    root = directory.resolve()
-    outcome = read_run(root)
-    paths = RunPaths(root).report
-    if ConfigPaths(paths.root).folds_info.exists():
-        raise RunFolderError(
-            f"{shown(paths.root)} holds the results of a config called `{paths.root.name}`, and "
-            "the report would be written into it: move it to another folder"
-        )
-    comparison = compare([one.paths.root for one in outcome.configs])
-    by_folder = {str(one.paths.root): one for one in outcome.configs}
-    ranked = tuple(by_folder[row.folder] for one in comparison.data_sets for row in one.rows)
-    return Run(outcome, comparison, by_folder, ranked, paths)
+        summarize(paths)
+    return ConfigOutcome(files, config)

@@ -1,18 +1,16 @@
 """Stratified bootstrap of out-of-fold predictions: intervals of scores and of their differences.
 
-Efron & Tibshirani 1993, "An Introduction to the Bootstrap": percentile intervals (chapter 13),
-here over images drawn anew within each class, so that every resample has the classes' sizes. Images
-that belong together (a patient, copies) are drawn together: Field & Welsh 2007, "Bootstrapping
-clustered data". The models stay as they are: an interval tells what other images would
-have changed, not what other training would.
+Percentile intervals (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13) over
+images drawn within each class, so that every resample keeps the class sizes. Images that belong
+together (of one patient, copies) are drawn together: Field & Welsh 2007, "Bootstrapping clustered
+data". Models are kept as they are: an interval covers other images, not other training runs.
 
 Legend: N images, C classes, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,97 +18,79 @@ from numpy.typing import NDArray
 
 from clip_pkg.metrics.table import METRICS
 from clip_pkg.metrics.weighted import weighted_scores
+from clip_pkg.results.comparison_records import Interval
+from clip_pkg.study.duplicates import DisjointSets
+from clip_pkg.study.predictions import Predictions
 
 LEVEL = 0.95
 RESAMPLES = 2000
-FEWEST_RESAMPLES = 200
-# Work of a bootstrap is N·C·R; above this (some 30 seconds) it takes fewer resamples.
-LARGEST_WORK = 4_000_000_000
+MIN_RESAMPLES = 200
+MAX_WORK = 4_000_000_000  # N·C·R, some 30 seconds; larger data takes fewer resamples
 CHUNK = 2_000_000  # weights held at once, N × resamples
-LARGEST_UNDEFINED = 0.05  # share of resamples without a value that an interval bears
+MAX_UNDEFINED = 0.05  # share of resamples without a value that an interval tolerates
 METHOD = "stratified percentile bootstrap"
+
+# Of a summary, which must not hold up a run: N·C·R for about ten seconds, and the N·C above which
+# even MIN_RESAMPLES would take minutes.
+SUMMARY_RESAMPLES = 1000
+MAX_SUMMARY_WORK = 400_000_000
+MAX_SUMMARY_TABLE = 10_000_000
+SUMMARY_SEED = 0
+PER_CLASS = ("precision", "recall", "f1", "average_precision", "auroc")
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Interval:
-    """From `low` to `high`, in the unit of the score."""
+def confidence_intervals(
+    predictions: Predictions, clusters: Iterable[Sequence[str]]
+) -> dict[str, Any] | None:
+    """The block `confidence_intervals` of a summary; None for too many images.
 
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, eq=False)
-class BootstrapIntervals:
-    """Confidence intervals of one config's pooled scores.
-
-    intervals: by score, in the units of histories; None where the score is undefined in more than
-        5 % of the resamples, or says nothing in a resample (`ece`: repeated images inflate it).
-    by_class: the same by the names of `ClassScores`, C fractions each.
-    level: of each interval, such as 0.95.
-    resamples: how many there were.
-    seed: of the draws.
-    drawn: `images`, or `groups of images` that belong together.
+    clusters: lists of paths that belong together.
     """
-
-    intervals: Mapping[str, Interval | None]
-    by_class: Mapping[str, Sequence[Interval | None]]
-    level: float
-    resamples: int
-    seed: int
-    drawn: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; an interval is [low, high]."""
-        return {
-            "method": METHOD,
-            "level": self.level,
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "drawn": self.drawn,
-            "intervals": {
-                name: None if one is None else [one.low, one.high]
-                for name, one in self.intervals.items()
-            },
-        }
-
-
-def bootstrap_intervals(
-    probabilities: Floats,
-    targets: Labels,
-    *,
-    clusters: Labels | None = None,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> BootstrapIntervals:
-    """Percentile intervals of every score of `classification_metrics` over pooled predictions.
-
-    Args:
-        probabilities: [N, C], rows are distributions.
-        targets: [N] in 0…C−1.
-        clusters: [N] equal numbers for images that belong together; None: every image by itself.
-        level: of the intervals, above 0 and below 1.
-        resamples: R; fewer (see `affordable`) where that would take minutes.
-        seed: of the draws; the same seed, targets and clusters draw the same images.
-    """
-    scores, by_class = _resampled(
-        probabilities, targets, clusters=clusters, resamples=resamples, seed=seed
+    size = predictions.probabilities.size
+    if size > MAX_SUMMARY_TABLE:
+        return None
+    resamples = max(MIN_RESAMPLES, min(SUMMARY_RESAMPLES, MAX_SUMMARY_WORK // size))
+    units = image_clusters(predictions.paths, clusters)
+    scores, by_class = resampled_scores(
+        predictions.probabilities,
+        predictions.targets,
+        clusters=units,
+        resamples=resamples,
+        seed=SUMMARY_SEED,
     )
-    intervals = {name: percentile_interval(values, level) for name, values in scores.items()}
-    return BootstrapIntervals(
-        intervals={name: intervals.get(name) for name in METRICS},
-        by_class={
-            name: [percentile_interval(row, level) for row in rows]
-            for name, rows in by_class.items()
+
+    def interval(values: Floats | None) -> list[float] | None:
+        found = None if values is None else percentile_interval(values)
+        return None if found is None else [found.low, found.high]
+
+    return {
+        "method": METHOD,
+        "level": LEVEL,
+        "resamples": resamples,
+        "seed": SUMMARY_SEED,
+        "drawn": "images" if units is None else "groups of images",
+        "out_of_fold": {name: interval(scores.get(name)) for name in METRICS},
+        "per_class": {
+            name: {score: interval(by_class[score][label]) for score in PER_CLASS}
+            for label, name in enumerate(predictions.classes)
         },
-        level=level,
-        resamples=affordable(len(targets), probabilities.shape[1], resamples),
-        seed=seed,
-        drawn="images" if clusters is None else "groups of images",
-    )
+    }
+
+
+def image_clusters(paths: Sequence[str], clusters: Iterable[Sequence[str]]) -> Labels | None:
+    """[N] equal numbers for images of one cluster; None if no two images belong together."""
+    place = {path: index for index, path in enumerate(paths)}
+    sets = DisjointSets(len(paths))
+    joined = False
+    for cluster in clusters:
+        members = [place[path] for path in cluster if path in place]
+        for other in members[1:]:
+            sets.join(members[0], other)
+            joined = True
+    return sets.names() if joined else None
 
 
 def resampled_scores(
@@ -120,60 +100,62 @@ def resampled_scores(
     clusters: Labels | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, Floats]:
-    """Scores of R resamples, [R] each, in the units of histories; NaN where undefined.
+) -> tuple[dict[str, Floats], Mapping[str, Floats]]:
+    """Scores of R resamples of the images; NaN where undefined.
 
-    Two configs with the same targets, clusters and seed see the same resamples: the differences of
-    what this returns for them are a paired bootstrap.
+    Configs with equal targets, clusters and seed get the same resamples, so the differences of
+    their scores are a paired bootstrap.
+
+    Args:
+        probabilities: [N, C], rows are distributions.
+        targets: [N] in 0…C−1.
+        clusters: [N] equal numbers for images that belong together; None: each image alone.
+        resamples: R; fewer where that would take minutes (`affordable`).
+        seed: of the draws.
+
+    Returns:
+        Scores [R] in the units of the history, and fractions by class [C, R].
     """
-    return _resampled(probabilities, targets, clusters=clusters, resamples=resamples, seed=seed)[0]
-
-
-def _resampled(
-    probabilities: Floats, targets: Labels, *, clusters: Labels | None, resamples: int, seed: int
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Scores [R] in the units of histories, and fractions by class [C, R]."""
     count = affordable(len(targets), probabilities.shape[1], resamples)
-    parts = [
+    chunks = [
         weighted_scores(probabilities, targets, weights)
         for weights in _weights(targets, clusters, count, seed)
     ]
     scores = {
-        name: METRICS[name].factor * np.concatenate([part.scores[name] for part in parts])
-        for name in parts[0].scores
+        name: METRICS[name].factor * np.concatenate([chunk.scores[name] for chunk in chunks])
+        for name in chunks[0].scores
     }
     by_class = {
-        name: np.concatenate([part.by_class[name] for part in parts], axis=1)
-        for name in parts[0].by_class
+        name: np.concatenate([chunk.by_class[name] for chunk in chunks], axis=1)
+        for name in chunks[0].by_class
     }
     return scores, by_class
 
 
 def percentile_interval(values: Floats, level: float = LEVEL) -> Interval | None:
-    """The middle `level` of resampled values; None where too many of them are undefined.
+    """From the (1 − level)/2 to the (1 + level)/2 quantile of resampled values.
 
-    Efron & Tibshirani 1993, chapter 13: from the (1 − level)/2 to the (1 + level)/2 quantile.
+    None if more than 5 % of them are undefined.
     """
     defined = values[~np.isnan(values)]
-    if len(defined) < (1 - LARGEST_UNDEFINED) * len(values):
+    if len(defined) < (1 - MAX_UNDEFINED) * len(values):
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
 def affordable(count: int, classes: int, resamples: int) -> int:
-    """Resamples of N images and C classes that take no minutes: as asked for, but at least 200."""
-    most = max(FEWEST_RESAMPLES, LARGEST_WORK // (count * classes))
-    return min(resamples, most)
+    """Number of resamples of N images and C classes: as requested, or fewer but at least 200."""
+    return min(resamples, max(MIN_RESAMPLES, MAX_WORK // (count * classes)))
 
 
 def _weights(
     targets: Labels, clusters: Labels | None, resamples: int, seed: int
 ) -> Iterator[Floats]:
-    """How often each image is drawn, [N, some] at a time, R columns in all.
+    """Yield how often each image is drawn, [N, chunk]; the chunks have R columns together.
 
-    Units (images or clusters) are drawn with replacement within the class that most of their images
-    have, as many as there are.
+    Units (images or clusters) are drawn with replacement within their stratum, the class of most of
+    their images.
     """
     unit_of = (
         np.arange(len(targets)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
@@ -195,7 +177,7 @@ def _weights(
 
 
 def _strata(targets: Labels, unit_of: Labels) -> Labels:
-    """Class of each unit: the one that most of its images have, the first of several."""
+    """Most frequent class of each unit's images; the first of several."""
     classes = int(targets.max()) + 1
     cells = np.bincount(unit_of * classes + targets, minlength=(unit_of.max() + 1) * classes)
     strata: Labels = cells.reshape(-1, classes).argmax(axis=1).astype(np.int64)

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from clip_pkg.base.errors import UserError, shown
 from clip_pkg.base.files import write_json, write_text
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.results.comparison_records import Comparison, PairResult, PretrainingRow, Spread
-from clip_pkg.results.comparison_tables import TextTable, tables
-from clip_pkg.results.latex import escape
-from clip_pkg.results.ranks import write_rank_diagram
+from clip_pkg.results.comparison_records import (
+    Comparison,
+    LeaderboardRow,
+    PairResult,
+    PretrainingRow,
+    Spread,
+)
+from clip_pkg.results.comparison_tables import tables
+from clip_pkg.results.tables import (
+    LATEX_PREAMBLE,
+    csv_text,
+    latex_table,
+    markdown_escape,
+    markdown_table,
+)
+
+PRETRAINING_SPREADS = (
+    "top_1",
+    "top_5",
+    "seconds",
+    "effective_rank",
+    "knn_acc",
+    "probe_acc",
+    "probe_gain",
+)
 
 
 def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
-    """Write the kind of file that the suffix says, one of `WRITERS`; returns what was written.
+    """Write the kind of file that the suffix names, one of `WRITERS`; returns all written files.
 
-    Raises UserError for a diagram without enough data sets and configs, or if it cannot be written.
+    Raises UserError for a diagram of too few data sets or configs, or if writing fails.
     """
     try:
         return WRITERS[path.suffix.lower()](path, comparison)
@@ -33,67 +52,43 @@ def _write_json(path: Path, comparison: Comparison) -> list[Path]:
 
 
 def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
-    """Configs in the file, pairs and pre-trainings in further ones beside it; all digits."""
-    configs = []
-    for one in comparison.data_sets:
-        for row in one.rows:
-            cells: dict[str, object] = {
-                "data_set": one.name,
-                "config": row.name,
-                "folds_done": row.folds_done,
-                "n_folds": row.n_folds,
-            }
-            for epoch, scores in (("best", row.best), ("last", row.last)):
-                for name in METRICS:
-                    cells |= _spread_cells(f"{epoch}_{name}", scores[name])
-            for name in METRICS:
-                pooled = row.pooled.get(name)
-                interval = pooled and pooled.interval
-                cells[f"out_of_fold_{name}"] = pooled and pooled.value
-                cells[f"out_of_fold_{name}_low"] = interval and interval.low
-                cells[f"out_of_fold_{name}_high"] = interval and interval.high
-            configs.append(cells)
-    write_text(path, _csv(configs))
-    found = [
-        {"data_set": one.name, **_pair_cells(pair)}
-        for one in comparison.data_sets
-        for pair in one.pairs
-    ]
-    losses = [
-        {"data_set": one.name, **_pretraining_cells(row)}
-        for one in comparison.data_sets
-        for row in one.pretraining
-    ]
-    written = [path]
-    for further, rows in (("pairs", found), ("pretraining", losses)):
+    """Configs in the file itself, pairs and pre-trainings in further files beside it."""
+    sets = comparison.data_sets
+    kinds = {
+        "": [{"data_set": one.name, **_config_cells(row)} for one in sets for row in one.rows],
+        "_pairs": [
+            {"data_set": one.name, **_pair_cells(pair)} for one in sets for pair in one.pairs
+        ],
+        "_pretraining": [
+            {"data_set": one.name, **_pretraining_cells(row)}
+            for one in sets
+            for row in one.pretraining
+        ],
+    }
+    written = []
+    for kind, rows in kinds.items():
         if rows:
-            written.append(path.with_name(f"{path.stem}_{further}{path.suffix}"))
-            write_text(written[-1], _csv(rows))
+            written.append(path.with_name(f"{path.stem}{kind}{path.suffix}"))
+            write_text(written[-1], csv_text(rows))
     return written
 
 
-def _pretraining_cells(row: PretrainingRow) -> dict[str, object]:
-    """All digits; seconds, not minutes."""
+def _config_cells(row: LeaderboardRow) -> dict[str, object]:
     cells: dict[str, object] = {
-        "pretraining": row.label,
-        "n_seeds": len(row.configs),
-        "scores_of": row.scores_of,
+        "config": row.name,
+        "folds_done": row.folds_done,
+        "n_folds": row.n_folds,
     }
-    for name in (
-        "top_1",
-        "top_5",
-        "seconds",
-        "effective_rank",
-        "knn_acc",
-        "probe_acc",
-        "probe_gain",
-    ):
-        cells |= _spread_cells(name, getattr(row, name))
-    return {**cells, "notes": "; ".join(row.notes)}
-
-
-def _spread_cells(name: str, spread: Spread) -> dict[str, object]:
-    return {f"{name}_mean": spread.mean, f"{name}_sd": spread.sd}
+    for epoch, scores in (("best", row.best), ("last", row.last)):
+        for name in METRICS:
+            cells |= _spread_cells(f"{epoch}_{name}", scores[name])
+    for name in METRICS:
+        pooled = row.pooled.get(name)
+        interval = pooled and pooled.interval
+        cells[f"out_of_fold_{name}"] = pooled and pooled.value
+        cells[f"out_of_fold_{name}_low"] = interval and interval.low
+        cells[f"out_of_fold_{name}_high"] = interval and interval.high
+    return cells
 
 
 def _pair_cells(pair: PairResult) -> dict[str, object]:
@@ -120,75 +115,50 @@ def _pair_cells(pair: PairResult) -> dict[str, object]:
     }
 
 
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+def _pretraining_cells(row: PretrainingRow) -> dict[str, object]:
+    cells: dict[str, object] = {
+        "pretraining": row.label,
+        "n_seeds": len(row.configs),
+        "scores_of": row.scores_of,
+    }
+    for name in PRETRAINING_SPREADS:
+        cells |= _spread_cells(name, getattr(row, name))
+    return {**cells, "notes": "; ".join(row.notes)}
+
+
+def _spread_cells(name: str, spread: Spread) -> dict[str, object]:
+    return {f"{name}_mean": spread.mean, f"{name}_sd": spread.sd}
 
 
 def _write_markdown(path: Path, comparison: Comparison) -> list[Path]:
-    parts = [f"# Comparison by {comparison.metric_name}", _list(comparison.findings)]
-    for table in tables(comparison):
-        rule = tuple("--:" if is_number else "---" for is_number in table.of_numbers)
-        lines = [table.columns, rule, *table.rows]
-        text = "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in lines)
-        parts.append(f"## {_markdown(table.title)}\n\n{text}")
-    reasons = all_refusals(comparison)
-    if reasons:
-        parts.append(f"## Not compared\n\n{_list(reasons)}")
+    parts = [f"# Comparison by {comparison.metric_name}", _markdown_list(comparison.findings)]
+    parts += map(markdown_table, tables(comparison))
+    if reasons := all_refusals(comparison):
+        parts.append(f"## Not compared\n\n{_markdown_list(reasons)}")
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return [path]
 
 
+def _markdown_list(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_escape(sentence)}" for sentence in sentences)
+
+
 def all_refusals(comparison: Comparison) -> list[str]:
-    """Why something was not compared, of all data sets."""
+    """Reasons why something was not compared, of all data sets."""
     inside = [refusal for one in comparison.data_sets for refusal in one.refusals]
     return [refusal.reason for refusal in (*comparison.refusals, *inside)]
 
 
-def _list(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {_markdown(sentence)}" for sentence in sentences)
-
-
-def _markdown(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;").replace("_", r"\_")
-
-
 def _write_latex(path: Path, comparison: Comparison) -> list[Path]:
-    """Tables in the style of the package booktabs, findings as comments."""
-    parts = [
-        "% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}",
-        *(f"% {one}" for one in comparison.findings),
-    ]
-    parts += [_latex_table(table) for table in tables(comparison)]
-    write_text(path, "\n".join(parts) + "\n")
+    """All tables, with the findings as comments."""
+    findings = (f"% {one}" for one in comparison.findings)
+    write_text(path, "\n".join([LATEX_PREAMBLE, *findings, *map(latex_table, tables(comparison))]))
     return [path]
 
 
-def _latex_table(table: TextTable) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "  " + " & ".join(map(escape, cells)) + r" \\"
-
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape(table.title)}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if one else 'l' for one in table.of_numbers)}}}",
-            r"\toprule",
-            line(table.columns),
-            r"\midrule",
-            *map(line, table.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
-
-
 def _write_diagram(path: Path, comparison: Comparison) -> list[Path]:
+    from clip_pkg.results.rank_diagram import write_rank_diagram  # noqa: PLC0415  matplotlib is slow
+
     if comparison.across is None or comparison.across.critical_difference is None:
         raise UserError(
             f"{shown(path)}: a critical-difference diagram needs three configs of the same names "

@@ -1,6 +1,6 @@
-"""What a comparison of configs says: plain frozen records, the contract of every table and report.
+"""Results of a comparison as plain frozen records, from which every table and report is made.
 
-Scores are in the units of histories: `acc`, `balanced_acc` and `mAP` in percent, the others as
+Scores have the units of the history: `acc`, `balanced_acc` and `mAP` in percent, the others as
 fractions. A difference is always first minus second, in the same unit.
 """
 
@@ -11,26 +11,24 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.results.bootstrap import Interval
+from clip_pkg.results.folders import Epoch
 
-if TYPE_CHECKING:  # scipy's tests take half a second, and every command shows scores
+if TYPE_CHECKING:  # scipy.stats takes half a second to import, and every command shows scores
     from clip_pkg.results.ranks import FriedmanTest
     from clip_pkg.results.statistics import McNemarTest, ResampledTest
 
 SCHEMA_VERSION = 1
-Epoch: TypeAlias = Literal["best", "last"]
-# `better`: the first config is better, unlikely by chance. `undecided`: cannot be told apart.
-# `tie`: identical predictions. `untested`: one split only, or folds that leave nothing to test.
+# `better`: the first config is significantly better. `undecided`: no significant difference.
+# `tie`: identical predictions. `untested`: a single fold, or equal differences in all folds.
 Verdict: TypeAlias = Literal["better", "undecided", "tie", "untested"]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of all configs.
+    """Options of a comparison.
 
-    metric: what they are ranked and tested by. epoch: the one chosen as best in each fold, or the
-    last. level: of intervals; p below 1 − level counts as a difference. seed: of the bootstrap and
-    of permutations.
+    metric: what configs are ranked and tested by. epoch: the best epoch of each fold, or the last.
+    level: of intervals; p below 1 − level is significant. seed: of bootstrap and permutations.
     """
 
     metric: str
@@ -40,8 +38,15 @@ class Question:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a smaller score is better."""
         return METRICS[self.metric].lower_is_better
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`, in the unit of the score."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,18 @@ class Spread:
     mean: float | None
     sd: float | None
     n: int
+
+
+def spread_of(
+    averages: Mapping[str, Any], metric: str, split: Literal["val", "test"] = "val"
+) -> Spread:
+    """Read a score's mean, deviation and number of folds from the averages of a summary."""
+    column = f"{split}_{metric}"
+    return Spread(
+        mean=averages.get(f"avg_{column}"),
+        sd=averages.get(f"std_{column}"),
+        n=int(averages.get(f"n_{column}", averages["n"])),
+    )
 
 
 @dataclass(frozen=True)
@@ -65,12 +82,12 @@ class Pooled:
 class LeaderboardRow:
     """One config on one data set; rows are sorted, the best first.
 
-    name: unique within the data set: the config's, with its folder's parent in front where two
-        configs are called the same.
+    name: unique within the data set: the config's name, after its parent folders if several
+        configs have the same name.
     config: the config's own name.
-    folder: where it lies. splits_hash: of its folds; only equal ones are compared.
+    folder: of its results. splits_hash: of its folds; only equal ones are compared.
     best, last: by score, over folds at the best and at the last epoch.
-    pooled: by score, out of fold at the epoch that is compared; empty while no fold is done.
+    pooled: by score, out of fold at the compared epoch; empty while no fold is done.
     n_pooled: images in `pooled`.
     epoch_choice: how the best epoch was chosen, in words.
     fold_scores: the compared metric of each fold at the compared epoch; None for a missing fold.
@@ -96,7 +113,7 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What needs no training: the `majority class`, then each config as `untrained <name>`."""
+    """A score without training: `majority class`, or `untrained <name>` for each config."""
 
     name: str
     scores: Mapping[str, Spread]
@@ -106,11 +123,11 @@ class Baseline:
 class PairResult:
     """Two configs on identical folds; `first` is ranked above `second`.
 
-    test: corrected resampled t-test over folds; None where there is one fold only.
+    test: corrected resampled t-test over folds; None for a single fold.
     p_holm: its p, adjusted for all pairs of the data set.
-    bootstrap: interval of the pooled difference over images, models held fixed.
-    pooled_difference: what it is an interval of.
-    sentence: the finding in plain words.
+    pooled_difference: of the scores over all out-of-fold predictions.
+    bootstrap: its interval, resampling images and keeping the models.
+    sentence: the finding in words.
     """
 
     first: str
@@ -128,16 +145,15 @@ class PairResult:
 
 @dataclass(frozen=True)
 class PretrainingRow:
-    """Configs with one pre-training and equal settings but for the seed; or those without one.
+    """Configs that differ in their seed only: mean and deviation over these configs.
 
-    label: the loss of the pre-training. configs, seeds: of each. scores_of: `test images` or
-        `held-out images`.
-    top_1, top_5: accuracies in percent over configs, as everything else is; top_5 is undefined with
-        five classes or fewer.
-    seconds: of the pre-trainings of a config together. effective_rank: of the features at the end.
-    knn_acc, probe_acc: of the encoder alone. probe_gain: over the untrained encoder's probe_acc.
-    epochs: of the pre-training; 0 without one. notes: what a reader should know.
-    runs, folds: folders of the pre-trainings and of the folds, which have histories.
+    label: the loss of their pre-training, or `no pre-training`.
+    configs, seeds: one entry per config. scores_of: `test images` or `held-out images`.
+    top_1, top_5: accuracies in percent; top_5 is undefined with five classes or fewer.
+    seconds: of all pre-trainings of a config. effective_rank: of the features at the end.
+    knn_acc, probe_acc: of the encoder alone. probe_gain: probe_acc minus that before training.
+    epochs: of the pre-training; 0 without one. notes: remarks for the reader.
+    runs, folds: folders of the pre-trainings and of the folds; each has a history.json.
     """
 
     label: str
@@ -159,7 +175,7 @@ class PretrainingRow:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Configs that must not be compared, and why."""
+    """Configs that are not compared, and why."""
 
     configs: tuple[str, ...]
     reason: str
@@ -169,10 +185,10 @@ class Refusal:
 class DataSetComparison:
     """All configs that were trained on one set of images.
 
-    name: the folder they lie in, as people know it.
-    grouped: whether images that belong together were drawn together in the bootstrap.
+    name: of the folder that holds their results.
+    grouped: whether the bootstrap draws groups of images instead of single images.
     resamples: of the bootstrap.
-    pretraining: the same configs by the loss of their pre-training; empty if none has any.
+    pretraining: the same configs by the loss of their pre-training; empty if no config has one.
     """
 
     name: str
@@ -189,29 +205,25 @@ class DataSetComparison:
 
     @property
     def leader(self) -> LeaderboardRow:
-        """The best config that is compared with another one; without pairs the best of all.
-
-        The best of all may have other folds than all the rest.
-        """
+        """The best config among those that are compared with another; without pairs, the best."""
         compared = {name for pair in self.pairs for name in (pair.first, pair.second)}
         return next((row for row in self.rows if row.name in compared), self.rows[0])
 
     @property
     def leaders_pairs(self) -> tuple[PairResult, ...]:
-        """The pairs in which the leader is."""
+        """Pairs that include the leader."""
         name = self.leader.name
         return tuple(pair for pair in self.pairs if name in (pair.first, pair.second))
 
 
 @dataclass(frozen=True)
 class AcrossDataSets:
-    """The configs that several data sets share, by their mean rank; 1 is the best.
+    """Mean ranks (1 is the best) of the configs that all data sets share.
 
     scores: [data set][config] means over folds at the compared epoch.
     friedman: None with fewer than three configs.
-    critical_difference: Nemenyi's, at `1 − level`; configs whose ranks differ by less cannot be
-        told apart.
-    cliques: the largest groups of such configs, by position in `configs`.
+    critical_difference: Nemenyi's, at `1 − level`; smaller differences in rank are not significant.
+    cliques: maximal groups without a significant difference, by position in `configs`.
     """
 
     data_sets: tuple[str, ...]
@@ -226,13 +238,11 @@ class AcrossDataSets:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything `compare` finds.
+    """Result of `compare`.
 
-    metric: what configs are ranked and tested by. lower_is_better: which way is up.
-    epoch: which epoch's scores are compared.
-    level: of every interval; p below 1 − level counts as a difference.
-    refusals: folders that cannot be read, and data sets that share nothing; those of a data set are
-        in it.
+    metric, epoch, level, seed: see `Question`.
+    refusals: unreadable folders, and data sets that share no configs; refusals within a data set
+        are in its record.
     findings: sentences, the most important first.
     """
 
@@ -248,5 +258,5 @@ class Comparison:
     findings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values, null for undefined."""
+        """JSON values; null where undefined."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}

@@ -1,24 +1,22 @@
-"""Configs with a pre-training, a row per loss: what the comparison of contrastive losses shows.
+"""Configs with a pre-training: what their runs report, and a table with one row per loss.
 
-Configs that differ in nothing but their seed are one row, mean ± sample SD over seeds. Configs
-without a pre-training that stand beside them are the baseline.
+Configs that differ in their seed only are one row, mean ± sample SD over seeds. Configs without a
+pre-training are the baseline.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.paths import ConfigPaths, FoldPaths, RunPaths
+from clip_pkg.base.paths import FoldPaths, RunPaths
 from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.results.comparison_records import PretrainingRow, Spread
-from clip_pkg.results.config_result import ConfigResult
-from clip_pkg.results.fold_files import ConfigFiles, read_json
+from clip_pkg.results.folders import ConfigFiles, Epoch, History, read_json
 from clip_pkg.study.predictions import Predictions, read_predictions
 from clip_pkg.study.tasks import NO_PART_OF_THE_RESULT, FoldResult, FoldTask, digest, read_record
 
@@ -30,93 +28,83 @@ MEASURES = (
     "knn_acc",
     "probe_acc",
 )
-PROBES = ("knn_acc", "probe_acc")  # what the untrained encoder is measured by
-COLLAPSED_BELOW = 2.0  # effective rank; 1 is that of features that are all alike
+PROBES = ("knn_acc", "probe_acc")  # also measured before the first step
+COLLAPSED_BELOW = 2.0  # effective rank; 1 if all features are equal
 ALL_IMAGES = (
     "the image encoder was pre-trained on all images: the pixels of validation images, never their "
     "labels, were used before they were validated on"
 )
-
-
-@dataclass(frozen=True)
-class PretrainingRun:
-    """One pre-training. result: None while it is not done. speed: median images per second."""
-
-    paths: FoldPaths
-    result: FoldResult | None
-    speed: float | None
-
-    @property
-    def is_collapsed(self) -> bool:
-        """Whether its features hardly differ from image to image."""
-        if self.result is None:
-            return False
-        rank = self.result.last.get("effective_rank")
-        return (rank is not None and rank < COLLAPSED_BELOW) or any(
-            "collaps" in notice for notice in self.result.notices
-        )
+TOP = 5
+NO_PRETRAINING = "no pre-training"
+SEED = "random_state"
 
 
 def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
-    """Describe the pre-trainings that a config's folds start from; None for a config without."""
+    """The block `pretraining` of a summary; None for a config without a pre-training."""
     block = files.config.get("pretrain")
     if block is None:
         return None
     notices: list[str] = [ALL_IMAGES] if block["images"] == "all" else []
-    names = [_name(files, fold.number) for fold in files.folds]
+    names = {fold.number: _run_name(fold.paths) for fold in files.folds}
     folder = RunPaths(files.paths.root.parent).pretraining
-    runs = {name: _run(folder / name, notices) for name in dict.fromkeys(names) if name}
-    if None in names:
-        without = [
-            f"fold_{fold.number}"
-            for fold, name in zip(files.folds, names, strict=True)
-            if name is None
-        ]
-        notices.append(f"no task.json names the pre-training of {', '.join(without)}")
-    results = [run.result for run in runs.values() if run.result is not None]
+    results, speeds = [], []
+    for name in dict.fromkeys(filter(None, names.values())):
+        result = _readable(FoldResult, FoldPaths(folder / name).result)
+        if result is None:
+            notices.append(f"pre-training {name} has no result that can be read")
+        else:
+            results.append(result)
+        history = read_history(FoldPaths(folder / name))
+        known = [one for one in history.get("train_images_per_second", ()) if one is not None]
+        speeds.append(statistics.median(known) if known else None)
+    if unnamed := [f"fold_{number}" for number, name in names.items() if name is None]:
+        notices.append(f"no task.json names the pre-training of {', '.join(unnamed)}")
     notices += [note for result in results for note in result.notices]
     loss = block["loss"]
     is_per_fold = block["images"] == "train_fold"
+    runs = [
+        None if name is None else Path(os.path.relpath(folder / name, files.paths.root)).as_posix()
+        for name in (names.values() if is_per_fold else dict.fromkeys(names.values()))
+    ]
     return {
         "loss": loss["type"],
         "settings": {key: value for key, value in loss.items() if key != "type"},
         "images": block["images"] if block["images"] in ("train_fold", "all") else "folder",
         "epochs": block["epochs"],
         "shared_by_folds": not is_per_fold,
-        "runs": [
-            None
-            if name is None
-            else Path(os.path.relpath(folder / name, files.paths.root)).as_posix()
-            for name in (names if is_per_fold else list(dict.fromkeys(names)))
-        ],
+        "runs": runs,
         "seconds": sum(one.seconds for one in results) if results else None,
-        "train_images_per_second": _mean(run.speed for run in runs.values()),
-        "last": _means(MEASURES, [one.last for one in results]),
-        "untrained": _means(PROBES, [one.untrained for one in results]),
-        "collapsed": any(run.is_collapsed for run in runs.values()),
+        "train_images_per_second": _mean(speeds),
+        "last": {name: _mean(one.last.get(name) for one in results) for name in MEASURES},
+        "untrained": {name: _mean(one.untrained.get(name) for one in results) for name in PROBES},
+        "collapsed": any(map(_is_collapsed, results)),
         "notices": list(dict.fromkeys(notices)),
     }
 
 
-def _name(files: ConfigFiles, fold: int) -> str | None:
-    """Folder name of the pre-training that a fold starts from; None if its task does not say."""
-    task = _record(FoldTask, files.paths.fold(fold).task)
+def _run_name(paths: FoldPaths) -> str | None:
+    """Folder name of the pre-training that a fold starts from; None if its task has no name."""
+    task = _readable(FoldTask, paths.task)
     return None if task is None or task.starts_from is None else Path(task.starts_from).name
 
 
-def _run(folder: Path, notices: list[str]) -> PretrainingRun:
-    """Read a run; what is missing or damaged is added to `notices`."""
-    paths = FoldPaths(folder)
-    result = _record(FoldResult, paths.result)
-    if result is None:
-        notices.append(f"pre-training {folder.name} has no result that can be read")
-    history = read_history(paths)
-    speeds = [value for value in history.get("train_images_per_second", ()) if value is not None]
-    return PretrainingRun(paths, result, statistics.median(speeds) if speeds else None)
+def _readable(kind: Any, path: Path) -> Any:
+    """A record; None if it is missing or damaged."""
+    try:
+        return read_record(kind, path)
+    except RunFolderError:
+        return None
 
 
-def read_history(paths: FoldPaths) -> Mapping[str, Sequence[float | None]]:
-    """Columns of a run's history; empty where there is none that can be read."""
+def _is_collapsed(result: FoldResult) -> bool:
+    rank = result.last.get("effective_rank")
+    return (rank is not None and rank < COLLAPSED_BELOW) or any(
+        "collaps" in notice for notice in result.notices
+    )
+
+
+def read_history(paths: FoldPaths) -> History:
+    """Columns of a run's history; empty if it is missing or damaged."""
     try:
         history = read_json(paths.history)
     except (RunFolderError, OSError):
@@ -124,115 +112,76 @@ def read_history(paths: FoldPaths) -> Mapping[str, Sequence[float | None]]:
     return history if isinstance(history, dict) else {}
 
 
-def _record(kind: Any, path: Path) -> Any:
-    try:
-        return read_record(kind, path)
-    except RunFolderError:
-        return None
+def pretraining_rows(configs: Sequence[ConfigFiles], epoch: Epoch) -> tuple[PretrainingRow, ...]:
+    """Rows of one data set, the best top-1 accuracy first and the baseline last.
 
-
-def _means(
-    names: Sequence[str], rows: Sequence[Mapping[str, float | None]]
-) -> dict[str, float | None]:
-    return {name: _mean(row.get(name) for row in rows) for name in names}
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
-
-
-TOP = 5
-NO_PRETRAINING = "no pre-training"
-SEED = "random_state"
-
-
-@dataclass(frozen=True)
-class _Score:
-    """Top-1 and top-5 accuracy of one config, in percent."""
-
-    first: float | None
-    top: float | None
-
-
-def pretraining_rows(results: Sequence[ConfigResult]) -> tuple[PretrainingRow, ...]:
-    """Rows of one data set, the best top-1 first and the baseline last; none without pre-trainings.
-
-    Test scores where every config has them, otherwise those on held-out images.
+    Empty if no config has a pre-training. Scores are those on test images if every config has them,
+    else those on held-out images.
     """
-    if not any(_block(one) for one in results):
+    if not any(one.summary.get("pretraining") for one in configs):
         return ()
-    is_test = all(one.summary.get("test") for one in results)
-    groups: dict[str, list[ConfigResult]] = {}
-    for one in results:
+    is_test = all(one.summary.get("test") for one in configs)
+    groups: dict[str, list[ConfigFiles]] = {}
+    for one in configs:
         groups.setdefault(_without_seed(one), []).append(one)
     labels = [_label(group[0]) for group in groups.values()]
-    rows = [
-        _row(label if labels.count(label) == 1 else f"{label} ({group[0].name})", group, is_test)
-        for label, group in zip(labels, groups.values(), strict=True)
-    ]
+    rows = []
+    for label, group in zip(labels, groups.values(), strict=True):
+        is_unique = labels.count(label) == 1
+        name = label if is_unique else f"{label} ({group[0].name})"
+        scores = [_tested(one) if is_test else _held_out(one, epoch) for one in group]
+        rows.append(_row(name, group, scores, "test images" if is_test else "held-out images"))
     rows.sort(key=lambda row: (row.epochs == 0, -(row.top_1.mean or 0.0)))
     return tuple(rows)
 
 
-def _block(one: ConfigResult) -> Mapping[str, Any] | None:
-    block: Mapping[str, Any] | None = one.summary.get("pretraining")
-    return block
-
-
-def _without_seed(one: ConfigResult) -> str:
-    """Equal for configs that differ in nothing but their name and seed."""
+def _without_seed(one: ConfigFiles) -> str:
+    """Equal for configs that differ in their name and seed only."""
     ignored = {*NO_PART_OF_THE_RESULT, SEED}
-    return digest({key: v for key, v in one.summary["config"].items() if key not in ignored})
+    return digest({key: value for key, value in one.config.items() if key not in ignored})
 
 
-def _label(one: ConfigResult) -> str:
-    block = _block(one)
+def _label(one: ConfigFiles) -> str:
+    block = one.summary.get("pretraining")
     return NO_PRETRAINING if block is None else str(block["loss"])
 
 
-def _row(label: str, group: Sequence[ConfigResult], is_test: bool) -> PretrainingRow:
-    blocks = [block for one in group if (block := _block(one)) is not None]
-    scores = [(_tested if is_test else _held_out)(one) for one in group]
-
-    def spread(value: Callable[[Mapping[str, Any]], float | None]) -> Spread:
-        return _spread(map(value, blocks))
-
+def _row(
+    label: str,
+    group: Sequence[ConfigFiles],
+    scores: Sequence[tuple[float | None, float | None]],
+    scores_of: str,
+) -> PretrainingRow:
+    blocks = [block for one in group if (block := one.summary.get("pretraining"))]
+    gains = []
+    for block in blocks:
+        trained, before = block["last"]["probe_acc"], block["untrained"]["probe_acc"]
+        gains.append(None if trained is None or before is None else float(trained - before))
     return PretrainingRow(
         label=label,
         configs=tuple(one.name for one in group),
-        seeds=tuple(one.summary["config"].get(SEED) for one in group),
-        scores_of="test images" if is_test else "held-out images",
-        top_1=_spread(score.first for score in scores),
-        top_5=_spread(score.top for score in scores),
-        seconds=spread(lambda block: block["seconds"]),
-        effective_rank=spread(lambda block: block["last"]["effective_rank"]),
-        knn_acc=spread(lambda block: block["last"]["knn_acc"]),
-        probe_acc=spread(lambda block: block["last"]["probe_acc"]),
-        probe_gain=spread(_gain),
+        seeds=tuple(one.config.get(SEED) for one in group),
+        scores_of=scores_of,
+        top_1=_spread(first for first, _ in scores),
+        top_5=_spread(top for _, top in scores),
+        seconds=_spread(block["seconds"] for block in blocks),
+        effective_rank=_spread(block["last"]["effective_rank"] for block in blocks),
+        knn_acc=_spread(block["last"]["knn_acc"] for block in blocks),
+        probe_acc=_spread(block["last"]["probe_acc"] for block in blocks),
+        probe_gain=_spread(gains),
         epochs=max((block["epochs"] for block in blocks), default=0),
         notes=tuple(_notes(group, blocks)),
         runs=tuple(
-            str(one.folder / name)
+            str(one.paths.root / run)
             for one in group
-            for name in (_block(one) or {"runs": ()})["runs"]
-            if name is not None
+            for run in (one.summary.get("pretraining") or {"runs": ()})["runs"]
+            if run is not None
         ),
-        folds=tuple(
-            str(ConfigPaths(one.folder).fold(number).root)
-            for one in group
-            for number in one.statuses
-        ),
+        folds=tuple(str(fold.paths.root) for one in group for fold in one.folds),
     )
 
 
-def _gain(block: Mapping[str, Any]) -> float | None:
-    """By how much the probe is better than that of the untrained encoder."""
-    trained, before = block["last"]["probe_acc"], block["untrained"]["probe_acc"]
-    return None if trained is None or before is None else float(trained - before)
-
-
-def _notes(group: Sequence[ConfigResult], blocks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+def _notes(group: Sequence[ConfigFiles], blocks: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     collapsed = sum(block["collapsed"] for block in blocks)
     if collapsed:
         yield "collapsed" if collapsed == len(group) else f"{collapsed} of {len(group)} collapsed"
@@ -243,40 +192,40 @@ def _notes(group: Sequence[ConfigResult], blocks: Sequence[Mapping[str, Any]]) -
             "folder": "other images",
         }
         yield images[blocks[0]["images"]]
-        if blocks[0]["shared_by_folds"] and any(len(one.statuses) > 1 for one in group):
+        if blocks[0]["shared_by_folds"] and any(len(one.folds) > 1 for one in group):
             yield "one run for all folds"
-    unfinished = sum(bool(one.missing) for one in group)
+    unfinished = sum(bool(one.unfinished) for one in group)
     if unfinished:
         yield f"{unfinished} of {len(group)} unfinished"
 
 
-def _held_out(one: ConfigResult) -> _Score:
-    """Over all held-out predictions at once, of the epoch that is compared."""
-    return _score([] if one.predictions is None else [one.predictions])
+def _held_out(one: ConfigFiles, epoch: Epoch) -> tuple[float | None, float | None]:
+    """Top-1 and top-5 accuracy over all held-out predictions at once."""
+    pooled = one.pooled(epoch)
+    found = [] if pooled is None else [pooled]
+    return _top_k(found, 1), _top_k(found, TOP)
 
 
-def _tested(one: ConfigResult) -> _Score:
-    """Mean over folds of the scores on the test images; top-5 from the predictions themselves."""
-    averages = one.summary["test"]["average_results"]
-    parts = []
-    for number in one.statuses:
-        path = ConfigPaths(one.folder).fold(number).test_predictions
+def _tested(one: ConfigFiles) -> tuple[float | None, float | None]:
+    """Means over folds on the test images; top-5 accuracy is computed from the predictions."""
+    found = []
+    for fold in one.folds:
         try:
-            parts.append(read_predictions(path))
+            found.append(read_predictions(fold.paths.test_predictions))
         except (RunFolderError, OSError):
-            continue  # of a fold that is not done, or no more there; its scores are in the summary
-    return _Score(averages.get("avg_test_acc"), _score(parts).top)
+            continue  # fold not finished, or file deleted; top-1 is in the summary anyway
+    return one.summary["test"]["average_results"].get("avg_test_acc"), _top_k(found, TOP)
 
 
-def _score(parts: Sequence[Predictions]) -> _Score:
-    """Mean over the parts; None without any, and for top-5 of five classes or fewer."""
+def _top_k(predictions: Sequence[Predictions], k: int) -> float | None:
+    """Mean accuracy in percent; None without predictions, and where k classes are all classes."""
+    share = _mean(top_k_accuracy(one.probabilities, one.targets, k) for one in predictions)
+    return None if share is None else 100 * share
 
-    def mean(k: int) -> float | None:
-        shares = [top_k_accuracy(part.probabilities, part.targets, k) for part in parts]
-        known = [share for share in shares if share is not None]
-        return 100 * statistics.fmean(known) if known else None
 
-    return _Score(mean(1), mean(TOP))
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _spread(values: Iterable[float | None]) -> Spread:

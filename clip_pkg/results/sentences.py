@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from clip_pkg.base.errors import some
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.results.bootstrap import Interval
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
     DataSetComparison,
+    Interval,
     LeaderboardRow,
     PairResult,
     Question,

@@ -1,7 +1,7 @@
 """`cv_summary.json`: one config's folds as publishable numbers, from the folds' files alone.
 
-Scores with a percent sign in the log (`acc`, `balanced_acc`, `mAP`) are percentages here too; all
-others are fractions. A fold that is missing or diverged is named and takes no part in any average.
+Scores that the log shows with a percent sign (`acc`, `balanced_acc`, `mAP`) are percentages here
+too; all others are fractions. Missing and diverged folds are named and excluded from all averages.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.classification import (
@@ -22,8 +23,7 @@ from clip_pkg.metrics.classification import (
     history_scores,
 )
 from clip_pkg.metrics.table import METRICS, TOP_K
-from clip_pkg.results.fold_files import ConfigFiles, read_config_files
-from clip_pkg.results.intervals import confidence_intervals
+from clip_pkg.results.folders import ConfigFiles, read_config_files
 from clip_pkg.results.pretraining_rows import pretraining_block
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
 from clip_pkg.study.predictions import Predictions
@@ -31,27 +31,33 @@ from clip_pkg.study.tasks import FoldResult
 
 Scores: TypeAlias = Mapping[str, float | None]
 DDOF = 1  # sample standard deviation
+# Equal predictions have equal values here, to the last digit; the intervals follow from them.
+INTERVALS_FOLLOW_FROM = ("identity", "status", "best_epoch", "per_class", "confusion_matrix")
 
 
 def summarize(paths: ConfigPaths) -> dict[str, Any]:
     """Build the summary of one config from its folder and write `cv_summary.json`.
 
+    A second call is cheap: while the predictions are the same, their intervals are not computed
+    again.
+
     Raises RunFolderError when the folder is no result folder or its files contradict each other.
     """
-    summary = build_summary(read_config_files(paths))
+    files = read_config_files(paths)
+    summary = build_summary(files)
     write_json(paths.summary, summary)
     return summary
 
 
 def build_summary(files: ConfigFiles) -> dict[str, Any]:
-    """Make numbers of a config's files, as `summary_schema.CvSummary` describes them.
+    """Compute what `summary_schema.CvSummary` describes.
 
-    Raises RunFolderError when its files contradict each other.
+    Raises RunFolderError when the files contradict each other.
     """
     folds, folds_info = files.folds, files.folds_info
     results = [fold.result for fold in folds]
     done = [result for result in results if result is not None]
-    pooled, pooled_last = files.pooled(), files.pooled(last=True)
+    pooled, pooled_last = files.pooled(), files.pooled("last")
     metrics = None if pooled is None else _metrics(pooled)
     pretraining = pretraining_block(files)
     images = sum(sum(fold["val_per_class"].values()) for fold in folds_info["folds"])
@@ -63,7 +69,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         **_epoch_block("fold_last_epoch", [(r.last_epoch, r.last) if r else None for r in results]),
         "out_of_fold": _out_of_fold(None if pooled_last is None else _metrics(pooled_last), images),
     }
-    return {
+    summary = {
         "schema_version": SCHEMA_VERSION,
         "config": dict(files.config),
         "n_folds": len(folds),
@@ -92,16 +98,12 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         },
         "out_of_fold": best["out_of_fold"],
         **_class_tables(metrics, () if pooled is None else pooled.classes),
-        "confidence_intervals": (
-            None
-            if pooled is None or any(fold.status == "missing" for fold in folds)
-            else confidence_intervals(pooled, folds_info)
-        ),
+        "confidence_intervals": None,
         "pretraining": pretraining,
         "failures": {
             f"fold_{fold.number}": {"kind": fold.failure.kind, "reason": fold.failure.reason}
             for fold in folds
-            if fold.result is None and fold.failure is not None
+            if fold.failure is not None
         },
         "identity": asdict(files.identity),
         "data_fingerprint": folds_info["data_fingerprint"],
@@ -119,6 +121,26 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
             }
         ),
     }
+    if pooled is not None and "missing" not in summary["status"].values():
+        summary["confidence_intervals"] = _intervals(files, pooled, summary)
+    return summary
+
+
+def _intervals(
+    files: ConfigFiles, pooled: Predictions, summary: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Those of the summary on disk if it describes the same predictions, else new ones."""
+    try:
+        stored = files.summary
+    except RunFolderError:
+        stored = {}
+    if stored and all(stored[key] == summary[key] for key in INTERVALS_FOLLOW_FROM):
+        intervals: Mapping[str, Any] | None = stored["confidence_intervals"]
+        return intervals
+    # scipy takes half a second to import, which the start of a run need not wait for
+    from clip_pkg.results.bootstrap import confidence_intervals  # noqa: PLC0415
+
+    return confidence_intervals(pooled, files.clusters)
 
 
 def without_times(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +167,7 @@ def _epoch_choice(config: Mapping[str, Any]) -> str:
 
 
 def _epoch_block(name: str, epochs: Sequence[tuple[int | None, Scores] | None]) -> dict[str, Any]:
-    """Scores at one epoch of each fold, which is called `name`; None for folds without."""
+    """Scores at one epoch of each fold; None for unfinished folds. name: of the epochs' column."""
     return {
         "fold_results": {
             name: [one and one[0] for one in epochs],
@@ -156,7 +178,7 @@ def _epoch_block(name: str, epochs: Sequence[tuple[int | None, Scores] | None]) 
 
 
 def _test(results: Sequence[FoldResult | None]) -> dict[str, Any] | None:
-    """Scores on the test images, which no fold trained on; None without such images."""
+    """Scores on the test images, which no fold trained on; None without test images."""
     rows = [result.test if result and result.n_test else None for result in results]
     tested = [row for row in rows if row is not None]
     if not tested:
@@ -188,16 +210,16 @@ def _averages(rows: Sequence[Scores]) -> dict[str, Any]:
 
 
 def _majority_baseline(folds_info: Mapping[str, Any]) -> dict[str, Any]:
-    """What always answering the training fold's largest class would score."""
+    """Scores of always predicting the largest class of the training fold."""
     rows: list[Scores] = []
     for fold in folds_info["folds"]:
         train, val = fold["train_per_class"], fold["val_per_class"]
-        answer = max(train, key=lambda name: (train[name], name))
+        majority = max(train, key=lambda name: (train[name], name))
         present = sum(1 for count in val.values() if count)
         rows.append(
             {
-                "val_acc": 100 * val[answer] / sum(val.values()),
-                "val_balanced_acc": 100 / present if val[answer] else 0.0,
+                "val_acc": 100 * val[majority] / sum(val.values()),
+                "val_balanced_acc": 100 / present if val[majority] else 0.0,
             }
         )
     return _averages(rows)
@@ -208,7 +230,6 @@ def _metrics(pooled: Predictions) -> ClassificationMetrics:
 
 
 def _out_of_fold(metrics: ClassificationMetrics | None, images: int) -> dict[str, Any] | None:
-    """Scores over all out-of-fold predictions at once, each image counted once."""
     if metrics is None:
         return None
     return {
@@ -221,7 +242,7 @@ def _out_of_fold(metrics: ClassificationMetrics | None, images: int) -> dict[str
 
 
 def _class_tables(metrics: ClassificationMetrics | None, classes: Sequence[str]) -> dict[str, Any]:
-    """Each class against the rest, and which class was taken for which."""
+    """One-vs-rest scores of each class, and the confusion matrix."""
     if metrics is None:
         return {"per_class": None, "confusion_matrix": None}
     return {
@@ -236,7 +257,7 @@ def _class_tables(metrics: ClassificationMetrics | None, classes: Sequence[str])
 
 
 def _shared(environments: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """Facts that all folds share, and those in which they differ as lists."""
+    """A value per fact; a list where the folds differ."""
     keys = dict.fromkeys(key for environment in environments for key in environment)
     values = {key: list(np.unique([e.get(key, "") for e in environments])) for key in keys}
     return {k: str(v[0]) if len(v) == 1 else [str(one) for one in v] for k, v in values.items()}

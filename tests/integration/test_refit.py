@@ -237,7 +237,7 @@ def test_other_images_and_other_folders_are_refused(
     assert "--data-dir DIR names" in refit(config_dir, check=2)
     preflight.unlink()
     assert "--data-dir DIR does" in refit(config_dir, check=2)
-    assert "is no result folder" in refit(tmp_path, check=2)
+    assert "is not a result folder" in refit(tmp_path, check=2)
     assert "train for 1 epoch" in refit(config_dir, "--epochs", "0", check=2)
     refit(config_dir, "--data-dir", images, "--epochs", "1")
     (config_dir / "refit/task.json").unlink()

@@ -1,4 +1,4 @@
-"""Confusion matrices of the out-of-fold answers, in counts and in shares of each true class."""
+"""Confusion matrices of the out-of-fold predictions: counts, and percent of each true class."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from clip_pkg.report.drawing import HEAT, INK, RULE, Caption, Drawing, draw
 from clip_pkg.report.results import ConfigOutcome
 
-LONGEST_LABEL = 22  # letters of a class name on an axis
-MOST_WITH_NUMBERS = 25  # classes; cells of more are too small to write into
+MAX_LABEL = 22  # characters of a class name on an axis
+MAX_WITH_NUMBERS = 25  # classes; cells of more are too small for text
 
 
 def confusion_counts(outcome: ConfigOutcome) -> Drawing:
-    """How many images of each class were given which answer."""
     counts = outcome.confusion
     return _matrix(
         outcome.classes,
@@ -30,7 +29,6 @@ def confusion_counts(outcome: ConfigOutcome) -> Drawing:
 
 
 def confusion_shares(outcome: ConfigOutcome) -> Drawing:
-    """The same in percent of each true class."""
     counts = outcome.confusion
     shares = _shares(counts)
     texts = [[f"{100 * one:.0f}" if one > 0 else "" for one in row] for row in shares.tolist()]
@@ -39,12 +37,12 @@ def confusion_shares(outcome: ConfigOutcome) -> Drawing:
 
 
 def shortened_label(name: str) -> str:
-    """A class name that fits on an axis."""
-    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+    """A class name short enough for an axis."""
+    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}…"
 
 
 def heat_cells(axes: Axes, shades: NDArray[np.float64]) -> None:
-    """Fill the cells of a table [R, C] by shades in 0…1; row 0 on top."""
+    """Fill the cells of a table by shades [R, C] in 0…1; row 0 on top."""
     filled = np.argwhere(shades > 0)
     cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in filled]
     axes.add_collection(
@@ -67,11 +65,11 @@ def _matrix(
     caption: Caption,
 ) -> Drawing:
     count = len(classes)
-    has_numbers = count <= MOST_WITH_NUMBERS
+    has_numbers = count <= MAX_WITH_NUMBERS
     cell = 34 if count <= 12 else 27 if has_numbers else 15
     labels = [shortened_label(name) for name in classes]
     margin = 40 + 7 * max(map(len, labels))
-    side = max(240, cell * count) + margin
+    size_px = max(240, cell * count) + margin
     size = 11.0 if count <= 12 else 10.0 if has_numbers else 8.0
 
     def fill(canvas: Figure) -> None:
@@ -80,7 +78,7 @@ def _matrix(
         axes.set_aspect("equal")
         axes.set_xticks(range(count), labels, rotation=90 if count > 3 else 0, fontsize=size)
         axes.set_yticks(range(count), labels, fontsize=size)
-        axes.set(xlabel="Answer", ylabel="True class")
+        axes.set(xlabel="Predicted class", ylabel="True class")
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         axes.spines[:].set_color(RULE.light)
@@ -99,17 +97,17 @@ def _matrix(
                             fontweight="bold" if row == column else "normal",
                         )
 
-    return draw(side, side, caption, fill)
+    return draw(size_px, size_px, caption, fill)
 
 
 def _caption(outcome: ConfigOutcome, counts: NDArray[np.int64], slug: str, title: str) -> Caption:
     right, total = int(counts.trace()), int(counts.sum())
     words = f"{right} of {total} images are on the diagonal."
     if outcome.commonest_mistake is not None:
-        true, answer = outcome.commonest_mistake
+        true, predicted = outcome.commonest_mistake
         words += (
-            f" The most frequent mistake: {counts[true, answer]} of {counts[true].sum()} images of "
-            f"{outcome.classes[true]} answered as {outcome.classes[answer]}."
+            f" The most frequent mistake: {counts[true, predicted]} of {counts[true].sum()} images "
+            f"of {outcome.classes[true]} predicted as {outcome.classes[predicted]}."
         )
-    note = "Out-of-fold answers: each image by the model that did not train on it."
+    note = "Out-of-fold predictions: each image by the model that was not trained on it."
     return Caption(slug, title, words, note, scrolls=len(outcome.classes) > 12)

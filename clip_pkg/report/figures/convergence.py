@@ -1,4 +1,4 @@
-"""How pre-trainings with different losses converge, and the trainings that start from them."""
+"""Convergence of pre-trainings with different losses, and of the trainings that start from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clip_pkg.results.comparison_records import PretrainingRow
 from clip_pkg.results.pretraining_rows import read_history
 
 WIDTH, HEIGHT = 340, 330  # px of one panel
-# Column of a history, what its panel shows, and whose history it is.
+# history column, title of the panel, stage that writes the history
 PANELS = (
     ("knn_acc", "Nearest neighbours, %", "pre-training"),
     ("probe_acc", "Linear probe, %", "pre-training"),
@@ -29,7 +29,7 @@ DASHES = ("-", "--", ":")
 
 
 def convergence(rows: Sequence[PretrainingRow]) -> Drawing | None:
-    """Draw accuracies over epochs, a line per loss, a panel per kind; None without any history."""
+    """Draw accuracies over epochs, a line per loss, a panel per kind; None without a history."""
     panels = _panels(rows)
     if not panels:
         return None
@@ -37,9 +37,9 @@ def convergence(rows: Sequence[PretrainingRow]) -> Drawing | None:
 
 
 def write_convergence(path: Path, rows: Sequence[PretrainingRow]) -> None:
-    """Write the same figure as SVG, PDF or PNG, as the suffix says.
+    """Write the figure as SVG, PDF or PNG, by the suffix.
 
-    Raises UserError if there is nothing to draw, or it cannot be written.
+    Raises UserError if there is nothing to draw, or writing fails.
     """
     panels = _panels(rows)
     if not panels:
@@ -58,7 +58,7 @@ def write_convergence(path: Path, rows: Sequence[PretrainingRow]) -> None:
 
 
 def _panels(rows: Sequence[PretrainingRow]) -> list[tuple[str, str, Mapping[str, Band]]]:
-    """Those of `PANELS` that have a line: title of the x axis, of the y axis, lines by label."""
+    """Panels with at least one line: titles of x and y axis, lines by label."""
     found: list[tuple[str, str, Mapping[str, Band]]] = []
     for column, axis, stage in PANELS:
         lines = {}
@@ -74,7 +74,7 @@ def _panels(rows: Sequence[PretrainingRow]) -> list[tuple[str, str, Mapping[str,
 
 
 def _measured(band: Band) -> Band:
-    """Only the epochs with a value: probes look at the features now and then."""
+    """Only the epochs with a value; probes are not computed in every epoch."""
     there = ~np.isnan(band.mean)
     return Band(band.x[there], band.folds[:, there], band.mean[there], band.deviation[there])
 
@@ -84,15 +84,15 @@ def _fill(
 ) -> Callable[[Figure], None]:
     def fill(canvas: Figure) -> None:
         grid = np.atleast_1d(canvas.subplots(1, len(panels)))
-        for axes, (below, beside, lines) in zip(grid, panels, strict=True):
+        for axes, (x_title, y_title, lines) in zip(grid, panels, strict=True):
             for number, row in enumerate(rows):
                 role = CLASS_ROLES[number % len(CLASS_ROLES)]
                 dashes = DASHES[number // len(CLASS_ROLES) % len(DASHES)]
                 if row.label in lines:
                     plot_band(axes, lines[row.label], role, row.label, dashes)
-            axes.set(xlabel=below, ylabel=beside)
+            axes.set(xlabel=x_title, ylabel=y_title)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        # The last panel has the baseline as well, where there is one.
+        # the last panel includes the baseline
         legend_below(canvas, grid[-1])
 
     return fill
@@ -100,16 +100,16 @@ def _fill(
 
 def _caption(panels: Sequence[tuple[str, str, Mapping[str, Band]]]) -> Caption:
     ends = "; ".join(
-        f"{beside.removesuffix(', %').lower()}: "
+        f"{y_title.removesuffix(', %').lower()}: "
         + ", ".join(f"{label} {band.mean[-1]:.1f} %" for label, band in lines.items())
-        for _, beside, lines in panels
+        for _, y_title, lines in panels
     )
     return Caption(
         "pretraining_convergence",
         "Convergence of the pre-training losses",
         f"Accuracy over epochs, a line per loss. At the last epoch: {ends}.",
         "Lines: means over seeds (and folds), bands ± sample SD. Nearest neighbours and linear "
-        "probe look at the encoder while it learns without labels; validation is that of the "
+        "probe evaluate the encoder during pre-training; validation accuracy is that of the "
         "trainings that start from it.",
         scrolls=True,
     )

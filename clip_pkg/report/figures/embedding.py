@@ -1,4 +1,4 @@
-"""Maps of out-of-fold image features, a panel per fold: each fold has a space of its own."""
+"""Maps of out-of-fold image features, a panel per fold, since their feature spaces differ."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from clip_pkg.report.pictures import SEED, FeatureMap
 from clip_pkg.report.results import ConfigOutcome
 
 MARKERS = "osD^vPX"
-MOST_IN_LEGEND = 20  # classes; more have their names in the map alone
+MAX_IN_LEGEND = 20  # classes; of more, only numbers in the map
 PANEL = 250
-MOST_IN_A_ROW = 3
+MAX_IN_ROW = 3
 
 
 def embedding_map(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Drawing:
-    """Scatter of two coordinates per image; the shape and colour say the true class."""
-    columns = min(len(maps), MOST_IN_A_ROW)
+    """Scatter of two coordinates per image; marker and colour show the true class."""
+    columns = min(len(maps), MAX_IN_ROW)
     rows = math.ceil(len(maps) / columns)
-    has_legend = len(outcome.classes) <= MOST_IN_LEGEND
+    has_legend = len(outcome.classes) <= MAX_IN_LEGEND
 
     def fill(canvas: Figure) -> None:
         panels = canvas.subplots(rows, columns, squeeze=False).ravel()
@@ -50,7 +50,7 @@ def _panel(axes: Axes, one: FeatureMap, n_classes: int, *, has_names: bool) -> N
             markersize=4.6,
             markeredgewidth=0.4,
             markeredgecolor=PAPER.light,
-            **_look(label),
+            **_style(label),
         )
         if has_names and mine.any():
             centre = np.median(one.points[mine], axis=0)
@@ -70,8 +70,8 @@ def _panel(axes: Axes, one: FeatureMap, n_classes: int, *, has_names: bool) -> N
     axes.set_title(f"Fold {one.fold}, {one.method}", loc="left")
 
 
-def _look(label: int) -> dict[str, Any]:
-    """Colour and marker of a class; the pairs repeat after 56 classes."""
+def _style(label: int) -> dict[str, Any]:
+    """Colour and marker of a class; the combinations repeat after 56 classes."""
     return {
         "color": CLASS_ROLES[label % len(CLASS_ROLES)].light,
         "marker": MARKERS[label % len(MARKERS)],
@@ -80,11 +80,11 @@ def _look(label: int) -> dict[str, Any]:
 
 def _legend(canvas: Figure, axes: Axes, classes: Sequence[str]) -> None:
     handles = [
-        *(axes.plot([], [], linestyle="none", **_look(label))[0] for label in range(len(classes))),
+        *(axes.plot([], [], linestyle="none", **_style(label))[0] for label in range(len(classes))),
         axes.plot([], [], "o", markerfacecolor="none", color=WRONG.light)[0],
     ]
-    labels = [*map(shortened_label, classes), "answered wrongly"]
-    # matplotlib leaves out names that begin with an underscore
+    labels = [*map(shortened_label, classes), "misclassified"]
+    # matplotlib omits labels that begin with an underscore
     labels = [f"\u2060{name}" if name.startswith("_") else name for name in labels]
     canvas.legend(
         handles, labels, loc="outside lower center", ncols=5, handletextpad=0.1, columnspacing=1
@@ -97,17 +97,19 @@ def _caption(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Caption:
     sampled = any(one.left_out for one in maps)
     numbers = (
         ""
-        if len(outcome.classes) <= MOST_IN_LEGEND
-        else (" Numbers: classes in the order of the table of scores.")
+        if len(outcome.classes) <= MAX_IN_LEGEND
+        else (" Numbers: classes in the order of the table of scores per class.")
     )
     return Caption(
         "embedding",
         "Map of the image features",
         f"Two-dimensional map ({methods}) of the features of {total} out-of-fold images in "
-        f"{len(maps)} folds, {len(outcome.classes)} classes; {wrong} images answered wrongly are "
-        "ringed.",
+        f"{len(maps)} folds, {len(outcome.classes)} classes; {wrong} misclassified images "
+        "are ringed.",
         f"{methods} of the normalised image embeddings, seed {SEED}; a panel per fold, because "
-        "every fold's model has a space of its own. Distances between far groups mean nothing in "
-        "t-SNE." + numbers + (" A seeded sample of each fold is drawn." if sampled else ""),
+        "the feature spaces of the folds' models differ. Distances between separate groups are not "
+        "meaningful in t-SNE."
+        + numbers
+        + (" A random sample of each fold is shown." if sampled else ""),
         scrolls=len(maps) > 1,
     )

@@ -1,4 +1,4 @@
-"""How the classes are spread over the folds, and what the sampler made of them."""
+"""Classes in the folds, and in what the sampler showed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from clip_pkg.report.drawing import (
     legend_below,
 )
 from clip_pkg.report.figures.confusion import heat_cells, shortened_label
-from clip_pkg.report.results import ConfigOutcome, Exposure
+from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.folders import Exposure
 
-MOST_WITH_NUMBERS = 20  # folds; cells of more are too small to write into
+MAX_WITH_NUMBERS = 20  # folds; cells of more are too small for text
 
 
 def class_distribution(outcome: ConfigOutcome) -> Drawing:
@@ -30,7 +31,7 @@ def class_distribution(outcome: ConfigOutcome) -> Drawing:
     counts = np.array([[fold["val_per_class"][name] for fold in folds] for name in names])
     shares = counts / counts.sum(axis=0)
     totals = list(outcome.class_counts.values())
-    has_numbers = len(folds) <= MOST_WITH_NUMBERS
+    has_numbers = len(folds) <= MAX_WITH_NUMBERS
 
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
@@ -55,8 +56,7 @@ def class_distribution(outcome: ConfigOutcome) -> Drawing:
         "class_distribution",
         "Validation images per class and fold",
         f"{len(names)} classes over {len(folds)} folds. Images per class: {min(totals)} to "
-        f"{max(totals)}; {max(totals) / min(totals):.1f} of the largest class for one of the "
-        "smallest.",
+        f"{max(totals)}, a ratio of {max(totals) / min(totals):.1f}.",
         "Shade: share of the class in the fold.",
         scrolls=len(folds) > 10,
     )
@@ -65,9 +65,9 @@ def class_distribution(outcome: ConfigOutcome) -> Drawing:
 
 
 def sampler_exposure(outcome: ConfigOutcome) -> Drawing | None:
-    """Share of each class in the training folds, and in what was shown while training.
+    """Share of each class among the training images, and among the images shown in training.
 
-    None where the folds' files are gone.
+    None if the folds' files were deleted.
     """
     parts = [fold.exposure for fold in outcome.folds if fold.exposure is not None]
     if not parts:
@@ -81,8 +81,8 @@ def sampler_exposure(outcome: ConfigOutcome) -> Drawing | None:
         axes = canvas.subplots()
         axes.hlines(rows, 100 * there, 100 * shown, color=RULE.light, linewidth=3, zorder=1)
         for values, role, marker, label in (
-            (there, SECOND, "D", "of the training images"),
-            (shown, FIRST, "o", "of what was shown"),
+            (there, SECOND, "D", "Training images"),
+            (shown, FIRST, "o", "Images shown"),
         ):
             axes.plot(100 * values, rows, marker, color=role.light, markersize=6, label=label)
         axes.set_yticks(rows, [shortened_label(name) for name in outcome.classes])
@@ -95,7 +95,7 @@ def sampler_exposure(outcome: ConfigOutcome) -> Drawing | None:
 
 
 def _per_class(parts: list[Exposure], names: tuple[str, ...], seen: bool) -> NDArray[np.float64]:
-    """[C] images, or views of images, of all folds' training sides together."""
+    """[C] training images, or views of them, summed over folds."""
     place = {name: index for index, name in enumerate(names)}
     totals = np.zeros(len(names))
     for part in parts:
@@ -121,11 +121,11 @@ def _exposure_caption(
     rarest = int(there.argmin())
     return Caption(
         "sampler_exposure",
-        "What the sampler showed",
-        f"Share of each class among the training images and among what was shown. "
-        f"{outcome.classes[rarest]}, the rarest, is {100 * there[rarest]:.1f} % of the images and "
-        f"{100 * shown[rarest]:.1f} % of what was shown.",
-        f"Training images are {how}. An image was shown {int(counts.min())} to "
-        f"{int(counts.max())} times in a fold's training, {np.median(counts):g} in the median"
+        "Images shown by the sampler",
+        f"Share of each class among the training images and among the images shown. "
+        f"{outcome.classes[rarest]}, the rarest class, makes up {100 * there[rarest]:.1f} % of the "
+        f"images and {100 * shown[rarest]:.1f} % of those shown.",
+        f"Training images are {how}. Within a fold, an image was shown {int(counts.min())} to "
+        f"{int(counts.max())} times (median {np.median(counts):g})"
         + (f"; {never} of {len(counts)} were never shown." if never else "."),
     )

@@ -1,4 +1,4 @@
-"""Learning curves: mean ± SD over folds of what the history holds."""
+"""Learning curves: mean ± SD over folds of history columns."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ LINES = (("train", "Training", SECOND, "--"), ("val", "Validation", FIRST, "-"))
 
 
 def loss_curves(outcome: ConfigOutcome) -> Drawing:
-    """Loss of training and validation over epochs."""
     return _curves(outcome, "loss", "Loss", "loss", digits=3)
 
 
 def accuracy_curves(outcome: ConfigOutcome) -> Drawing:
-    """Accuracy of training and validation over epochs."""
     return _curves(outcome, "acc", "Accuracy, %", "accuracy", digits=1)
 
 
 def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: int) -> Drawing:
-    histories = [fold.history for fold in outcome.folds]
+    histories = outcome.histories
     bands = [
-        (over_epochs(histories, f"{side}_{score}"), label, role, dashes)
-        for side, label, role, dashes in LINES
+        (over_epochs(histories, f"{split}_{score}"), label, role, dashes)
+        for split, label, role, dashes in LINES
     ]
 
     def fill(canvas: Figure) -> None:
@@ -37,7 +35,7 @@ def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: in
         for band, label, role, dashes in bands:
             if band is not None:
                 plot_band(axes, band, role, label, dashes)
-        _mark_best(axes, [fold.best_epoch for fold in outcome.folds])
+        _mark_best(axes, outcome.best_epochs)
         axes.set(xlabel="Epoch", ylabel=axis)
         epochs = max(len(band.x) for band, *_ in bands if band is not None)
         axes.xaxis.set_major_locator(
@@ -59,14 +57,14 @@ def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: in
         f"{name.capitalize()} over epochs",
         f"{name.capitalize()} over {max(len(h['val_loss']) for h in histories)} epochs, {about}. "
         f"At the last epoch: {', '.join(last)}.",
-        f"Lines: {about}. Triangles: the epochs that are reported. Training scores are taken "
-        "while weights change and on augmented images, so they may be the lower ones.",
+        f"Lines: {about}. Triangles: reported epochs. Training scores are computed during the "
+        "epoch and on augmented images, so they may be lower than validation scores.",
     )
     return draw(420, 300, caption, fill)
 
 
 def plot_band(axes: Axes, band: Band, role: Role, label: str, dashes: str = "-") -> None:
-    """Draw a mean with its SD around it; a single epoch or point as a dot."""
+    """Draw a mean with a band of its SD; a single point as a dot."""
     marker = "o" if len(band.x) == 1 else None
     axes.plot(band.x, band.mean, dashes, color=role.light, label=label, marker=marker)
     if len(band.folds) > 1:
@@ -75,7 +73,7 @@ def plot_band(axes: Axes, band: Band, role: Role, label: str, dashes: str = "-")
 
 
 def _mark_best(axes: Axes, best: Sequence[int]) -> None:
-    """A tick on the axis for the epoch that each fold was evaluated at."""
+    """Mark the best epoch of each fold on the axis."""
     axes.plot(
         best,
         [0.03] * len(best),

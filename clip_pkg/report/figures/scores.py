@@ -22,12 +22,12 @@ from clip_pkg.report.drawing import (
 from clip_pkg.report.figures.confusion import shortened_label
 from clip_pkg.report.figures.thresholds import DASHES
 from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.report.tables import spread_text
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
+from clip_pkg.results.comparison_tables import shown_spread, title
 
 
 def per_class(outcome: ConfigOutcome) -> Drawing:
-    """A bar per class for recall, a mark for precision; both with 95 % intervals."""
+    """A bar per class for recall, a marker for precision; both with 95 % intervals."""
     counts = outcome.confusion
     right, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     rows = np.arange(len(counts))
@@ -68,21 +68,21 @@ def per_class(outcome: ConfigOutcome) -> Drawing:
         "Scores per class",
         f"Recall and precision of {len(rows)} classes with 95 % intervals and support. Lowest "
         f"recall: {outcome.classes[hardest]}, {right[hardest]} of {support[hardest]} images.",
-        "n: out-of-fold images of the class. Intervals: 95 % Wilson, which take images as "
-        "independent; with several images per patient they are too narrow.",
+        "n: out-of-fold images of the class. Intervals: 95 % Wilson, which assume independent "
+        "images; with several images per patient they are too narrow.",
     )
     return draw(440, 100 + 34 * len(rows), caption, fill)
 
 
-LONGEST_NAME = 26
+MAX_NAME = 26
 
 
 def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
     """A row per config: dots for folds, a diamond for their mean, a bar for the pooled interval."""
     metric = comparison.metric
-    title, unit = METRICS[metric].heading, METRICS[metric].unit_sign
+    name = METRICS[metric].heading
     rows = data_set.rows
-    spreads = [getattr(row, comparison.epoch).get(metric) for row in rows]
+    spreads = [getattr(row, comparison.epoch)[metric] for row in rows]
 
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
@@ -102,30 +102,30 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
             axes.plot(
                 values, [place] * len(values), "o", color=FIRST.light, markersize=5, label="Folds"
             )
-            if spread is not None and spread.mean is not None:
+            if spread.mean is not None:
                 axes.plot([spread.mean], [place], "D", color=INK.light, markersize=6, label="Mean")
         _mark_majority(canvas, data_set, metric)
         axes.set_yticks(range(len(rows)), [_name(row.name) for row in rows])
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"{title}, {unit}" if unit else title)
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=title(metric))
         axes.grid(visible=False, axis="y")
         legend_below(canvas, axes)
 
     words = "; ".join(
-        f"{shown(row.name)} {spread_text(spread, metric)}"
+        f"{shown(row.name)} {shown_spread(spread, metric)}"
         for row, spread in zip(rows[:10], spreads, strict=False)
     )
     caption = Caption(
         "fold_scores",
-        f"{title} of every fold",
-        f"{title} of {len(rows)} configurations, the best first: {words}.",
-        "Folds share most of their training images, so the spread of the dots is smaller than that "
-        "of independent repetitions.",
+        f"{name} of every fold",
+        f"{name} of {len(rows)} configurations, the best first: {words}.",
+        "Folds share most of their training images, so the dots vary less than independent "
+        "repetitions would.",
     )
     return draw(500, 96 + 30 * len(rows), caption, fill)
 
 
 def _mark_majority(canvas: Figure, data_set: DataSetComparison, metric: str) -> None:
-    """A line for always answering the most frequent class, if it is near enough to be seen."""
+    """A line for always predicting the majority class, if it is close to the scores."""
     (axes,) = canvas.axes
     baseline = next((one for one in data_set.baselines if one.name.startswith("majority")), None)
     spread = None if baseline is None else baseline.scores.get(metric)
@@ -140,4 +140,4 @@ def _mark_majority(canvas: Figure, data_set: DataSetComparison, metric: str) -> 
 
 def _name(name: str) -> str:
     text = shown(name)
-    return text if len(text) <= LONGEST_NAME else f"…{text[-LONGEST_NAME + 1 :]}"
+    return text if len(text) <= MAX_NAME else f"…{text[-MAX_NAME + 1 :]}"

@@ -20,12 +20,11 @@ from clip_pkg.report.drawing import BAR, FIRST, MUTED, Caption, Drawing, draw, l
 from clip_pkg.report.figures.learning import plot_band
 from clip_pkg.report.results import ConfigOutcome
 
-SIDE = 380
+SIZE = 380
 DASHES = (0, (2, 3))
 
 
 def roc(outcome: ConfigOutcome) -> Drawing:
-    """True against false positive rate."""
     area = _average(outcome, "val_auroc", "area under the curve", percent=False)
 
     def finish(axes: Axes) -> None:
@@ -38,7 +37,6 @@ def roc(outcome: ConfigOutcome) -> Drawing:
 
 
 def precision_recall(outcome: ConfigOutcome) -> Drawing:
-    """Precision against recall."""
     area = _average(outcome, "val_mAP", "mean average precision", percent=True)
     targets = outcome.pooled.targets
     prevalence = np.bincount(targets, minlength=len(outcome.classes)) / len(targets)
@@ -77,7 +75,7 @@ def _curves(
     title: str,
     area: str,
 ) -> Drawing:
-    folds = [fold.predictions for fold in outcome.folds]
+    folds = outcome.predictions
     band = macro_band(folds, curve)
     by_class = class_curves(outcome.pooled, curve, band.x)
 
@@ -107,13 +105,13 @@ def _curves(
         f"{title}, mean over classes each against the rest, {about}; {area or 'area undefined'}.",
         f"Blue: mean over classes, {about}"
         + (f"; {area}." if area else ".")
-        + " Grey: each class, all folds' out-of-fold answers together.",
+        + " Grey: each class, predictions of all folds pooled.",
     )
-    return draw(SIDE, SIDE + 24, caption, fill)
+    return draw(SIZE, SIZE + 24, caption, fill)
 
 
 def reliability(outcome: ConfigOutcome) -> Drawing:
-    """Accuracy against confidence, and how many answers there are of each confidence."""
+    """Accuracy against confidence, with a histogram of the confidence."""
     found = Reliability.of(outcome.pooled)
     scores = outcome.summary["out_of_fold"]
 
@@ -146,11 +144,11 @@ def reliability(outcome: ConfigOutcome) -> Drawing:
     caption = Caption(
         "reliability",
         "Reliability",
-        f"Accuracy of the out-of-fold answers by confidence, in {len(found.bins)} bins that have "
-        f"answers. Expected calibration error {scores['ece']:.3f}; on average {tendency} by "
+        f"Accuracy of the out-of-fold predictions by confidence, in {len(found.bins)} non-empty "
+        f"bins. Expected calibration error {scores['ece']:.3f}; on average {tendency} by "
         f"{abs(gap):.3f}.",
         f"ECE {scores['ece']:.3f} over {len(found.edges) - 1} equally wide bins; on average "
         f"{tendency} by {100 * abs(gap):.1f} percentage points. Points on the dotted line are "
-        "calibrated. Bars: 95 % Wilson intervals, which take answers as independent.",
+        "calibrated. Bars: 95 % Wilson intervals, which assume independent images.",
     )
     return draw(380, 404, caption, fill)

@@ -94,7 +94,10 @@ def test_the_leader_of_many_pairs_is_one_that_is_compared(
     ("words", "said"),
     [
         (["compare"], "DIR"),
-        (["compare", "{folder}", "--metric", "accuracy"], "is no score; there are acc"),
+        (
+            ["compare", "{folder}", "--metric", "accuracy"],
+            "unknown score 'accuracy'; use one of acc",
+        ),
         (["compare", "{folder}", "--epoch", "first"], "invalid choice"),
         (["compare", "{folder}", "--output", "x.xlsx"], "must end in .json or .csv"),
         (["compare", "{folder}", "--output", "{folder}/config.json"], "training run"),

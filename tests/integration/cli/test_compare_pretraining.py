@@ -128,7 +128,13 @@ def test_test_scores_come_first_where_all_configs_have_them(
 ) -> None:
     for folder in runs.glob("*_?"):
         path = folder / "cv_summary.json"
-        test = {"n": 9, "fold_results": {}, "average_results": {"avg_test_acc": 77.0}}
+        test = {
+            "n": 9,
+            "model": "of the epoch that validation chose",
+            "top_k_is": 3,
+            "fold_results": {},
+            "average_results": {"n": 1, "ddof": 1, "avg_test_acc": 77.0},
+        }
         write_json(path, {**json.loads(path.read_text()), "test": test})
     said = compare(runs, "--output", tmp_path / "c.json")
     assert "on test images" in said

@@ -158,7 +158,7 @@ def test_a_second_report_is_the_same_and_keeps_nothing_old(copied_run: Path) -> 
     assert not list(figures.rglob("embedding.*"))
     assert (figures / "mine.txt").exists()
     text = (copied_run / "report/index.html").read_text(encoding="utf-8")
-    assert text.count("Left out, as --no-images asks for") == 2
+    assert text.count("because of --no-images") == 2
     assert "<img" not in text
 
 
@@ -175,7 +175,7 @@ def test_one_config_by_its_own_folder_without_torch(copied_run: Path) -> None:
     assert "Differences between" not in text
 
 
-def test_images_that_are_gone_are_told(
+def test_missing_images_are_reported(
     trained_run: TrainedRun, copied_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     folder = copied_run / "weighted_ce"
@@ -184,7 +184,7 @@ def test_images_that_are_gone_are_told(
     (folder / "preflight.json").write_text(json.dumps({**audit, "data_dir": str(gone)}))
     assert main(["report", str(folder)]) == 0
     text = (folder / "report/index.html").read_text(encoding="utf-8")
-    assert "Left out are the map of features and the worst mistakes" in text
+    assert "No feature map and no mistakes are shown: " in text
     assert str(gone) in capsys.readouterr().out
     assert main(["report", str(folder), "--data-dir", str(there)]) == 0
     assert "<img" in (folder / "report/index.html").read_text(encoding="utf-8")
@@ -199,7 +199,7 @@ def test_a_missing_fold_and_a_config_without_any(copied_run: Path) -> None:
     assert main(["report", str(copied_run), "--no-images"]) == 0
     text = (copied_run / "report/index.html").read_text(encoding="utf-8")
     assert "weighted_ce is incomplete: its numbers are over 1 of 2 folds" in text
-    assert "has no part in this report" in text
+    assert "is not part of this report" in text
     assert "nan" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.S).lower().split()
 
 
@@ -213,7 +213,7 @@ def test_bad_folders_are_sentences(
     shutil.copytree(copied_run / "weighted_ce", damaged / "a")
     (damaged / "a/fold_1/history.json").write_text("{")
     for folder, words in (
-        (tmp_path / "none", "there is no such folder"),
+        (tmp_path / "none", "no such folder"),
         (tmp_path / "empty", "holds no results"),
         (named_report, "a config called `report`"),
         (damaged, "history.json is damaged"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -15,19 +16,19 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.loss_blocks import WeightMethod
 from clip_pkg.config.losses import aux_classes, loss_classes
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.report.latex import booktabs
 from clip_pkg.report.loss_words import AUXILIARY, MAIN, WEIGHTINGS, loss_phrase
 from clip_pkg.report.methods import methods_paragraph
 from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.report.tables import Column, Table
-from clip_pkg.results.latex import ESCAPES, escape
+from clip_pkg.results.folders import ConfigFiles
+from clip_pkg.results.tables import LATEX_ESCAPES, Table, latex_escape, latex_table
+from clip_pkg.study.tasks import Identity
 
 COMMANDS = re.compile(r"\\(text[a-z]+\{2?\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|\\chi|-)\$")
 
 
-@given(st.text(st.sampled_from([*ESCAPES, *"abc ß😀"]), max_size=30))
+@given(st.text(st.sampled_from([*LATEX_ESCAPES, *"abc ß😀"]), max_size=30))
 def test_nothing_that_latex_would_obey_is_left(text: str) -> None:
-    left = COMMANDS.sub("", escape(text))
+    left = COMMANDS.sub("", latex_escape(text))
     assert not set(left) & set("\\{}$&#_%~^<>|\"`'")
 
 
@@ -41,18 +42,18 @@ def test_nothing_that_latex_would_obey_is_left(text: str) -> None:
     ],
 )
 def test_escapes(text: str, expected: str) -> None:
-    assert escape(text) == expected
+    assert latex_escape(text) == expected
 
 
-def test_booktabs() -> None:
+def test_latex_table() -> None:
     table = Table(
         "Scores of 100%",
-        (Column("Config", is_number=False), Column("Acc, %")),
+        ("Config", "Acc %"),
         (("a_b", "1 ± 2"), ("c", "–")),
-        (("majority", "0"),),
-        frozenset({(0, 1)}),
+        reference=(("majority", "0"),),
+        best=frozenset({(0, 1)}),
     )
-    lines = booktabs(table).splitlines()
+    lines = latex_table(table).splitlines()
     assert r"  \begin{tabular}{lr}" in lines
     assert r"    a\_b & \textbf{1 $\pm$ 2} \\" in lines
     assert r"    c & -- \\" in lines
@@ -62,9 +63,9 @@ def test_booktabs() -> None:
         for line in lines
         if "resizebox" not in line and "tabular" not in line
     )
-    assert "LuaLaTeX" not in booktabs(table)
+    assert "LuaLaTeX" not in latex_table(table)
     emoji = replace(table, rows=(("😀", "1"),))
-    assert "LuaLaTeX" in booktabs(emoji)
+    assert "LuaLaTeX" in latex_table(emoji)
 
 
 FOLD = {
@@ -91,14 +92,10 @@ SUMMARY = {
 
 def outcome(info: dict[str, Any] | None = None, summary: Any = None, **settings: Any) -> Any:
     config = RunConfig.model_validate({"name": "one", **settings})
-    return ConfigOutcome(
-        paths=ConfigPaths.__new__(ConfigPaths),
-        config=config,
-        summary={**copy.deepcopy(SUMMARY), **(summary or {})},
-        folds_info={**INFO, **(info or {})},
-        preflight={},
-        folds=(),
-    )
+    identity = Identity("config", "data", "splits", "texts", "code")
+    files = ConfigFiles(ConfigPaths(Path("one")), {}, {**INFO, **(info or {})}, identity, ())
+    vars(files)["summary"] = {**copy.deepcopy(SUMMARY), **(summary or {})}
+    return ConfigOutcome(files, config)
 
 
 def paragraph(*args: Any, **settings: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import scipy.stats
 from clip_pkg.results import bootstrap
 from clip_pkg.results.bootstrap import (
     affordable,
-    bootstrap_intervals,
+    confidence_intervals,
     percentile_interval,
     resampled_scores,
 )
+from clip_pkg.results.comparison_records import Interval
+from clip_pkg.study.predictions import Predictions
 
 
 def drawn(count: int = 200, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +27,13 @@ def drawn(count: int = 200, classes: int = 3, seed: int = 0) -> tuple[np.ndarray
     scores = random.dirichlet(np.ones(classes), count)
     scores[np.arange(count), targets] += 0.5
     return scores / scores.sum(axis=1, keepdims=True), targets
+
+
+def accuracy_interval(*predictions: np.ndarray, **options: Any) -> Interval:
+    scores, _ = resampled_scores(*predictions, **options)
+    interval = percentile_interval(scores["acc"])
+    assert interval is not None
+    return interval
 
 
 def test_accuracy_equals_scipys_bootstrap_within_each_class() -> None:
@@ -39,8 +49,7 @@ def test_accuracy_equals_scipys_bootstrap_within_each_class() -> None:
     theirs = scipy.stats.bootstrap(
         parts, accuracy, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
-    ours = bootstrap_intervals(probabilities, targets, resamples=4000).intervals["acc"]
-    assert ours is not None
+    ours = accuracy_interval(probabilities, targets, resamples=4000)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.8)
 
 
@@ -48,8 +57,9 @@ def test_recall_of_a_class_equals_the_textbook_loop() -> None:
     probabilities, targets = drawn(classes=3)
     correct = (probabilities.argmax(axis=1) == targets).astype(float)
     random = np.random.default_rng(1)
-    found = bootstrap_intervals(probabilities, targets, resamples=4000).by_class["recall"]
-    for label, interval in enumerate(found):
+    _, by_class = resampled_scores(probabilities, targets, resamples=4000)
+    for label, values in enumerate(by_class["recall"]):
+        interval = percentile_interval(values)
         mine = correct[targets == label]
         means = [random.choice(mine, len(mine)).mean() for _ in range(4000)]
         assert interval is not None
@@ -71,47 +81,45 @@ def test_clusters_are_drawn_whole_and_widen_the_interval() -> None:
     copies = 8
     many = np.repeat(probabilities, copies, axis=0), np.repeat(targets, copies)
     clusters = np.repeat(np.arange(90) + 1000, copies)
-    alone = bootstrap_intervals(*many).intervals["acc"]
-    whole = bootstrap_intervals(*many, clusters=clusters)
-    once = bootstrap_intervals(probabilities, targets).intervals["acc"]
-    together = whole.intervals["acc"]
-    assert alone
-    assert together
-    assert once
+    alone = accuracy_interval(*many)
+    together = accuracy_interval(*many, clusters=clusters)
+    once = accuracy_interval(probabilities, targets)
     assert (together.low, together.high) == pytest.approx((once.low, once.high))
     assert together.high - together.low > 2 * (alone.high - alone.low)
-    assert whole.drawn == "groups of images"
 
 
 def test_the_seed_decides() -> None:
     probabilities, targets = drawn()
-    first = bootstrap_intervals(probabilities, targets, seed=3).to_json()
-    assert bootstrap_intervals(probabilities, targets, seed=3).to_json() == first
-    assert bootstrap_intervals(probabilities, targets, seed=4).to_json() != first
+    first = accuracy_interval(probabilities, targets, seed=3)
+    assert accuracy_interval(probabilities, targets, seed=3) == first
+    assert accuracy_interval(probabilities, targets, seed=4) != first
 
 
 def test_resamples_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     probabilities, targets = drawn()
     monkeypatch.setattr(bootstrap, "CHUNK", 7 * len(targets))
-    scores = resampled_scores(probabilities, targets, resamples=20)
+    scores, _ = resampled_scores(probabilities, targets, resamples=20)
     assert all(values.shape == (20,) for values in scores.values())
 
 
 def test_equal_configs_see_equal_resamples() -> None:
     probabilities, targets = drawn()
-    first, again = (resampled_scores(probabilities, targets, seed=1) for _ in range(2))
+    first, again = (resampled_scores(probabilities, targets, seed=1)[0] for _ in range(2))
     assert all(np.array_equal(first[name], again[name], equal_nan=True) for name in first)
 
 
 def test_undefined_scores_and_calibration_have_no_interval() -> None:
     probabilities, targets = drawn()
-    found = bootstrap_intervals(probabilities, targets)
-    assert found.intervals["ece"] is None
-    assert found.intervals["top_k"] is None  # three classes: it would always be 1
-    assert found.intervals["acc"] is not None
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
-    only_one_class = bootstrap_intervals(probabilities[:1], targets[:1])
-    assert only_one_class.intervals["auroc"] is None
+    names = tuple(map(str, range(len(targets))))
+    found = confidence_intervals(Predictions(("a", "b", "c"), names, targets, probabilities), [])
+    assert found is not None
+    assert found["out_of_fold"]["ece"] is None
+    assert found["out_of_fold"]["top_k"] is None  # three classes: it would always be 1
+    assert found["out_of_fold"]["acc"] is not None
+    assert found["drawn"] == "images"
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    only_one_class, _ = resampled_scores(probabilities[:1], targets[:1])
+    assert percentile_interval(only_one_class["auroc"]) is None
 
 
 def test_a_few_undefined_resamples_are_borne() -> None:

@@ -133,7 +133,7 @@ def test_other_folds_and_missing_folds_are_refused_with_the_reason(tmp_path: Pat
     assert [(pair.first, pair.second) for pair in one.pairs] == [("a", "b")]
     part, other = one.refusals
     assert part.configs == ("part",)
-    assert "2 of 5 folds are not done: fold 2 (missing), fold 4 (missing)" in part.reason
+    assert "2 of 5 folds are unfinished: fold 2 (missing), fold 4 (missing)" in part.reason
     assert set(other.configs) == {"a", "b", "other"}
     assert "different folds" in other.reason
     assert "--splits-file" in other.reason
@@ -156,7 +156,7 @@ def test_one_split_only_is_not_tested_over_folds(tmp_path: Path) -> None:
     write_result(tmp_path, "b", IMAGES, BAD, use_cv=False)
     (pair,) = compare([tmp_path]).data_sets[0].pairs
     assert (pair.test, pair.p_holm, pair.verdict) == (None, None, "untested")
-    assert "only one fold" in pair.sentence
+    assert "a single fold" in pair.sentence
     assert "McNemar mid-p" in pair.sentence
 
 
@@ -174,8 +174,8 @@ def test_a_config_that_was_not_summed_up_is_named(tmp_path: Path) -> None:
     ("file", "text", "said"),
     [
         ("cv_summary.json", "{", "damaged"),
-        ("cv_summary.json", "{}", "another version"),
-        ("folds_info.json", '{"data_fingerprint": 1}', "another version"),
+        ("cv_summary.json", "{}", "version"),
+        ("folds_info.json", '{"data_fingerprint": 1}', "damaged"),
         ("fold_1/predictions.csv", "path,label\nx,q\n", "cannot be read as predictions"),
     ],
 )
@@ -199,7 +199,7 @@ def test_folders_are_found_once_and_empty_ones_named(tmp_path: Path) -> None:
     assert len(compare([tmp_path / "out", tmp_path / "out" / "a"]).data_sets[0].rows) == 1
     with pytest.raises(RunFolderError, match="empty holds no results"):
         compare([tmp_path / "out", tmp_path / "empty"])
-    with pytest.raises(UserError, match="no score; there are acc"):
+    with pytest.raises(UserError, match="unknown score 'accuracy'; use one of acc"):
         compare([tmp_path / "out"], metric="accuracy")
 
 

@@ -146,7 +146,7 @@ def test_an_image_in_two_folds_is_refused(folder: ConfigPaths) -> None:
 @pytest.mark.parametrize("name", ["config", "folds_info", "identity"])
 def test_a_folder_that_is_none_of_ours(folder: ConfigPaths, name: str) -> None:
     getattr(folder, name).unlink()
-    with pytest.raises(RunFolderError, match="is no result folder"):
+    with pytest.raises(RunFolderError, match="is not a result folder"):
         summarize(folder)
     getattr(folder, name).write_text("{")
     with pytest.raises(RunFolderError, match="damaged"):

@@ -15,7 +15,7 @@ from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.cli import main
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.results.intervals import image_clusters
+from clip_pkg.results.bootstrap import image_clusters
 from clip_pkg.results.summary import summarize
 from clip_pkg.results.summary_schema import (
     CvSummary,

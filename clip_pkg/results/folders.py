@@ -1,0 +1,215 @@
+"""A config's result folder, as training left it; each file is read when it is first needed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_pkg.base.errors import RunFolderError, shown
+from clip_pkg.base.paths import ConfigPaths, FoldPaths
+from clip_pkg.results.summary_schema import read_summary
+from clip_pkg.study.predictions import Predictions, pooled, read_predictions
+from clip_pkg.study.tasks import FoldFailure, FoldResult, Identity, read_record
+
+Epoch: TypeAlias = Literal["best", "last"]
+FoldStatus: TypeAlias = Literal["done", "diverged", "failed", "missing"]
+History: TypeAlias = Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """How often each of N training images was shown.
+
+    labels: N class names. times_seen: int64 [N].
+    """
+
+    labels: tuple[str, ...]
+    times_seen: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class FoldFiles:
+    """One fold, counted from 1: its result, or the reason why it has none."""
+
+    paths: FoldPaths
+    number: int
+    result: FoldResult | None
+    failure: FoldFailure | None
+
+    @property
+    def status(self) -> FoldStatus:
+        if self.result is not None:
+            return "done"
+        if self.failure is not None:
+            return "diverged" if self.failure.kind == "diverged" else "failed"
+        return "missing"
+
+    @cached_property
+    def predictions(self) -> Predictions | None:
+        """Held-out predictions of the best epoch; None unless the fold is done."""
+        return None if self.result is None else read_predictions(self.paths.predictions)
+
+    @cached_property
+    def predictions_last(self) -> Predictions | None:
+        """Held-out predictions of the last epoch; None unless the fold is done."""
+        return None if self.result is None else read_predictions(self.paths.predictions_last)
+
+    @cached_property
+    def history(self) -> History:
+        """Column → a value per epoch; empty for a fold that has not finished its first epoch."""
+        if self.status != "done" and not self.paths.history.exists():
+            return {}
+        history: History = read_json(self.paths.history)
+        return history
+
+    @cached_property
+    def exposure(self) -> Exposure | None:
+        """What the sampler showed; None if the file was deleted."""
+        path = self.paths.exposure
+        if not path.exists():
+            return None
+        try:
+            with path.open(encoding="utf-8", newline="") as stream:
+                rows = list(csv.DictReader(stream))
+            seen = np.array([int(row["times_seen"]) for row in rows], dtype=np.int64)
+            return Exposure(tuple(row["label"] for row in rows), seen)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFolderError(f"{shown(path)} is damaged: {error!r}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class ConfigFiles:
+    """One config: what its folds share, and the folds."""
+
+    paths: ConfigPaths
+    config: Mapping[str, Any]
+    folds_info: Mapping[str, Any]
+    identity: Identity
+    folds: tuple[FoldFiles, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def done(self) -> tuple[FoldFiles, ...]:
+        return tuple(fold for fold in self.folds if fold.status == "done")
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Folds without a result, with their status: `fold 2 (missing)`."""
+        return [f"fold {f.number} ({f.status})" for f in self.folds if f.status != "done"]
+
+    @property
+    def clusters(self) -> list[Sequence[str]]:
+        """Paths of images that belong together: groups (such as patients), and copies."""
+        found = [*(self.folds_info.get("groups") or ()), *self.folds_info.get("linked", ())]
+        return [paths for paths in found if len(paths) > 1]
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """`cv_summary.json`; raises RunFolderError if it is missing, damaged or out of date."""
+        summary = read_summary(self.paths.summary)
+        status = {f"fold_{fold.number}": fold.status for fold in self.folds}
+        splits = self.folds_info["splits_hash"]
+        if summary["status"] != status or summary["splits_hash"] != splits:
+            what = "other folds" if summary["splits_hash"] != splits else "an earlier state"
+            raise RunFolderError(
+                f"{shown(self.paths.summary)} describes {what} of this run; "
+                f"`python train_clip.py summarize {shown(self.paths.root)}` rewrites it"
+            )
+        return summary
+
+    def pooled(self, epoch: Epoch = "best") -> Predictions | None:
+        """Held-out predictions of all finished folds; None if no fold is finished.
+
+        Raises RunFolderError when they do not fit together.
+        """
+        name = "predictions" if epoch == "best" else "predictions_last"
+        parts = [getattr(fold, name) for fold in self.done]
+        return pooled(parts) if parts else None
+
+
+def read_config_files(paths: ConfigPaths) -> ConfigFiles:
+    """Open a config's result folder.
+
+    Raises RunFolderError when it is no result folder or its files contradict each other.
+    """
+    config, folds_info, identity = (
+        read_json(path) for path in (paths.config, paths.folds_info, paths.identity)
+    )
+    try:
+        mine = Identity(**identity)
+        numbers = [int(info["fold"]) for info in folds_info["folds"]]
+    except (KeyError, TypeError, ValueError):
+        raise RunFolderError(
+            f"{shown(paths.root)}: {paths.identity.name} or {paths.folds_info.name} is damaged; "
+            "copy it again"
+        ) from None
+    folds = tuple(_fold_files(paths.fold(number), number, mine) for number in numbers)
+    return ConfigFiles(paths, config, folds_info, mine, folds)
+
+
+def _fold_files(paths: FoldPaths, number: int, identity: Identity) -> FoldFiles:
+    result = read_record(FoldResult, paths.result)
+    if result is None:
+        return FoldFiles(paths, number, None, read_record(FoldFailure, paths.failure))
+    if result.identity != identity:
+        different = ", ".join(identity.differences(result.identity))
+        raise RunFolderError(f"{paths.result} belongs to another run: its {different} differ")
+    return FoldFiles(paths, number, result, None)
+
+
+def result_folders(directories: Sequence[Path]) -> list[Path]:
+    """Find the configs' folders: those given, and those one level below the others; each once.
+
+    Raises RunFolderError naming every directory that holds no result.
+    """
+    found: dict[Path, Path] = {}
+    empty = []
+    for directory in directories:
+        below: Iterable[Path] = [directory]
+        if not ConfigPaths(directory).folds_info.exists():
+            below = sorted(directory.glob("*"))
+        folders = [folder for folder in below if ConfigPaths(folder).folds_info.exists()]
+        if not folders:
+            empty.append(directory)
+        for folder in folders:
+            found.setdefault(folder.resolve(), folder)
+    if empty:
+        names = ", ".join(shown(directory) for directory in empty)
+        raise RunFolderError(
+            f"{names} holds no results: no folds_info.json in it or one level below. Give a "
+            "config's result folder, or the folder that holds several"
+        )
+    return list(found)
+
+
+def left_out(summary: Mapping[str, Any]) -> list[str]:
+    """Folds that a summary's averages do not include: `fold_2 (diverged: loss is NaN)`."""
+    failures: Mapping[str, Mapping[str, str]] = summary["failures"]
+    return [
+        f"{fold} ({status}" + (f": {failures[fold]['reason']})" if fold in failures else ")")
+        for fold, status in summary["status"].items()
+        if status != "done"
+    ]
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that every result folder has. Raises RunFolderError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{shown(path.parent)} is not a result folder: it has no {path.name}"
+        ) from None
+    except ValueError as error:
+        raise RunFolderError(f"{shown(path)} is damaged: {error}; copy it again") from None

@@ -1,0 +1,136 @@
+"""Pairs of configs on identical folds: which of them may be compared, and the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_pkg.base.errors import shown
+from clip_pkg.results import sentences
+from clip_pkg.results.bootstrap import percentile_interval
+from clip_pkg.results.comparison_records import LeaderboardRow, PairResult, Question, Refusal
+from clip_pkg.results.folders import ConfigFiles
+from clip_pkg.results.statistics import corrected_resampled_t_test, holm, mcnemar_test
+from clip_pkg.study.predictions import Predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Entrant:
+    """A config under its name in the data set.
+
+    predictions: out of fold, sorted by path; None while no fold is done. resampled: [R] the
+    compared score for each resample of the images; None for a score without a bootstrap.
+    """
+
+    files: ConfigFiles
+    row: LeaderboardRow
+    predictions: Predictions | None
+    resampled: NDArray[np.float64] | None
+
+
+def comparable(entrants: Sequence[Entrant]) -> tuple[list[list[Entrant]], list[Refusal]]:
+    """Groups of configs with identical folds and classes, and why other configs are excluded."""
+    refusals = []
+    groups: dict[tuple[str, tuple[str, ...]], list[Entrant]] = {}
+    for one in entrants:
+        if missing := one.files.unfinished:
+            reason = (
+                f"{one.row.name}: {len(missing)} of {one.row.n_folds} folds are unfinished: "
+                f"{', '.join(missing)}. Run the same training command again to resume"
+            )
+            refusals.append(Refusal((one.row.name,), reason))
+        else:
+            classes = tuple(one.files.folds_info["classes"])
+            groups.setdefault((one.row.splits_hash, classes), []).append(one)
+    for mine, others in combinations(groups, 2):
+        these, those = (tuple(one.row.name for one in groups[key]) for key in (mine, others))
+        who = f"{', '.join(these)} and {', '.join(those)}"
+        if mine[0] == others[0]:
+            reason = f"{who} have different classes"
+        else:
+            reason = (
+                f"{who} were validated on different folds (splits_hash {mine[0][:8]}… and "
+                f"{others[0][:8]}…), so their difference is not one between configs. Train one of "
+                "them again with --splits-file "
+                f"{shown(groups[mine][0].files.paths.root / 'folds_info.json')}"
+            )
+        refusals.append(Refusal((*these, *those), reason))
+    return list(groups.values()), refusals
+
+
+def compare_pairs(
+    groups: Sequence[Sequence[Entrant]], question: Question
+) -> tuple[PairResult, ...]:
+    """Every pair within each group, the better one first; p adjusted for all of them together."""
+    found = []
+    for first, second in (pair for group in groups for pair in combinations(group, 2)):
+        pair = _pair(first, second, question)
+        is_behind = (
+            pair.difference is not None and (pair.difference > 0) == question.lower_is_better
+        )
+        if is_behind and pair.difference != 0:
+            pair = _pair(second, first, question)
+        found.append(pair)
+    adjusted = holm([None if pair.test is None else pair.test.p for pair in found])
+    tests = sum(p is not None for p in adjusted)
+    return tuple(
+        _judged(pair, p, tests, question.level) for pair, p in zip(found, adjusted, strict=True)
+    )
+
+
+def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
+    mine, theirs = first.predictions, second.predictions
+    assert mine is not None, "complete configs have predictions"
+    assert theirs is not None, "complete configs have predictions"
+    assert mine.paths == theirs.paths, "equal folds validate equal images"
+    differences = [
+        a - b
+        for a, b in zip(first.row.fold_scores, second.row.fold_scores, strict=True)
+        if a is not None and b is not None
+    ]
+    test = None
+    if len(differences) > 1:
+        folds = first.files.summary["fold_results"]
+        ratio = sum(folds["fold_n_val"]) / sum(folds["fold_n_train"])
+        test = corrected_resampled_t_test(differences, test_to_train=ratio, level=question.level)
+    pooled, bootstrap = None, None
+    values = [one.row.pooled[question.metric].value for one in (first, second)]
+    if values[0] is not None and values[1] is not None:
+        pooled = values[0] - values[1]
+        if first.resampled is not None and second.resampled is not None:
+            bootstrap = percentile_interval(first.resampled - second.resampled, question.level)
+    correct = [one.probabilities.argmax(axis=1) == one.targets for one in (mine, theirs)]
+    identical = np.array_equal(mine.probabilities, theirs.probabilities)
+    return PairResult(
+        first=first.row.name,
+        second=second.row.name,
+        metric=question.metric,
+        difference=sum(differences) / len(differences) if differences else None,
+        test=test,
+        p_holm=None,
+        mcnemar=mcnemar_test(*correct),
+        pooled_difference=pooled,
+        bootstrap=bootstrap,
+        verdict="tie" if identical else "untested",
+        sentence=sentences.tie(first.row.name, second.row.name) if identical else "",
+    )
+
+
+def _judged(pair: PairResult, p_holm: float | None, tests: int, level: float) -> PairResult:
+    """Add verdict and sentence, now that the p of all pairs are known."""
+    pair = replace(pair, p_holm=p_holm)
+    if pair.verdict == "tie":
+        return pair
+    if pair.test is None or p_holm is None:
+        why = (
+            "a single fold does not show how much depends on the split"
+            if pair.test is None
+            else "all folds differ by the same amount, so there is no variance to test with"
+        )
+        return replace(pair, sentence=sentences.untested(pair, why))
+    pair = replace(pair, verdict="better" if p_holm < 1 - level else "undecided")
+    return replace(pair, sentence=sentences.tested(pair, tests))
