@@ -1,36 +1,29 @@
-"""Every config key described: the table in the docs, the JSON Schema for editors."""
+"""All config keys, from one walk over the models; the JSON Schema and the table in the docs."""
 
 from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from clip_pkg.config.jsonc import show
-from clip_pkg.config.legacy import DIALECTS, AuxWeights, PretrainLoss
+from clip_pkg.config.keys import ConfigKeys, Section
+from clip_pkg.config.legacy import FlatKeys
 from clip_pkg.config.losses import aux_classes
-from clip_pkg.config.schema import RunConfig
-from clip_pkg.config.schema_nodes import Node, describe, model_schema, options
+from clip_pkg.config.nodes import Node, describe, model_schema, options
 
 Kind: TypeAlias = Literal["boolean", "integer", "number", "string", "object", "array"]
 
-# Each section of the schema begins with this key.
-SECTIONS: Mapping[str, str] = {
-    "name": "Name and model",
-    "img_size": "Images",
-    "class_texts_file": "Class texts",
-    "batch_size": "Optimisation",
-    "pretrain": "Before the folds",
-    "use_weighted_sampling": "Imbalance",
-    "use_cv": "Folds and choice of the epoch",
-}
 FLAT_SECTION = "Flat spellings of losses"
+_TABLE_BEGIN = "<!-- config table: begin -->\n"
+_TABLE_END = "<!-- config table: end -->\n"
 
 
 @dataclass(frozen=True)
@@ -38,24 +31,22 @@ class ConfigKey:
     """One key that a config may have.
 
     node: its JSON Schema, references resolved.
-    default: value, as JSON, when the key is left out.
-    flat: whether only the dialects know it.
+    default: JSON value when the key is left out.
     """
 
     key: str
     section: str
     node: Node
     default: Any
-    flat: bool
 
     @property
     def description(self) -> str:
-        """What the key means."""
+        """Meaning of the key."""
         return str(self.node.get("description", ""))
 
     @property
     def kinds(self) -> frozenset[Kind]:
-        """Types of JSON value that it takes, null aside."""
+        """Types of JSON value that it accepts, except null."""
         return frozenset(
             "object" if "properties" in option else option["type"]
             for option in options(self.node)
@@ -75,37 +66,30 @@ class ConfigKey:
 
 @cache
 def config_keys() -> tuple[ConfigKey, ...]:
-    """Every key of a config in the schema's order, then the flat ones; without `sweep`."""
+    """Every key of a config except `sweep`: those of `RunConfig`, then the older spellings."""
     keys = []
     section = ""
-    for key, node in model_schema(RunConfig)["properties"].items():
-        section = SECTIONS.get(key, section)
-        keys.append(ConfigKey(key, section, node, _default(RunConfig, key), flat=False))
-    flat_models: tuple[type[BaseModel], ...] = (*DIALECTS, AuxWeights, PretrainLoss)
-    for model in flat_models:
+    for model in (ConfigKeys, FlatKeys):
         for key, node in model_schema(model)["properties"].items():
-            keys.append(ConfigKey(key, FLAT_SECTION, node, _default(model, key), flat=True))
+            field = model.model_fields[key]
+            titles = [mark.title for mark in field.metadata if isinstance(mark, Section)]
+            section = titles[0] if titles else section if model is ConfigKeys else FLAT_SECTION
+            default = to_jsonable_python(field.get_default(call_default_factory=True))
+            keys.append(ConfigKey(key, section, node, default))
     return tuple(keys)
 
 
 @cache
 def key_names() -> tuple[str, ...]:
-    """Names of all keys, `sweep` included."""
+    """Names of all keys, including `sweep`."""
     return (*(key.key for key in config_keys()), "sweep")
 
 
-def _default(model: type[BaseModel], key: str) -> Any:
-    return to_jsonable_python(model.model_fields[key].get_default(call_default_factory=True))
-
-
-DRAFT = "https://json-schema.org/draft/2020-12/schema"
-
-
 def config_list_schema() -> dict[str, Any]:
-    """Describe the list of configs, flat keys and `sweep` included, as JSON Schema 2020-12.
+    """JSON Schema (2020-12) of a list of configs, including flat keys and `sweep`.
 
     Rules over several keys (an `img_size` that fits the encoder, different folders) and the names
-    of encoders are left to the loader.
+    of encoders are checked by the loader only.
     """
     properties: dict[str, Any] = {}
     for key in config_keys():
@@ -137,7 +121,7 @@ def config_list_schema() -> dict[str, Any]:
         },
     }
     return {
-        "$schema": DRAFT,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Training configs",
         "description": "A list of configs, or a single one. Comments and trailing commas are fine.",
         "anyOf": [
@@ -149,7 +133,7 @@ def config_list_schema() -> dict[str, Any]:
 
 
 def _plain(node: Node) -> Node:
-    """Drop what only OpenAPI knows, and require the `type` that tells loss blocks apart."""
+    """Drop `discriminator`, an OpenAPI keyword, and require the key that it names instead."""
     plain: Node = {}
     for key, value in node.items():
         if key == "discriminator":
@@ -168,7 +152,7 @@ def _plain(node: Node) -> Node:
 
 
 def config_table_markdown() -> str:
-    """Write a table of key, default, values and meaning; blocks of a loss below their key."""
+    """Table of key, default, values and meaning; parameters of a block follow the block's key."""
     rows = ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
     for key in config_keys():
         rows.append(_row(f"`{key.key}`", key.default, key.node))
@@ -180,12 +164,19 @@ def config_table_markdown() -> str:
     return "\n".join(rows) + "\n"
 
 
+def with_config_table(page: str) -> str:
+    """A documentation page with the table between its two markers written again."""
+    before, _, rest = page.partition(_TABLE_BEGIN)
+    _, _, after = rest.partition(_TABLE_END)
+    return f"{before}{_TABLE_BEGIN}{config_table_markdown()}{_TABLE_END}{after}"
+
+
 def _block_rows(name: str, node: Node) -> Iterator[str]:
-    """Write one row per parameter of the blocks that a key can hold."""
+    """One row per parameter of the blocks that a key accepts."""
     if "items" in node:
         yield from _block_rows(f"{name}[]", node["items"])
     tag = node.get("discriminator", {}).get("propertyName")
-    # Blocks that share a parameter to the letter share a row.
+    # Blocks with the same parameter, described in the same words, share a row.
     kinds: dict[tuple[str, str], list[str]] = {}
     inner_nodes: dict[tuple[str, str], Node] = {}
     for block in options(node):
@@ -211,3 +202,8 @@ def _row(title: str, default: Any, node: Node) -> str:
         str(node.get("description", "")),
     ]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    docs_page = Path(sys.argv[1])
+    docs_page.write_text(with_config_table(docs_page.read_text("utf-8")), "utf-8")

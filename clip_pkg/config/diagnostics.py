@@ -1,152 +1,47 @@
-"""Problems and notices of a config list, each with the place in the file."""
+"""Problems and notices of a list of configs, each with its place in the file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem
-from clip_pkg.config.jsonc import JsonPath, Place, path_text, show
-from clip_pkg.config.schema_nodes import Node, describe, locate, options
-
-_WRONG_VALUE = frozenset(
-    {
-        "bool_type",
-        "dict_type",
-        "finite_number",
-        "float_type",
-        "greater_than",
-        "greater_than_equal",
-        "int_type",
-        "less_than",
-        "less_than_equal",
-        "list_type",
-        "literal_error",
-        "model_attributes_type",
-        "model_type",
-        "string_type",
-        "tuple_type",
-    }
-)
-
-
-def sentences(
-    error: ValidationError, model: type[BaseModel], top_keys: Collection[str]
-) -> dict[JsonPath, str]:
-    """One sentence per place that is wrong, by JSON path below the config.
-
-    top_keys: the keys to suggest from for an unknown key of the config itself.
-    """
-    found: dict[JsonPath, str] = {}
-    for detail in error.errors(include_url=False):
-        path, node = locate(model, detail["loc"])
-        context = detail.get("ctx", {})
-        value = detail["input"]
-        match detail["type"]:
-            case "extra_forbidden":
-                known = top_keys if len(path) == 1 else node["properties"]
-                found[path] = _unknown_key(str(path[-1]), known)
-            case "union_tag_not_found":
-                found[path] = f"expected {describe(node)}"
-            case "union_tag_invalid":
-                name = node["discriminator"]["propertyName"]
-                found[(*path, name)] = _wrong_choice(
-                    value.get(name), list(node["discriminator"]["mapping"])
-                )
-            case "missing":
-                found[path] = "this key is required here"
-            case "contradictions":
-                found |= context["found"]
-            case "value_error":
-                found[path] = str(context["error"])
-            case kind if kind in _WRONG_VALUE:
-                found[path] = _wrong_value(value, node)
-            case _:
-                key = context.get("key")  # a rule over several keys says which one it is about
-                found[(*path, key) if key else path] = detail["msg"]
-    return found
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "…"?` for the known name closest to `name`, or nothing."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    close = get_close_matches(name.lower()[:100], by_lower, n=1)
-    return f'; did you mean "{by_lower[close[0]]}"?' if close else ""
-
-
-def _unknown_key(key: str, known: Collection[str]) -> str:
-    suggestion = nearest(key, known)
-    if not suggestion and len(known) <= 12:
-        suggestion = f"; known here are {', '.join(known)}"
-    return f"unknown key{suggestion}"
-
-
-def _wrong_choice(value: Any, choices: list[str]) -> str:
-    suggestion = nearest(value, choices) if isinstance(value, str) else ""
-    listed = ", ".join(f'"{choice}"' for choice in choices)
-    return f"expected one of {listed}, not {show(value)}{suggestion}"
-
-
-def _wrong_value(value: Any, node: Node) -> str:
-    branches = list(options(node))
-    kinds = {branch.get("type") for branch in branches}
-    hint = ""
-    if isinstance(value, str) and kinds & {"integer", "number"} and _is_number(value):
-        hint = "; numbers stand without quotes"
-    elif isinstance(value, str) and "boolean" in kinds and value.lower() in ("true", "false"):
-        hint = f"; write {value.lower()} without quotes"
-    elif isinstance(value, float) and "integer" in kinds and value.is_integer():
-        hint = f"; write {int(value)}"
-    elif isinstance(value, str):
-        hint = nearest(value, [choice for branch in branches for choice in branch.get("enum", [])])
-    return f"expected {describe(node)}, not {show(value)}{hint}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+from clip_pkg.config.jsonc import JsonPath, Place, path_text
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a list of configs came from.
+    """Where a list of configs comes from.
 
-    places: JSON path → place in `file`; empty for configs that did not come from a file.
-    name: how messages write a JSON path (flags are named as flags).
+    places: JSON path → place in `file`; empty for configs that do not come from a file.
+    name: writes a JSON path for a message (flags are written as flags).
     """
 
     file: Path | None = None
     places: Mapping[JsonPath, Place] = field(default_factory=dict)
     name: Callable[[JsonPath], str] = path_text
 
-    def line(self, path: JsonPath) -> int | None:
-        """Line of `path`, or of the nearest bracket around it."""
-        return place.line if (place := self._place(path)) else None
-
     def where(self, path: JsonPath) -> str:
         """Name a place inside a sentence: `[1].epochs (line 12)`."""
-        name, line = self.name(path), self.line(path)
-        parts = [name, f"(line {line})" if line and name else f"line {line}" if line else ""]
-        return " ".join(part for part in parts if part) or "another config"
+        name, place = self.name(path), self._place(path)
+        if place is None:
+            return name or "another config"
+        return f"{name} (line {place.line})" if name else f"line {place.line}"
 
     def problem(self, path: JsonPath, message: str) -> ConfigProblem:
-        """Put `message` at the place of `path`."""
-        return ConfigProblem(message, self.name(path), self.file, self.line(path))
+        """Attach the place of `path` to a message."""
+        place = self._place(path)
+        return ConfigProblem(message, self.name(path), self.file, place.line if place else None)
 
     def order(self, path: JsonPath) -> tuple[int, int]:
-        """Sort key: the order of reading."""
+        """Sort key: position in the file."""
         place = self._place(path)
         return (place.line, place.column) if place else (0, 0)
 
     def _place(self, path: JsonPath) -> Place | None:
+        """Place of `path`, or of the nearest enclosing bracket."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
@@ -154,7 +49,7 @@ class Source:
 
 
 class Findings:
-    """Collects problems and notices; the same sentence about the same place counts once."""
+    """Collects problems, which keep the run from starting, and notices; duplicates count once."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -162,25 +57,25 @@ class Findings:
         self._notices: dict[tuple[JsonPath, str], None] = {}
 
     def problem(self, path: JsonPath, message: str) -> None:
-        """Note something that keeps the run from starting."""
+        """Add a problem."""
         self._problems[path, message] = None
 
     def notice(self, path: JsonPath, message: str) -> None:
-        """Note something that the user should know."""
+        """Add a notice."""
         self._notices[path, message] = None
 
     @property
     def problem_count(self) -> int:
-        """How many different problems there are so far."""
+        """Number of different problems so far."""
         return len(self._problems)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Every notice with its place, in the order of reading."""
+        """All notices with their places, in the order of the file."""
         return tuple(str(notice) for notice in self._in_order(self._notices))
 
     def raise_problems(self, further: Sequence[ConfigProblem] = ()) -> None:
-        """Raise ConfigErrors if there is any problem, `further` ones included."""
+        """Raise ConfigErrors if there is any problem, here or in `further`."""
         problems = sorted(
             [*further, *self._in_order(self._problems)], key=lambda problem: problem.line or 0
         )
@@ -194,13 +89,13 @@ class Findings:
 
 @dataclass(frozen=True)
 class Draft:
-    """One config on its way from the file to `RunConfig`.
+    """One config between the file and `RunConfig`.
 
-    values: key → value as written, then in canonical form.
+    values: key → value as written, later in canonical form.
     root: JSON path of the object in its file.
-    moved: path in `values` → JSON path where the user wrote it, if it is not below `root`.
-    label: what a sweep adds to the name of this member, empty without a sweep.
-    provisional: made only to find further problems, because the sweep itself is wrong.
+    moved: path in `values` → JSON path where the user wrote it, if that is not below `root`.
+    label: what a sweep appends to the name of this member; empty without a sweep.
+    provisional: made only to find further problems, because the sweep itself is invalid.
     """
 
     values: Mapping[str, Any]
@@ -210,7 +105,7 @@ class Draft:
     provisional: bool = False
 
     def written(self, path: JsonPath) -> JsonPath:
-        """Where in the file the value at `path` of `values` was written."""
+        """JSON path in the file of the value at `path` of `values`."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.moved:
                 return self.moved[path[:length]] + path[length:]

@@ -1,7 +1,7 @@
-"""Encoder names as users write them, read without importing timm, open_clip or torch.
+"""Parses encoder names without importing timm, open_clip or torch.
 
-The known names come from the installed packages' source files: importing the packages would load
-torch, which a rejected config or `--help` must not wait for.
+The known names are read from the source files of the installed packages: importing the packages
+would load torch, which takes too long for `--help` or to reject a config.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Literal, TypeAlias
 Family: TypeAlias = Literal["timm", "clip", "hf", "prompts", "none"]
 Weights: TypeAlias = Literal["pretrained", "scratch"]
 
-# Spellings of the training guides that no general rule turns into a timm name.
+# Spellings of the training guides that no general rule converts to a timm name.
 IMAGE_ALIASES: Mapping[str, str] = {"vit": "vit_base_patch16_224"}
 TEXT_ALIASES: Mapping[str, str] = {"bert-base-chinese": "hf:bert-base-chinese"}
-LEARNED_PROMPTS = "_clip_prompts"  # ends the name of a model: an image encoder with `prompts`
+LEARNED_PROMPTS = "_clip_prompts"  # suffix of a model name: an image encoder with `prompts`
 
 _REGISTERED_MODEL = re.compile(r"^@register_model\b[^\n]*\n(?:@[^\n]*\n)*def (\w+)\(", re.MULTILINE)
 _TAGGED_NAME = re.compile(r"""^\s+['"](\w+)\.([\w.]+)['"]\s*:""", re.MULTILINE)
@@ -32,14 +32,14 @@ _TAGGED_NAME = re.compile(r"""^\s+['"](\w+)\.([\w.]+)['"]\s*:""", re.MULTILINE)
 class EncoderSpec:
     """One encoder of a config.
 
-    family: which library builds it; `none` stands for a side that a model does not have, `prompts`
-        for learned vectors in the place of a text tower.
-    model: timm name (with its `.tag` if one was written), open_clip's own name (`ViT-B-32`), or a
-        hub id or local folder for transformers; empty for `prompts`.
-    tag: open_clip's name of the pretrained weights; None from scratch and for other families.
-    written: the text of the config.
-    start: text encoder whose features of the class texts learned prompts start from; None for
-        random ones, and for other families.
+    family: the library that builds it; `none` for a model without a text encoder, `prompts` for
+        learned class vectors instead of a text encoder.
+    model: timm name (with `.tag` if given), open_clip name (`ViT-B-32`), or hub id or local folder
+        for transformers; empty for `prompts`.
+    tag: open_clip's name of the pretrained weights; None without weights and for other families.
+    written: the text in the config.
+    start: text encoder whose features of the class texts initialise learned prompts; None for
+        random initialisation and for other families.
     """
 
     family: Family
@@ -51,15 +51,15 @@ class EncoderSpec:
 
     @property
     def untrained(self) -> EncoderSpec:
-        """The same architecture without its weights; the tag still says how it normalises."""
+        """The same architecture without weights; the tag still determines the normalisation."""
         return replace(self, weights="scratch")
 
 
 def encoders_of_model(text: str) -> Mapping[str, str]:
-    """Encoder keys of a config that a model's name stands for.
+    """Config keys that a model name stands for.
 
-    `resnet18` is an image encoder alone, `resnet18_clip_prompts` that and learned prompts; a
-    `:scratch` or `:pretrained` after either is the image encoder's. Names are not checked.
+    `resnet18` is an image encoder, `resnet18_clip_prompts` an image encoder with learned prompts;
+    a suffix `:scratch` or `:pretrained` applies to the image encoder. Names are not checked.
     """
     name, weights = _split_weights(text)
     image = name.removesuffix(LEARNED_PROMPTS) + (f":{weights}" if weights else "")
@@ -69,7 +69,7 @@ def encoders_of_model(text: str) -> Mapping[str, str]:
 
 @lru_cache(maxsize=4096)
 def parse_image_encoder(text: str) -> EncoderSpec:
-    """Read `image_encoder_name`. Raises ValueError with a sentence and the nearest known name."""
+    """Parse `image_encoder_name`. Raises ValueError with the nearest known name."""
     name, weights = _split_weights(text)
     if name.startswith("clip:"):
         return _clip_spec(text, name, weights)
@@ -95,7 +95,7 @@ def parse_image_encoder(text: str) -> EncoderSpec:
         )
     if name.startswith(("hf:", "prompts:")) or name in ("prompts", "none", *TEXT_ALIASES):
         raise ValueError(
-            f"{_short(text)} is a text encoder; images need a timm name or `clip:<model>`"
+            f"{_short(text)} is a text encoder; image encoders are timm names or `clip:<model>`"
         )
     lower = candidate.lower().replace("-", "_").partition(".")[0]
     near = [f"clip:{model}" for model in open_clip_tags() if _clip_name(name) == model]
@@ -105,15 +105,15 @@ def parse_image_encoder(text: str) -> EncoderSpec:
 
 @lru_cache(maxsize=4096)
 def parse_text_encoder(text: str) -> EncoderSpec:
-    """Read `text_encoder_name`. Raises ValueError with a sentence and the nearest known name."""
+    """Parse `text_encoder_name`. Raises ValueError with the nearest known name."""
     name, weights = _split_weights(text)
     if name == "none":
         if weights:
-            raise ValueError(f"`none` stands for no text encoder; leave `:{weights}` out")
+            raise ValueError(f"`none` means no text encoder; remove `:{weights}`")
         return EncoderSpec("none", "", "scratch", None, text)
     if name == "prompts":
         if weights == "pretrained":
-            raise ValueError("`prompts` are learned from nothing; leave `:pretrained` out")
+            raise ValueError("`prompts` have no pretrained weights; remove `:pretrained`")
         return EncoderSpec("prompts", "", "scratch", None, text)
     if name.startswith("prompts:"):
         return _started_prompts(text)
@@ -123,7 +123,9 @@ def parse_text_encoder(text: str) -> EncoderSpec:
     if name.startswith("hf:"):
         model = name.removeprefix("hf:")
         if not model.strip():
-            raise ValueError(f"{_short(text)} names no model; write `hf:<hub id or local folder>`")
+            raise ValueError(
+                f"{_short(text)} has no model name; write `hf:<hub id or local folder>`"
+            )
         return EncoderSpec("hf", model, weights or "pretrained", None, text)
     near = _nearest(name, ["prompts", "none", *TEXT_ALIASES])
     near = near or [f"clip:{model}" for model in _nearest(_clip_name(name), open_clip_tags())]
@@ -137,7 +139,7 @@ def parse_text_encoder(text: str) -> EncoderSpec:
 
 @cache
 def timm_names() -> frozenset[str]:
-    """Names of every model that the installed timm registers."""
+    """All models that the installed timm registers."""
     return frozenset(
         name for source in _timm_sources() for name in _REGISTERED_MODEL.findall(source)
     )
@@ -145,14 +147,14 @@ def timm_names() -> frozenset[str]:
 
 @cache
 def timm_resnets() -> frozenset[str]:
-    """Names of timm's ResNets proper, which are built of the same first layers."""
+    """The models of timm's `resnet.py`, which share their first layers."""
     source = (_package_folder("timm") / "models" / "resnet.py").read_text(encoding="utf-8")
     return frozenset(_REGISTERED_MODEL.findall(source))
 
 
 @cache
 def timm_tags() -> Mapping[str, frozenset[str]]:
-    """Names of pretrained weights per timm model, as far as timm spells them out."""
+    """Names of pretrained weights per timm model, as far as its sources list them literally."""
     tags: dict[str, set[str]] = {}
     for source in _timm_sources():
         for name, tag in _TAGGED_NAME.findall(source):
@@ -174,7 +176,7 @@ def _started_prompts(text: str) -> EncoderSpec:
     if start.family in ("prompts", "none"):
         raise ValueError(
             f"{_short(text)}: learned prompts start from a text encoder, as in "
-            "`prompts:clip:ViT-B/32`, or are written `prompts` alone"
+            "`prompts:clip:ViT-B/32`, or from random vectors (`prompts`)"
         )
     return EncoderSpec("prompts", "", "scratch", None, text, start)
 
@@ -189,7 +191,7 @@ def _clip_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
     if weights == "scratch":
         if tag:
             raise ValueError(
-                f"{_short(text)} asks for the weights {_short(tag)} and for none; keep one of them"
+                f"{_short(text)} names the weights {_short(tag)} and `:scratch`; remove one of them"
             )
         return EncoderSpec("clip", model, "scratch", None, text)
     tags = known[model]
@@ -217,7 +219,7 @@ def _check_timm_tag(text: str, base: str, tag: str, weights: Weights | None) -> 
         return
     if weights == "scratch":
         raise ValueError(
-            f"{_short(text)} asks for the weights {_short(tag)} and for none; keep one of them"
+            f"{_short(text)} names the weights {_short(tag)} and `:scratch`; remove one of them"
         )
     tags = timm_tags().get(base)
     if tags and tag not in tags:
@@ -229,7 +231,7 @@ def _check_timm_tag(text: str, base: str, tag: str, weights: Weights | None) -> 
 
 
 def _split_weights(text: str) -> tuple[str, Weights | None]:
-    """Take `:pretrained` or `:scratch` off the end."""
+    """Remove `:pretrained` or `:scratch` from the end."""
     name, _, suffix = text.rpartition(":")
     if name and suffix == "pretrained":
         return name, "pretrained"

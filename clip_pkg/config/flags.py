@@ -13,11 +13,11 @@ from typing import Any
 
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem
 from clip_pkg.config.describe import ConfigKey, config_keys
-from clip_pkg.config.diagnostics import Source, nearest
+from clip_pkg.config.diagnostics import Source
 from clip_pkg.config.encoders import encoders_of_model
 from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
-from clip_pkg.config.schema_nodes import describe
+from clip_pkg.config.nodes import describe, nearest
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}

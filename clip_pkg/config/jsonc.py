@@ -1,9 +1,8 @@
-"""JSON with comments and trailing commas, read with the place of every value.
+"""Parses JSON with comments and trailing commas, and records the place of every value.
 
-A parser of our own, because the published ones answer another question: those for JSON5 also accept
-single quotes, bare keys and hexadecimal numbers, those that strip comments leave the rest to
-`json`, and none reports where each key stands or that a key is given twice. The grammar is that of
-RFC 8259 plus `//` and `/* */` comments and one trailing comma per list or object.
+Published parsers do not report the place of each key or duplicate keys; those for JSON5 also accept
+single quotes, bare keys and hexadecimal numbers. The grammar is that of RFC 8259 plus `//` and
+`/* */` comments and one trailing comma per list or object.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from clip_pkg.base.errors import ConfigErrors, ConfigProblem
 
 JsonPath: TypeAlias = tuple[str | int, ...]
 
-MAX_DEPTH = 100  # a config needs five; beyond a thousand Python's own stack would give way
+MAX_DEPTH = 100  # a config needs five; at about a thousand Python's stack overflows
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"')
@@ -51,10 +50,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Document:
-    """The values of a text and where they stand.
+    """The values of a text and their places.
 
     places: JSON path → start of the key for members of an object, start of the value for others.
-    problems: keys that are given twice; the later value is in `value`.
+    problems: duplicate keys; `value` has the later value.
     """
 
     value: Any
@@ -63,7 +62,7 @@ class Document:
 
 
 def parse(text: str, file: Path | None = None) -> Document:
-    """Read `text`. Raises ConfigErrors with line and column for whatever is no JSON."""
+    """Parse `text`. Raises ConfigErrors with line and column for invalid JSON."""
     parser = _Parser(text, file)
     try:
         value = parser.document()
@@ -77,7 +76,7 @@ def parse(text: str, file: Path | None = None) -> Document:
 
 
 def path_text(path: JsonPath) -> str:
-    """Write a JSON path the way messages show it: `[2].loss.gamma`."""
+    """Write a JSON path for messages: `[2].loss.gamma`."""
     parts = []
     for step in path:
         if isinstance(step, int):
@@ -90,7 +89,7 @@ def path_text(path: JsonPath) -> str:
 
 
 def show(value: object, limit: int = 60) -> str:
-    """Write a value as JSON for a message, shortened."""
+    """Write a value as JSON for a message, shortened to `limit` characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -120,7 +119,7 @@ class _Parser:
     def document(self) -> Any:
         self.skip_blank()
         if self.position == len(self.text):
-            self.fail(self.position, "there is nothing but blanks and comments")
+            self.fail(self.position, "contains nothing but white space and comments")
         self.places[()] = self.place(self.position)
         value = self.value(())
         self.skip_blank()
@@ -130,7 +129,7 @@ class _Parser:
 
     def value(self, path: JsonPath) -> Any:
         if len(path) > MAX_DEPTH:
-            self.fail(self.position, f"more than {MAX_DEPTH} brackets inside each other")
+            self.fail(self.position, f"more than {MAX_DEPTH} nested brackets")
         match self.peek():
             case "{":
                 return self.object(path)
@@ -180,7 +179,7 @@ class _Parser:
         return items
 
     def separator(self, start: int, closing: str) -> None:
-        """Pass the comma after a value; a comma before the closing bracket is fine."""
+        """Skip the comma after a value; a comma before the closing bracket is allowed."""
         value_end = self.position
         self.skip_blank()
         if self.peek() == ",":
@@ -188,7 +187,7 @@ class _Parser:
             self.skip_blank()
         elif self.peek() != closing:
             self.end_check(start, closing)
-            if self.peek() == '"':  # the comma is missed where the value ends, not a line below
+            if self.peek() == '"':  # the comma is missing where the value ends, not one line below
                 self.fail(value_end, 'expected "," after the value')
             self.fail(self.position, f'expected "," or "{closing}", not {self.found()}')
 
@@ -199,7 +198,7 @@ class _Parser:
         body = match[0]
         value: str = json.loads(body) if "\\" in body else body[1:-1]
         if _SURROGATE.search(value):
-            self.fail(self.position, "text with one half of a surrogate pair (\\ud800 to \\udfff)")
+            self.fail(self.position, "half of a surrogate pair (\\ud800 to \\udfff) in a string")
         self.position = match.end()
         return value
 
@@ -216,7 +215,7 @@ class _Parser:
 
     def bad_scalar(self, word: str) -> NoReturn:
         if word[:1] in tuple("0123456789+-.") and word not in _HINTS:
-            self.fail(self.position, f"{show(word)} is no JSON number")
+            self.fail(self.position, f"{show(word)} is not a JSON number")
         hint = _HINTS.get(word, "")
         self.fail(self.position, f"expected a value, not {self.found()}{hint}")
 
@@ -225,7 +224,7 @@ class _Parser:
             try:
                 return int(match[0])
             except ValueError:  # beyond Python's limit on digits
-                self.fail(start, f"a number of {len(match[0])} digits")
+                self.fail(start, f"a number with {len(match[0])} digits is too long")
         value = float(match[0])
         if value in (float("inf"), float("-inf")):
             self.fail(start, f"{show(match[0])} is too large for a number")
@@ -238,7 +237,7 @@ class _Parser:
             where = "on this line" if first == place.line else f"on line {first}"
             self.problems.append(
                 ConfigProblem(
-                    f"column {place.column}: the key is given twice, first {where}",
+                    f"column {place.column}: duplicate key, first given {where}",
                     path_text(path),
                     self.file,
                     place.line,
@@ -251,18 +250,18 @@ class _Parser:
         assert blank is not None
         self.position = blank.end()
         if self.text.startswith("/*", self.position):
-            self.fail(self.position, 'the comment that begins here has no "*/"')
+            self.fail(self.position, 'this comment is not closed with "*/"')
 
     def peek(self) -> str:
         return self.text[self.position : self.position + 1]
 
     def found(self) -> str:
-        """Describe what stands at the position."""
+        """Describe the token at the position."""
         char = self.peek()
         if not char:
-            return "the end of the text"
+            return "the end of the input"
         if char == "'":
-            return "a single quote (JSON has double quotes)"
+            return "a single quote (JSON uses double quotes)"
         if char == "#":
             return '"#" (comments begin with "//")'
         if not char.isascii() or not char.isprintable():
@@ -275,7 +274,7 @@ class _Parser:
             line = self.place(start).line
             self.fail(
                 self.position,
-                f'the text ends before the "{closing}" for the bracket on line {line}',
+                f'the input ends without "{closing}" for the bracket on line {line}',
             )
 
     def bad_string(self) -> NoReturn:
@@ -285,15 +284,17 @@ class _Parser:
             if char in "\r\n":
                 break
             if char < " ":
-                self.fail(index, f"text contains the control character U+{ord(char):04X}")
+                self.fail(index, f"control character U+{ord(char):04X} in a string")
             if char == "\\":
                 if not _STRING.match(f'"{self.text[index : index + 6]}"') and not _STRING.match(
                     f'"{self.text[index : index + 2]}"'
                 ):
-                    self.fail(index, f"{show(self.text[index : index + 2])} is no escape sequence")
+                    self.fail(
+                        index, f"{show(self.text[index : index + 2])} is an invalid escape sequence"
+                    )
                 index += 1
             index += 1
-        self.fail(self.position, "the text that begins here is not closed on its line")
+        self.fail(self.position, "this string is not closed on its line")
 
     def fail(self, position: int, message: str) -> NoReturn:
         raise _SyntaxFault(position, message)

@@ -1,461 +1,362 @@
-"""Older spellings of config keys, translated to the canonical form.
+"""Older spellings of config keys, translated to the canonical form. Only this module knows them.
 
-Nothing outside this module sees them.
+`FlatKeys` holds every older key: its type, default and description, and in its annotation what it
+stands for. Three things can be written in flat keys:
+
+- the main loss: keys marked `Chooses` and `Sets`, beside each other or beside a `loss` block with
+  the same meaning;
+- names in `aux_losses`, with their weights in `aux_weights`;
+- `loss_func`, the loss of the `pretrain` block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from clip_pkg.config.diagnostics import Draft, Findings, sentences
+from clip_pkg.config.diagnostics import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
 from clip_pkg.config.loss_blocks import NonNegative, Positive, Temperature
 from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.nodes import sentences
 from clip_pkg.config.pretraining import pretrain_loss_classes
 
 if TYPE_CHECKING:
     LossKind: TypeAlias = str
+    PretrainKind: TypeAlias = str
 else:
     LossKind = Literal[tuple(loss_classes())]
+    PretrainKind = Literal[tuple(pretrain_loss_classes())]
 
-UNSET: Any = ""  # a selector that is left out chooses nothing
+UNSET: Any = ""  # default of a key that chooses a loss: chooses none
 
 
-class Dialect(BaseModel):
-    """Flat keys of one guide.
+@dataclass(frozen=True, eq=False)
+class Chooses:
+    """The key chooses the main loss: its value → `loss.type`.
 
-    selector: the key that chooses the loss.
-    blocks: value of the selector → `loss` block that it starts. A switch that is false next to a
-        selector that does choose only says what the loss is not.
-    parameters: every other key → its place inside that block. A parameter of a loss that is not
-        chosen is allowed and has no effect, so that one switch can be flipped without deleting it.
-    further_kinds: losses besides those of `blocks` that the parameters are about.
+    A switch that is false only counts where no other key chooses a loss.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    selector: ClassVar[str]
-    blocks: ClassVar[Mapping[Any, Mapping[str, Any]]]
-    parameters: ClassVar[Mapping[str, JsonPath]]
-    further_kinds: ClassVar[frozenset[str]] = frozenset()
-
-    @classmethod
-    def has_parameter(cls, key: str, kind: str) -> bool:
-        """Whether the loss `kind` has what the flat `key` sets."""
-        kinds = {block["type"] for block in cls.blocks.values()} | cls.further_kinds
-        return kind in kinds and cls.parameters[key][0] in loss_classes()[kind].model_fields
+    kinds: Mapping[Hashable, str]
 
 
-class SuperClipDialect(Dialect):
-    """The switch and the two weights of the SuperCLIP training guide."""
+@dataclass(frozen=True)
+class Sets:
+    """The key sets one parameter of the losses in `of`, which `chosen_by` usually chooses.
 
-    selector = "use_superclip_loss"
-    blocks = {True: {"type": "superclip"}, False: {"type": "clip"}}
-    parameters = {
-        "class_loss_weight": ("class_loss_weight",),
-        "contrastive_loss_weight": ("contrastive_loss_weight",),
-    }
-    further_kinds = frozenset({"superclip_tokens"})
+    For any other loss it is allowed and has no effect, so that one switch can be flipped without
+    deleting the rest.
+    """
 
-    use_superclip_loss: bool = Field(
-        False, description="true: loss `superclip`; false: loss `clip`."
-    )
-    class_loss_weight: NonNegative = Field(
-        1.0, description="Weight of the classification part of `superclip(_tokens)`."
-    )
-    contrastive_loss_weight: NonNegative = Field(
-        1.0, description="Weight of the CLIP part of `superclip(_tokens)`."
-    )
+    parameter: str
+    of: tuple[str, ...]
+    chosen_by: str
 
 
-class MainLossDialect(Dialect):
-    """The choice by name and the two settings of the CE+InfoNCE guide."""
-
-    selector = "main_loss_type"
-    blocks = {kind: {"type": kind} for kind in loss_classes()}
-    parameters = {"contrast_weight": ("contrast_weight",), "infonce_temp": ("infonce_temp",)}
-
-    main_loss_type: LossKind = Field(
-        UNSET, description="The loss, with the settings it has by itself."
-    )
-    contrast_weight: NonNegative = Field(
-        0.5, description="Weight of the InfoNCE part of `ce_infonce`."
-    )
-    infonce_temp: Temperature = Field(
-        0.07, description="Temperature of the InfoNCE part of `ce_infonce`."
-    )
+_SUPERCLIP = ("superclip", "superclip_tokens"), "use_superclip_loss"
+_CE_INFONCE = ("ce_infonce",), "main_loss_type"
+_PROXY = ("proxy", "combined"), "loss_type"
+_PAIRS = ("infonce", "bce"), "use_infonce"
+_LOSS_TYPES = {"CE": "ce", "proxy": "proxy", "combined": "combined"}
 
 
-def _loss_type(value: Any) -> Any:
-    """Spell the name of a loss as the guide does, whatever its case."""
-    spellings = {"ce": "CE", "proxy": "proxy", "combined": "combined"}
+def _ignoring_case(value: Any) -> Any:
+    spellings = {kind.casefold(): kind for kind in _LOSS_TYPES}
     return spellings.get(value.casefold(), value) if isinstance(value, str) else value
 
 
-class ProxyDialect(Dialect):
-    """The choice and the settings of the Proxy-Anchor guide."""
-
-    selector = "loss_type"
-    blocks = {
-        "CE": {"type": "ce"},
-        "proxy": {"type": "proxy"},
-        "combined": {"type": "combined"},
-    }
-    parameters = {
-        "proxy_type": ("proxy_type",),
-        "proxy_alpha": ("alpha",),
-        "proxy_delta": ("delta",),
-        "proxy_gamma_pos": ("gamma_pos",),
-        "proxy_gamma_neg": ("gamma_neg",),
-        "lambda_combined": ("lambda_combined",),
-    }
-
-    loss_type: Annotated[Literal["CE", "proxy", "combined"], BeforeValidator(_loss_type)] = Field(
-        UNSET, description="Loss `ce`, `proxy` or `combined`; upper or lower case."
-    )
-    proxy_type: Literal["ProxyAnchorLoss", "FocalStyleProxyAnchorLoss"] = Field(
-        "ProxyAnchorLoss", description="Form of the proxy loss."
-    )
-    proxy_alpha: Positive = Field(32.0, description="α of the proxy loss.")
-    proxy_delta: NonNegative = Field(0.1, le=2, description="δ of the proxy loss.")
-    proxy_gamma_pos: NonNegative = Field(2.0, description="γ⁺ of `FocalStyleProxyAnchorLoss`.")
-    proxy_gamma_neg: NonNegative = Field(2.0, description="γ⁻ of `FocalStyleProxyAnchorLoss`.")
-    lambda_combined: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="λ of `combined`: share of the cross-entropy."
-    )
-
-
-class InfoNceDialect(Dialect):
-    """The switch and the settings of the guide that sets InfoNCE against BCE."""
-
-    selector = "use_infonce"
-    blocks = {True: {"type": "infonce"}, False: {"type": "bce"}}
-    parameters = {
-        "infonce_temperature": ("temperature",),
-        "num_negatives": ("num_negatives",),
-    }
-
-    use_infonce: bool = Field(
-        UNSET,
-        description=(
-            "true: loss `infonce`; false: loss `bce`, on the same pairs. Left out, it chooses "
-            "neither."
-        ),
-    )
-    infonce_temperature: Temperature = Field(0.2, description="Temperature of `infonce` and `bce`.")
-    num_negatives: Annotated[int, Field(ge=1, le=65536)] | None = Field(
-        None, description="Sampled negatives of `infonce` and `bce`; null: those of the batch."
-    )
-
-
-DIALECTS: tuple[type[Dialect], ...] = (
-    SuperClipDialect,
-    MainLossDialect,
-    ProxyDialect,
-    InfoNceDialect,
-)
-
-
-class AuxWeights(BaseModel):
-    """The flat key besides `aux_losses` itself."""
+class FlatKeys(BaseModel):
+    """Every older key, in the order of the training guides that use them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    use_superclip_loss: Annotated[bool, Chooses({True: "superclip", False: "clip"})] = Field(
+        False, description="true: loss `superclip`; false: loss `clip`."
+    )
+    class_loss_weight: Annotated[NonNegative, Sets("class_loss_weight", *_SUPERCLIP)] = Field(
+        1.0, description="Weight of the classification term of `superclip` and `superclip_tokens`."
+    )
+    contrastive_loss_weight: Annotated[
+        NonNegative, Sets("contrastive_loss_weight", *_SUPERCLIP)
+    ] = Field(1.0, description="Weight of the CLIP term of `superclip` and `superclip_tokens`.")
+
+    main_loss_type: Annotated[LossKind, Chooses({kind: kind for kind in loss_classes()})] = Field(
+        UNSET, description="`loss.type`; the other settings of the loss have their defaults."
+    )
+    contrast_weight: Annotated[NonNegative, Sets("contrast_weight", *_CE_INFONCE)] = Field(
+        0.5, description="Weight of the InfoNCE term of `ce_infonce`."
+    )
+    infonce_temp: Annotated[Temperature, Sets("infonce_temp", *_CE_INFONCE)] = Field(
+        0.07, description="Temperature of the InfoNCE term of `ce_infonce`."
+    )
+
+    loss_type: Annotated[
+        Literal["CE", "proxy", "combined"], BeforeValidator(_ignoring_case), Chooses(_LOSS_TYPES)
+    ] = Field(UNSET, description="Loss `ce`, `proxy` or `combined`; upper or lower case.")
+    proxy_type: Annotated[
+        Literal["ProxyAnchorLoss", "FocalStyleProxyAnchorLoss"], Sets("proxy_type", *_PROXY)
+    ] = Field("ProxyAnchorLoss", description="Form of the proxy loss.")
+    proxy_alpha: Annotated[Positive, Sets("alpha", *_PROXY)] = Field(
+        32.0, description="α of the proxy loss."
+    )
+    proxy_delta: Annotated[NonNegative, Sets("delta", *_PROXY)] = Field(
+        0.1, le=2, description="δ of the proxy loss."
+    )
+    proxy_gamma_pos: Annotated[NonNegative, Sets("gamma_pos", *_PROXY)] = Field(
+        2.0, description="γ⁺ of `FocalStyleProxyAnchorLoss`."
+    )
+    proxy_gamma_neg: Annotated[NonNegative, Sets("gamma_neg", *_PROXY)] = Field(
+        2.0, description="γ⁻ of `FocalStyleProxyAnchorLoss`."
+    )
+    lambda_combined: Annotated[
+        float, Field(ge=0, le=1), Sets("lambda_combined", ("combined",), "loss_type")
+    ] = Field(0.5, description="λ of `combined`: share of the cross-entropy.")
+
+    use_infonce: Annotated[bool, Chooses({True: "infonce", False: "bce"})] = Field(
+        UNSET,
+        description=(
+            "true: loss `infonce`; false: loss `bce`, on the same pairs. Without it, neither is "
+            "chosen."
+        ),
+    )
+    infonce_temperature: Annotated[Temperature, Sets("temperature", *_PAIRS)] = Field(
+        0.2, description="Temperature of `infonce` and `bce`."
+    )
+    num_negatives: Annotated[
+        Annotated[int, Field(ge=1, le=65536)] | None, Sets("num_negatives", *_PAIRS)
+    ] = Field(
+        None,
+        description="Sampled negatives of `infonce` and `bce`; null: the texts of the batch.",
+    )
 
     aux_weights: list[NonNegative] = Field(
         [], description="Weights of the losses in `aux_losses`, in the same order."
     )
-
-
-def aux_to_canonical(draft: Draft, findings: Findings) -> Draft:
-    """Turn names into blocks and hand each its weight; `aux_weights` is gone from the result.
-
-    A wrong number of weights, and a weight that contradicts a block's own, become problems.
-    """
-    weights = draft.values.get("aux_weights")
-    values = {key: value for key, value in draft.values.items() if key != "aux_weights"}
-    entries = values.get("aux_losses", [])
-    if not isinstance(entries, list):
-        return replace(draft, values=values)  # reported by the schema
-    moved: dict[JsonPath, JsonPath] = {}
-    blocks: list[Any] = []
-    for index, entry in enumerate(entries):
-        blocks.append({"type": entry} if isinstance(entry, str) else entry)
-        if isinstance(entry, str):
-            moved["aux_losses", index, "type"] = draft.written(("aux_losses", index))
-    if "aux_weights" in draft.values and _are_valid(weights, len(entries), draft, findings):
-        for index, (block, weight) in enumerate(zip(blocks, weights or [], strict=True)):
-            if isinstance(block, dict):
-                blocks[index] = _weighed(block, weight, index, draft, findings)
-                moved["aux_losses", index, "weight"] = draft.written(("aux_weights", index))
-    if "aux_losses" in values:
-        values["aux_losses"] = blocks
-    return replace(draft, values=values, moved={**draft.moved, **moved})
-
-
-def _are_valid(weights: object, count: int, draft: Draft, findings: Findings) -> bool:
-    try:
-        checked = AuxWeights.model_validate({"aux_weights": weights})
-    except ValidationError as error:
-        for path, sentence in sentences(error, AuxWeights, ()).items():
-            findings.problem(draft.written(path), sentence)
-        return False
-    if len(checked.aux_weights) != count:
-        findings.problem(
-            draft.written(("aux_weights",)),
-            f"expected one number for each loss in aux_losses, {count} in all, "
-            f"not {len(checked.aux_weights)}",
-        )
-        return False
-    return True
-
-
-def _weighed(
-    block: Mapping[str, Any], weight: float, index: int, draft: Draft, findings: Findings
-) -> dict[str, Any]:
-    own = block.get("weight", weight)
-    if own != weight:
-        place = findings.source.where(draft.written(("aux_losses", index, "weight")))
-        findings.problem(
-            draft.written(("aux_weights", index)),
-            f"aux_weights contradicts aux_losses: {place} is {show(own)}; keep one of the two",
-        )
-    return {**block, "weight": own}
-
-
-if TYPE_CHECKING:
-    PretrainKind: TypeAlias = str
-else:
-    PretrainKind = Literal[tuple(pretrain_loss_classes())]
-
-
-class PretrainLoss(BaseModel):
-    """The one flat key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     loss_func: PretrainKind = Field(
-        UNSET, description="`pretrain.loss.type`; without a `pretrain` block it makes one."
+        UNSET, description="`pretrain.loss.type`; creates the `pretrain` block if there is none."
     )
 
 
-def pretrain_to_canonical(draft: Draft, findings: Findings) -> Draft:
-    """Put `loss_func` into the `pretrain` block, or make one; it is gone from the result.
-
-    A wrong value, and one that contradicts the block, become problems at `loss_func`.
-    """
-    if "loss_func" not in draft.values:
-        return draft
-    values = {key: value for key, value in draft.values.items() if key != "loss_func"}
-    rest = replace(draft, values=values)
-    try:
-        wanted = PretrainLoss.model_validate({"loss_func": draft.values["loss_func"]}).loss_func
-    except ValidationError as error:
-        for path, sentence in sentences(error, PretrainLoss, ()).items():
-            findings.problem(draft.written(path), sentence)
-        return rest
-    block = values.get("pretrain", {})
-    if block is None:
-        _contradicts(draft, findings, "pretrain", "null, which asks for no pre-training")
-        return rest
-    loss = block.get("loss", {}) if isinstance(block, dict) else None
-    if not isinstance(loss, dict):
-        return rest  # reported by the schema
-    kind = loss.get("type", wanted)
-    if kind != wanted:
-        _contradicts(draft, findings, "pretrain.loss.type", show(kind))
-        return rest
-    values["pretrain"] = {**block, "loss": {**loss, "type": wanted}}
-    place = draft.written(("loss_func",))
-    moved: dict[JsonPath, JsonPath] = {("pretrain", "loss", "type"): place}
-    if "pretrain" not in draft.values:
-        moved["pretrain",] = place
-    elif "loss" not in block:
-        moved["pretrain", "loss"] = place
-    return replace(draft, values=values, moved={**draft.moved, **moved})
+def _marked(mark: type[Any]) -> dict[str, Any]:
+    return {
+        key: found
+        for key, field in FlatKeys.model_fields.items()
+        for found in field.metadata
+        if isinstance(found, mark)
+    }
 
 
-def _contradicts(draft: Draft, findings: Findings, there: str, value: str) -> None:
-    place = findings.source.where(draft.written(tuple(there.split("."))))
-    findings.problem(
-        draft.written(("loss_func",)),
-        f"loss_func contradicts {place}, where {there} is {value}; keep one of the two",
-    )
+CHOICES: Mapping[str, Chooses] = _marked(Chooses)
+PARAMETERS: Mapping[str, Sets] = _marked(Sets)
 
 
 def to_canonical(draft: Draft, findings: Findings) -> Draft:
-    """Replace the flat keys by the blocks `loss` and `pretrain` and the list of `aux_losses`.
+    """Replace the flat keys by the blocks `loss`, `aux_losses` and `pretrain`.
 
-    Flat keys next to a `loss` block must say the same as it. Wrong values and contradictions become
-    problems at the flat key; the flat keys are gone from the result in any case.
+    Wrong values and contradictions become problems at the flat key; the result has no flat keys in
+    any case.
     """
-    draft = pretrain_to_canonical(aux_to_canonical(draft, findings), findings)
-    flat = {key for dialect in DIALECTS for key in dialect.model_fields}
-    written = {key: value for key, value in draft.values.items() if key in flat}
-    if not written:
-        return draft
-    rest = replace(draft, values={k: v for k, v in draft.values.items() if k not in flat})
-    given = _valid(written, draft, findings)
-    if given is None:
-        return rest
-    if "loss" not in rest.values:
-        return _translate(given, rest, draft, findings)
-    _compare(given, draft, findings)
-    return rest
+    flat = {key: value for key, value in draft.values.items() if key in FlatKeys.model_fields}
+    rest = {key: value for key, value in draft.values.items() if key not in FlatKeys.model_fields}
+    given: dict[str, Any] = {}  # what is valid, in the spelling of `FlatKeys`
+    wrong: set[str] = set()
+    try:
+        checked = FlatKeys.model_validate(flat)
+        given = {key: getattr(checked, key) for key in flat}
+    except ValidationError as error:
+        for path, sentence in sentences(error, FlatKeys, ()).items():
+            findings.problem(draft.written(path), sentence)
+            wrong.add(str(path[0]))
+        valid = {key: value for key, value in flat.items() if key not in wrong}
+        checked = FlatKeys.model_validate(valid)
+        given = {key: getattr(checked, key) for key in valid}
+    moved: dict[JsonPath, JsonPath] = {}
+    if not wrong & {*CHOICES, *PARAMETERS}:
+        main = {key: value for key, value in given.items() if key in CHOICES or key in PARAMETERS}
+        if "loss" in rest:
+            _compare_with_block(main, rest["loss"], draft, findings)
+        elif main:
+            rest |= _main_loss(main, draft, findings, moved)
+    rest |= _aux_losses(rest, given.get("aux_weights"), draft, findings, moved)
+    if "loss_func" in given:
+        rest |= _pretrain(rest, given["loss_func"], draft, findings, moved)
+    return replace(draft, values=rest, moved={**draft.moved, **moved})
 
 
-def _valid(
-    written: Mapping[str, Any], draft: Draft, findings: Findings
-) -> Mapping[str, Any] | None:
-    """Flat keys in the spelling of their dialect, or None where any has a wrong value."""
-    given: dict[str, Any] = {}
-    valid = True
-    for dialect in DIALECTS:
-        own = {key: value for key, value in written.items() if key in dialect.model_fields}
-        try:
-            checked = dialect.model_validate(own)
-        except ValidationError as error:
-            valid = False
-            for path, sentence in sentences(error, dialect, ()).items():
-                findings.problem(draft.written(path), sentence)
-        else:
-            given |= {key: getattr(checked, key) for key in own}
-    return given if valid else None
-
-
-@dataclass(frozen=True)
-class _Meaning:
-    """What one flat key asks for: `value` at `path` of the loss block."""
-
-    key: str
-    path: JsonPath
-    value: Any
-
-
-def _choice(given: Mapping[str, Any]) -> list[_Meaning]:
-    """List what the selectors among the given keys ask for.
-
-    A switch that is false asks for something only where no other selector does.
-    """
-    used = [dialect for dialect in DIALECTS if dialect.selector in given]
-    firm = [dialect for dialect in used if given[dialect.selector] is not False]
-    return [
-        _Meaning(dialect.selector, (name,), wanted)
-        for dialect in firm or used
-        for name, wanted in dialect.blocks[given[dialect.selector]].items()
-    ]
+def _firm_choices(given: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that choose a loss → its kind; switches that are false do not count."""
+    return {
+        key: choice.kinds[given[key]]
+        for key, choice in CHOICES.items()
+        if key in given and given[key] is not False
+    }
 
 
 def _denials(given: Mapping[str, Any], kind: str | None) -> list[str]:
-    """List the switches that are false although the loss is the one they switch on."""
+    """Switches that are false although `kind` is the loss that they switch on."""
     return [
-        dialect.selector
-        for dialect in DIALECTS
-        if given.get(dialect.selector) is False and dialect.blocks[True]["type"] == kind
+        key
+        for key, choice in CHOICES.items()
+        if given.get(key) is False and choice.kinds[True] == kind
     ]
 
 
-def _parameters(given: Mapping[str, Any], kind: str | None) -> list[_Meaning]:
-    """List the given parameters that the loss `kind` has."""
-    return [
-        _Meaning(key, path, given[key])
-        for dialect in DIALECTS
-        for key, path in dialect.parameters.items()
-        if key in given and kind is not None and dialect.has_parameter(key, kind)
-    ]
-
-
-def _translate(given: Mapping[str, Any], rest: Draft, draft: Draft, findings: Findings) -> Draft:
-    """Build the loss block from flat keys alone."""
-    block: dict[str, Any] = {}
-    moved: dict[JsonPath, JsonPath] = {}
-    choice = _choice(given)
-    for meaning in choice:
-        name = str(meaning.path[0])
-        place = draft.written((meaning.key,))
-        if block.setdefault(name, meaning.value) != meaning.value:
-            other = findings.source.where(moved["loss", name])
-            findings.problem(place, f"asks for another loss than {other}; keep one of the two")
-        moved.setdefault(("loss", name), place)
-        moved.setdefault(("loss",), place)
-    for selector in _denials(given, block.get("type")):
-        other = findings.source.where(moved["loss", "type"])
-        findings.problem(
-            draft.written((selector,)),
-            f"is false, but {other} asks for that very loss; keep one of the two",
+def _used_parameters(
+    given: Mapping[str, Any], kind: str | None, draft: Draft, findings: Findings
+) -> dict[str, Sets]:
+    """Given parameters that the loss `kind` has; notes those that have no effect."""
+    used: dict[str, Sets] = {}
+    for key, row in PARAMETERS.items():
+        if key not in given:
+            continue
+        if kind in row.of:
+            used[key] = row
+            continue
+        kinds = CHOICES[row.chosen_by].kinds
+        values = " or ".join(show(value) for value, chosen in kinds.items() if chosen in row.of)
+        findings.notice(
+            draft.written((key,)),
+            f"has no effect here; it is used when {row.chosen_by} is {values}",
         )
-    parameters = _parameters(given, block.get("type"))
-    for meaning in parameters:
-        _put(block, meaning.path, meaning.value)
-        moved["loss", *meaning.path] = draft.written((meaning.key,))
-    _notice_unused(given, parameters, draft, findings)
-    if not choice:
-        return rest
-    return replace(rest, values={**rest.values, "loss": block}, moved={**rest.moved, **moved})
+    return used
 
 
-def _compare(given: Mapping[str, Any], draft: Draft, findings: Findings) -> None:
-    """Check flat keys against the `loss` block that stands beside them."""
-    block = draft.values["loss"]
+def _main_loss(
+    given: Mapping[str, Any],
+    draft: Draft,
+    findings: Findings,
+    moved: dict[JsonPath, JsonPath],
+) -> dict[str, Any]:
+    """Build the `loss` block from flat keys alone."""
+    choices = _firm_choices(given) or {
+        key: choice.kinds[False] for key, choice in CHOICES.items() if key in given
+    }
+    kind: str | None = None
+    chooser: JsonPath = ()
+    for key, chosen in choices.items():
+        place = draft.written((key,))
+        if kind is None:
+            kind, chooser = chosen, place
+        elif chosen != kind:
+            other = findings.source.where(chooser)
+            findings.problem(place, f"chooses a different loss than {other}; keep one of the two")
+    for key in _denials(given, kind):
+        other = findings.source.where(chooser)
+        findings.problem(
+            draft.written((key,)), f"is false, but {other} chooses that loss; keep one of the two"
+        )
+    parameters = _used_parameters(given, kind, draft, findings)
+    if kind is None:
+        return {}
+    moved["loss",] = moved["loss", "type"] = chooser
+    for key, row in parameters.items():
+        moved["loss", row.parameter] = draft.written((key,))
+    block = {row.parameter: given[key] for key, row in parameters.items()}
+    return {"loss": {"type": kind, **block}}
+
+
+def _compare_with_block(
+    given: Mapping[str, Any], block: object, draft: Draft, findings: Findings
+) -> None:
+    """Report flat keys that contradict the `loss` block beside them."""
     kind = block.get("type") if isinstance(block, dict) else None
-    if not isinstance(kind, str) or kind not in loss_classes():
-        return  # the block itself is wrong, and reported as such
-    parameters = _parameters(given, kind)
-    firm = [meaning for meaning in _choice(given) if given[meaning.key] is not False]
-    contradicting = [
-        (meaning.key, meaning.path, actual)
-        for meaning in [*firm, *parameters]
-        if (actual := _get(block, meaning.path, kind)) != meaning.value
-    ]
-    contradicting += [(selector, ("type",), kind) for selector in _denials(given, kind)]
-    for key, path, actual in contradicting:
-        there = ".".join(str(step) for step in ("loss", *path))
+    if not isinstance(block, dict) or not isinstance(kind, str) or kind not in loss_classes():
+        return  # the schema reports the block itself
+    used = _used_parameters(given, kind, draft, findings)
+    values = {**_defaults(kind), **block}
+    different = {key: "type" for key, chosen in _firm_choices(given).items() if chosen != kind}
+    different |= {
+        key: row.parameter for key, row in used.items() if values[row.parameter] != given[key]
+    }
+    different |= dict.fromkeys(_denials(given, kind), "type")
+    for key, name in different.items():
         place = findings.source.where(draft.written(("loss",)))
         findings.problem(
             draft.written((key,)),
-            f"{key} contradicts {place}, where {there} is {show(actual)}; "
+            f"{key} contradicts {place}, where loss.{name} is {show(values[name])}; "
             f"keep either {key} or loss",
         )
-    _notice_unused(given, parameters, draft, findings)
-
-
-def _notice_unused(
-    given: Mapping[str, Any], used: list[_Meaning], draft: Draft, findings: Findings
-) -> None:
-    used_keys = {meaning.key for meaning in used}
-    for dialect in DIALECTS:
-        for key in dialect.parameters:
-            if key in given and key not in used_keys:
-                users = [
-                    show(value)
-                    for value, block in dialect.blocks.items()
-                    if dialect.has_parameter(key, block["type"])
-                ]
-                findings.notice(
-                    draft.written((key,)),
-                    f"has no effect here; it is used where {dialect.selector} is "
-                    f"{' or '.join(users)}",
-                )
-
-
-def _put(block: dict[str, Any], path: JsonPath, value: Any) -> None:
-    for step in path[:-1]:
-        block = block.setdefault(str(step), {})
-    block[str(path[-1])] = value
-
-
-def _get(block: Mapping[str, Any], path: JsonPath, kind: str) -> Any:
-    """Value at `path` of a loss block as the user sees it: what is left out has its default."""
-    whole: Any = {**_defaults(kind), **block}
-    for step in path:
-        whole = whole.get(step) if isinstance(whole, dict) else None
-    return whole
 
 
 @cache
 def _defaults(kind: str) -> Mapping[str, Any]:
     return loss_classes()[kind]().model_dump(mode="json")  # type: ignore[call-arg]
+
+
+def _aux_losses(
+    values: Mapping[str, Any],
+    weights: list[float] | None,
+    draft: Draft,
+    findings: Findings,
+    moved: dict[JsonPath, JsonPath],
+) -> dict[str, Any]:
+    """Turn names in `aux_losses` into blocks, each with its weight from `aux_weights`."""
+    entries = values.get("aux_losses", [])
+    if not isinstance(entries, list):
+        return {}  # the schema reports it
+    if weights is not None and len(weights) != len(entries):
+        findings.problem(
+            draft.written(("aux_weights",)),
+            f"expected one number for each loss in aux_losses, {len(entries)} in all, "
+            f"not {len(weights)}",
+        )
+        weights = None
+    blocks: list[Any] = []
+    for index, entry in enumerate(entries):
+        block = {"type": entry} if isinstance(entry, str) else entry
+        if isinstance(entry, str):
+            moved["aux_losses", index, "type"] = draft.written(("aux_losses", index))
+        if weights is not None and isinstance(block, dict):
+            place = draft.written(("aux_weights", index))
+            own = block.get("weight", weights[index])
+            if own != weights[index]:
+                other = findings.source.where(draft.written(("aux_losses", index, "weight")))
+                findings.problem(
+                    place,
+                    f"aux_weights contradicts aux_losses: {other} is {show(own)}; keep one of the "
+                    "two",
+                )
+            block = {**block, "weight": own}
+            moved["aux_losses", index, "weight"] = place
+        blocks.append(block)
+    return {"aux_losses": blocks} if "aux_losses" in values else {}
+
+
+def _pretrain(
+    values: Mapping[str, Any],
+    kind: str,
+    draft: Draft,
+    findings: Findings,
+    moved: dict[JsonPath, JsonPath],
+) -> dict[str, Any]:
+    """Put `loss_func` into the `pretrain` block, or create one."""
+    place = draft.written(("loss_func",))
+
+    def contradicts(path: JsonPath, value: str) -> dict[str, Any]:
+        other = findings.source.where(draft.written(path))
+        findings.problem(
+            place,
+            f"loss_func contradicts {other}, where {'.'.join(map(str, path))} is {value}; "
+            "keep one of the two",
+        )
+        return {}
+
+    block = values.get("pretrain", {})
+    if block is None:
+        return contradicts(("pretrain",), "null (no pre-training)")
+    loss = block.get("loss", {}) if isinstance(block, dict) else None
+    if not isinstance(loss, dict):
+        return {}  # the schema reports it
+    if loss.get("type", kind) != kind:
+        return contradicts(("pretrain", "loss", "type"), show(loss["type"]))
+    moved["pretrain", "loss", "type"] = place
+    if "pretrain" not in values:
+        moved["pretrain",] = place
+    elif "loss" not in block:
+        moved["pretrain", "loss"] = place
+    return {"pretrain": {**block, "loss": {**loss, "type": kind}}}

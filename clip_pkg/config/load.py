@@ -13,16 +13,17 @@ from pydantic import ValidationError
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.config.describe import key_names
-from clip_pkg.config.diagnostics import Draft, Findings, Source, sentences
+from clip_pkg.config.diagnostics import Draft, Findings, Source
 from clip_pkg.config.jsonc import JsonPath, parse, show
 from clip_pkg.config.legacy import to_canonical
+from clip_pkg.config.nodes import sentences
 from clip_pkg.config.rules import notices
 from clip_pkg.config.schema import RunConfig, default_name
 from clip_pkg.config.sweep import expand
 
-Item: TypeAlias = tuple[JsonPath, Any]  # where a config stands, and what stands there
+Item: TypeAlias = tuple[JsonPath, Any]  # JSON path of a config, and its value
 
-# Names in the output folder that belong to the whole run; no config may write there.
+# Names in the output folder that the run itself uses; no config may write there.
 _RESERVED = frozenset(
     {
         RunPaths(Path()).replaced.name,
@@ -34,10 +35,10 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class LoadedConfigs:
-    """Valid configs in the order of the file, each with a folder name of its own.
+    """Valid configs in the order of the file, each with a unique folder name.
 
-    notices: sentences with file and line about settings that are allowed but have no effect, or one
-        that is easily overlooked.
+    notices: sentences with file and line about settings without an effect, or with one that is
+        easily overlooked.
     """
 
     configs: tuple[RunConfig, ...]
@@ -62,16 +63,16 @@ def configs_from_mapping(
     source: Source | None = None,
     problems: Sequence[ConfigProblem] = (),
 ) -> LoadedConfigs:
-    """Check configs that did not come from a file, by the rules of `load_configs`.
+    """Check configs that do not come from a file, by the rules of `load_configs`.
 
-    source: how messages name the values. problems: found earlier, raised together with the others.
+    source: how messages name the values. problems: found earlier, raised together with the rest.
     """
     items: list[Item] = [((index,), dict(config)) for index, config in enumerate(configs)]
     return _load(items, source or Source(), problems)
 
 
 def dump_canonical(config: RunConfig) -> dict[str, Any]:
-    """Write a config as JSON values, every key present; loading it gives an equal config."""
+    """Every key of a config as JSON values; loading them gives an equal config."""
     return config.model_dump(mode="json")
 
 
@@ -112,8 +113,8 @@ def _check(draft: Draft, findings: Findings) -> RunConfig | None:
         for path, sentence in notices(config).items():
             findings.notice(draft.written(path), sentence)
         return config
-    # Rules over several keys are only looked at once every key is valid, so ask again without the
-    # wrong ones: a problem that remains is one of the keys that were right.
+    # Pydantic checks rules over several keys only when every key is valid. Validate once more
+    # without the wrong keys: a problem that remains concerns the valid ones.
     wrong = {path[0] for path in found if path}
     remaining = {key: value for key, value in values.items() if key not in wrong}
     try:
@@ -122,14 +123,14 @@ def _check(draft: Draft, findings: Findings) -> RunConfig | None:
         further = sentences(error, RunConfig, key_names())
         found |= {path: text for path, text in further.items() if path[:1] and path[0] in remaining}
     if "name" not in values and wrong & {"image_encoder_name", "text_encoder_name"}:
-        found.pop(("name",), None)  # the name was made from what is wrong
+        found.pop(("name",), None)  # the name was derived from the wrong value
     for path, sentence in found.items():
         findings.problem(draft.written(path), sentence)
     return None
 
 
 def _check_folders(checked: Sequence[tuple[Draft, RunConfig]], findings: Findings) -> None:
-    """No two configs may write into one folder, on file systems that ignore case either."""
+    """Report configs that would write into one folder, also where file systems ignore case."""
     first: dict[str, tuple[Draft, RunConfig]] = {}
     contents: dict[tuple[JsonPath, str], tuple[Draft, RunConfig]] = {}
     for draft, config in checked:
@@ -137,7 +138,7 @@ def _check_folders(checked: Sequence[tuple[Draft, RunConfig]], findings: Finding
         place = (*draft.root, "name") if "name" in draft.values else draft.root
         if folder in _RESERVED:
             findings.problem(
-                place, f"the folder {config.name} belongs to the run; set another name"
+                place, f"the folder {config.name} is reserved for the run; set another name"
             )
         other_draft, other = first.setdefault(folder, (draft, config))
         if other is not config:
@@ -145,13 +146,13 @@ def _check_folders(checked: Sequence[tuple[Draft, RunConfig]], findings: Finding
             if other == config:
                 findings.problem(draft.root, f"is the same config as {where}; remove one of them")
             else:
-                spelt = "" if other.name == config.name else f' with "{other.name}"'
+                spelling = "" if other.name == config.name else f' as "{other.name}"'
                 findings.problem(
                     place,
-                    f'writes the folder "{config.name}", as does {where}{spelt}; '
+                    f'writes the folder "{config.name}", and so does {where}{spelling}; '
                     "set a different `name` in one of them",
                 )
-        if draft.label:  # members of one sweep that differ in nothing but the name
+        if draft.label:  # members of one sweep that differ only in their names
             nameless = config.model_copy(update={"name": ""}).model_dump_json()
             _, twin = contents.setdefault((draft.root, nameless), (draft, config))
             if twin is not config and other is config:
@@ -165,7 +166,7 @@ def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigErrors([ConfigProblem("there is no such file", file=path)]) from None
+        raise ConfigErrors([ConfigProblem("no such file", file=path)]) from None
     except IsADirectoryError:
         raise ConfigErrors([ConfigProblem("is a folder, not a config file", file=path)]) from None
     except (OSError, ValueError) as error:

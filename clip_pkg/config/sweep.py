@@ -1,6 +1,6 @@
-"""Sweeps: `"sweep": {"key": [value, …], …}` stands for the product of its values.
+"""Sweeps: `"sweep": {"key": [value, …], …}` stands for all combinations of its values.
 
-One object in the file becomes many configs, each with a readable name of its own.
+One object in the file becomes many configs, each with a readable, unique name.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clip_pkg.config.diagnostics import Draft, Findings, nearest
+from clip_pkg.config.diagnostics import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
+from clip_pkg.config.nodes import nearest
 
 MAX_MEMBERS = 10_000
-MAX_LABEL = 80  # characters of one value in a name; where one is longer, all are numbered
+MAX_LABEL = 80  # characters of a value in a name; if one is longer, all values are numbered
 
-# These values say what they are: `resnet18`, not `image_encoder_name-resnet18`.
+# Values of these keys need no prefix: `resnet18`, not `image_encoder_name-resnet18`.
 _ENCODERS = ("image_encoder_name", "text_encoder_name")
 _SELF_NAMING = (*_ENCODERS, "loss", "loss_func")
 
@@ -26,10 +27,10 @@ _SELF_NAMING = (*_ENCODERS, "loss", "loss_func")
 def expand(
     values: Mapping[str, Any], root: JsonPath, keys: Collection[str], findings: Findings
 ) -> tuple[Draft, ...]:
-    """Draft every member of a config's sweep, or the config itself where it has none.
+    """Draft every member of a config's sweep, or the config itself if it has none.
 
-    keys: what may be swept. If the sweep itself is wrong, the problems are noted and provisional
-        drafts bring each of its values before the checks once.
+    keys: keys that may be swept. If the sweep itself is invalid, its problems are reported, and
+        provisional drafts let the checks see each of its values once.
     """
     if "sweep" not in values:
         return (Draft(values, root),)
@@ -80,14 +81,14 @@ def _check(
     findings: Findings,
 ) -> None:
     if not isinstance(sweep, dict):
-        findings.problem(path, f"expected an object of key and list of values, not {show(sweep)}")
+        findings.problem(path, f"expected an object of keys and lists of values, not {show(sweep)}")
         return
     if not sweep:
-        findings.problem(path, "names no key to sweep over")
+        findings.problem(path, "is empty; name at least one key and a list of its values")
     for key, entries in sweep.items():
         place = (*path, key)
         if key not in keys:
-            findings.problem(place, f"no key that can be swept{nearest(key, keys)}")
+            findings.problem(place, f"is not a key that can be swept{nearest(key, keys)}")
         elif key in base:
             other = findings.source.where((*path[:-1], key))
             findings.problem(place, f"is also set outside the sweep, at {other}; keep one of them")
@@ -99,14 +100,14 @@ def _check(
             earlier = first.setdefault(_identity(entry), index)
             if earlier != index:
                 other = findings.source.where((*place, earlier))
-                findings.problem((*place, index), f"is in the list already, at {other}")
+                findings.problem((*place, index), f"is already in the list, at {other}")
     count = math.prod(len(entries) for entries in sweep.values() if isinstance(entries, list))
     if count > MAX_MEMBERS:
-        findings.problem(path, f"makes {count:,} configs; at most {MAX_MEMBERS:,} are allowed")
+        findings.problem(path, f"expands to {count:,} configs; at most {MAX_MEMBERS:,} are allowed")
 
 
 def _identity(value: Any) -> str:
-    """Text that is equal for equal JSON values; 1 and 1.0 are one number, 1 and true are not."""
+    """Text that is equal for equal JSON values; 1 equals 1.0, but not true."""
     if isinstance(value, dict):
         members = (f"{json.dumps(key)}:{_identity(item)}" for key, item in sorted(value.items()))
         return f"{{{','.join(members)}}}"
@@ -118,7 +119,7 @@ def _identity(value: Any) -> str:
 
 
 def _labels(key: str, entries: Sequence[Any], *, named: bool) -> list[str]:
-    """Name each entry of one swept key, all different; empty where the encoders name the config."""
+    """Unique label of each value of a swept key; empty where the default name already differs."""
     if key in _ENCODERS and not named:
         return [""] * len(entries)
     if all(isinstance(entry, dict) and isinstance(entry.get("type"), str) for entry in entries):
@@ -132,13 +133,13 @@ def _labels(key: str, entries: Sequence[Any], *, named: bool) -> list[str]:
 
 
 def _block_label(block: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]]) -> str:
-    """Type of a loss block, with the parameters that differ from others of its type."""
+    """Type of a loss block, and the parameters in which it differs from others of its type."""
     rivals = [_flat(other) for other in blocks if other["type"] == block["type"]]
     own = _flat(block)
     names = {name: None for rival in rivals for name in rival}
     differing = [n for n in names if len({_identity(rival.get(n)) for rival in rivals}) > 1]
-    parts = [f"{name}-{_value_label(own[name])}" for name in differing if name in own]
-    return "_".join([_value_label(block["type"]), *parts])
+    labels = [f"{name}-{_value_label(own[name])}" for name in differing if name in own]
+    return "_".join([_value_label(block["type"]), *labels])
 
 
 def _flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -152,6 +153,6 @@ def _flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _value_label(value: Any) -> str:
-    """Write a value so that it can stand in a folder name."""
+    """Write a value with characters that folder names allow."""
     text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
     return re.sub(r"[^\w.+-]+", "_", text).strip("_")

@@ -67,11 +67,10 @@ class Views(Protocol):
 class Augmentation:
     """The transforms of one config: `train` draws, `evaluate` does not.
 
-    policy: `none` changes nothing, `minimal` flips sideways, `standard` also cuts a random H×H
-        square out of the stored one and varies brightness and contrast by ±20 %.
+    policy: `standard` crops a random H×H square from the stored one and varies brightness and
+        contrast by ±20 %; `none` and `minimal` do neither.
     img_size: H, pixels. mean, std: [3] of the encoder, for pixel values in [0, 1].
-    horizontal_flip: None leaves it to the policy; vertical_flip is off unless asked for. Each
-        happens to half of the images.
+    horizontal_flip, vertical_flip: applied to half of the images each.
     memory_format: of the result; its shape is [B, 3, H, H] in any.
     """
 
@@ -82,7 +81,7 @@ class Augmentation:
         img_size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        horizontal_flip: bool | None = None,
+        horizontal_flip: bool = False,
         vertical_flip: bool = False,
         device: torch.device | str = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
@@ -90,7 +89,7 @@ class Augmentation:
         self.img_size = img_size
         self.store_size = store_size(img_size, policy)
         self.crops = self.jitters = policy == "standard"
-        self.horizontal_flip = policy != "none" if horizontal_flip is None else horizontal_flip
+        self.horizontal_flip = horizontal_flip
         self.vertical_flip = vertical_flip
         self._format = memory_format
         self._mean, self._std = (self._per_row(values, device) for values in (mean, std))

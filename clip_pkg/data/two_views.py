@@ -83,7 +83,7 @@ class SimClrViews:
     Two things differ from torchvision's, so that colours are one matrix: their order is fixed, and
     values are clamped to [0, 1] once, at the end; the hue turns about the grey axis.
 
-    img_size: H. mean, std: [3] of the encoder. horizontal_flip: None for yes.
+    img_size: H. mean, std: [3] of the encoder.
     """
 
     draws = DRAWS
@@ -95,14 +95,14 @@ class SimClrViews:
         mean: Sequence[float],
         std: Sequence[float],
         smallest_crop: float,
-        horizontal_flip: bool | None = None,
+        horizontal_flip: bool = True,
         vertical_flip: bool = False,
         device: torch.device | str = "cpu",
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.img_size = img_size
         self._smallest_crop = smallest_crop
-        self._flips = (horizontal_flip is not False, vertical_flip)
+        self._flips = (horizontal_flip, vertical_flip)
         self._format = memory_format
         shape = (1, 3, 1)
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device).reshape(shape)

@@ -120,7 +120,7 @@ def prepare(
     for prepared in configs:
         notices += check_folds(prepared.manifest, prepared.splits)
         notices += prepared.seen_before
-    if any(_flips(prepared.config) for prepared in configs):
+    if any(prepared.config.flips_horizontally for prepared in configs):
         notices += scanned.audit.side_warnings
     return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))
 
@@ -283,11 +283,6 @@ def _splits(
         val_fraction=config.val_fraction,
         linked=scanned.linked,
     )
-
-
-def _flips(config: RunConfig) -> bool:
-    sideways = config.horizontal_flip
-    return config.augmentation != "none" if sideways is None else sideways
 
 
 def identity_json(prepared: PreparedConfig) -> dict[str, str]:

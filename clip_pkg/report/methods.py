@@ -174,10 +174,8 @@ def _augmentation(outcomes: Sequence[ConfigOutcome]) -> str:
 
 
 def _augmentations(config: RunConfig) -> str:
-    flips = config.augmentation != "none"
-    flips = flips if config.horizontal_flip is None else config.horizontal_flip
     words = ["random crops"] if config.augmentation == "standard" else []
-    words += ["horizontal flips"] if flips else []
+    words += ["horizontal flips"] if config.flips_horizontally else []
     words += ["vertical flips"] if config.vertical_flip else []
     if config.augmentation == "standard":
         words.append("changes of brightness and contrast by up to 20 %")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.config.schema_nodes import Node, describe, options
+from clip_pkg.config.nodes import Node, describe, options
 from clip_pkg.metrics.table import METRICS, Metric
 
 SCHEMA_VERSION = 2
@@ -285,7 +285,7 @@ class CvSummary(Block):
     """`cv_summary.json`."""
 
     schema_version: Literal[2] = Field(description="Of this description.")
-    config: dict[str, Any] = Field(description="The canonical config; see the README's table.")
+    config: dict[str, Any] = Field(description="The canonical config; see docs/config.md.")
     n_folds: Epoch = Field(description="Folds that there should be; 1 for a hold-out.")
     status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
     complete: bool = Field(description="Whether every fold is done.")

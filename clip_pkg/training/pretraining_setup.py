@@ -224,7 +224,7 @@ def _views(
         mean=model.image_encoder.mean,
         std=model.image_encoder.std,
         smallest_crop=block.smallest_crop,
-        horizontal_flip=config.horizontal_flip,
+        horizontal_flip=config.horizontal_flip is not False,
         vertical_flip=config.vertical_flip,
         device=device,
         memory_format=precision.memory_format,

@@ -358,7 +358,7 @@ def augmentation_of(
         img_size=config.img_size,
         mean=encoder.mean,
         std=encoder.std,
-        horizontal_flip=config.horizontal_flip,
+        horizontal_flip=config.flips_horizontally,
         vertical_flip=config.vertical_flip,
         device=device,
         memory_format=precision.memory_format,

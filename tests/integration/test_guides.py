@@ -225,7 +225,7 @@ def test_without_any_switch_the_loss_is_the_default_and_the_settings_are_noticed
     loaded = configs_from_mapping([{"infonce_temperature": 0.2}])
     assert loaded.configs[0].loss == RunConfig().loss
     (notice,) = loaded.notices
-    assert "has no effect here; it is used where use_infonce is true or false" in notice
+    assert "has no effect here; it is used when use_infonce is true or false" in notice
 
 
 # --- flags and copies

@@ -7,11 +7,17 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from clip_pkg.config.describe import config_keys, config_list_schema, config_table_markdown
+from clip_pkg.config.describe import (
+    config_keys,
+    config_list_schema,
+    config_table_markdown,
+    with_config_table,
+)
 from clip_pkg.config.jsonc import parse
-from clip_pkg.config.legacy import DIALECTS
+from clip_pkg.config.legacy import FlatKeys
 from clip_pkg.config.schema import RunConfig
 
+PAGE = Path(__file__).resolve().parents[3] / "docs/config.md"
 GUIDE = Path(__file__).resolve().parents[4] / "shared/seeds/guide_superclip_training.md"
 
 
@@ -23,9 +29,7 @@ def test_is_a_schema_of_the_stated_draft():
 
 def test_every_key_has_a_description():
     properties = config_list_schema()["$defs"]["config"]["properties"]
-    flat = [key for dialect in DIALECTS for key in dialect.model_fields]
-    further = {"aux_weights", "loss_func", "sweep"}
-    assert set(properties) == {*RunConfig.model_fields, *flat, *further}
+    assert set(properties) == {*RunConfig.model_fields, *FlatKeys.model_fields, "sweep"}
     sweep = config_list_schema()["$defs"]["sweep"]
     assert all(properties[key].get("description") for key in properties if key != "sweep")
     assert sweep["description"]
@@ -43,6 +47,12 @@ def test_blocks_of_the_guide_are_valid():
 def test_the_schema_is_made_anew_each_time():
     config_list_schema()["$defs"]["config"]["properties"]["epochs"].clear()
     assert config_list_schema()["$defs"]["config"]["properties"]["epochs"]["minimum"] == 1
+
+
+def test_the_page_in_the_docs_has_the_table():
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == with_config_table(page)
+    assert config_table_markdown() in page
 
 
 def test_table_has_a_row_of_four_cells_per_key():

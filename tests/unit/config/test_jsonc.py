@@ -121,17 +121,17 @@ def test_places_are_those_of_keys_and_items():
 def test_every_duplicate_key_is_named_with_both_lines():
     document = parse('{"a": 1,\n"b": {"x": 1, "x": 2},\n"a": 3}')
     assert [str(problem) for problem in document.problems] == [
-        "b.x: column 15: the key is given twice, first on this line",
-        "a: column 1: the key is given twice, first on line 1",
+        "b.x: column 15: duplicate key, first given on this line",
+        "a: column 1: duplicate key, first given on line 1",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [
-        ("", 1, "nothing but blanks"),
-        ("// only\n/* this */", 2, "nothing but blanks"),
-        ("[1,\n2", 2, 'before the "]" for the bracket on line 1'),
+        ("", 1, "nothing but white space"),
+        ("// only\n/* this */", 2, "nothing but white space"),
+        ("[1,\n2", 2, 'without "]" for the bracket on line 1'),
         ('{"a": 1\n "b": 2}', 1, 'expected "," after the value'),
         ("[1\n2]", 2, 'expected "," or "]", not "2"'),
         ("[1,\n,2]", 2, "expected a value"),
@@ -145,18 +145,18 @@ def test_every_duplicate_key_is_named_with_both_lines():
         ("[\n-Infinity]", 2, "JSON has no infinity"),
         ("[True]", 1, "write true"),
         ("[None]", 1, "write null"),
-        ("[01]", 1, "no JSON number"),
-        ("[1.]", 1, "no JSON number"),
-        ("[0x10]", 1, "no JSON number"),
-        ("[1_000]", 1, "no JSON number"),
+        ("[01]", 1, "not a JSON number"),
+        ("[1.]", 1, "not a JSON number"),
+        ("[0x10]", 1, "not a JSON number"),
+        ("[1_000]", 1, "not a JSON number"),
         ("[1e999]", 1, "too large"),
         (f"[{'9' * 5000}]", 1, "5000 digits"),
-        ("[" * 50_000, 1, "more than 100 brackets"),
+        ("[" * 50_000, 1, "more than 100 nested brackets"),
         ('["a\nb"]', 1, "not closed on its line"),
         ('["a\tb"]', 1, "control character U+0009"),
-        (r'["a\xb"]', 1, "no escape sequence"),
+        (r'["a\xb"]', 1, "invalid escape sequence"),
         (r'["\ud800"]', 1, "surrogate"),
-        ("[1] /* open", 1, 'has no "*/"'),
+        ("[1] /* open", 1, 'not closed with "*/"'),
         ("# python\n[]", 1, 'comments begin with "//"'),
         ("[“a”]", 1, "LEFT DOUBLE QUOTATION MARK"),
         ("[1，2]", 1, "FULLWIDTH COMMA"),

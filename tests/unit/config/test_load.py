@@ -86,7 +86,11 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
 @pytest.mark.parametrize(
     ("member", "where", "message"),
     [
-        ('"epochs": "10"', "epochs", 'a whole number from 1 to 1000000, not "10"; numbers stand'),
+        (
+            '"epochs": "10"',
+            "epochs",
+            'a whole number from 1 to 1000000, not "10"; write numbers without',
+        ),
         ('"epochs": true', "epochs", "a whole number from 1 to 1000000, not true"),
         ('"epochs": 1e2', "epochs", "not 100.0; write 100"),
         ('"epochs": 0', "epochs", "from 1 to 1000000, not 0"),
@@ -184,7 +188,7 @@ def test_all_problems_of_all_configs_come_at_once(tmp_path):
 def test_duplicate_key_names_both_lines(tmp_path):
     ((line, where, message),) = problems(tmp_path, '[{"epochs": 1,\n"name": "a",\n"epochs": 2}]')
     assert (line, where) == (3, "[0].epochs")
-    assert "given twice, first on line 1" in message
+    assert "duplicate key, first given on line 1" in message
 
 
 @pytest.mark.parametrize(

@@ -93,18 +93,18 @@ def test_flat_keys_can_be_swept():
 @pytest.mark.parametrize(
     ("config", "where", "part"),
     [
-        ({"sweep": []}, "[0].sweep", "an object of key and list of values, not []"),
-        ({"sweep": {}}, "[0].sweep", "names no key"),
+        ({"sweep": []}, "[0].sweep", "an object of keys and lists of values, not []"),
+        ({"sweep": {}}, "[0].sweep", "name at least one key"),
         ({"sweep": {"epochs": []}}, "[0].sweep.epochs", "at least one value, not []"),
         ({"sweep": {"epochs": 3}}, "[0].sweep.epochs", "at least one value, not 3"),
         ({"sweep": {"epoch": [3]}}, "[0].sweep.epoch", 'did you mean "epochs"?'),
-        ({"sweep": {"name": ["a"]}}, "[0].sweep.name", "no key that can be swept"),
-        ({"sweep": {"sweep": [{}]}}, "[0].sweep.sweep", "no key that can be swept"),
+        ({"sweep": {"name": ["a"]}}, "[0].sweep.name", "not a key that can be swept"),
+        ({"sweep": {"sweep": [{}]}}, "[0].sweep.sweep", "not a key that can be swept"),
         ({"epochs": 3, "sweep": {"epochs": [3]}}, "[0].sweep.epochs", "set outside the sweep"),
         (
             {"sweep": {"epochs": [3, 4, 3]}},
             "[0].sweep.epochs[2]",
-            "already, at [0].sweep.epochs[0]",
+            "already in the list, at [0].sweep.epochs[0]",
         ),
         ({"sweep": {"weight_decay": [0, 0.0]}}, "[0].sweep.weight_decay[1]", "already"),
         (
@@ -115,7 +115,7 @@ def test_flat_keys_can_be_swept():
         (
             {"sweep": {"random_state": list(range(101)), "epochs": list(range(1, 101))}},
             "[0].sweep",
-            "makes 10,100 configs; at most 10,000",
+            "expands to 10,100 configs; at most 10,000",
         ),
     ],
 )

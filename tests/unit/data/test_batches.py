@@ -34,7 +34,13 @@ def store_of(side: int) -> PixelStore:
 
 def augmentation_of(policy="standard", device="cpu") -> Augmentation:
     return Augmentation(
-        policy, img_size=14, mean=(0.0,) * 3, std=(1.0,) * 3, vertical_flip=True, device=device
+        policy,
+        img_size=14,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        horizontal_flip=policy != "none",
+        vertical_flip=True,
+        device=device,
     )
 
 

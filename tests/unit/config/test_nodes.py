@@ -8,8 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from clip_pkg.config.diagnostics import sentences
-from clip_pkg.config.schema_nodes import describe, locate, model_schema
+from clip_pkg.config.nodes import describe, locate, model_schema, sentences
 
 
 class Strict(BaseModel):

@@ -3,17 +3,13 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import pytest
-from pydantic import Field
 
 from clip_pkg.base.errors import ConfigErrors
-from clip_pkg.config import legacy as dialects
 from clip_pkg.config.diagnostics import Draft, Findings, Source
-from clip_pkg.config.legacy import DIALECTS, Dialect, SuperClipDialect, to_canonical
+from clip_pkg.config.legacy import CHOICES, PARAMETERS, FlatKeys, to_canonical
 from clip_pkg.config.load import configs_from_mapping, load_configs
-from clip_pkg.config.loss_blocks import NonNegative
 from clip_pkg.config.losses import loss_classes
 from clip_pkg.config.schema import RunConfig
 
@@ -106,7 +102,7 @@ def test_weights_without_the_switch_are_kept_out_with_a_notice(switch):
     assert draft.values.get("loss", {"type": "clip"}) == {"type": "clip"}
     assert not problems
     assert notices == (
-        "[0].class_loss_weight: has no effect here; it is used where use_superclip_loss is true",
+        "[0].class_loss_weight: has no effect here; it is used when use_superclip_loss is true",
     )
 
 
@@ -114,7 +110,7 @@ def test_weights_without_the_switch_are_kept_out_with_a_notice(switch):
     ("flat", "problem"),
     [
         ({"use_superclip_loss": "yes"}, 'expected true or false, not "yes"'),
-        ({"class_loss_weight": "1"}, 'of at least 0, not "1"; numbers stand without quotes'),
+        ({"class_loss_weight": "1"}, 'of at least 0, not "1"; write numbers without quotes'),
         ({"use_superclip_loss": False, "contrastive_loss_weight": -1}, "of at least 0, not -1"),
         ({"class_loss_weight": True}, "of at least 0, not true"),
         ({"use_superclip_loss": None}, "expected true or false, not null"),
@@ -201,63 +197,22 @@ def test_notice_has_file_and_line(tmp_path):
     assert notice.startswith(f"{file}:2: [0].class_loss_weight: has no effect")
 
 
-def test_flat_keys_differ_from_the_schema_and_from_each_other():
-    flat = [key for dialect in DIALECTS for key in dialect.model_fields]
-    assert len(set(flat)) == len(flat)
-    assert not set(flat) & set(RunConfig.model_fields)
+def test_flat_keys_differ_from_the_canonical_ones():
+    assert not set(FlatKeys.model_fields) & set(RunConfig.model_fields)
+    others = set(FlatKeys.model_fields) - {*CHOICES, *PARAMETERS}
+    assert others == {"aux_weights", "loss_func"}
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_rows_are_complete(dialect):
-    assert {dialect.selector, *dialect.parameters} == set(dialect.model_fields)
-    for block in dialect.blocks.values():
-        loss_classes()[block["type"]].model_validate(block)
-    for path in dialect.parameters.values():
-        assert any(path[0] in kind.model_fields for kind in loss_classes().values())
+@pytest.mark.parametrize("key", CHOICES)
+def test_every_choice_is_a_loss(key):
+    assert set(CHOICES[key].kinds.values()) <= set(loss_classes())
 
 
-class Neighbour(Dialect):
-    """A second row: a choice by name, and a parameter deeper in the block."""
-
-    selector = "main_kind"
-    blocks: ClassVar = {
-        "plain": {"type": "clip"},
-        "both": {"type": "superclip", "positives": "diagonal"},
-    }
-    parameters: ClassVar = {"focus": ("focal", "gamma")}
-
-    main_kind: Literal["plain", "both"] = Field("plain", description="Which loss.")
-    focus: NonNegative = Field(0.0, description="Focusing power.")
-
-
-@pytest.fixture
-def two_dialects(monkeypatch):
-    monkeypatch.setattr(dialects, "DIALECTS", (SuperClipDialect, Neighbour))
-
-
-@pytest.mark.usefixtures("two_dialects")
-def test_a_further_dialect_is_one_more_row():
-    draft, problems, _ = translate({"main_kind": "both", "focus": 2})
-    assert draft.values["loss"] == {
-        "type": "superclip",
-        "positives": "diagonal",
-        "focal": {"gamma": 2},
-    }
-    assert draft.written(("loss", "focal", "gamma")) == (0, "focus")
-    assert draft.written(("loss", "positives")) == (0, "main_kind")
-    assert not problems
-    _, (problem,), _ = translate({"main_kind": "bth"})
-    assert 'did you mean "both"' in problem
-
-
-@pytest.mark.usefixtures("two_dialects")
-def test_two_dialects_that_choose_different_losses_contradict_each_other():
-    _, (problem,), _ = translate({"use_superclip_loss": True, "main_kind": "plain"})
-    assert problem == (
-        "[0].main_kind: asks for another loss than [0].use_superclip_loss; keep one of the two"
-    )
-    _, problems, _ = translate({"use_superclip_loss": True, "main_kind": "both"})
-    assert not problems
+@pytest.mark.parametrize("key", PARAMETERS)
+def test_every_parameter_belongs_to_its_losses(key):
+    row = PARAMETERS[key]
+    assert all(row.parameter in loss_classes()[kind].model_fields for kind in row.of)
+    assert set(row.of) & set(CHOICES[row.chosen_by].kinds.values())
 
 
 @pytest.mark.parametrize(
@@ -265,26 +220,25 @@ def test_two_dialects_that_choose_different_losses_contradict_each_other():
     [
         (
             {"main_loss_type": "ce_infonce", "loss_type": "combined"},
-            "loss_type: asks for another loss than [0].main_loss_type; keep one of the two",
+            "loss_type: chooses a different loss than [0].main_loss_type",
         ),
         (
             {"use_infonce": True, "use_superclip_loss": True},
-            "use_infonce: asks for another loss than [0].use_superclip_loss; keep one of the two",
+            "use_infonce: chooses a different loss than [0].use_superclip_loss",
         ),
         (
             {"use_infonce": False, "use_superclip_loss": False},
-            "use_infonce: asks for another loss than [0].use_superclip_loss; keep one of the two",
+            "use_infonce: chooses a different loss than [0].use_superclip_loss",
         ),
         (
             {"use_infonce": False, "main_loss_type": "infonce"},
-            "use_infonce: is false, but [0].main_loss_type asks for that very loss; keep one of "
-            "the two",
+            "use_infonce: is false, but [0].main_loss_type chooses that loss",
         ),
     ],
 )
 def test_selectors_of_two_guides_that_contradict_each_other(flat, problem):
     _, (found,), _ = translate(flat)
-    assert found == f"[0].{problem}"
+    assert found.startswith(f"[0].{problem}")
 
 
 @pytest.mark.parametrize(
@@ -299,7 +253,7 @@ def test_selectors_of_two_guides_that_contradict_each_other(flat, problem):
 def test_parameters_of_a_loss_that_is_not_chosen_are_noticed(flat, key, user):
     _, problems, (notice,) = translate(flat)
     assert not problems
-    assert notice.startswith(f"[0].{key}: has no effect here; it is used where ")
+    assert notice.startswith(f"[0].{key}: has no effect here; it is used when ")
     assert user in notice
 
 
@@ -384,7 +338,7 @@ def test_weights_that_do_not_fit_the_names(flat, problem):
         (
             '"aux_losses": ["center", "center"]',
             "aux_losses[1]",
-            '"center" is in the list twice; keep one of them',
+            '"center" is listed twice',
         ),
         ('"sweep": {"aux_losses": [["centre"]]}', "sweep.aux_losses[0][0]", "did you mean"),
         (
