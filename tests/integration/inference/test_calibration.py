@@ -101,7 +101,7 @@ def test_what_cannot_be_calibrated(
     alone.parent.mkdir(parents=True)
     shutil.copy(run / "folds/fold_1/checkpoint_best.pth", alone)
     shown = predict(alone, "--images", images, "--calibrate", check=2)
-    assert "does not lie in a config's result folder" in shown
+    assert "not in the result folder of a config" in shown
     config = Path(shutil.copytree(run / "folds", tmp_path / "folds"))
     for path in config.glob("fold_*/predictions.csv"):
         rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -62,11 +62,11 @@ def setting(**values: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     [
         (without("class_features"), "class_features: Field required"),
         (without("class_counts"), "class_counts: Field required"),
-        (without("format_version"), "no format_version"),
+        (without("format_version"), "format_version is missing"),
         (having("format_version", lambda _: 99), "format 99"),
-        (having("class_features", lambda _: None), "class features do not fit"),
-        (having("class_features", lambda old: old[:2]), "class features do not fit"),
-        (having("class_counts", lambda old: old[:2]), "class counts do not fit"),
+        (having("class_features", lambda _: None), "class features do not match"),
+        (having("class_features", lambda old: old[:2]), "class features do not match"),
+        (having("class_counts", lambda old: old[:2]), "class counts do not match"),
         (having("classes", lambda _: "abc"), "classes: "),
         (having("model", lambda _: [1]), "model: "),
         (having("model", without("log_logit_scale")), "missing (1): log_logit_scale"),
@@ -74,7 +74,7 @@ def setting(**values: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         (having("config", setting(loss={"type": "unknown"})), "config.loss"),
         (having("config", setting(image_encoder_name="resnet18")), "does not fit the model"),
         (having("config", setting(later_setting=1)), "config.later_setting"),
-        (having("transform", setting(store_size=99)), "prepared as this version"),
+        (having("transform", setting(store_size=99)), "prepared in a way"),
     ],
 )
 def test_a_checkpoint_that_lacks_or_contradicts_something_is_refused(

@@ -71,10 +71,10 @@ def test_known_words_in_a_new_order(run: Path, images: Path, predict: Callable[.
 @pytest.mark.parametrize(
     ("name", "piece"),
     [
-        ("superclip_tokens", "has read no words but those of its own class texts"),
+        ("superclip_tokens", "words of its own class texts only"),
         ("frozen", "frozen at random weights"),
-        ("learned", "learned vectors for its classes"),
-        ("clip", "learned vectors for its classes"),
+        ("learned", "learned one vector per class"),
+        ("clip", "learned one vector per class"),
         ("no_text", "has no text encoder"),
     ],
 )

@@ -66,7 +66,7 @@ def test_what_it_cannot_be_asked(
     assert "--output must be given" in refused(run / "folds", "--images", images)
     rest = ["--images", images, "--output", output]
     for part in ("fold_1", "fold_1/checkpoint_best.pth"):
-        assert "known for a whole config only" in refused(run / "folds" / part, *rest)
+        assert "only known for a whole config" in refused(run / "folds" / part, *rest)
     shutil.copytree(images, tmp_path / "changed")
     (tmp_path / "changed/red/000.png").unlink()
     changed = ["--images", tmp_path / "changed", "--output", output]

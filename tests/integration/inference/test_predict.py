@@ -55,7 +55,7 @@ def test_folds_that_are_not_finished_are_named_and_left_out(
     answers = tmp_path / "answers.csv"
     words = ["--images", images, "--output", answers]
     (folds / "fold_2/result.json").unlink()
-    assert "without fold_2 (not finished)" in predict(folds, *words)
+    assert "without fold_2 (unfinished)" in predict(folds, *words)
     mean = read_table(answers).probabilities
     parts = []
     for fold in (1, 3):
@@ -67,9 +67,7 @@ def test_folds_that_are_not_finished_are_named_and_left_out(
     for path in folds.glob("fold_3/checkpoint_*"):
         path.unlink()
     shown = predict(folds, *words, check=2)
-    assert (
-        "fold_1 (not finished), fold_2 (not finished), fold_3 (its checkpoints are gone)" in shown
-    )
+    assert "fold_1 (unfinished), fold_2 (unfinished), fold_3 (its checkpoints are gone)" in shown
 
 
 def test_folds_that_were_copied_alone_are_all_there_is(
@@ -257,9 +255,9 @@ def test_files_of_a_table_that_are_not_there_are_unreadable(
 @pytest.mark.parametrize(
     ("words", "piece"),
     [
-        (["nowhere"], "nowhere: there is no such file or folder"),
-        (["nowhere", "{images}/red", "gone.png"], "gone.png: there is no such file or folder"),
-        (["{tmp}/empty"], "has no image"),
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["nowhere", "{images}/red", "gone.png"], "gone.png: no such file or folder"),
+        (["{tmp}/empty"], "contains no image"),
         (["{tmp}/bad.csv"], "must name one column `path`"),
     ],
 )
@@ -329,7 +327,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_old_file(
         (["model"], "--images must be given"),
         (["model", "--images", "a.png", "--device", "gpu"], "--device: 'gpu' is no device"),
         (["model", "--images", "a.png", "--devic", "cpu"], "did you mean --device"),
-        (["{run}", "--images", "a.png"], "name one of them"),
+        (["{run}", "--images", "a.png"], "choose one, for example"),
         (["{run}/folds", "--images", "{images}", "--device", "cuda:99"], "--device: cuda:99"),
     ],
 )
@@ -384,4 +382,4 @@ def test_wrong_paths_are_told_without_torch(images: Path, tmp_path: Path) -> Non
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "nowhere: there is no such checkpoint or result folder" in done.stderr
+    assert "nowhere: no such checkpoint or result folder" in done.stderr

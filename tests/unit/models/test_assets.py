@@ -144,7 +144,7 @@ def test_a_transformers_folder_needs_all_its_parts(tmp_path: Path) -> None:
     assert asset.find(None) == tmp_path
     absent = text_snapshot(f"hf:{tmp_path}/absent")
     assert absent.find(None) is None
-    assert absent.ways(None) == (f"correct the path {tmp_path}/absent, which is no folder",)
+    assert absent.ways(None) == (f"correct the path {tmp_path}/absent, which is not a folder",)
 
 
 @pytest.mark.usefixtures("empty_caches")

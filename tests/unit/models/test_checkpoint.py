@@ -34,7 +34,7 @@ def test_hostile_pickle_is_refused_and_does_not_run(
     torch.save({"format_version": 1, "model": Evil()}, "evil.pth")
     Path("plain.pth").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(CheckpointError, match="refused|damaged"):
+        with pytest.raises(CheckpointError, match="rejected|damaged"):
             load_checkpoint(Path(name))
     assert not Path("pwned").exists()
 
@@ -64,7 +64,7 @@ def test_a_damaged_pickle_inside_a_whole_archive_is_named(tmp_path: Path, pickle
 
 def test_foreign_and_absent_files(tmp_path: Path) -> None:
     torch.save({"model": torch.zeros(1)}, tmp_path / "foreign.pth")
-    with pytest.raises(CheckpointError, match="no format_version"):
+    with pytest.raises(CheckpointError, match="format_version is missing"):
         load_checkpoint(tmp_path / "foreign.pth")
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "none.pth")

@@ -108,7 +108,7 @@ def test_the_last_token_survives_in_a_prompt_that_is_too_long(
     with caplog.at_level(logging.WARNING):
         encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), ["word " * 100, "a"], None)
     assert encoder.tokens.shape == (2, 77)
-    assert "reads 77 tokens; a prompt of 102 loses its end: word word" in caplog.text
+    assert "reads 77 tokens; truncating a prompt of 102: word word" in caplog.text
 
 
 def test_scratch_weights_follow_torchs_seed(tiny_spec: Spec) -> None:

@@ -52,9 +52,9 @@ def test_a_pretrained_tower_gives_open_clips_features(
     os.utime(file, ns=(modified + 1, modified + 1))
     assert text.made_from() != before
     file.unlink()
-    with pytest.raises(WeightsError, match="not found here"):
+    with pytest.raises(WeightsError, match="not found on this machine"):
         text.made_from()
-    with pytest.raises(WeightsError, match="not found here"):
+    with pytest.raises(WeightsError, match="not found on this machine"):
         text.features()
 
 

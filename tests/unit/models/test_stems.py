@@ -49,7 +49,7 @@ def test_the_standard_stem_is_what_the_model_has() -> None:
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_other_models_are_refused_with_a_sentence(name: str) -> None:
-    with pytest.raises(UserError, match=r'stem "cifar" is for timm.s ResNets'):
+    with pytest.raises(UserError, match=r'stem "cifar" is only available for timm ResNets'):
         with_stem(timm.create_model(name), "cifar")
 
 

@@ -62,7 +62,7 @@ def test_a_model_without_published_weights_says_so() -> None:
 @pytest.mark.usefixtures("empty_caches")
 def test_a_weights_dir_that_is_not_there_is_mentioned(tmp_path: Path) -> None:
     (item,) = missing_weights([image("resnet18", tmp_path / "absent")])
-    assert f"{tmp_path}/absent (which is not there)" in str(item)
+    assert f"{tmp_path}/absent (which does not exist)" in str(item)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -72,7 +72,7 @@ def test_prefetch_without_network_names_everything_within_seconds() -> None:
         prefetch([image("resnet18"), text("clip:ViT-B/32"), text("bert-base-chinese")])
     assert time.monotonic() - start < 5
     message = str(caught.value)
-    assert message.startswith("3 not available. The hub does not answer.")
+    assert message.startswith("3 not available. The hub is not reachable.")
     for what in ("resnet18.a1_in1k", "openai of ViT-B-32", "bert-base-chinese"):
         assert what in message
 
@@ -82,7 +82,7 @@ def test_prefetch_says_what_is_here_already(tmp_path: Path) -> None:
     file.touch()
     lines: list[str] = []
     prefetch([image("resnet18", tmp_path), image("resnet18:scratch")], lines.append)
-    assert lines == [f"resnet18: pretrained weights resnet18.a1_in1k: here already, {file}"]
+    assert lines == [f"resnet18: pretrained weights resnet18.a1_in1k: already at {file}"]
 
 
 @pytest.mark.usefixtures("empty_caches")
@@ -155,8 +155,8 @@ def test_missing_weights_are_fetched_from_the_hub_once(local_hub: type[Hub]) -> 
     lines: list[str] = []
     prefetch([image("resnet18"), image("resnet18")], lines.append)
     first, second = lines
-    assert "fetched" in first
-    assert "here already" in second
+    assert "downloaded" in first
+    assert "already at" in second
     assert missing_weights([image("resnet18")]) == []
     path = Path(second.rpartition(", ")[2])
     assert path.read_bytes() == b"weights"
@@ -177,14 +177,16 @@ def test_a_transformers_model_is_fetched_with_all_its_parts(local_hub: type[Hub]
 
 def test_parts_that_the_hub_lacks_are_said(local_hub: type[Hub]) -> None:
     local_hub.files["/some/bert/resolve/main/config.json"] = b"x"
-    with pytest.raises(WeightsError, match="some/bert has no weights and no tokenizer"):
+    with pytest.raises(WeightsError, match="some/bert lacks weights and tokenizer"):
         prefetch([text("hf:some/bert")])
 
 
 def test_what_the_hub_lacks_is_said(local_hub: type[Hub]) -> None:
     request = image("resnet18")
     (asset,) = assets(request.spec, "image")
-    with pytest.raises(WeightsError, match=r"has none of model.safetensors, pytorch_model.bin"):
+    with pytest.raises(
+        WeightsError, match=r"contains none of model.safetensors, pytorch_model.bin"
+    ):
         obtain(asset, request.spec, None)
 
 
