@@ -12,8 +12,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from clip_pkg.config.schema import RunConfig
 from clip_pkg.scheduling.simulation import numbered_gpus, simulate
-from clip_pkg.study.tasks import FoldTask, Identity
+from clip_pkg.study.identity import Identity
+from clip_pkg.study.tasks import FoldTask
 
 DEVICES = 64
 
@@ -28,19 +30,22 @@ def drawn_tasks(configs: int, folds: int, seed: int) -> tuple[list[FoldTask], Ma
         size = draw.choice([224, 224, 384])
         name = f"config{number}"
         for fold in range(1, folds + 1):
-            config = {
-                "name": name,
-                "gpu_id": None,
-                "epochs": epochs,
-                "img_size": size,
-                "image_encoder_name": encoder,
-                "batch_size": 32,
-            }
-            identity = Identity(name, "data", "splits", "texts", "code")
-            files = ("manifest", "folds", "texts", "pixels", "cache")
-            task = FoldTask(identity, config, fold, folds, f"run/{name}", *files, 1600)
+            config = RunConfig(name=name, epochs=epochs, img_size=size, batch_size=32)
+            task = FoldTask(
+                identity=Identity(name, "data", "splits", "texts"),
+                config=config.model_copy(update={"image_encoder_name": encoder}),
+                fold=fold,
+                n_folds=folds,
+                run_dir=Path("run") / name,
+                manifest_file=Path("manifest"),
+                folds_info_file=Path("folds"),
+                class_texts_file=Path("texts"),
+                pixel_store=Path("pixels"),
+                cache_dir=Path("cache"),
+                n_images=1600,
+            )
             tasks.append(task)
-            seconds[task.label] = (
+            seconds[task.display_name] = (
                 speeds[encoder] * epochs * size**2 / 5e6 * draw.uniform(0.75, 1.25)
             )
     return tasks, seconds
@@ -60,7 +65,7 @@ def main() -> None:
     """Plan and simulate as many tasks as the command line says."""
     tasks, durations = drawn_tasks(int(sys.argv[1]), int(sys.argv[2]), seed=0)
     began = time.perf_counter()
-    simulation = simulate(tasks, numbered_gpus(DEVICES), lambda task: durations[task.label])
+    simulation = simulate(tasks, numbered_gpus(DEVICES), lambda task: durations[task.display_name])
     measured = {
         "seconds": time.perf_counter() - began,
         "mebibytes": largest_memory() / 2**20,

@@ -53,7 +53,10 @@ def makespans(repetitions: int) -> tuple[list[float], list[float]]:
         estimates = Estimates()
         for ratios in (unknown, recorded):
             result = simulate(
-                tasks, numbered_gpus(4), lambda task, s=seconds: s[task.label], estimates=estimates
+                tasks,
+                numbered_gpus(4),
+                lambda task, s=seconds: s[task.display_name],
+                estimates=estimates,
             )
             ratios.append(result.makespan / result.lower_bound)
     return unknown, recorded

@@ -15,9 +15,9 @@ from clip_pkg.base.errors import DataError, some
 from clip_pkg.base.files import write_text
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.inference.images import ImageFile, find_images
+from clip_pkg.study.identity import digest
 from clip_pkg.study.image_folder import label_of
 from clip_pkg.study.scan import list_images
-from clip_pkg.study.tasks import digest
 
 Name: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = Name | Sequence[Name]

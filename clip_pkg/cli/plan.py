@@ -20,10 +20,11 @@ from clip_pkg.scheduling.queue import Estimates
 from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
 from clip_pkg.study.tasks import (
     FoldResult,
-    FoldTask,
+    Task,
     finished,
     nouns,
     read_record,
+    read_task,
     unfinished,
 )
 
@@ -74,15 +75,15 @@ def learned(run: RunPaths) -> Estimates:
     estimates = Estimates()
     places = ("*/fold_*/result.json", f"{run.pretraining.name}/*/result.json")
     for path in sorted(path for place in places for path in run.output_dir.glob(place)):
-        task = read_record(FoldTask, path.with_name("task.json"))
+        task = read_task(path.with_name("task.json"))
         result = read_record(FoldResult, path)
         if task is not None and result is not None:
             estimates.learn(task, result.seconds)
     return estimates
 
 
-def _task_table(tasks: Sequence[FoldTask], estimates: Estimates) -> Table:
-    by_config: dict[str, list[FoldTask]] = {}
+def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
+    by_config: dict[Path, list[Task]] = {}
     for task in tasks:
         by_config.setdefault(task.run_dir, []).append(task)
     table = Table(title="Tasks", title_justify="left")
@@ -92,9 +93,9 @@ def _task_table(tasks: Sequence[FoldTask], estimates: Estimates) -> Table:
     for run_dir, mine in by_config.items():
         done = sum(1 for task in mine if finished(task) is not None)
         seconds = estimates.seconds(mine[0])
-        pin = mine[0].config.get("gpu_id")
+        pin = mine[0].config.gpu_id
         table.add_row(
-            Text(Path(run_dir).name),
+            Text(run_dir.name),
             str(len(mine)),
             str(done),
             str(mine[0].gpus),

@@ -33,7 +33,7 @@ from clip_pkg.data.cache import (
     sole_changer,
 )
 from clip_pkg.models.text_encoder import FrozenText
-from clip_pkg.study.tasks import code_digest, digest
+from clip_pkg.study.identity import NUMERICS_VERSION, digest
 
 # Longer than a file server keeps the locks of a machine that is gone. Whoever has waited so long
 # computes for itself.
@@ -144,4 +144,4 @@ def _checksum(features: Tensor) -> int:
 
 
 def _digest(text: FrozenText) -> str:
-    return digest({**text.made_from(), "code": code_digest(["models"])})
+    return digest({**text.made_from(), "numerics": NUMERICS_VERSION})

@@ -5,7 +5,7 @@ Legend: B images of a batch, K folds, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from clip_pkg.inference.fold_classifier import FoldClassifier, memory_of
 from clip_pkg.inference.held_out import HeldOut, HeldOutFold
 from clip_pkg.inference.images import ImageFile, readable_batches
 from clip_pkg.metrics.calibration import tempered
+from clip_pkg.study.identity import Identity
 from clip_pkg.study.inspection import Progress
 
 
-def check_one_run(members: Sequence[tuple[Path, Sequence[str], Mapping[str, str]]]) -> None:
+def check_one_run(members: Sequence[tuple[Path, Sequence[str], Identity]]) -> None:
     """Raise CheckpointError if members (file, classes, identity) come from different runs."""
     first, *others = members
     for source, classes, identity in others:
@@ -100,7 +101,7 @@ def unseeing_folds(
     for fold in held_out.folds:
         with memory_of(device):
             model = FoldClassifier.load(fold.checkpoint, device)
-        if model.identity.get("splits") != held_out.splits:
+        if model.identity.splits != held_out.splits:
             raise CheckpointError(
                 f"{fold.checkpoint} was trained with other splits, so it may have seen these images"
             )

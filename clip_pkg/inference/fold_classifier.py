@@ -9,7 +9,7 @@ the encoder's input (H ≤ S).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from clip_pkg.base.errors import CheckpointError, UserError
@@ -33,6 +33,7 @@ from clip_pkg.models.image_encoder import build_image_encoder
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision, choose_precision, flushed_denormals
 from clip_pkg.models.state_dicts import load_strictly
+from clip_pkg.study.identity import Identity, identity_from_json
 
 
 class Transform(BaseModel):
@@ -54,7 +55,7 @@ class CheckpointContent(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
 
-    identity: dict[str, str]
+    identity: Annotated[Identity, BeforeValidator(identity_from_json)]
     fold: int
     epoch: int
     config: RunConfig
@@ -114,7 +115,7 @@ class FoldClassifier:
     """
 
     source: Path
-    identity: Mapping[str, str]
+    identity: Identity
     name: str
     fold: int
     epoch: int

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_pkg.study.tasks import FoldTask, finished
+from clip_pkg.study.tasks import PretrainTask, Task, finished
 
 if TYPE_CHECKING:
     from clip_pkg.launch.terminal import Terminal
@@ -32,7 +32,7 @@ def add_continuation_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def report_continuation(
-    tasks: Sequence[FoldTask], parsed: argparse.Namespace, terminal: Terminal
+    tasks: Sequence[Task], parsed: argparse.Namespace, terminal: Terminal
 ) -> None:
     """Write a line per task of the stages that were asked about which goes on, and sum up the rest.
 
@@ -41,23 +41,22 @@ def report_continuation(
     asked = ((PRETRAINING, parsed.continue_pretrain), (TRAINING, parsed.continue_finetune))
     for stage, is_asked in asked:
         if is_asked:
-            mine = [task for task in tasks if task.is_pretraining == (stage == PRETRAINING)]
+            mine = [t for t in tasks if isinstance(t, PretrainTask) == (stage == PRETRAINING)]
             for line in _lines(stage, mine):
                 terminal.line(line)
 
 
-def _lines(stage: str, tasks: Sequence[FoldTask]) -> list[str]:
+def _lines(stage: str, tasks: Sequence[Task]) -> list[str]:
     if not tasks:
         return [f"{stage}: no config of this run has one"]
     unfinished = [task for task in tasks if finished(task) is None]
-    going_on = {
-        task.label: source for task in unfinished if (source := task.checkpoint_to_continue)
-    }
+    going_on = [
+        (task, source) for task in unfinished if (source := task.checkpoint_to_resume) is not None
+    ]
     lines = [
-        f"{stage}: {task.label}: going on after epoch {_epochs_done(going_on[task.label])} of "
-        f"{task.config['epochs']} from {going_on[task.label]}"
-        for task in unfinished
-        if task.label in going_on
+        f"{stage}: {task.display_name}: going on after epoch {_epochs_done(source)} of "
+        f"{task.config.epochs} from {source}"
+        for task, source in going_on
     ]
     done, fresh = len(tasks) - len(unfinished), len(unfinished) - len(going_on)
     if done:

@@ -22,13 +22,13 @@ from clip_pkg.scheduling.loop import Loop, Outcome
 from clip_pkg.scheduling.queue import TaskQueue
 from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.progress import read_progress
-from clip_pkg.study.tasks import FoldTask, finished, nouns, unfinished
+from clip_pkg.study.tasks import Task, finished, nouns, unfinished
 
 
 def execute(
     parsed: argparse.Namespace,
     run: RunPaths,
-    tasks: Sequence[FoldTask],
+    tasks: Sequence[Task],
     resources: Resources,
     terminal: Terminal,
 ) -> Outcome:
@@ -81,12 +81,12 @@ def execute(
 
 
 def _at_most(
-    most: int, fit: Callable[[Device, FoldTask], int] | None
-) -> Callable[[Device, FoldTask], int] | None:
+    most: int, fit: Callable[[Device, Task], int] | None
+) -> Callable[[Device, Task], int] | None:
     return None if fit is None else lambda device, task: min(most, fit(device, task))
 
 
-def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecord) -> None:
+def _note_unrecorded(tasks: Sequence[Task], ledger: Ledger, record: RunRecord) -> None:
     """Note the folds that were finished just when their launcher was killed."""
     for task in tasks:
         known = record.tasks.get((task.name, task.fold))
@@ -97,14 +97,14 @@ def _note_unrecorded(tasks: Sequence[FoldTask], ledger: Ledger, record: RunRecor
             )
 
 
-def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
+def _log_names(log_dir: Path) -> Callable[[Task, Slot], Path]:
     """Name logs per config and device; a device that several folds share has one log per slot.
 
     Which device of a cluster a fold gets is not known before: these logs are named by fold.
     """
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
 
-    def name(task: FoldTask, slot: Slot) -> Path:
+    def name(task: Task, slot: Slot) -> Path:
         place = slot.device.log_tag + (f".{slot.number}" if slot.number else "")
         if slot.device.cluster:
             place = f"{slot.device.log_tag}_fold{task.fold}"
@@ -113,7 +113,7 @@ def _log_names(log_dir: Path) -> Callable[[FoldTask, Slot], Path]:
     return name
 
 
-def _last_progress(task: FoldTask) -> float | None:
+def _last_progress(task: Task) -> float | None:
     progress = read_progress(task.paths.progress)
     return None if progress is None else progress.updated
 

@@ -55,8 +55,8 @@ def _of_folds(one: PreparedConfig, images: Manifest) -> _Decoding:
 
 
 def _of_pretraining(one: Pretraining) -> _Decoding:
-    size = store_size(one.config["img_size"], one.config["augmentation"])
-    return _Decoding(one.manifest, size, one.config["num_workers"])
+    size = store_size(one.config.img_size, one.config.augmentation)
+    return _Decoding(one.manifest, size, one.config.num_workers)
 
 
 @contextmanager

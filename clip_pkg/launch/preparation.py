@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
-from clip_pkg.config.load import LoadedConfigs, dump_canonical
+from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.probe import Probe
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.audit import Audit, check_folds, fold_table
 from clip_pkg.study.class_texts import ClassTexts, resolve_class_texts
+from clip_pkg.study.identity import Identity, code_digest, config_digest, digest
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.pretraining import (
     Pretraining,
@@ -23,7 +24,6 @@ from clip_pkg.study.pretraining import (
 )
 from clip_pkg.study.scan import ScanResult, scan, scan_unlabelled
 from clip_pkg.study.splits import Splits, make_splits, splits_from_json
-from clip_pkg.study.tasks import Identity, code_digest, config_digest, digest
 from clip_pkg.study.test_set import ImageTestSet, find_test_dir, match_test_set
 
 NAMES_IN_A_NOTICE = 3
@@ -71,7 +71,7 @@ class PreparedConfig:
     def identity(self) -> Identity:
         """What its numbers follow from."""
         return Identity(
-            config=config_digest(dump_canonical(self.config)),
+            config=config_digest(self.config),
             data=(
                 self.manifest.fingerprint
                 if self.test is None

@@ -37,10 +37,11 @@ from clip_pkg.results.comparison_tables import shown_spread
 from clip_pkg.results.refit import RefitLength, refit_length, refit_summary
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.identity import identity_from_json
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.scan import ScanResult, scan
 from clip_pkg.study.splits import undivided
-from clip_pkg.study.tasks import FoldResult, FoldTask, finished, read_record
+from clip_pkg.study.tasks import FoldResult, finished, read_record, read_task
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _prepare(
         test=test,
         unlabelled=None if folder is None else unlabelled[folder],
     )
-    if prepared.identity.code != source.summary["identity"]["code"]:
+    if prepared.identity.numerics != identity_from_json(source.summary["identity"]).numerics:
         notices.append(
             "the program has changed since the folds were trained; their scores are an estimate "
             "for a model that the former program would train"
@@ -236,7 +237,7 @@ def _is_replaced(paths: ConfigPaths, preparation: Preparation, *, overwrite: boo
         return False
     if overwrite:
         return True
-    task = read_record(FoldTask, paths.refit.task)
+    task = read_task(paths.refit.task)
     if task is None:
         raise RunFolderError(f"{shown(folder)} is not empty and holds no refit; move it away")
     differences = preparation.configs[0].identity.differences(task.identity)

@@ -34,7 +34,7 @@ from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Executor, Slot
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.scheduling.slurm_options import SlurmOptions
-from clip_pkg.study.tasks import FoldResult, FoldTask, read_record
+from clip_pkg.study.tasks import FoldResult, Task, read_record
 
 if TYPE_CHECKING:
     from clip_pkg.scheduling.slurm import SlurmExecutor
@@ -93,7 +93,7 @@ class Resources:
     stop: StopOnSignal
     notices: Sequence[str]
     most_gpus: int | None
-    jobs_that_fit: Callable[[Device, FoldTask], int] | None = None
+    jobs_that_fit: Callable[[Device, Task], int] | None = None
     slurm: SlurmExecutor | None = None
 
     @property
@@ -101,17 +101,17 @@ class Resources:
         """Where the first fold will run."""
         return Slot(self.devices[0])
 
-    def slots_for(self, task: FoldTask) -> int:
+    def slots_for(self, task: Task) -> int:
         """Slots that a task takes: one per GPU, or one place in a queue."""
         return 1 if self.slurm is not None else task.gpus
 
-    def most_jobs(self, tasks: Sequence[FoldTask]) -> int:
+    def most_jobs(self, tasks: Sequence[Task]) -> int:
         """How many of these tasks a device has to hold at most, when all run at once.
 
         Finished ones count, so that a run that goes on shares out the cores as it did before.
         """
         slots = sum(map(self.slots_for, tasks))
-        pinned = any(task.config.get("gpu_id") is not None for task in tasks)
+        pinned = any(task.config.gpu_id is not None for task in tasks)
         return slots if pinned else math.ceil(slots / len(self.devices))
 
     def places_for(self, tasks: int, most: int | None) -> Sequence[Device]:
@@ -226,7 +226,7 @@ def queue_places(count: int) -> tuple[Device, ...]:
     return tuple(Device(f"slurm-{n}", "", "Slurm", cluster="slurm") for n in range(1, count + 1))
 
 
-def check_gpus_per_task(tasks: Sequence[FoldTask], resources: Resources) -> None:
+def check_gpus_per_task(tasks: Sequence[Task], resources: Resources) -> None:
     """Raise UserError when a fold wants more GPUs than it can have."""
     most = resources.most_gpus
     for task in tasks:
@@ -238,7 +238,7 @@ def check_gpus_per_task(tasks: Sequence[FoldTask], resources: Resources) -> None
             )
 
 
-def jobs_that_fit(device: Device, task: FoldTask) -> int:
+def jobs_that_fit(device: Device, task: Task) -> int:
     """How many folds like this finished one a GPU holds, by the memory that it took."""
     result = read_record(FoldResult, task.paths.result)
     if result is None or result.peak_memory_bytes is None:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,10 +22,19 @@ from clip_pkg.config.load import dump_canonical
 from clip_pkg.launch.pixels import cache_folder, pixel_store, pretraining_store
 from clip_pkg.launch.preparation import Preparation, PreparedConfig, audit_json, identity_json
 from clip_pkg.launch.terminal import Terminal
+from clip_pkg.study.identity import Identity, identity_from_json
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.pretraining import ALL_IMAGES, Pretraining
 from clip_pkg.study.splits import splits_to_json
-from clip_pkg.study.tasks import FoldTask, Identity, finished, write_record
+from clip_pkg.study.tasks import (
+    ALL_IMAGES,
+    FoldTask,
+    ModelTask,
+    PretrainTask,
+    RefitTask,
+    Task,
+    finished,
+    write_task,
+)
 
 
 def refuse_folder_in_use(run: RunPaths) -> None:
@@ -83,7 +93,7 @@ def folders_to_replace(
 
 def _mismatch(paths: ConfigPaths, identity: Identity) -> str:
     try:
-        found = Identity(**json.loads(paths.identity.read_text(encoding="utf-8")))
+        found = identity_from_json(json.loads(paths.identity.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return "it is not empty and holds no run of this program"
     except (ValueError, TypeError):
@@ -118,44 +128,46 @@ def fold_tasks(
     run: RunPaths,
     preparation: Preparation,
     stores: Collection[Path] = (),
-) -> list[FoldTask]:
+) -> list[ModelTask]:
     """One task per config and fold, in the order of the configs; nothing is written.
 
     stores: the pixel stores that there are; tasks without one decode their images themselves.
     """
     cache = cache_folder(parsed, run)
-    tasks = []
+    tasks: list[ModelTask] = []
     for one in preparation.configs:
         paths = run.config(one.config.name)
         manifests = _manifest_files(cache, one)
         found = [pixel_store(one, images, cache) for images in one.image_sets]
-        pixels = [str(store) if store in stores else None for store in found]
-        tasks += [
-            FoldTask(
-                identity=one.identity,
-                config=dump_canonical(one.config),
-                fold=fold.number,
-                n_folds=len(one.splits.folds),
-                run_dir=str(paths.root),
-                manifest_file=str(manifests[0]),
-                folds_info_file=str(paths.folds_info) if len(fold.val) else None,
-                class_texts_file=str(paths.class_texts),
-                pixel_store=pixels[0],
-                cache_dir=str(cache),
-                n_images=len(one.manifest.paths),
-                gpus=one.config.gpus_per_task,
-                resume_from=_resume_source(parsed.resume_from, fold.number),
-                starts_from=_start(run, one.pretraining(fold.number)),
-                test_manifest_file=None if one.test is None else str(manifests[1]),
-                test_pixel_store=None if one.test is None else pixels[1],
-            )
-            for fold in one.splits.folds
-        ]
+        pixels = [store if store in stores else None for store in found]
+        for fold in one.splits.folds:
+            pretraining = one.pretraining(fold.number)
+            shared: dict[str, Any] = {
+                "identity": one.identity,
+                "config": one.config,
+                "run_dir": paths.root,
+                "manifest_file": manifests[0],
+                "class_texts_file": paths.class_texts,
+                "pixel_store": pixels[0],
+                "cache_dir": cache,
+                "n_images": len(one.manifest.paths),
+                "gpus": one.config.gpus_per_task,
+                "resume_from": _resume_source(parsed.resume_from, fold.number),
+                "starts_from": pretraining and run.pretraining / pretraining.name,
+                "test_manifest_file": None if one.test is None else manifests[1],
+                "test_pixel_store": None if one.test is None else pixels[1],
+            }
+            if len(fold.val):
+                task: ModelTask = FoldTask(
+                    fold=fold.number,
+                    n_folds=len(one.splits.folds),
+                    folds_info_file=paths.folds_info,
+                    **shared,
+                )
+            else:
+                task = RefitTask(**shared)
+            tasks.append(task)
     return tasks
-
-
-def _start(run: RunPaths, pretraining: Pretraining | None) -> str | None:
-    return None if pretraining is None else str(run.pretraining / pretraining.name)
 
 
 def pretraining_tasks(
@@ -163,28 +175,25 @@ def pretraining_tasks(
     run: RunPaths,
     preparation: Preparation,
     stores: Collection[Path] = (),
-) -> list[FoldTask]:
+) -> list[PretrainTask]:
     """One task per pre-training that any fold starts from; nothing is written."""
     cache = cache_folder(parsed, run)
-    tasks: dict[str, FoldTask] = {}
+    tasks: dict[str, PretrainTask] = {}
     for one in preparation.configs:
         for name, pretraining in one.pretrainings.items():
             store = pretraining_store(pretraining, cache)
             is_divided = pretraining.fold != ALL_IMAGES
             folds_info = run.config(one.config.name).folds_info
-            task = FoldTask(
+            task = PretrainTask(
                 identity=pretraining.identity,
-                config=dict(pretraining.config),
+                config=pretraining.config,
                 fold=pretraining.fold,
-                n_folds=len(one.splits.folds),
-                run_dir=str(run.pretraining / name),
-                manifest_file=str(_manifest_file(cache, pretraining.manifest)),
-                folds_info_file=str(folds_info) if is_divided else None,
-                class_texts_file="",
-                pixel_store=str(store) if store in stores else None,
-                cache_dir=str(cache),
+                run_dir=run.pretraining / name,
+                manifest_file=_manifest_file(cache, pretraining.manifest),
+                folds_info_file=folds_info if is_divided else None,
+                pixel_store=store if store in stores else None,
+                cache_dir=cache,
                 n_images=len(pretraining.manifest),
-                stage="pretraining",
             )
             tasks.setdefault(name, task)
     return list(tasks.values())
@@ -208,7 +217,7 @@ def write_tasks(
     preparation: Preparation,
     stores: Collection[Path],
     terminal: Terminal,
-) -> list[FoldTask]:
+) -> list[Task]:
     """Write a task file per pre-training and per fold, and the image lists that they name.
 
     Returns the tasks, pre-trainings first. With `--profile` the first fold of each config that is
@@ -229,14 +238,16 @@ def write_tasks(
     if parsed.profile:
         folds = _with_profiles(folds, terminal)
     before = pretraining_tasks(parsed, run, preparation, stores)
-    tasks = [replace(task, cache_limit=parsed.cache_limit) for task in (*before, *folds)]
+    tasks: list[Task] = [
+        replace(task, cache_limit=parsed.cache_limit) for task in (*before, *folds)
+    ]
     for task in tasks:
-        write_record(task.paths.task, task)
+        write_task(task)
     return tasks
 
 
-def _with_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> list[FoldTask]:
-    chosen: dict[str, FoldTask] = {}
+def _with_profiles(tasks: Sequence[ModelTask], terminal: Terminal) -> list[ModelTask]:
+    chosen: dict[str, ModelTask] = {}
     for task in tasks:
         if finished(task) is None:
             chosen.setdefault(task.name, task)
@@ -250,13 +261,13 @@ def _with_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> list[FoldTa
     return [replace(task, profile=task in chosen.values()) for task in tasks]
 
 
-def _resume_source(source: Path | None, fold: int) -> str | None:
+def _resume_source(source: Path | None, fold: int) -> Path | None:
     """Checkpoint to go on from: one file for all folds, or each fold's own in a result folder."""
     if source is None:
         return None
     if not source.exists():
         raise RunFolderError(f"--resume-from: {source} does not exist")
     if source.is_file():
-        return str(source.resolve())
+        return source.resolve()
     checkpoint = ConfigPaths(source.resolve()).fold(fold).checkpoint_latest
-    return str(checkpoint) if checkpoint.exists() else None
+    return checkpoint if checkpoint.exists() else None

@@ -21,7 +21,15 @@ from clip_pkg.scheduling.ledger import RunRecord, TaskRecord, read_ledger
 from clip_pkg.scheduling.loop import SECONDS_BETWEEN_HEARTBEATS
 from clip_pkg.scheduling.queue import Estimates, seconds_left
 from clip_pkg.study.progress import Progress, read_progress
-from clip_pkg.study.tasks import FoldFailure, FoldResult, FoldTask, finished, read_record
+from clip_pkg.study.tasks import (
+    FoldFailure,
+    FoldResult,
+    FoldTask,
+    Task,
+    finished,
+    read_record,
+    read_task,
+)
 
 SECONDS_BETWEEN_LOOKS = 2.0
 MOST_FOLD_COLUMNS = 10
@@ -34,7 +42,7 @@ LINES_OF_A_LOG = 3
 class FoldStatus:
     """What the files say about one fold."""
 
-    task: FoldTask
+    task: Task
     record: TaskRecord
     progress: Progress | None
     result: FoldResult | None
@@ -82,13 +90,13 @@ def read_status(output_dir: Path) -> RunStatus:
         if not ConfigPaths(folder).folds_info.exists():
             continue
         for path in sorted(folder.glob("fold_*/task.json"), key=_fold_number):
-            task = read_record(FoldTask, path)
-            if task is not None:
+            task = read_task(path)
+            if isinstance(task, FoldTask):
                 folds.append(_fold(task, record, is_alive=bool(launcher)))
     if not folds:
         raise RunFolderError(f"{output_dir} holds no run: there is no fold_*/task.json below it")
-    before = [read_record(FoldTask, path) for path in sorted(run.pretraining.glob("*/task.json"))]
-    started = {fold.task.starts_from for fold in folds}
+    before = [read_task(path) for path in sorted(run.pretraining.glob("*/task.json"))]
+    started = {fold.task.starts_from for fold in folds if isinstance(fold.task, FoldTask)}
     pretrainings = tuple(
         _fold(task, record, is_alive=bool(launcher))
         for task in before
@@ -101,7 +109,7 @@ def _fold_number(path: Path) -> tuple[str, int]:
     return (str(path.parent.parent), int(path.parent.name.removeprefix("fold_")))
 
 
-def _fold(task: FoldTask, record: RunRecord, *, is_alive: bool) -> FoldStatus:
+def _fold(task: Task, record: RunRecord, *, is_alive: bool) -> FoldStatus:
     known = record.tasks.get((task.name, task.fold), TaskRecord(task.name, task.fold))
     if not is_alive and known.state in ("queued", "running"):
         known.state = "interrupted"  # its launcher is gone
@@ -184,7 +192,7 @@ def _headline(status: RunStatus) -> str:
     left = [one.task for one in status.all if one.result is None and not one.has_failed]
     running = [one for one in status.all if one.is_running]
     if status.launcher and left and estimates.knows_anything:
-        shares = {one.task.label: one.progress.share for one in running if one.progress}
+        shares = {one.task.display_name: one.progress.share for one in running if one.progress}
         words.append(f"about {duration(seconds_left(left, shares, estimates, len(running)))} left")
     if status.launcher:
         words.append(status.launcher)
@@ -198,7 +206,7 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     by_config: dict[str, list[FoldStatus]] = {}
     for fold in folds:
         by_config.setdefault(fold.task.name, []).append(fold)
-    columns = max(fold.task.n_folds for fold in folds)
+    columns = max(fold.task.n_folds for fold in folds if isinstance(fold.task, FoldTask))
     table = Table(title="Validation accuracy % at the best epoch", title_justify="left")
     table.add_column("Config", overflow="fold", min_width=12)
     if columns > MOST_FOLD_COLUMNS:
@@ -246,7 +254,7 @@ def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
         state = fold.progress
         cells = [
             fold.task.name,
-            fold.task.position,
+            fold.task.short_title,
             fold.record.device,
             *progress_cells(state, fold.task),
         ]
@@ -273,6 +281,8 @@ def _utilization(folds: Sequence[FoldStatus]) -> dict[str, str]:
 def _failure_lines(fold: FoldStatus) -> list[Text]:
     failure = fold.failure
     assert failure is not None, "asked about a fold that failed"
-    lines = [Text(f"{fold.task.label} FAILED ({failure.kind}): {failure.reason}", "bold red")]
+    lines = [
+        Text(f"{fold.task.display_name} FAILED ({failure.kind}): {failure.reason}", "bold red")
+    ]
     lines += [Text(f"  {line}") for line in failure.detail.splitlines()[-LINES_OF_A_LOG:]]
     return [*lines, Text(f"  see {failure.log_file}")]

@@ -23,7 +23,7 @@ from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
 from clip_pkg.scheduling.queue import Estimates, seconds_left
 from clip_pkg.study.progress import FoldProfile, Progress, read_progress
-from clip_pkg.study.tasks import FoldFailure, FoldResult, FoldTask, finished, nouns
+from clip_pkg.study.tasks import FoldFailure, FoldResult, Task, finished, nouns
 
 PLAIN_WIDTH = 120
 SHORTEST_PREFIX = 12  # of config names, to be worth leaving out
@@ -120,7 +120,7 @@ def _tested(summary: Mapping[str, Any]) -> str:
     return shown_spread(spread_of(summary["test"]["average_results"], "acc", "test"), "acc")
 
 
-def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:
+def failures_table(failures: Sequence[tuple[Task, FoldFailure]]) -> Table:
     """One row per fold that failed: why, and where to read more."""
     table = Table(title="Failed folds", title_style="bold red")
     table.add_column("Config", overflow="fold", min_width=7)
@@ -129,7 +129,7 @@ def failures_table(failures: Sequence[tuple[FoldTask, FoldFailure]]) -> Table:
     table.add_column("Log", overflow="fold", ratio=1)
     for task, failure in failures:
         reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
-        table.add_row(Text(task.name), task.position, reason, Text(failure.log_file))
+        table.add_row(Text(task.name), task.short_title, reason, Text(failure.log_file))
     return table
 
 
@@ -177,16 +177,16 @@ class RunView:
     """Observer of the scheduling loop: a live table of what runs, and a line per event."""
 
     terminal: Terminal
-    tasks: Sequence[FoldTask]
+    tasks: Sequence[Task]
     already_done: int
     on_config_done: Callable[[str], None]
     estimates: Estimates
-    _left: dict[str, FoldTask] = field(default_factory=dict)
+    _left: dict[str, Task] = field(default_factory=dict)
     _looked: float = 0.0
     _live: Live | None = None
 
     def __enter__(self) -> RunView:
-        self._left = {task.label: task for task in self.tasks}
+        self._left = {task.display_name: task for task in self.tasks}
         if self.terminal.is_live:
             self._live = Live(self._table([]), console=self.terminal.console, transient=True)
             self._live.start()
@@ -209,7 +209,7 @@ class RunView:
     ) -> None:
         """A fold has ended: say how, and let the config be summarised."""
         task = assignment.task
-        self._left.pop(task.label, None)
+        self._left.pop(task.display_name, None)
         result = finished(task)
         if state is JobState.DONE and result is not None:
             self.terminal.line(
@@ -248,7 +248,7 @@ class RunView:
             self._live.update(self._table(running))
 
     def _table(self, running: Sequence[Assignment]) -> Table:
-        states = {one.task.label: read_progress(one.task.paths.progress) for one in running}
+        states = {one.task.display_name: read_progress(one.task.paths.progress) for one in running}
         total = self.already_done + len(self.tasks)
         done = total - len(self._left)
         title = f"{done} of {total} {nouns(self.tasks)} done"
@@ -263,17 +263,17 @@ class RunView:
             task = assignment.task
             table.add_row(
                 task.name,
-                task.position,
+                task.short_title,
                 assignment.tag,
-                *progress_cells(states[task.label], task),
+                *progress_cells(states[task.display_name], task),
             )
         return table
 
 
-def progress_cells(state: Progress | None, task: FoldTask) -> tuple[str, str, str, str]:
+def progress_cells(state: Progress | None, task: Task) -> tuple[str, str, str, str]:
     """Epoch, step, monitored metric and speed of a fold, as text."""
     if state is None:
-        return (f"0/{task.config['epochs']}", "starting", "", "")
+        return (f"0/{task.config.epochs}", "starting", "", "")
     return (
         f"{state.epoch}/{state.epochs}",
         f"{state.phase} {state.step}/{state.steps}",
@@ -284,8 +284,7 @@ def progress_cells(state: Progress | None, task: FoldTask) -> tuple[str, str, st
 
 def _head(assignment: Assignment) -> str:
     task = assignment.task
-    counts = task.holds_out and not task.is_pretraining
-    return f"{task.name}: {task.part}" + (f" of {task.n_folds}" if counts else "")
+    return f"{task.name}: {task.long_title}"
 
 
 def _outcome(result: FoldResult) -> str:

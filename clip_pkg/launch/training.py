@@ -44,7 +44,7 @@ from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.study.progress import read_profile
-from clip_pkg.study.tasks import FoldFailure, FoldTask, finished, read_record
+from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read_record
 
 EXIT_FAILED = 1
 
@@ -133,7 +133,7 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
 def _finish(
     run: RunPaths,
     preparation: Preparation,
-    tasks: Sequence[FoldTask],
+    tasks: Sequence[Task],
     outcome: Outcome,
     terminal: Terminal,
 ) -> int:
@@ -180,10 +180,10 @@ def _finish(
     return EXIT_FAILED if undone else 0
 
 
-def _show_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> None:
+def _show_profiles(tasks: Sequence[Task], terminal: Terminal) -> None:
     """Show where the time of the folds went that were to be profiled."""
     for task in tasks:
-        if task.profile and finished(task) is not None:
+        if not isinstance(task, PretrainTask) and task.profile and finished(task) is not None:
             paths = task.config_paths
             found = read_profile(paths.profile(task.fold))
             if found is not None:
@@ -192,7 +192,7 @@ def _show_profiles(tasks: Sequence[FoldTask], terminal: Terminal) -> None:
                 terminal.line(f"  trace for ui.perfetto.dev: {paths.trace(task.fold)}")
 
 
-def report_failures(undone: Sequence[FoldTask], terminal: Terminal) -> int:
+def report_failures(undone: Sequence[Task], terminal: Terminal) -> int:
     """Show a table of the folds that failed, with reasons and logs; returns their number."""
     failures = [
         (task, failure)

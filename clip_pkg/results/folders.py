@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from clip_pkg.base.errors import RunFolderError, shown
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.results.summary_schema import read_summary
+from clip_pkg.study.identity import Identity, identity_from_json
 from clip_pkg.study.predictions import Predictions, pooled, read_predictions
-from clip_pkg.study.tasks import FoldFailure, FoldResult, Identity, read_record
+from clip_pkg.study.tasks import FoldFailure, FoldResult, read_record
 
 Epoch: TypeAlias = Literal["best", "last"]
 FoldStatus: TypeAlias = Literal["done", "diverged", "failed", "missing"]
@@ -147,7 +148,7 @@ def read_config_files(paths: ConfigPaths) -> ConfigFiles:
         read_json(path) for path in (paths.config, paths.folds_info, paths.identity)
     )
     try:
-        mine = Identity(**identity)
+        mine = identity_from_json(identity)
         numbers = [int(info["fold"]) for info in folds_info["folds"]]
     except (KeyError, TypeError, ValueError):
         raise RunFolderError(

@@ -17,8 +17,9 @@ from clip_pkg.base.paths import FoldPaths, RunPaths
 from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.results.comparison_records import PretrainingRow, Spread
 from clip_pkg.results.folders import ConfigFiles, Epoch, History, read_json
+from clip_pkg.study.identity import NO_PART_OF_THE_RESULT, digest
 from clip_pkg.study.predictions import Predictions, read_predictions
-from clip_pkg.study.tasks import NO_PART_OF_THE_RESULT, FoldResult, FoldTask, digest, read_record
+from clip_pkg.study.tasks import FoldResult, FoldTask, read_record, read_task
 
 MEASURES = (
     "alignment",
@@ -84,8 +85,12 @@ def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
 
 def _run_name(paths: FoldPaths) -> str | None:
     """Folder name of the pre-training that a fold starts from; None if its task has no name."""
-    task = _readable(FoldTask, paths.task)
-    return None if task is None or task.starts_from is None else Path(task.starts_from).name
+    try:
+        task = read_task(paths.task)
+    except RunFolderError:
+        return None
+    starts_from = task.starts_from if isinstance(task, FoldTask) else None
+    return None if starts_from is None else starts_from.name
 
 
 def _readable(kind: Any, path: Path) -> Any:

@@ -270,7 +270,12 @@ class Digests(Block):
     )
     splits: str = Field(description="Which image is in which fold.")
     class_texts: str = Field(description="The prompts of all classes.")
-    code: str = Field(description="The package's sources that make numbers.")
+    code: str = Field(
+        description="The package's sources that trained the folds; provenance, never compared."
+    )
+    numerics: int = Field(
+        description="Version of the numerics: results of another one are not resumed or compared."
+    )
 
 
 class Timing(Block):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.study.tasks import FoldFailure, FoldTask, write_record
+from clip_pkg.study.tasks import FoldFailure, Task, write_task
 
 
 @dataclass(frozen=True, order=True)
@@ -112,7 +112,7 @@ class Assignment:
     attempt: counts from 1.
     """
 
-    task: FoldTask
+    task: Task
     slots: tuple[Slot, ...]
     log_file: Path
     threads: int
@@ -177,7 +177,7 @@ class Executor(Protocol):
         ...
 
 
-def prepare(task: FoldTask) -> None:
+def prepare(task: Task) -> None:
     """Write the task file of this attempt and remove the failure of an earlier one."""
     task.paths.failure.unlink(missing_ok=True)
-    write_record(task.paths.task, task)
+    write_task(task)

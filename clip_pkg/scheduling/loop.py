@@ -19,7 +19,7 @@ from clip_pkg.scheduling.job import Assignment, Executor, Job, JobState, Slot, S
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import TaskQueue
 from clip_pkg.scheduling.retries import FailurePolicy
-from clip_pkg.study.tasks import FoldFailure, FoldTask
+from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task
 
 SECONDS_BETWEEN_POLLS = 0.05
 SECONDS_BETWEEN_HEARTBEATS = 30.0
@@ -77,11 +77,11 @@ class Outcome:
     the pre-training they depend on failed.
     """
 
-    by_state: dict[JobState, list[FoldTask]] = field(default_factory=dict)
-    stranded: list[FoldTask] = field(default_factory=list)
-    blocked: list[FoldTask] = field(default_factory=list)
+    by_state: dict[JobState, list[Task]] = field(default_factory=dict)
+    stranded: list[Task] = field(default_factory=list)
+    blocked: list[Task] = field(default_factory=list)
 
-    def __getitem__(self, state: JobState) -> list[FoldTask]:
+    def __getitem__(self, state: JobState) -> list[Task]:
         return self.by_state.get(state, [])
 
 
@@ -115,22 +115,22 @@ class Loop:
     executor: Executor
     ledger: Ledger
     observer: Observer
-    log_file: Callable[[FoldTask, Slot], Path]
-    last_progress: Callable[[FoldTask], float | None]
+    log_file: Callable[[Task, Slot], Path]
+    last_progress: Callable[[Task], float | None]
     stop_requested: Callable[[], bool]
     gate: DeviceGate
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     fail_fast: bool = False
     stall_timeout: float = math.inf
-    slots_for_task: Callable[[FoldTask], int] = lambda task: task.gpus
-    jobs_that_fit: Callable[[Device, FoldTask], int] | None = None
+    slots_for_task: Callable[[Task], int] = lambda task: task.gpus
+    jobs_that_fit: Callable[[Device, Task], int] | None = None
     cores: int = field(default_factory=usable_cores)
     clock: Clock = field(default_factory=RealTime)
 
     def __post_init__(self) -> None:
         self._running: list[_Running] = []
-        self._delayed: list[tuple[float, FoldTask]] = []
-        self._attempts: dict[tuple[str, int], int] = {}
+        self._delayed: list[tuple[float, Task]] = []
+        self._attempts: dict[tuple[Path, int], int] = {}
         self._strikes: dict[str, int] = {}
         self._outcome = Outcome()
         self._stopping = False
@@ -270,7 +270,7 @@ class Loop:
             if self._retries(running, failure):
                 return
         self._outcome.by_state.setdefault(state, []).append(task)
-        if task.is_pretraining:
+        if isinstance(task, PretrainTask):
             self._release_dependents(task, state)
         self.observer.ended(running.assignment, state, failure)
 
@@ -288,12 +288,12 @@ class Loop:
             self._stop()
         return retry is not None
 
-    def _release_dependents(self, pretraining: FoldTask, state: JobState) -> None:
+    def _release_dependents(self, pretraining: PretrainTask, state: JobState) -> None:
         """Let the folds that depend on a pre-training start, or give them up if it failed."""
         if state is JobState.DONE:
             self.queue.release(pretraining)
             return
-        reason = f"{pretraining.label} is not done"
+        reason = f"{pretraining.display_name} is not done"
         for task in self.queue.withdraw(pretraining):
             self.ledger.append("cancelled", config=task.name, fold=task.fold, reason=reason)
             self._outcome.blocked.append(task)
@@ -323,7 +323,7 @@ class Loop:
         for running in self._running:
             running.job.stop()
 
-    def _strand(self, task: FoldTask) -> None:
+    def _strand(self, task: Task) -> None:
         self.ledger.append("cancelled", config=task.name, fold=task.fold)
         self._outcome.stranded.append(task)
 

@@ -20,13 +20,7 @@ from typing import IO, Any
 
 from clip_pkg.scheduling.devices import Device, child_environment
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
-from clip_pkg.study.tasks import (
-    FoldFailure,
-    Identity,
-    finished,
-    read_record,
-    write_record,
-)
+from clip_pkg.study.tasks import FoldFailure, failure_from_json, finished, read_record, write_record
 
 SECONDS_TO_LEAVE = 5.0
 LINES_OF_A_CRASH = 15
@@ -159,7 +153,7 @@ def how_it_ended(code: int) -> str:
 
 def failure_from(content: dict[str, Any]) -> FoldFailure:
     """Read the failure in a worker's answer."""
-    return FoldFailure(**{**content, "identity": Identity(**content["identity"])})
+    return failure_from_json(content)
 
 
 def crash(assignment: Assignment, how: str) -> FoldFailure:

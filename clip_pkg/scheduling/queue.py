@@ -15,26 +15,23 @@ import statistics
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeAlias
 
 from clip_pkg.scheduling.job import Slot
-from clip_pkg.study.tasks import FoldTask
+from clip_pkg.study.tasks import PretrainTask, Task
 
 DRIFT = 0.05  # relative change of a speed after which the queue is sorted again
 MAX_DURATIONS = 50  # the latest ones that an estimate is made of
-VIEWS = 2  # of each image, in a pre-training
 TYPICAL_SECONDS_PER_GIGAPIXEL = 10.0  # until a fold has finished; only ratios matter then
 
 _Entry: TypeAlias = "tuple[int, float, int, int, tuple[str, str | None]]"
 
 
-def pixels(task: FoldTask) -> float:
+def pixels(task: Task) -> float:
     """Gigapixels that the training of a fold processes: images × epochs × pixels per image."""
     config = task.config
-    images = task.n_images * (1 - 1 / max(task.n_folds, 2))
-    if task.is_pretraining:
-        images = VIEWS * task.n_images
-    return float(images * config["epochs"] * config["img_size"] ** 2 / 1e9)
+    return task.images_per_epoch * config.epochs * config.img_size**2 / 1e9
 
 
 class Estimates:
@@ -51,11 +48,11 @@ class Estimates:
         """Whether a fold has finished; until then only ratios of estimates are meaningful."""
         return self._overall is not None
 
-    def knows(self, task: FoldTask) -> bool:
+    def knows(self, task: Task) -> bool:
         """Whether a fold with this image encoder has finished."""
         return encoder_of(task) in self._speed
 
-    def learn(self, task: FoldTask, seconds: float) -> None:
+    def learn(self, task: Task, seconds: float) -> None:
         """Add the duration of a finished fold."""
         encoder = encoder_of(task)
         durations = self._of_config.setdefault(task.identity.config, deque(maxlen=MAX_DURATIONS))
@@ -65,31 +62,31 @@ class Estimates:
         self._speed[encoder] = statistics.median(speeds)
         self._overall = statistics.median(self._speed.values())
 
-    def seconds(self, task: FoldTask) -> float:
+    def seconds(self, task: Task) -> float:
         """Expected duration of a fold in seconds."""
         known = self._of_config.get(task.identity.config)
         return statistics.fmean(known) if known else self.speed(task) * pixels(task)
 
-    def speed(self, task: FoldTask) -> float:
+    def speed(self, task: Task) -> float:
         """Seconds per gigapixel of this encoder, else of all encoders, else a guess."""
         if self._overall is None:
             return TYPICAL_SECONDS_PER_GIGAPIXEL
         return self._speed.get(encoder_of(task), self._overall)
 
 
-def encoder_of(task: FoldTask) -> str:
+def encoder_of(task: Task) -> str:
     """Key of the speeds: the image encoder, and whether it is frozen or pre-trained."""
-    name = str(task.config["image_encoder_name"])
-    if task.is_pretraining:
+    name = task.config.image_encoder_name
+    if isinstance(task, PretrainTask):
         return f"{name}, pre-training"
-    return f"{name}, frozen" if task.config["freeze_image_encoder"] else name
+    return f"{name}, frozen" if task.config.freeze_image_encoder else name
 
 
 def seconds_left(
-    tasks: Iterable[FoldTask], shares: Mapping[str, float], estimates: Estimates, slots: int
+    tasks: Iterable[Task], shares: Mapping[str, float], estimates: Estimates, slots: int
 ) -> float:
     """Expected seconds until all tasks are done. shares: label → finished share, 0 to 1."""
-    work = sum(estimates.seconds(task) * (1 - shares.get(task.label, 0.0)) for task in tasks)
+    work = sum(estimates.seconds(task) * (1 - shares.get(task.display_name, 0.0)) for task in tasks)
     return work / max(1, slots)
 
 
@@ -97,9 +94,9 @@ def seconds_left(
 class _Group:
     """Waiting tasks of one config in the given order; their expected durations are equal."""
 
-    sample: FoldTask
+    sample: Task
     pin: str | None
-    tasks: list[tuple[int, FoldTask]] = field(default_factory=list)
+    tasks: list[tuple[int, Task]] = field(default_factory=list)
     version: int = 0
 
 
@@ -111,12 +108,10 @@ class TaskQueue:
     device; any other `gpu_id` is ignored.
     """
 
-    def __init__(
-        self, tasks: Iterable[FoldTask], estimates: Estimates, listed: Sequence[str]
-    ) -> None:
+    def __init__(self, tasks: Iterable[Task], estimates: Estimates, listed: Sequence[str]) -> None:
         self.estimates = estimates
         self._listed = frozenset(listed)
-        self._order: dict[tuple[str, int], int] = {}
+        self._order: dict[tuple[Path, int], int] = {}
         self._groups: dict[tuple[str, str | None], _Group] = {}
         # By pin: (rank, ±seconds, order, version, key); entries of outdated versions are skipped.
         self._heaps: dict[str | None, list[_Entry]] = {}
@@ -126,8 +121,8 @@ class TaskQueue:
         self._version = 0
         given = list(tasks)
         # By the folder of the unfinished pre-training that they depend on.
-        self._held: dict[str, list[FoldTask]] = {
-            task.run_dir: [] for task in given if task.is_pretraining
+        self._held: dict[Path, list[Task]] = {
+            task.run_dir: [] for task in given if isinstance(task, PretrainTask)
         }
         for task in given:
             self.add(task)
@@ -135,14 +130,14 @@ class TaskQueue:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, task: FoldTask) -> None:
+    def add(self, task: Task) -> None:
         """Add a task, or return it: its place among ties stays."""
         order = self._order.setdefault((task.run_dir, task.fold), len(self._order))
-        if task.starts_from in self._held:
+        if not isinstance(task, PretrainTask) and task.starts_from in self._held:
             self._held[task.starts_from].append(task)
             self._count += 1
             return
-        pinned = task.config.get("gpu_id")
+        pinned = task.config.gpu_id
         pin = None if pinned is None or str(pinned) not in self._listed else str(pinned)
         key = (task.identity.config, pin)
         group = self._groups.setdefault(key, _Group(task, pin))
@@ -151,7 +146,7 @@ class TaskQueue:
         if group.tasks[0][0] == order:
             self._push(key)
 
-    def learn(self, task: FoldTask, seconds: float) -> None:
+    def learn(self, task: Task, seconds: float) -> None:
         """Add a duration; sorts again if that can change the order."""
         self.estimates.learn(task, seconds)
         for pin in (None, *self._listed):
@@ -164,12 +159,12 @@ class TaskQueue:
             for key in self._groups:
                 self._push(key)
 
-    def peek(self, slot: Slot) -> FoldTask | None:
+    def peek(self, slot: Slot) -> Task | None:
         """Return the next task for this slot, or None."""
         group = self._best(slot)
         return group.tasks[0][1] if group else None
 
-    def take(self, slot: Slot) -> FoldTask | None:
+    def take(self, slot: Slot) -> Task | None:
         """Remove and return the next task for this slot, or None."""
         group = self._best(slot)
         if group is None:
@@ -186,18 +181,18 @@ class TaskQueue:
         for task in self._removed([key for key in self._groups if key[1] == device_id]):
             self.add(task)
 
-    def release(self, pretraining: FoldTask) -> None:
+    def release(self, pretraining: PretrainTask) -> None:
         """Make the tasks available that depend on this pre-training, which is done."""
         for task in self.withdraw(pretraining):
             self.add(task)
 
-    def withdraw(self, pretraining: FoldTask) -> list[FoldTask]:
+    def withdraw(self, pretraining: PretrainTask) -> list[Task]:
         """Remove and return the tasks that depend on a pre-training, in the given order."""
         held = self._held.pop(pretraining.run_dir, [])
         self._count -= len(held)
         return held
 
-    def clear(self) -> list[FoldTask]:
+    def clear(self) -> list[Task]:
         """Remove and return all tasks, in the given order."""
         held = [task for tasks in self._held.values() for task in tasks]
         self._held.clear()
@@ -205,7 +200,7 @@ class TaskQueue:
         everything = [*held, *self._removed(list(self._groups))]
         return sorted(everything, key=lambda task: self._order[task.run_dir, task.fold])
 
-    def _removed(self, keys: Iterable[tuple[str, str | None]]) -> list[FoldTask]:
+    def _removed(self, keys: Iterable[tuple[str, str | None]]) -> list[Task]:
         tasks = sorted(
             (entry for key in keys for entry in self._groups.pop(key).tasks),
             key=lambda entry: entry[0],
@@ -226,7 +221,7 @@ class TaskQueue:
         seconds = self.estimates.seconds(task)
         # A probe measures the speed of its encoder: the shortest task gives it soonest.
         rank = (0, seconds) if probes else (1, -seconds)
-        if task.is_pretraining:
+        if isinstance(task, PretrainTask):
             rank = (-1, -seconds)
         heapq.heappush(self._heaps.setdefault(group.pin, []), (*rank, order, group.version, key))
 

@@ -19,7 +19,8 @@ from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.scheduling.process import crash, failure_from, how_it_ended
 from clip_pkg.scheduling.ray_connection import Connection, Layout
 from clip_pkg.scheduling.ray_seat import Seat, SeatLost
-from clip_pkg.study.tasks import PACKAGE, FoldFailure, FoldTask, finished
+from clip_pkg.study.identity import PACKAGE
+from clip_pkg.study.tasks import FoldFailure, Task, finished
 
 PLACE = "ray"  # and a number: the ids of places
 SECONDS_BETWEEN_QUESTIONS = 0.5
@@ -107,10 +108,10 @@ class RayJob:
         assert node is not None, "asked of seats that are ready"
         if node["problem"]:
             self._refuse(f"the Ray node {node['ip']} cannot work: {node['problem']}")
-        elif node["code"] != self.assignment.task.identity.code:
+        elif node["numerics"] != self.assignment.task.identity.numerics:
             self._refuse(
-                f"{self._seat.place} has other sources of clip_pkg than {PACKAGE}, so that its "
-                "numbers could differ; let all nodes use the same"
+                f"{self._seat.place} has another version of clip_pkg than {PACKAGE}, so that its "
+                "numbers could differ; use the same version on all nodes"
             )
         return self._state.is_over
 
@@ -210,7 +211,7 @@ class RayExecutor:
                 self._idle.remove(seat)
                 self.dismiss(seat)
 
-    def jobs_on(self, device: Device, task: FoldTask) -> int:
+    def jobs_on(self, device: Device, task: Task) -> int:
         """How many folds its place stands for by now: nodes that joined add to all places."""
         del task
         now, then = self.layout.capacity(self._connection.nodes()), self.layout.places

@@ -20,7 +20,7 @@ from typing import Any
 from clip_pkg.scheduling.devices import Device, find_devices
 from clip_pkg.scheduling.job import Assignment, Slot
 from clip_pkg.scheduling.process import Worker
-from clip_pkg.study.tasks import code_digest
+from clip_pkg.study.identity import NUMERICS_VERSION
 
 
 class NodeWorker:
@@ -58,9 +58,9 @@ class NodeWorker:
             for device, name in zip(devices, granted.split(","), strict=False)
         ]
 
-    def describe(self) -> dict[str, str]:
-        """Say where this is: `host`, and `code`, the digest of the sources there."""
-        return {"host": self._host, "code": code_digest()}
+    def describe(self) -> dict[str, Any]:
+        """Describe the node: its `host`, and `numerics`, the version of the numerics there."""
+        return {"host": self._host, "numerics": NUMERICS_VERSION}
 
     def begin(self, assignment: Assignment) -> dict[str, Any]:
         """Start an assignment. Returns `problem`, a sentence or empty, and the worker's `pid`."""
@@ -70,8 +70,8 @@ class NodeWorker:
                 return {"problem": f"{path} is not there on the node {self._host}", "pid": 0}
         if self._worker is None:
             self._worker = Worker(self._devices)
-        if self._begun != (task.label, assignment.attempt):
-            self._begun, self._report = (task.label, assignment.attempt), None
+        if self._begun != (task.display_name, assignment.attempt):
+            self._begun, self._report = (task.display_name, assignment.attempt), None
             if self._has_gpu and not self._devices[0].is_gpu:
                 with assignment.log_file.open("a", encoding="utf-8") as log:
                     log.write(

@@ -10,7 +10,7 @@ from typing import Any
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.scheduling.ray_connection import Connection, Layout
-from clip_pkg.study.tasks import PACKAGE
+from clip_pkg.study.identity import PACKAGE
 
 # Where the launcher looks for weights the nodes look too.
 FORWARDED = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME")
@@ -45,7 +45,7 @@ def _make_actor_class() -> type:
                 self.worker = NodeWorker(**settings)
                 self.node.update(self.worker.describe())
 
-        def describe(self) -> dict[str, str]:
+        def describe(self) -> dict[str, Any]:
             return self.node
 
         def call(self, name: str, *arguments: Any) -> Any:
@@ -60,7 +60,7 @@ class Seat:
     def __init__(self, connection: Connection, layout: Layout, gpus: int) -> None:
         self.gpus = gpus
         self.idle_since = 0.0
-        self.node: dict[str, str] | None = None  # None until Ray has found room
+        self.node: dict[str, Any] | None = None  # None until Ray has found room
         self._connection = connection
         settings = {
             "has_gpu": layout.gpus > 0,

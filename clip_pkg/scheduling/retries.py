@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from clip_pkg.study.tasks import FailureKind, FoldFailure, FoldTask
+from clip_pkg.study.tasks import FailureKind, FoldFailure, Task
 
 # The same numbers would come out again.
 HOPELESS: frozenset[FailureKind] = frozenset({"diverged", "user error"})
@@ -16,7 +16,7 @@ SECONDS_FOR_DISK_SPACE = 30.0  # before the second attempt; doubled before each 
 class Retry:
     """Another attempt at `task` after `delay` seconds; `reason` is shown to the user."""
 
-    task: FoldTask
+    task: Task
     delay: float
     reason: str
 
@@ -32,7 +32,7 @@ class FailurePolicy:
 
     retries: int = 2
 
-    def decide(self, task: FoldTask, failure: FoldFailure, attempt: int) -> Retry | None:
+    def decide(self, task: Task, failure: FoldFailure, attempt: int) -> Retry | None:
         """Return the next attempt after attempt number `attempt`, or None to give up."""
         if attempt > self.retries or failure.kind in HOPELESS:
             return None

@@ -12,7 +12,7 @@ from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.loop import Loop, Observer
 from clip_pkg.scheduling.queue import Estimates, TaskQueue
-from clip_pkg.study.tasks import FoldFailure, FoldTask
+from clip_pkg.study.tasks import FoldFailure, Task
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SimulatedExecutor:
     """Lets each task take its duration."""
 
     clock: SimulatedTime
-    duration: Callable[[FoldTask], float]
+    duration: Callable[[Task], float]
 
     def submit(self, assignments: Sequence[Assignment]) -> list[SimulatedJob]:
         ends = [self.clock.now() + self.duration(one.task) for one in assignments]
@@ -93,9 +93,9 @@ class SimulatedExecutor:
 
 
 def simulate(
-    tasks: Sequence[FoldTask],
+    tasks: Sequence[Task],
     devices: Sequence[Device],
-    duration: Callable[[FoldTask], float],
+    duration: Callable[[Task], float],
     *,
     jobs_per_device: int = 1,
     estimates: Estimates | None = None,

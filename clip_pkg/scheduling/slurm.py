@@ -31,14 +31,8 @@ from clip_pkg.scheduling.process import LINES_OF_A_CRASH, last_lines
 from clip_pkg.scheduling.slurm_options import SlurmOptions, sbatch_parameters
 from clip_pkg.scheduling.slurm_queue import QueuedJob, SlurmQueue, Snapshot, job_name
 from clip_pkg.scheduling.slurm_task import RunTask, SlurmTask, setup_lines
-from clip_pkg.study.tasks import (
-    PACKAGE,
-    FailureKind,
-    FoldFailure,
-    finished,
-    read_record,
-    write_record,
-)
+from clip_pkg.study.identity import PACKAGE
+from clip_pkg.study.tasks import FailureKind, FoldFailure, finished, read_record, write_record
 
 SECONDS_BETWEEN_LOOKS = 2.0
 # What a node has written just before its job ended can be late on a network file system.
@@ -272,7 +266,9 @@ class SlurmExecutor:
             )
             job.begin(name)
             self._jobs.append(job)
-            self._say(f"{earlier.task.label}: already in Slurm job {name}, log {earlier.log_file}")
+            self._say(
+                f"{earlier.task.display_name}: already in Slurm job {name}, log {earlier.log_file}"
+            )
         self._end(list(leftovers))
         return rest
 

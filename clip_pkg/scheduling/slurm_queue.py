@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_pkg.study.tasks import digest
+from clip_pkg.study.identity import digest
 
 STOP_SIGNAL = signal.SIGINT  # not SIGTERM, which Slurm itself sends in several cases
 SHORTEST_PAUSE, LONGEST_PAUSE = 2.0, 30.0  # seconds between two questions

@@ -21,13 +21,8 @@ from typing import Any, Protocol
 from clip_pkg.base.files import write_text
 from clip_pkg.scheduling.devices import find_devices, has_nvidia_library, usable_cores
 from clip_pkg.scheduling.slurm_queue import STOP_SIGNAL, call_slurm
-from clip_pkg.study.tasks import (
-    FailureKind,
-    FoldFailure,
-    FoldTask,
-    code_digest,
-    write_record,
-)
+from clip_pkg.study.identity import NUMERICS_VERSION
+from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, write_record
 
 EXIT_INTERRUPTED = 130
 # In a row; a job that came to no checkpoint so often is not let into the queue again.
@@ -61,7 +56,7 @@ class Signals:
             self.number = number
 
 
-RunTask = Callable[[FoldTask, Mapping[str, Any], Signals], Report]
+RunTask = Callable[[Task, Mapping[str, Any], Signals], Report]
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class SlurmTask:
     """
 
     run: RunTask
-    task: FoldTask
+    task: Task
     log_file: str
     request: tuple[tuple[str, str | bool | int], ...]
 
@@ -88,11 +83,11 @@ class SlurmTask:
             self._log(f"NOTE: {problem}")
         if place is None:
             return self._fail("crash", problem)
-        if code_digest() != self.task.identity.code:
+        if self.task.identity.numerics != NUMERICS_VERSION:
             return self._fail(
                 "user error",
-                "the code of clip_pkg was changed after this job was submitted; start the same "
-                "command again",
+                "clip_pkg was updated after this job was submitted and its numbers would differ; "
+                "run the same command again",
             )
         before = self._checkpoint()
         state = self.run(self.task, place, signals).state

@@ -6,18 +6,18 @@ differ only in what comes after it share one, and so do folds where it does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clip_pkg.base.errors import DataError, shown, some
 from clip_pkg.base.paths import folder_name
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.identity import Identity, code_digest, config_digest, digest, version_mark
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Splits
-from clip_pkg.study.tasks import Identity, code_digest, config_digest, digest
+from clip_pkg.study.tasks import ALL_IMAGES
 
 # What of a config decides what its pre-training learns; all else has its default there.
 DECIDING_KEYS = (
@@ -35,7 +35,6 @@ DECIDING_KEYS = (
 # Where and how fast it runs.
 CARRIED_KEYS = ("gpu_id", "num_workers", "activation_checkpointing", "compile")
 DIGITS_OF_A_NAME = 8
-ALL_IMAGES = 0  # in the place of a fold's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,7 @@ class Pretraining:
     `manifest`.
     """
 
-    config: Mapping[str, Any]
+    config: RunConfig
     identity: Identity
     fold: int
     manifest: Manifest
@@ -55,7 +54,7 @@ class Pretraining:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return str(self.config["name"])
+        return self.config.name
 
 
 def pretraining_of(
@@ -82,10 +81,13 @@ def pretraining_of(
     )
     readable = f"{config.image_encoder_name}_{block.loss.type}_seed{config.random_state}"
     readable += f"_fold{fold}" if is_divided else ""
-    mark = digest([identity.config, identity.data, identity.splits, identity.code])
+    mark = digest([identity.config, identity.data, identity.splits, version_mark()])
     name = folder_name(f"{readable}_{mark[:DIGITS_OF_A_NAME]}")
     return Pretraining(
-        {**reduced, "name": name}, identity, fold if is_divided else ALL_IMAGES, images
+        reduced.model_copy(update={"name": name}),
+        identity,
+        fold if is_divided else ALL_IMAGES,
+        images,
     )
 
 
@@ -112,7 +114,7 @@ def seen_before(unlabelled: Manifest, manifest: Manifest, test: Manifest | None)
 
 def _among(manifest: Manifest, digests: Set[str]) -> list[str]:
     pairs = zip(manifest.paths, manifest.digests, strict=True)
-    return [path for path, digest in pairs if digest in digests]
+    return [path for path, checksum in pairs if checksum in digests]
 
 
 def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:
@@ -122,13 +124,13 @@ def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:
     return next((place for place in places if place.exists()), written)
 
 
-def _reduced(config: RunConfig) -> dict[str, Any]:
-    """Write the config of the pre-training alone, every key present."""
+def _reduced(config: RunConfig) -> RunConfig:
+    """Config of the pre-training alone."""
     block = config.pretrain
     assert block is not None, "asked for one"
     whole = dump_canonical(config)
     values = {key: whole[key] for key in (*DECIDING_KEYS, *CARRIED_KEYS)}
-    reduced = RunConfig.model_validate(
+    return RunConfig.model_validate(
         {
             **values,
             "text_encoder_name": "none",
@@ -139,4 +141,3 @@ def _reduced(config: RunConfig) -> dict[str, Any]:
             "augmentation": block.stored_as(config.img_size),
         }
     )
-    return dump_canonical(reduced)

@@ -1,193 +1,248 @@
-"""The unit of work: one fold of one config, as a JSON file that any process can carry out.
+"""The unit of work: one training, as a JSON file that any process can carry out.
 
-The launcher writes a `FoldTask`; a worker reads it, trains, and writes a `FoldResult` or a
-`FoldFailure`. Nothing else passes between them, so the same files serve a child process, a
-cluster's job and a rerun next Monday.
+A task is a fold of a config, its refit on all images, or a pre-training. The launcher writes
+`task.json`; a worker reads it, trains, and writes a `FoldResult` or a `FoldFailure`. Nothing else
+passes between them, so the same files serve a child process, a cluster job and a later rerun.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
-
-PACKAGE = Path(__file__).resolve().parent.parent
-# What can change a trained number. The command line, reports and schedulers cannot.
-ROOMS_THAT_MAKE_NUMBERS = ("losses", "models", "metrics", "data", "training", "study")
-# Settings that say where, how fast or in how much memory a config runs, not what comes out.
-NO_PART_OF_THE_RESULT = frozenset(
-    {
-        "name",
-        "activation_checkpointing",
-        "compile",
-        "cuda_graphs",
-        "gpu_id",
-        "gpus_per_task",
-        "num_workers",
-        "test_dir",
-    }
-)
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.identity import StoredIdentity, digest
 
 FailureKind: TypeAlias = Literal[
     "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error"
 ]
-Stage: TypeAlias = Literal["training", "pretraining"]
-Record = TypeVar("Record", "FoldTask", "FoldResult", "FoldFailure")
+Record = TypeVar("Record", "FoldResult", "FoldFailure")
+
+ALL_IMAGES = 0  # in place of a fold's number, where no image is held out
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Digests of everything that a fold's numbers follow from.
+@dataclass(frozen=True, kw_only=True)
+class _TaskBase(ABC):
+    """What every task has. Paths are absolute.
 
-    Two runs with equal identities may share folds; where one part differs, its name tells which.
+    pixel_store: the decoded images; None where they did not fit, and the worker decodes them.
+    n_images: of the whole image set. micro_batch_size: overrides the config's after a batch did
+    not fit into memory. cache_limit: bytes that all files of `cache_dir` may take, if limited.
+    gpus: how many train the task together.
     """
 
-    config: str
-    data: str
-    splits: str
-    class_texts: str
-    code: str
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    def differences(self, other: Identity) -> list[str]:
-        """Name the parts in which `other` is different."""
-        mine, theirs = asdict(self), asdict(other)
-        return [part.replace("_", " ") for part in mine if mine[part] != theirs[part]]
-
-
-@dataclass(frozen=True)
-class FoldTask:
-    """What a worker needs to know. Paths are absolute; `fold` counts from 1.
-
-    folds_info_file: the folds; None where no image is held out and all of them train. `fold` is 0
-    then, and such a training has no score.
-    pixel_store: the decoded images; None where there was no room for them, and whoever trains the
-    fold decodes them. n_images: of the whole image set. gpus: how many train the fold together.
-    micro_batch_size: images that go through the encoder at once, on all of its GPUs together, after
-    more did not fit into the memory. profile: whether it says where its time goes. cache_limit:
-    bytes that all files of `cache_dir` may take, if there is a limit.
-    stage: a pre-training has a folder of its own, `run_dir`, no config's; its `folds_info_file` and
-    `fold` say whose training images it looks at, None and 0 that it looks at all.
-    starts_from: `run_dir` of the pre-training whose encoder the fold starts from.
-    test_manifest_file, test_pixel_store: images that are looked at once, after the training.
-    """
-
-    identity: Identity
-    config: dict[str, Any]
-    fold: int
-    n_folds: int
-    run_dir: str
-    manifest_file: str
-    folds_info_file: str | None
-    class_texts_file: str
-    pixel_store: str | None
-    cache_dir: str
+    identity: StoredIdentity
+    config: RunConfig
+    run_dir: Path
+    manifest_file: Path
+    cache_dir: Path
     n_images: int
-    gpus: int = 1
+    pixel_store: Path | None = None
     micro_batch_size: int | None = None
-    resume_from: str | None = None
-    profile: bool = False
     cache_limit: int | None = None
-    stage: Stage = "training"
-    starts_from: str | None = None
-    test_manifest_file: str | None = None
-    test_pixel_store: str | None = None
+    gpus: int = 1
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Which of the config's trainings it is: `fold 1`, `refit`, or `pre-training`."""
+
+    @property
+    @abstractmethod
+    def short_title(self) -> str:
+        """The same for a narrow column: `1/5`, `refit`, or `pre`."""
+
+    @property
+    def long_title(self) -> str:
+        """The same in full: `fold 1 of 5`."""
+        return self.title
+
+    @property
+    @abstractmethod
+    def paths(self) -> FoldPaths:
+        """Files of this training."""
+
+    @property
+    @abstractmethod
+    def images_per_epoch(self) -> float:
+        """Images that go through the encoder in one epoch, each view counted."""
 
     @property
     def name(self) -> str:
         """The config's name."""
-        return str(self.config["name"])
+        return self.config.name
 
     @property
-    def holds_out(self) -> bool:
-        """Whether some images do not train but validate."""
-        return self.folds_info_file is not None
-
-    @property
-    def is_pretraining(self) -> bool:
-        """Whether it trains an image encoder for others to start from."""
-        return self.stage == "pretraining"
-
-    @property
-    def part(self) -> str:
-        """Which of the config's trainings it is: `fold 1`, `refit`, or `pre-training`."""
-        if self.is_pretraining:
-            return "pre-training"
-        return f"fold {self.fold}" if self.holds_out else "refit"
-
-    @property
-    def position(self) -> str:
-        """The same for a narrow column: `1/5`, `refit`, or `pre`."""
-        if self.is_pretraining:
-            return "pre"
-        return f"{self.fold}/{self.n_folds}" if self.holds_out else "refit"
-
-    @property
-    def label(self) -> str:
-        """How people call it."""
-        return f"{self.name} {self.part}"
-
-    @property
-    def images_at_once(self) -> int:
-        """Images of a training batch that go through the encoder at once."""
-        sizes = (
-            self.micro_batch_size,
-            self.config.get("micro_batch_size"),
-            self.config["batch_size"],
-        )
-        return min(int(size) for size in sizes if size is not None)
-
-    @property
-    def lock(self) -> Path:
-        """Held by the one worker that may write into the fold's folder."""
-        return Path(self.cache_dir) / "locks" / f"{digest([self.run_dir, self.fold])[:24]}.lock"
+    def display_name(self) -> str:
+        return f"{self.name} {self.title}"
 
     @property
     def config_paths(self) -> ConfigPaths:
-        """Files of the config that the fold belongs to."""
-        return ConfigPaths(Path(self.run_dir))
-
-    @property
-    def paths(self) -> FoldPaths:
-        """Files of the fold."""
-        if self.is_pretraining:
-            return FoldPaths(Path(self.run_dir))
-        paths = self.config_paths
-        return paths.fold(self.fold) if self.holds_out else paths.refit
-
-    @property
-    def checkpoint_to_continue(self) -> Path | None:
-        """Its own latest checkpoint, or else the one that the user named; None to begin."""
-        own = self.paths.checkpoint_latest
-        if own.exists():
-            return own
-        return None if self.resume_from is None else Path(self.resume_from)
+        """Files of the config that it belongs to; a pre-training has a folder of its own."""
+        return ConfigPaths(self.run_dir)
 
     @property
     def curves(self) -> Path:
         """Folder of its curves for TensorBoard."""
         return self.config_paths.tensorboard / self.paths.root.name
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one worker that may write into its folder."""
+        return self.cache_dir / "locks" / f"{digest(str(self.paths.root))[:24]}.lock"
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a training batch that go through the encoder at once, on all its GPUs."""
+        sizes = (self.micro_batch_size, self.config.micro_batch_size, self.config.batch_size)
+        return min(size for size in sizes if size is not None)
+
+    @property
+    def checkpoint_to_resume(self) -> Path | None:
+        """Checkpoint that training resumes from; None if it starts fresh."""
+        latest = self.paths.checkpoint_latest
+        return latest if latest.exists() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelTaskBase(_TaskBase):
+    """A training of the whole model.
+
+    resume_from: a checkpoint that the user named, for a training without one of its own.
+    profile: whether it measures where its time goes. starts_from: `run_dir` of the pre-training
+    whose encoder it starts from. test_manifest_file, test_pixel_store: images that are evaluated
+    once, after training.
+    """
+
+    class_texts_file: Path
+    resume_from: Path | None = None
+    profile: bool = False
+    starts_from: Path | None = None
+    test_manifest_file: Path | None = None
+    test_pixel_store: Path | None = None
+
+    @property
+    def checkpoint_to_resume(self) -> Path | None:
+        return super().checkpoint_to_resume or self.resume_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldTask(_ModelTaskBase):
+    """One fold of a config: trains on some images and validates on those held out.
+
+    fold: counts from 1.
+    """
+
+    kind: Literal["fold"] = "fold"
+    fold: int
+    n_folds: int
+    folds_info_file: Path
+
+    @property
+    def title(self) -> str:
+        return f"fold {self.fold}"
+
+    @property
+    def short_title(self) -> str:
+        return f"{self.fold}/{self.n_folds}"
+
+    @property
+    def long_title(self) -> str:
+        return f"fold {self.fold} of {self.n_folds}"
+
+    @property
+    def paths(self) -> FoldPaths:
+        return self.config_paths.fold(self.fold)
+
+    @property
+    def images_per_epoch(self) -> float:
+        return self.n_images * (1 - 1 / max(self.n_folds, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitTask(_ModelTaskBase):
+    """A config trained on all of its images: no image validates it."""
+
+    kind: Literal["refit"] = "refit"
+    # In records, seeds and the ledger, where a fold has its number.
+    fold: ClassVar[int] = ALL_IMAGES
+
+    @property
+    def title(self) -> str:
+        return "refit"
+
+    @property
+    def short_title(self) -> str:
+        return "refit"
+
+    @property
+    def paths(self) -> FoldPaths:
+        return self.config_paths.refit
+
+    @property
+    def images_per_epoch(self) -> float:
+        return float(self.n_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainTask(_TaskBase):
+    """Trains an image encoder without labels, for folds to start from.
+
+    fold, folds_info_file: whose training images it learns from; `ALL_IMAGES` and None where it
+    learns from all.
+    """
+
+    kind: Literal["pretrain"] = "pretrain"
+    fold: int = ALL_IMAGES
+    folds_info_file: Path | None = None
+
+    VIEWS: ClassVar[int] = 2  # of each image and epoch
+
+    @property
+    def title(self) -> str:
+        return "pre-training"
+
+    @property
+    def short_title(self) -> str:
+        return "pre"
+
+    @property
+    def paths(self) -> FoldPaths:
+        return FoldPaths(self.run_dir)
+
+    @property
+    def images_per_epoch(self) -> float:
+        return float(self.VIEWS * self.n_images)
+
+
+ModelTask: TypeAlias = FoldTask | RefitTask
+Task: TypeAlias = FoldTask | RefitTask | PretrainTask
+
 
 @dataclass(frozen=True)
 class FoldResult:
-    """A finished fold. Metrics are by history column, None where undefined.
+    """A finished training. Metrics are by history column, None where undefined.
 
-    best_epoch: None where no image was held out, so that there was nothing to choose it by; `best`,
-    `last` and `untrained`, the scores on held-out images, are empty then.
-    peak_memory_bytes: what the process had reserved on its GPU at most; None on a CPU.
-    test: scores on the `n_test` test images of the model that validation chose, which are looked at
-    once; empty without test images.
-    A pre-training has its measures of the features in `last`.
+    best_epoch: None where no image was held out to choose it by; `best`, `last` and `untrained`,
+    the scores on held-out images, are empty then.
+    peak_memory_bytes: reserved on the GPU at most; None on a CPU.
+    test: scores on the `n_test` test images of the model that validation chose; empty without
+    test images.
+    A pre-training has the measures of its features in `last`.
     """
 
-    identity: Identity
+    identity: StoredIdentity
     fold: int
     n_train: int
     n_val: int
@@ -212,7 +267,7 @@ class FoldResult:
 class FoldFailure:
     """Why an attempt ended without a result; `detail` is the traceback, for our own bugs."""
 
-    identity: Identity
+    identity: StoredIdentity
     fold: int
     kind: FailureKind
     reason: str
@@ -220,40 +275,61 @@ class FoldFailure:
     log_file: str = ""
 
 
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+_TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
+_RECORDS: dict[type[Any], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (FoldResult, FoldFailure)
+}
 
 
-def config_digest(canonical: Mapping[str, Any]) -> str:
-    """Digest of the part of a canonical config that decides the numbers."""
-    return digest({key: canonical[key] for key in canonical if key not in NO_PART_OF_THE_RESULT})
-
-
-def code_digest(rooms: Sequence[str] = ROOMS_THAT_MAKE_NUMBERS) -> str:
-    """Digest of the package's own sources that make numbers, or those of some rooms."""
-    sources: list[Path] = []
-    for room in rooms:
-        path = PACKAGE / room
-        sources += sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    checksum = hashlib.sha256()
-    for source in sources:
-        checksum.update(source.relative_to(PACKAGE).as_posix().encode())
-        checksum.update(source.read_bytes())
-    return checksum.hexdigest()
-
-
-def write_record(path: Path, record: FoldTask | FoldResult | FoldFailure) -> None:
-    """Write a task, result or failure, whole or not at all."""
+def write_record(path: Path, record: FoldResult | FoldFailure) -> None:
+    """Write a result or failure, whole or not at all."""
     write_json(path, asdict(record))
 
 
 def read_record(kind: type[Record], path: Path) -> Record | None:
-    """Read a record; None if there is none.
+    """Read a result or failure; None if there is none.
 
     Raises RunFolderError when the file is there but is not one of ours.
     """
+    content = _read(path)
+    record: Record | None = None if content is None else _validated(_RECORDS[kind], content, path)
+    return record
+
+
+def write_task(task: Task) -> None:
+    """Write a task into its folder, whole or not at all."""
+    write_json(task.paths.task, task_to_json(task))
+
+
+def read_task(path: Path) -> Task | None:
+    """Read a task file; None if there is none.
+
+    Raises RunFolderError when the file is there but is not one of ours.
+    """
+    content = _read(path)
+    if content is None:
+        return None
+    task: Task = _validated(_TASKS, content if "kind" in content else _from_flags(content), path)
+    return task
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    content: dict[str, Any] = _TASKS.dump_python(task, mode="json")
+    return content
+
+
+def task_from_json(content: Any) -> Task:
+    """Inverse of `task_to_json`; raises ValueError for anything else."""
+    return _TASKS.validate_json(json.dumps(content))
+
+
+def failure_from_json(content: Any) -> FoldFailure:
+    """Inverse of `dataclasses.asdict`; raises ValueError for anything else."""
+    failure: FoldFailure = _RECORDS[FoldFailure].validate_python(content)
+    return failure
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -262,31 +338,49 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
         raise RunFolderError(
             f"{path} cannot be read ({error}); move it away and run again"
         ) from None
-    names = {item.name for item in fields(kind)}
-    if not isinstance(content, dict) or not {"identity", "fold"} <= set(content) <= names:
+    if not isinstance(content, dict) or not {"identity", "fold"} & set(content):
         raise RunFolderError(f"{path} was not written by this program; move it away and run again")
+    return content
+
+
+def _validated(adapter: TypeAdapter[Any], content: dict[str, Any], path: Path) -> Any:
     try:
-        content["identity"] = Identity(**content["identity"])
-        return kind(**content)
-    except TypeError:
+        return adapter.validate_json(json.dumps(content))
+    except ValidationError:
         raise RunFolderError(
             f"{path} was written by another version of this program; move it away and run again"
         ) from None
 
 
-def finished(task: FoldTask) -> FoldResult | None:
+def _from_flags(content: dict[str, Any]) -> dict[str, Any]:
+    """Translate a task file from before tasks had kinds, so that old runs can be read."""
+    known = dict(content)
+    stage = known.pop("stage", "training")
+    if stage == "pretraining":
+        kind, dropped = "pretrain", ["n_folds", "class_texts_file", "resume_from", "profile"]
+        dropped += ["starts_from", "test_manifest_file", "test_pixel_store"]
+    elif known.get("folds_info_file") is None:
+        kind, dropped = "refit", ["fold", "n_folds", "folds_info_file"]
+    else:
+        kind, dropped = "fold", []
+    return {key: value for key, value in known.items() if key not in dropped} | {"kind": kind}
+
+
+def finished(task: Task) -> FoldResult | None:
     """Return the task's result if an earlier run left one that fits, else None."""
     result = read_record(FoldResult, task.paths.result)
     return result if result is not None and result.identity == task.identity else None
 
 
-def unfinished(tasks: Sequence[FoldTask]) -> list[FoldTask]:
+def unfinished(tasks: Sequence[Task]) -> list[Task]:
     """Return what is still to be trained, pre-trainings only where such a fold starts from them."""
     waiting = [task for task in tasks if finished(task) is None]
-    needed = {task.starts_from for task in waiting}
-    return [task for task in waiting if not task.is_pretraining or task.run_dir in needed]
+    needed = {task.starts_from for task in waiting if not isinstance(task, PretrainTask)}
+    return [
+        task for task in waiting if not isinstance(task, PretrainTask) or task.run_dir in needed
+    ]
 
 
-def nouns(tasks: Sequence[FoldTask]) -> str:
-    """How people call several of these tasks together."""
-    return "trainings" if any(task.is_pretraining for task in tasks) else "folds"
+def nouns(tasks: Iterable[Task]) -> str:
+    """Plural noun for these tasks in a message."""
+    return "trainings" if any(isinstance(task, PretrainTask) for task in tasks) else "folds"

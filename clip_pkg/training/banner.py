@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from clip_pkg.config.loss_blocks import LossConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.losses.registry import part_labels
+from clip_pkg.study.tasks import FoldTask
 from clip_pkg.training.setup import FoldSetup
 
 NOT_REPEATED = frozenset({"name", "loss", "aux_losses", "image_encoder_name", "text_encoder_name"})
@@ -29,7 +30,10 @@ def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str
     lines = [
         *loss_lines(config, setup.objective.part_weights),
         ("Config", task.name),
-        ("Fold", f"{task.fold} of {task.n_folds}" if task.holds_out else "none is held out"),
+        (
+            "Fold",
+            f"{task.fold} of {task.n_folds}" if isinstance(task, FoldTask) else "none is held out",
+        ),
         ("Device", f"{device_id} ({setup.precision}), process {os.getpid()}"),
         *_processes(setup),
         ("Image encoder", config.image_encoder_name),

@@ -15,7 +15,8 @@ from clip_pkg.base.files import remove_leftovers
 from clip_pkg.losses.registry import part_labels
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.precision import flushed_denormals
-from clip_pkg.study.tasks import FoldResult, FoldTask, Identity
+from clip_pkg.study.identity import identity_from_json
+from clip_pkg.study.tasks import FoldResult, FoldTask, ModelTask, Task
 from clip_pkg.training.banner import configuration_lines
 from clip_pkg.training.console import FoldConsole
 from clip_pkg.training.frozen_images import feature_batches, keeps_features, with_features
@@ -27,7 +28,7 @@ from clip_pkg.training.trainer import FoldTraining, Interrupted, Stop
 
 
 def resumed_setup(
-    task: FoldTask, device: torch.device, ranks: Ranks
+    task: ModelTask, device: torch.device, ranks: Ranks
 ) -> tuple[FoldSetup, Path | None, dict[str, Any] | None]:
     """Build a fold as its checkpoint left it; also returns the checkpoint and what it holds."""
     source, state = state_to_continue(task)
@@ -40,16 +41,16 @@ def resumed_setup(
     return setup, source, state
 
 
-def state_to_continue(task: FoldTask) -> tuple[Path | None, dict[str, Any] | None]:
+def state_to_continue(task: Task) -> tuple[Path | None, dict[str, Any] | None]:
     """Find the checkpoint of a task that goes on, and what it holds; None and None of a new one."""
-    source = task.checkpoint_to_continue
+    source = task.checkpoint_to_resume
     return source, None if source is None else _matching_state(task, source)
 
 
-def _matching_state(task: FoldTask, source: Path) -> dict[str, Any]:
+def _matching_state(task: Task, source: Path) -> dict[str, Any]:
     """Read a checkpoint. Raises CheckpointError when it is not of this fold of this run."""
     state = load_checkpoint(source)
-    differences = task.identity.differences(Identity(**state["identity"]))
+    differences = task.identity.differences(identity_from_json(state["identity"]))
     if state["fold"] != task.fold:
         differences.append(f"fold ({state['fold']} instead of {task.fold})")
     if differences:
@@ -61,7 +62,7 @@ def _matching_state(task: FoldTask, source: Path) -> dict[str, Any]:
 
 
 def run_fold(
-    task: FoldTask,
+    task: ModelTask,
     *,
     device: torch.device,
     device_id: str,
@@ -80,7 +81,7 @@ def run_fold(
         )
 
 
-def follow_fold(task: FoldTask, *, device: torch.device, ranks: Ranks) -> None:
+def follow_fold(task: ModelTask, *, device: torch.device, ranks: Ranks) -> None:
     """Do what every rank but the first does: compute parts of what the first one asks for."""
     with backends():
         setup, _, _ = resumed_setup(task, device, ranks)
@@ -116,7 +117,7 @@ def _with_features(setup: FoldSetup, console: FoldConsole, stop: Stop) -> FoldSe
 
 
 def _train_fold(
-    task: FoldTask,
+    task: ModelTask,
     *,
     device: torch.device,
     device_id: str,
@@ -151,7 +152,7 @@ def _train_fold(
         result = training.result(time.monotonic() - started)
     best = f"best epoch {result.best_epoch} ({setup.config.early_stopping_monitor}), "
     console.line(
-        f"{task.part.capitalize()} done: {best if task.holds_out else ''}"
+        f"{task.title.capitalize()} done: {best if isinstance(task, FoldTask) else ''}"
         f"last epoch {result.last_epoch}, {result.seconds:.1f} s"
     )
     return result

@@ -5,13 +5,13 @@ from __future__ import annotations
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.losses.registry import class_weight_method
 from clip_pkg.models.image_text import ImageTextModel
-from clip_pkg.study.tasks import FoldTask
+from clip_pkg.study.tasks import ModelTask
 from clip_pkg.training.batch_norm import batch_norms
 from clip_pkg.training.ranks import Ranks
 
 
 def fold_notices(
-    task: FoldTask, config: RunConfig, model: ImageTextModel, ranks: Ranks
+    task: ModelTask, config: RunConfig, model: ImageTextModel, ranks: Ranks
 ) -> tuple[str, ...]:
     """One sentence per thing that a fold's numbers cannot tell by themselves."""
     notices = []
@@ -27,7 +27,7 @@ def fold_notices(
     )
     if norms and most < config.batch_size:
         reason = (
-            f"{task.part.capitalize()} ran out of memory, so its"
+            f"{task.title.capitalize()} ran out of memory, so its"
             if most != config.micro_batch_size
             else "As micro_batch_size says,"
         )
@@ -37,7 +37,7 @@ def fold_notices(
         )
     if norms and ranks.are_several and model.counts.device.type == "cpu":
         notices.append(
-            f"{task.part.capitalize()} was trained by {ranks.size} processes on the CPU, each with "
-            f"its part of every batch: {consequence}"
+            f"{task.title.capitalize()} was trained by {ranks.size} processes on the CPU, each "
+            f"with its part of every batch: {consequence}"
         )
     return tuple(notices)

@@ -6,13 +6,14 @@ import csv
 import io
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clip_pkg.base.files import write_text
+from clip_pkg.config.load import dump_canonical
 from clip_pkg.models.checkpoint import save_checkpoint
 from clip_pkg.models.classifier import class_features, evaluation_mode
 from clip_pkg.study.predictions import Predictions
@@ -155,9 +156,9 @@ def _class_features(setup: FoldSetup) -> Tensor | None:
 def _inference_state(setup: FoldSetup) -> dict[str, Any]:
     """What turns weights and class features into a classifier again."""
     return {
-        "identity": vars(setup.task.identity),
+        "identity": asdict(setup.task.identity),
         "fold": setup.task.fold,
-        "config": setup.task.config,
+        "config": dump_canonical(setup.task.config),
         "classes": list(setup.texts.classes),
         "prompts": [list(prompts) for prompts in setup.texts.prompts],
         "class_counts": setup.class_counts.tolist(),

@@ -6,15 +6,17 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any, TextIO
 
 import torch
 
 from clip_pkg.base.files import remove_leftovers
+from clip_pkg.config.load import dump_canonical
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.losses.two_views import PRETRAIN_LOSSES
 from clip_pkg.models.checkpoint import save_checkpoint
-from clip_pkg.study.tasks import FoldResult, FoldTask
+from clip_pkg.study.tasks import FoldResult, PretrainTask
 from clip_pkg.training.banner import setting_lines
 from clip_pkg.training.console import FoldConsole
 from clip_pkg.training.environment import describe_environment
@@ -159,9 +161,9 @@ class PretrainingRun:
         """Write the latest state; at the end without the optimiser, and the encoder."""
         setup, started = self._setup, time.monotonic()
         common = {
-            "identity": vars(setup.task.identity),
+            "identity": asdict(setup.task.identity),
             "epoch": self._history.epochs,
-            "config": setup.task.config,
+            "config": dump_canonical(setup.task.config),
         }
         state = setup.state()
         save_checkpoint(
@@ -230,7 +232,7 @@ def _words(measures: Mapping[str, float | None]) -> str:
 
 
 def run_pretraining(
-    task: FoldTask, *, device: torch.device, device_id: str, stream: TextIO, stop: Stop
+    task: PretrainTask, *, device: torch.device, device_id: str, stream: TextIO, stop: Stop
 ) -> FoldResult:
     """Pre-train and return the result; every file but the result itself is written here.
 
@@ -241,7 +243,7 @@ def run_pretraining(
 
 
 def _run(
-    task: FoldTask, *, device: torch.device, device_id: str, stream: TextIO, stop: Stop
+    task: PretrainTask, *, device: torch.device, device_id: str, stream: TextIO, stop: Stop
 ) -> FoldResult:
     started = time.monotonic()
     task.paths.root.mkdir(parents=True, exist_ok=True)

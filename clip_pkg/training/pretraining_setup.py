@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from clip_pkg.losses.two_views import ViewsLoss, build_views_loss
 from clip_pkg.models.precision import Precision
 from clip_pkg.models.state_dicts import load_strictly
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.tasks import FoldTask
+from clip_pkg.study.tasks import PretrainTask
 from clip_pkg.training.compilation import Shapes, compile_image_encoder, part_sizes
 from clip_pkg.training.image_forward import Parts, WholeBatch, deal
 from clip_pkg.training.optimisation import Optimisation
@@ -47,7 +46,7 @@ class PretrainingSetup:
     learning rate's schedule. look: None where there are no labels to ask about.
     """
 
-    task: FoldTask
+    task: PretrainTask
     config: RunConfig
     block: PretrainConfig
     device: torch.device
@@ -79,7 +78,7 @@ class PretrainingSetup:
 
 
 def set_up(
-    task: FoldTask, device: torch.device, state: Mapping[str, Any] | None
+    task: PretrainTask, device: torch.device, state: Mapping[str, Any] | None
 ) -> PretrainingSetup:
     """Build it, new or as the `state` of a checkpoint has it.
 
@@ -88,15 +87,15 @@ def set_up(
     Raises DataError if there are too few images, and UserError where the encoder has to be
     compiled and cannot be.
     """
-    config = RunConfig.model_validate(task.config)
+    config = task.config
     block = config.pretrain
     assert block is not None, "the task is a pre-training"
-    manifest = Manifest.from_json(json.loads(Path(task.manifest_file).read_text(encoding="utf-8")))
+    manifest = Manifest.from_json(json.loads(task.manifest_file.read_text(encoding="utf-8")))
     splits = splits_of(task, manifest)
     indices = next(fold for fold in splits.folds if fold.number == task.fold).train
     if len(indices) < block.loss.smallest_batch:
         raise DataError(
-            f"{task.label}: {len(indices)} images make no batch; the loss needs at least "
+            f"{task.display_name}: {len(indices)} images make no batch; the loss needs at least "
             f"{block.loss.smallest_batch}"
         )
     built = _build(config, block, fold=task.fold, device=device, state=state)
@@ -259,7 +258,7 @@ def _few_images(config: RunConfig, train: TwoViewBatches, images: int) -> Iterat
 
 
 def _compiled(
-    task: FoldTask,
+    task: PretrainTask,
     config: RunConfig,
     built: _Built,
     train: TwoViewBatches,

@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 
-from clip_pkg.study.tasks import FoldTask, Identity
+from clip_pkg.study.tasks import PretrainTask, task_from_json
 from clip_pkg.training.worker import EXIT_CODES, Place, StopRequest, attempt, train_here
 
 
@@ -23,7 +23,8 @@ def main() -> int:
     stop = StopRequest()
     threading.Thread(target=_listen, args=(lines, stop), daemon=True).start()
     message = json.loads(lines.get())
-    task = FoldTask(**{**message["task"], "identity": Identity(**message["task"]["identity"])})
+    task = task_from_json(message["task"])
+    assert not isinstance(task, PretrainTask), "pre-trainings have one process"
     place = Place(**message["place"])
 
     # Imported only now, so that a starter that ends meanwhile is noticed.

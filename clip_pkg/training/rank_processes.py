@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -27,7 +26,7 @@ from clip_pkg.scheduling.process import (
     how_it_ended,
     last_lines,
 )
-from clip_pkg.study.tasks import FoldFailure, FoldTask
+from clip_pkg.study.tasks import FoldFailure, Task, task_to_json
 
 if TYPE_CHECKING:
     from clip_pkg.training.trainer import Stop
@@ -44,7 +43,7 @@ FOR_THE_STARTER = frozenset(
 
 
 def train_on_ranks(
-    task: FoldTask, place: Mapping[str, Any], stream: TextIO, stop: Stop
+    task: Task, place: Mapping[str, Any], stream: TextIO, stop: Stop
 ) -> tuple[str, FoldFailure | None]:
     """Train a fold in `task.gpus` processes; returns the two fields of `worker.Report`.
 
@@ -64,7 +63,7 @@ def train_on_ranks(
 class RankProcesses:
     """The ranks of one task; all of them have ended when the context is left."""
 
-    def __init__(self, task: FoldTask, place: Mapping[str, Any], stream: TextIO) -> None:
+    def __init__(self, task: Task, place: Mapping[str, Any], stream: TextIO) -> None:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
 
         self._task = task
@@ -142,7 +141,7 @@ class RankProcesses:
             text=True,
             encoding="utf-8",
         )
-        self._write(process, json.dumps({"task": asdict(self._task), "place": self._place}))
+        self._write(process, json.dumps({"task": task_to_json(self._task), "place": self._place}))
         return process
 
     def _write(self, process: subprocess.Popen[str], line: str) -> None:

@@ -34,7 +34,7 @@ from clip_pkg.scheduling.devices import usable_cores
 from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Splits, inner_split, splits_from_json, undivided
-from clip_pkg.study.tasks import FoldTask
+from clip_pkg.study.tasks import ModelTask, RefitTask, Task
 from clip_pkg.training.batch_norm import share_statistics
 from clip_pkg.training.compilation import Shapes, compile_image_encoder, part_sizes
 from clip_pkg.training.image_forward import ImageSide, Parts, WholeBatch, deal
@@ -57,7 +57,7 @@ class FoldModel:
 
 
 def build_fold_model(
-    task: FoldTask,
+    task: ModelTask,
     config: RunConfig,
     texts: ClassTexts,
     class_counts: Sequence[int],
@@ -76,7 +76,7 @@ def build_fold_model(
     random_state alone: one run of it serves all folds.
     """
     remarks: list[str] = []
-    cache = TextCache(Path(task.cache_dir), task.cache_limit, remarks.append)
+    cache = TextCache(task.cache_dir, task.cache_limit, remarks.append)
     torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
     model = build_model(
         config,
@@ -87,7 +87,7 @@ def build_fold_model(
         text_features=cache.features,
     )
     if state is None and task.starts_from is not None:
-        remarks.append(_start_from(FoldPaths(Path(task.starts_from)).encoder, model))
+        remarks.append(_start_from(FoldPaths(task.starts_from).encoder, model))
     model = model.to(device)
     if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
         share_statistics(model.image_encoder)
@@ -148,7 +148,7 @@ class FoldSetup:
     reads the result. remarks: for the log.
     """
 
-    task: FoldTask
+    task: ModelTask
     config: RunConfig
     device: torch.device
     pixels: PixelSource
@@ -189,18 +189,15 @@ class FoldSetup:
         return _counts(self.manifest, self.train_indices)
 
 
-def read_inputs(task: FoldTask) -> tuple[RunConfig, Manifest, ClassTexts]:
+def read_inputs(task: ModelTask) -> tuple[Manifest, ClassTexts]:
     """Read what the launcher wrote for all folds of a config."""
-    config = RunConfig.model_validate(task.config)
-    manifest = Manifest.from_json(json.loads(Path(task.manifest_file).read_text(encoding="utf-8")))
-    texts = ClassTexts.from_json(
-        json.loads(Path(task.class_texts_file).read_text(encoding="utf-8"))
-    )
-    return config, manifest, texts
+    manifest = Manifest.from_json(json.loads(task.manifest_file.read_text(encoding="utf-8")))
+    texts = ClassTexts.from_json(json.loads(task.class_texts_file.read_text(encoding="utf-8")))
+    return manifest, texts
 
 
 def set_up(
-    task: FoldTask,
+    task: ModelTask,
     device: torch.device,
     model_state: Mapping[str, Tensor] | None = None,
     ranks: Ranks = ALONE,
@@ -210,7 +207,8 @@ def set_up(
     `model_state` of a checkpoint takes the place of initial or pretrained weights; see
     `build_fold_model`. The order of the images depends on (random_state, fold) alone as well.
     """
-    config, manifest, texts = read_inputs(task)
+    config = task.config
+    manifest, texts = read_inputs(task)
     splits = splits_of(task, manifest)
     fold = next(fold for fold in splits.folds if fold.number == task.fold)
     train_indices, inner_indices = fold.train, None
@@ -250,7 +248,7 @@ def set_up(
     )
     if len(train_indices) < config.smallest_batch:
         raise DataError(
-            f"{task.label}: {len(train_indices)} training images make no batch; "
+            f"{task.display_name}: {len(train_indices)} training images make no batch; "
             f"the loss needs at least {config.smallest_batch}"
         )
 
@@ -365,26 +363,26 @@ def augmentation_of(
     )
 
 
-def splits_of(task: FoldTask, manifest: Manifest) -> Splits:
-    """Read the folds of a task, or make one part of all images where none is held out."""
-    if task.folds_info_file is None:
+def splits_of(task: Task, manifest: Manifest) -> Splits:
+    """Read the folds of a task; one of all images where none is held out."""
+    if isinstance(task, RefitTask) or task.folds_info_file is None:
         return undivided(manifest)
-    return splits_from_json(Path(task.folds_info_file), manifest)
+    return splits_from_json(task.folds_info_file, manifest)
 
 
-def _test_manifest(task: FoldTask) -> Manifest | None:
+def _test_manifest(task: ModelTask) -> Manifest | None:
     if task.test_manifest_file is None:
         return None
-    text = Path(task.test_manifest_file).read_text(encoding="utf-8")
+    text = task.test_manifest_file.read_text(encoding="utf-8")
     return Manifest.from_json(json.loads(text))
 
 
 def host_images(
-    store: str | None, config: RunConfig, manifest: Manifest, ranks: Ranks = ALONE
+    store: Path | None, config: RunConfig, manifest: Manifest, ranks: Ranks = ALONE
 ) -> HostImages:
     """Open the store, or decode here where the launcher found no room for one."""
     if store is not None:
-        return PixelStore.open(Path(store), manifest)
+        return PixelStore.open(store, manifest)
     workers = min(config.num_workers, usable_cores())
     # Every rank reads whole batches, so every rank decodes them.
     return ImageDecoder(
@@ -408,7 +406,7 @@ def _sampling_weights(
     return class_weights(counts, config.weight_method, config.weight_smooth_factor)
 
 
-def _in_parts(task: FoldTask) -> int | None:
+def _in_parts(task: ModelTask) -> int | None:
     """How many images of a batch go through the encoder at once; None for all."""
     size = task.images_at_once
-    return None if size == task.config["batch_size"] else size
+    return None if size == task.config.batch_size else size

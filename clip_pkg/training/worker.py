@@ -33,9 +33,10 @@ from clip_pkg.base.errors import UserError
 from clip_pkg.study.tasks import (
     FailureKind,
     FoldFailure,
-    FoldTask,
+    PretrainTask,
+    Task,
     finished,
-    read_record,
+    read_task,
     write_record,
 )
 
@@ -88,7 +89,7 @@ class Report:
     failure: FoldFailure | None = None
 
 
-def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> Report:
+def carry_out(task: Task, place: Place, stream: TextIO, stop: Stop) -> Report:
     """Train one fold and leave its result file or failure file.
 
     A task for several GPUs is trained by as many processes; `stream` is a file then.
@@ -106,7 +107,7 @@ def carry_out(task: FoldTask, place: Place, stream: TextIO, stop: Stop) -> Repor
 
 
 def train_here(
-    task: FoldTask, place: Place, stream: TextIO, stop: Stop, ranks: Ranks | None = None
+    task: Task, place: Place, stream: TextIO, stop: Stop, ranks: Ranks | None = None
 ) -> None:
     """Train one fold in this process, which is the first of `ranks` if there are several."""
     # Imported here so that reading the command line needs no torch.
@@ -120,7 +121,7 @@ def train_here(
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
         if finished(task) is None:
             device = torch.device(place.device)
-            if task.is_pretraining:
+            if isinstance(task, PretrainTask):
                 from clip_pkg.training.pretraining_run import run_pretraining  # noqa: PLC0415
 
                 result = run_pretraining(
@@ -138,7 +139,7 @@ def train_here(
             write_record(task.paths.result, result)
 
 
-def attempt(task: FoldTask, place: Place, train: Callable[[], None]) -> Report:
+def attempt(task: Task, place: Place, train: Callable[[], None]) -> Report:
     """Report how `train` ended; a failure is described, not recorded."""
     import torch  # noqa: PLC0415
 
@@ -154,7 +155,7 @@ def attempt(task: FoldTask, place: Place, train: Callable[[], None]) -> Report:
         return Report("failed", _failure(task, place, error))
 
 
-def _failure(task: FoldTask, place: Place, error: Exception) -> FoldFailure:
+def _failure(task: Task, place: Place, error: Exception) -> FoldFailure:
     kind = _kind(error)
     detail = traceback.format_exc() if kind == "error" else ""
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -163,7 +164,7 @@ def _failure(task: FoldTask, place: Place, error: Exception) -> FoldFailure:
     )
 
 
-def _record(task: FoldTask, failure: FoldFailure, stream: TextIO) -> None:
+def _record(task: Task, failure: FoldFailure, stream: TextIO) -> None:
     """Write what went wrong into the log and the fold's folder, as far as they can be.
 
     On a full disk neither can be written; the launcher gets the failure in any case.
@@ -211,7 +212,7 @@ def output_into(log_file: Path) -> Iterator[TextIO]:
                 os.close(copy)
 
 
-def run_task(task: FoldTask, place: Mapping[str, Any], stop: Stop) -> Report:
+def run_task(task: Task, place: Mapping[str, Any], stop: Stop) -> Report:
     """Carry out a task with everything that is printed in its log; place: fields of `Place`."""
     with output_into(Path(place["log_file"])) as stream:
         return carry_out(task, Place(**place), stream, stop)
@@ -226,7 +227,7 @@ def serve(stop: StopRequest) -> int:
         if "probe" in message:
             answers.write(json.dumps(_probe(message["probe"])) + "\n")
             continue
-        task = read_record(FoldTask, Path(message["task_file"]))
+        task = read_task(Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
         report = run_task(task, message["place"], stop)
         # Without a launcher nobody listens; the fold's own files tell all.
@@ -276,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, stop.on_signal)
     if parsed.serve:
         return serve(stop)
-    task = read_record(FoldTask, parsed.task) if parsed.task else None
+    task = read_task(parsed.task) if parsed.task else None
     if task is None:
         parser.error("needs a task file, or --serve")
     if parsed.ranks is not None:

@@ -16,7 +16,8 @@ from clip_pkg.scheduling import process as processes
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, Slot
 from clip_pkg.scheduling.retries import FailurePolicy
-from clip_pkg.study.tasks import FoldFailure, FoldTask, Identity, read_record, write_record
+from clip_pkg.study.tasks import FoldFailure, read_task, write_task
+from support.fold_tasks import task as paper_task
 
 # Each kind of CPU adds up a batch and its micro-batches in an order of its own; two epochs of AdamW
 # carry that on. Losses of another set of negatives would differ by more than a tenth.
@@ -99,24 +100,14 @@ def test_a_worker_is_told_the_task_of_this_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "Worker", FakeWorker)
-    first = FoldTask(
-        identity=Identity("c", "d", "s", "t", "k"),
-        config={"name": "a", "batch_size": 8},
-        fold=1,
-        n_folds=2,
-        run_dir=str(tmp_path / "a"),
-        **dict.fromkeys(("manifest_file", "folds_info_file", "class_texts_file"), ""),
-        pixel_store="",
-        cache_dir="",
-        n_images=30,
-    )
-    write_record(first.paths.task, first)
+    first = paper_task("a", batch_size=8, root=tmp_path)
+    write_task(first)
     failure = FoldFailure(first.identity, 1, "out of memory", "no room")
     retry = FailurePolicy().decide(first, failure, attempt=1)
     assert retry is not None
     slots = (Slot(Device("cpu", "", "CPU")),)
     processes.ProcessExecutor().submit([Assignment(retry.task, slots, tmp_path / "log", 1, 2)])
-    assert read_record(FoldTask, first.paths.task) == retry.task
+    assert read_task(first.paths.task) == retry.task
     assert retry.task.micro_batch_size == 4
 
 
@@ -132,10 +123,8 @@ def test_a_config_may_ask_for_micro_batches_itself(
 
 
 def test_memory_that_is_short_all_the_same_halves_them(tmp_path: Path) -> None:
-    identity = Identity("c", "d", "s", "t", "k")
-    paths = ("manifest", "folds", "texts", "pixels", "cache")
-    config = {"name": "a", "batch_size": 8192, "micro_batch_size": 256}
-    task = FoldTask(identity, config, 1, 2, str(tmp_path), *paths, n_images=30)
-    retry = FailurePolicy().decide(task, FoldFailure(identity, 1, "out of memory", ""), attempt=1)
+    task = paper_task("a", batch_size=8192, micro_batch_size=256, root=tmp_path)
+    failure = FoldFailure(task.identity, 1, "out of memory", "")
+    retry = FailurePolicy().decide(task, failure, attempt=1)
     assert retry is not None
     assert retry.task.micro_batch_size == retry.task.images_at_once == 128

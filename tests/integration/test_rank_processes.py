@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from clip_pkg.study.tasks import FailureKind, FoldFailure, Identity
+from clip_pkg.study.identity import Identity
+from clip_pkg.study.tasks import FailureKind, FoldFailure
 from clip_pkg.training.rank_processes import FOR_THE_STARTER, cause, held_back_signals
 
 KILLED, ABORTED = -signal.SIGKILL, -signal.SIGABRT

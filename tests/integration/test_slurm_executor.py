@@ -22,15 +22,10 @@ from clip_pkg.scheduling.slurm import SlurmExecutor, SlurmJob
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.scheduling.slurm_queue import SlurmQueue, job_name
 from clip_pkg.scheduling.slurm_task import SlurmTask, describe, job_id, place_of
-from clip_pkg.study.tasks import (
-    FoldFailure,
-    FoldTask,
-    Identity,
-    code_digest,
-    read_record,
-    write_record,
-)
+from clip_pkg.study.identity import Identity
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record
 from clip_pkg.training.worker import Report
+from support.fold_tasks import task as paper_task
 
 SUBMITTED = """
 cat "$1" >>"$here/scripts"
@@ -80,10 +75,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
 
 
 def fold_task(tmp_path: Path, fold: int = 1, gpus: int = 1) -> FoldTask:
-    identity = Identity("c", "d", "s", "t", code_digest())
-    config = {"name": "a", "batch_size": 8}
-    run_dir = str(tmp_path / "out/a")
-    return FoldTask(identity, config, fold, 2, run_dir, "m", "f", "t", "p", "c", 30, gpus)
+    return paper_task("a", fold, gpus=gpus, batch_size=8, root=tmp_path / "out")
 
 
 def assignment(tmp_path: Path, fold: int = 1, gpus: int = 1) -> Assignment:
@@ -327,7 +319,7 @@ def test_the_next_launcher_takes_over_what_is_the_same(
     slurm.write("scancel", ': >"$here/queue"')
 
     other = assignment(tmp_path, 2)
-    other = replace(other, task=replace(other.task, identity=Identity(*"12345")))
+    other = replace(other, task=replace(other.task, identity=Identity(*"1234")))
     following = SlurmExecutor(nothing, executor._options, tmp_path / "out/.slurm", said.append)
     with following.batch():
         same = following.submit(replace(assignment(tmp_path), log_file=tmp_path / "new.log"))
@@ -482,7 +474,7 @@ def test_a_job_that_cannot_be_requeued_says_so(
 def test_code_that_was_changed_meanwhile_trains_nothing(
     tmp_path: Path, node: pytest.MonkeyPatch
 ) -> None:
-    node.setattr(slurm_task, "code_digest", lambda: "another")
+    node.setattr(slurm_task, "NUMERICS_VERSION", 2)
     assert run_on_node(tmp_path, nothing) == "failed"
     failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
     assert failure is not None

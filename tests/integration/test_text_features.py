@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from clip_pkg.study.tasks import FoldTask, read_record
+from clip_pkg.study.tasks import FoldTask, read_task
 from clip_pkg.training.worker import Place, Report, StopRequest, carry_out
 from support.outcomes import outcome
 
@@ -82,9 +82,9 @@ def test_an_interrupted_fold_goes_on_without_the_cache(
     path = write_configs({**config, "epochs": 2, "use_cv": False})
     train("--config-file", path)
     whole = outcome(tmp_path / "out/a/fold_1")
-    task = read_record(FoldTask, tmp_path / "out/a/fold_1/task.json")
-    assert task is not None
-    moved = replace(task, run_dir=str(tmp_path / "again/a"))
+    task = read_task(tmp_path / "out/a/fold_1/task.json")
+    assert isinstance(task, FoldTask)
+    moved = replace(task, run_dir=tmp_path / "again/a")
     place = Place("cpu", "cpu", torch.get_num_threads(), "")  # as many as have just trained
 
     def attempt(stop: Any) -> Report:
@@ -92,7 +92,7 @@ def test_an_interrupted_fold_goes_on_without_the_cache(
             return carry_out(moved, place, log, stop)
 
     assert attempt(OnceThere(moved.paths.history)).state == "interrupted"
-    (kept,) = Path(task.cache_dir).glob("texts-*.safetensors")
+    (kept,) = task.cache_dir.glob("texts-*.safetensors")
     kept.write_bytes(b"damaged")
     report = attempt(StopRequest())
     assert report.state == "done", report

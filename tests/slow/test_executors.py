@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from clip_pkg.scheduling.ledger import RunRecord, read_ledger
-from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, read_task
 from support.disturbance import write_disturbance
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from support.slurm_cluster import slurm_cluster, why_not
@@ -161,8 +161,8 @@ def test_the_ledger_tells_the_same_story(run: Run) -> None:
 
 
 def test_another_attempt_is_of_the_changed_task(run: Run) -> None:
-    task = read_record(FoldTask, run.output / "a/fold_2/task.json")
-    assert task is not None
+    task = read_task(run.output / "a/fold_2/task.json")
+    assert isinstance(task, FoldTask)
     assert task.micro_batch_size == TINY["batch_size"] // 2
     summary = json.loads((run.output / "a/cv_summary.json").read_text(encoding="utf-8"))
     assert "micro-batches of 4" in json.dumps(summary)

@@ -26,7 +26,9 @@ from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.ray import RayExecutor, places
 from clip_pkg.scheduling.ray_connection import Connection, Layout, lay_out
 from clip_pkg.scheduling.ray_seat import SeatLost
-from clip_pkg.study.tasks import FoldResult, FoldTask, Identity, write_record
+from clip_pkg.study.identity import NUMERICS_VERSION
+from clip_pkg.study.tasks import FoldResult, FoldTask, write_record, write_task
+from support.fold_tasks import task as paper_task
 from support.tiny import program_environment
 
 needs_ray = pytest.mark.skipif(
@@ -197,10 +199,7 @@ def test_what_is_no_ray_cluster_is_not_waited_for() -> None:
 
 
 def task(root: Path, fold: int = 2, gpus: int = 1) -> FoldTask:
-    identity = Identity("a", "d", "s", "t", "code")
-    run_dir = str(root / "out" / "a")
-    config = {"name": "a", "batch_size": 4}
-    return FoldTask(identity, config, fold, 3, run_dir, "m", "f", "t", "p", "c", 30, gpus)
+    return paper_task("a", fold, gpus=gpus, n_folds=3, batch_size=4, root=root / "out")
 
 
 def write_result(one: FoldTask) -> None:
@@ -211,7 +210,13 @@ def write_result(one: FoldTask) -> None:
     write_record(one.paths.result, result)
 
 
-NODE = {"id": "0123456789ab", "ip": "10.0.0.7", "host": "n7", "problem": "", "code": "code"}
+NODE = {
+    "id": "0123456789ab",
+    "ip": "10.0.0.7",
+    "host": "n7",
+    "problem": "",
+    "numerics": NUMERICS_VERSION,
+}
 
 
 class FakeSeat:
@@ -474,7 +479,7 @@ def test_a_fold_sees_the_gpu_that_ray_gave_and_no_other(
     slot = Slot(places(Layout(1, 1, 1.0, 1.0, 1))[0])
     assignment = Assignment(one, (slot,), tmp_path / "a.log", 1)
     assert "task.json is not there" in node.begin(assignment)["problem"]
-    write_record(one.paths.task, one)
+    write_task(one)
     for _ in range(2):  # what may have been lost on the way is sent again, and done once
         assert node.begin(assignment) == {"problem": "", "pid": 5}
     worker: Any = node._worker

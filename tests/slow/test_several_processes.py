@@ -23,7 +23,7 @@ from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.study.progress import PHASES, read_profile
-from clip_pkg.study.tasks import FoldTask, read_record, write_record
+from clip_pkg.study.tasks import FoldTask, read_task, write_task
 from support.outcomes import check_readable, outcome
 from support.tiny import TINY, paint, program_environment
 
@@ -62,15 +62,15 @@ def one_process(images: Path, tmp_path_factory: pytest.TempPathFactory) -> FoldT
     words = ["--data-dir", images, "--output-dir", root / "out", "--config-file", config]
     words += ["--log-dir", root / "logs", "--executor", "inline"]
     assert main([str(word) for word in words]) == 0
-    task = read_record(FoldTask, root / "out/a/fold_1/task.json")
-    assert task is not None
+    task = read_task(root / "out/a/fold_1/task.json")
+    assert isinstance(task, FoldTask)
     return task
 
 
 def start(task: FoldTask, folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """Train with two processes in a result folder of its own, as a cluster would."""
-    moved = replace(task, run_dir=str(folder))
-    write_record(moved.paths.task, moved)
+    moved = replace(task, run_dir=folder)
+    write_task(moved)
     words = [sys.executable, "-m", "clip_pkg.training.worker", moved.paths.task, "--ranks", "2"]
     with log.open("ab") as stream:
         return subprocess.Popen(

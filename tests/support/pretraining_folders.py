@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.results.summary import summarize
-from clip_pkg.study.tasks import FoldResult, FoldTask, Identity, write_record
+from clip_pkg.study.identity import Identity
+from clip_pkg.study.tasks import FoldResult, write_record, write_task
+from support.fold_tasks import task
 
 IDENTITY = Identity("config", "data", "splits", "texts", "code")
 MEASURES = {
@@ -39,16 +42,13 @@ def write_pretraining(
     paths = ConfigPaths(folder)
     block = {"loss": {"type": loss, "temperature": 0.3}, "images": images, "epochs": 4}
     set_config(paths, pretrain=block, random_state=seed)
-    config = json.loads(paths.config.read_text())
     folds = json.loads(paths.folds_info.read_text())["folds"]
     for fold in folds:
         number = fold["fold"]
         name = runs[min(number, len(runs)) - 1]
-        task = FoldTask(
-            IDENTITY, config, number, len(folds), str(folder), *("x",) * 5, 120,
-            starts_from=f"/elsewhere/pretraining/{name}",
-        )  # fmt: skip
-        write_record(paths.fold(number).task, task)
+        before = f"/elsewhere/pretraining/{name}"
+        one = task(folder.name, number, n_folds=len(folds), root=folder.parent)
+        write_task(replace(one, identity=IDENTITY, starts_from=Path(before)))
     for name in dict.fromkeys(runs):
         write_run(folder.parent, name, {**MEASURES, **(measures or {})}, seconds)
     summarize(paths)

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from clip_pkg.base.files import write_json
-from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.pretraining import pretraining_of
 from clip_pkg.study.scan import scan
 from clip_pkg.study.splits import make_splits, splits_to_json, undivided
-from clip_pkg.study.tasks import FoldResult, FoldTask
+from clip_pkg.study.tasks import FoldResult, PretrainTask
 from clip_pkg.training.pretraining_run import run_pretraining
 from support.tiny import TINY
 
@@ -27,7 +26,7 @@ def task_of(
     *,
     fold: int | None = None,
     **config: Any,
-) -> FoldTask:
+) -> PretrainTask:
     """The pre-training of a fold, or of a training that holds no image out, of a config."""
     settings = {**TINY, **config, "pretrain": {"epochs": 2, "batch_size": 8, **block}}
     checked = RunConfig.model_validate(settings)
@@ -47,23 +46,19 @@ def task_of(
     write_json(root / "manifest.json", manifest.to_json())
     if fold is not None:
         write_json(root / "folds_info.json", splits_to_json(splits, manifest))
-    return FoldTask(
+    return PretrainTask(
         identity=one.identity,
-        config=dump_canonical(RunConfig.model_validate(dict(one.config))),
+        config=one.config,
         fold=one.fold,
-        n_folds=splits.n_splits,
-        run_dir=str(root / "pretraining"),
-        manifest_file=str(root / "manifest.json"),
-        folds_info_file=str(root / "folds_info.json") if one.fold else None,
-        class_texts_file="",
-        pixel_store=None,
-        cache_dir=str(root / "cache"),
+        run_dir=root / "pretraining",
+        manifest_file=root / "manifest.json",
+        folds_info_file=root / "folds_info.json" if one.fold else None,
+        cache_dir=root / "cache",
         n_images=len(manifest),
-        stage="pretraining",
     )
 
 
-def carry_out(task: FoldTask, *, stop: Any = False) -> tuple[FoldResult, str]:
+def carry_out(task: PretrainTask, *, stop: Any = False) -> tuple[FoldResult, str]:
     """Pre-train on the CPU; returns the result and the log."""
     log = io.StringIO()
     result = run_pretraining(

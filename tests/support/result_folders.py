@@ -13,10 +13,11 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.folds_info import splits_to_json
+from clip_pkg.study.identity import Identity, digest
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.splits import make_splits
-from clip_pkg.study.tasks import FoldResult, Identity, digest, write_record
+from clip_pkg.study.tasks import FoldResult, write_record
 
 CLASSES = ("cat", "dog", "owl")
 

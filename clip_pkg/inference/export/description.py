@@ -16,6 +16,7 @@ from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.inference.fold_classifier import CheckpointContent
 from clip_pkg.models import clip_towers
+from clip_pkg.study.identity import identity_from_json
 
 FORMAT_VERSION = 1
 
@@ -63,7 +64,7 @@ def describe(members: Sequence[Member]) -> dict[str, Any]:
             }
             for member in members
         ],
-        "data_fingerprint": content.identity.get("data"),
+        "data_fingerprint": content.identity.data,
         "config": dump_canonical(config),
     }
 
@@ -123,9 +124,10 @@ def find_scores(member: Member) -> Scores | None:
         return None
     except ValueError:
         raise RunFolderError(f"{file} is damaged; `summarize {file.parent}` rewrites it") from None
-    identity = summary["identity"]
-    shared = ("data", "class_texts") if member.content.fold == 0 else tuple(identity)
-    if any(identity.get(key) != member.content.identity.get(key) for key in shared):
+    differences = identity_from_json(summary["identity"]).differences(member.content.identity)
+    if member.content.fold == 0:
+        differences = [name for name in differences if name in ("data", "class texts")]
+    if differences:
         return None
     results = summary["fold_results"]
     return Scores(

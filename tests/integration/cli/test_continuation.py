@@ -12,7 +12,7 @@ from clip_pkg.base.files import write_json
 from clip_pkg.cli.arguments import training_parser
 from clip_pkg.launch.continuation import report_continuation
 from clip_pkg.launch.terminal import Terminal
-from support.fold_tasks import task
+from support.fold_tasks import pretraining, task
 
 
 def test_a_run_that_begins_and_one_that_is_done(
@@ -29,14 +29,8 @@ def test_a_run_that_begins_and_one_that_is_done(
 def test_each_checkpoint_is_named_with_its_epoch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folds = [replace(task("a", fold, epochs=9), run_dir=str(tmp_path / "a")) for fold in (1, 2)]
-    first = replace(
-        folds[0],
-        fold=0,
-        stage="pretraining",
-        run_dir=str(tmp_path / "pretraining" / "x"),
-        config={**folds[0].config, "epochs": 200},
-    )
+    folds = [task("a", fold, epochs=9, root=tmp_path) for fold in (1, 2)]
+    first = replace(pretraining("a", epochs=200), run_dir=tmp_path / "pretraining" / "x")
     for one, epochs in ((first, 12), (folds[1], 3)):
         one.paths.root.mkdir(parents=True)
         one.paths.checkpoint_latest.touch()

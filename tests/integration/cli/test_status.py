@@ -16,7 +16,7 @@ from rich.console import Console
 from clip_pkg.cli import main
 from clip_pkg.launch.status import read_status, render
 from clip_pkg.scheduling.ledger import Ledger
-from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_task, write_record, write_task
 from support.tiny import TINY
 
 LONG = "a_rather_long_name_resnet18_clip_ViT-B_32"
@@ -38,9 +38,9 @@ def finished_run(one_run: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may change."""
     shutil.copytree(one_run, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("out/*/fold_*/task.json"):
-        task = read_record(FoldTask, path)
-        assert task is not None
-        write_record(path, replace(task, run_dir=str(path.parents[1])))
+        task = read_task(path)
+        assert isinstance(task, FoldTask)
+        write_task(replace(task, run_dir=path.parents[1]))
     return tmp_path
 
 
@@ -52,8 +52,8 @@ def shown(folder: Path, width: int = 160) -> str:
 
 def pretend(folder: Path, name: str, fold: int, event: str, **details: object) -> FoldTask:
     """Undo a fold and let the ledger say something else about it."""
-    task = read_record(FoldTask, folder / name / f"fold_{fold}/task.json")
-    assert task is not None
+    task = read_task(folder / name / f"fold_{fold}/task.json")
+    assert isinstance(task, FoldTask)
     task.paths.result.unlink()
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.append("launched", pid=os.getpid(), host=os.uname().nodename)
@@ -119,11 +119,11 @@ def test_every_width_shows_every_config(finished_run: Path, width: int) -> None:
 
 def test_many_folds_are_counted_instead_of_listed(finished_run: Path) -> None:
     out = finished_run / "out"
-    task = read_record(FoldTask, out / "a/fold_1/task.json")
-    assert task is not None
+    task = read_task(out / "a/fold_1/task.json")
+    assert isinstance(task, FoldTask)
     for number in range(1, 13):
         one = replace(task, fold=number, n_folds=12)
-        write_record(one.paths.task, one)
+        write_task(one)
     text = shown(out)
     assert "waiting" in text
     assert "2" in next(line for line in text.splitlines() if " a " in line)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from clip_pkg.inference.export.open_clip_folder import refusal, write_open_clip
 from clip_pkg.inference.fold_classifier import CheckpointContent
 from clip_pkg.models.classifier import class_features, objective_for
 from clip_pkg.models.image_text import build_model
+from clip_pkg.study.identity import Identity
 from support.tiny import TINY
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
@@ -71,7 +73,7 @@ def content(image: str, text: str = "", *, loss: str = "clip", **changes: Any) -
         features = class_features(model, FLOAT32)
     return CheckpointContent.model_validate(
         {
-            "identity": {},
+            "identity": asdict(Identity("c", "d", "s", "t")),
             "fold": 1,
             "epoch": 1,
             "config": config.model_dump(mode="json"),

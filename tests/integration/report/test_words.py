@@ -21,7 +21,7 @@ from clip_pkg.report.methods import methods_paragraph
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.folders import ConfigFiles
 from clip_pkg.results.tables import LATEX_ESCAPES, Table, latex_escape, latex_table
-from clip_pkg.study.tasks import Identity
+from clip_pkg.study.identity import Identity
 
 COMMANDS = re.compile(r"\\(text[a-z]+\{2?\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|\\chi|-)\$")
 

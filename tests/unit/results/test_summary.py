@@ -16,8 +16,9 @@ from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.summary import summarize
+from clip_pkg.study.identity import Identity
 from clip_pkg.study.predictions import Predictions
-from clip_pkg.study.tasks import FoldFailure, FoldResult, Identity, write_record
+from clip_pkg.study.tasks import FoldFailure, FoldResult, write_record
 
 CLASSES = ("a", "b", "c")
 IDENTITY = Identity("config", "data", "splits", "texts", "code")

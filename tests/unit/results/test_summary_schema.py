@@ -23,7 +23,8 @@ from clip_pkg.results.summary_schema import (
     read_summary,
     summary_reference_markdown,
 )
-from clip_pkg.study.tasks import FoldFailure, Identity, write_record
+from clip_pkg.study.identity import Identity
+from clip_pkg.study.tasks import FoldFailure, write_record
 from support import independent_metrics
 from support.tiny import CHECKOUT, TINY, make_folder
 

@@ -105,13 +105,13 @@ class Notes(Observer):
     def ended(
         self, assignment: Assignment, state: JobState, failure: FoldFailure | None = None
     ) -> None:
-        assert assignment.task.label not in self.ended_with, "ended twice"
-        self.ended_with[assignment.task.label] = state
+        assert assignment.task.display_name not in self.ended_with, "ended twice"
+        self.ended_with[assignment.task.display_name] = state
         if failure is not None:
-            self.failures[assignment.task.label] = failure
+            self.failures[assignment.task.display_name] = failure
 
     def retrying(self, assignment: Assignment, failure: FoldFailure, reason: str) -> None:
-        self.retries.append(f"{assignment.task.label}: {failure.kind}, {reason}")
+        self.retries.append(f"{assignment.task.display_name}: {failure.kind}, {reason}")
 
     def set_aside(self, device: Device, reason: str) -> None:
         self.aside[device.id] = reason
@@ -148,14 +148,16 @@ def run(
 
 
 def names(assignments: Sequence[Assignment]) -> list[str]:
-    return [one.task.label for one in assignments]
+    return [one.task.display_name for one in assignments]
 
 
 def test_every_task_runs_once_in_order_over_two_devices(tmp_path: Path) -> None:
     tasks = [task(name, fold) for name in "abc" for fold in (1, 2)]
     executor, notes, outcome = run(tmp_path, tasks, gpus(2))
     assert [one.task for one in executor.submitted] == tasks
-    assert sorted(t.label for t in outcome[JobState.DONE]) == sorted(t.label for t in tasks)
+    assert sorted(t.display_name for t in outcome[JobState.DONE]) == sorted(
+        t.display_name for t in tasks
+    )
     assert {one.device.id for one in executor.submitted} == {"0", "1"}
     assert set(notes.ended_with.values()) == {JobState.DONE}
 
@@ -210,7 +212,7 @@ def test_out_of_memory_is_tried_again_in_smaller_parts_of_the_same_batch(tmp_pat
     executor = FakeExecutor({"big": ["out of memory"] * 2})
     run(tmp_path, [task("big")], gpus(1), executor)
     assert [one.task.micro_batch_size for one in executor.submitted] == [None, 16, 8]
-    assert {one.task.config["batch_size"] for one in executor.submitted} == {32}
+    assert {one.task.config.batch_size for one in executor.submitted} == {32}
 
 
 def test_a_full_disk_is_waited_for_while_others_work(tmp_path: Path) -> None:
@@ -367,10 +369,10 @@ def test_no_task_is_lost_or_ends_twice(
     executor = FakeExecutor(failing)
     _, notes, outcome = run(folder, tasks, gpus(devices), executor, jobs=jobs, ledger=Ledger(None))
     ended = [*outcome[JobState.DONE], *outcome[JobState.FAILED]]
-    assert sorted(one.label for one in (*ended, *outcome.stranded)) == sorted(
-        one.label for one in tasks
+    assert sorted(one.display_name for one in (*ended, *outcome.stranded)) == sorted(
+        one.display_name for one in tasks
     )
-    assert set(notes.ended_with) == {one.label for one in ended}
+    assert set(notes.ended_with) == {one.display_name for one in ended}
     # Only devices on which everything failed can leave too few for a task.
     assert not outcome.stranded or len(notes.aside) > devices - 2
 

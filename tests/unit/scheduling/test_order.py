@@ -20,7 +20,7 @@ SLOT = Slot(gpu(0))
 def drained(queue: TaskQueue, slot: Slot = SLOT) -> list[str]:
     names = []
     while (one := queue.take(slot)) is not None:
-        names.append(one.label)
+        names.append(one.display_name)
     return names
 
 
@@ -97,10 +97,10 @@ def test_every_task_is_taken_exactly_once(
         one = queue.take(slot)
         assert one == expected
         if one is not None:
-            assert one.config["gpu_id"] in (None, int(slot.device.id))
+            assert one.config.gpu_id in (None, int(slot.device.id))
             taken.append(one)
             queue.learn(one, data.draw(st.floats(0.1, 100)))
-    assert sorted(one.label for one in taken) == sorted(one.label for one in tasks)
+    assert sorted(one.display_name for one in taken) == sorted(one.display_name for one in tasks)
 
 
 def test_time_left_counts_what_is_done_of_running_folds() -> None:
@@ -121,14 +121,14 @@ def test_the_makespan_is_near_what_no_order_could_beat(seed: int, folds: int) ->
         for fold in range(1, folds + 1):
             one = task(f"c{number}", fold, epochs=epochs, encoder=encoder, n_folds=folds)
             tasks.append(one)
-            seconds[one.label] = speeds[encoder] * epochs * draw.uniform(0.7, 1.1)
+            seconds[one.display_name] = speeds[encoder] * epochs * draw.uniform(0.7, 1.1)
     recorded = Estimates()
     for one in tasks:
-        recorded.learn(one, seconds[one.label])
-    known = simulate(tasks, gpus(4), lambda one: seconds[one.label], estimates=recorded)
+        recorded.learn(one, seconds[one.display_name])
+    known = simulate(tasks, gpus(4), lambda one: seconds[one.display_name], estimates=recorded)
     assert known.makespan <= 1.05 * known.lower_bound
     # Of the first run nothing is known beforehand; then no greedy order is worse than this.
-    first = simulate(tasks, gpus(4), lambda one: seconds[one.label])
+    first = simulate(tasks, gpus(4), lambda one: seconds[one.display_name])
     assert first.makespan <= first.work / 4 + (1 - 1 / 4) * max(seconds.values()) + 1e-6
     assert first.work == pytest.approx(sum(seconds.values()))
 
@@ -145,7 +145,7 @@ def test_pretrainings_come_first_and_what_starts_from_them_waits() -> None:
     tasks = [task("long", epochs=50), after(before, "a", 1), before, after(before, "a", 2)]
     queue = TaskQueue(tasks, Estimates(), [])
     assert len(queue) == 4
-    assert [one.label for one in (queue.take(SLOT), queue.take(SLOT)) if one] == [
+    assert [one.display_name for one in (queue.take(SLOT), queue.take(SLOT)) if one] == [
         "before pre-training",
         "long fold 1",
     ]
@@ -166,9 +166,9 @@ def test_what_waits_can_be_withdrawn_and_cleared_in_the_given_order() -> None:
     one, two = pretraining("one"), pretraining("two")
     tasks = [after(one, "a"), after(two, "b"), task("c"), one, two, after(one, "a", 2)]
     queue = TaskQueue(tasks, Estimates(), [])
-    assert [held.label for held in queue.withdraw(one)] == ["a fold 1", "a fold 2"]
+    assert [held.display_name for held in queue.withdraw(one)] == ["a fold 1", "a fold 2"]
     assert len(queue) == 4
-    assert [left.label for left in queue.clear()] == [
+    assert [left.display_name for left in queue.clear()] == [
         "b fold 1",
         "c fold 1",
         "one pre-training",

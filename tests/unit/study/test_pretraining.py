@@ -13,13 +13,13 @@ from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.pretraining import (
-    ALL_IMAGES,
     pretraining_of,
     seen_before,
     unlabelled_folder,
 )
 from clip_pkg.study.scan import scan, scan_unlabelled
 from clip_pkg.study.splits import Splits, make_splits, undivided
+from clip_pkg.study.tasks import ALL_IMAGES
 from support.tiny import make_folder
 
 
@@ -53,8 +53,8 @@ def test_all_folds_share_one_that_sees_all_images(manifest: Manifest) -> None:
     one = pretraining_of(config("all"), manifest, splits(manifest), 2, None)
     assert one is not None
     assert one.fold == ALL_IMAGES
-    assert one.config["epochs"] == 200
-    assert one.config["batch_size"] == 256
+    assert one.config.epochs == 200
+    assert one.config.batch_size == 256
 
 
 @pytest.mark.parametrize(
