@@ -291,7 +291,7 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
 
     Raises RunFolderError when the file is there but is not one of ours.
     """
-    content = _read(path)
+    content = _read(path, {"identity", "fold"})
     record: Record | None = None if content is None else _validated(_RECORDS[kind], content, path)
     return record
 
@@ -306,7 +306,7 @@ def read_task(path: Path) -> Task | None:
 
     Raises RunFolderError when the file is there but is not one of ours.
     """
-    content = _read(path)
+    content = _read(path, {"identity", "run_dir"})
     if content is None:
         return None
     task: Task = _validated(_TASKS, content if "kind" in content else _from_flags(content), path)
@@ -329,7 +329,7 @@ def failure_from_json(content: Any) -> FoldFailure:
     return failure
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, keys: set[str]) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -338,7 +338,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         raise RunFolderError(
             f"{path} cannot be read ({error}); move it away and run again"
         ) from None
-    if not isinstance(content, dict) or not {"identity", "fold"} & set(content):
+    if not isinstance(content, dict) or not keys <= set(content):
         raise RunFolderError(f"{path} was not written by this program; move it away and run again")
     return content
 
