@@ -10,26 +10,25 @@ import inspect
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from clip_pkg.api.image_lists import Images, files_of, labelled_files, table_of
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem, TrainingError, UserError
+from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.cli.arguments import training_parser
 from clip_pkg.config.describe import config_keys, key_names
 from clip_pkg.config.diagnostics import Source
 from clip_pkg.config.jsonc import path_text
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
+from clip_pkg.launch.request import Execution, RunFolders, StudyRequest, TrainRequest
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.results.folders import left_out, read_json
 from clip_pkg.results.summary_schema import read_summary
@@ -42,7 +41,6 @@ Labels: TypeAlias = Sequence[Any]
 DEFAULTS: Mapping[str, Any] = {
     key.key: key.default for key in config_keys() if key.key in RunConfig.model_fields
 }
-EXIT_INTERRUPTED = 130
 # Keys as the user wrote them, without the place in a list that a file would have.
 BY_KEY = Source(name=lambda path: path_text(path[1:]))
 
@@ -203,20 +201,21 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _train(self, run: RunPaths, data: Path, loaded: LoadedConfigs) -> None:
-        from clip_pkg.launch.training import train  # noqa: PLC0415  a wrong config is told at once
+        from clip_pkg.launch.training import train  # noqa: PLC0415  not for a wrong config
 
-        words = ["--data-dir", data, "--output-dir", run.output_dir, "--log-dir", run.logs]
-        words += ["--executor", self.executor]
-        words += [] if self.gpus is None else ["--gpus", self.gpus]
-        words += ["--overwrite"] if self.overwrite else []
-        terminal = None if self.verbose else Terminal(Console(file=StringIO(), quiet=True))
-        code = train(training_parser().parse_args([str(word) for word in words]), loaded, terminal)
-        if code == EXIT_INTERRUPTED:
+        request = TrainRequest(
+            study=StudyRequest(loaded=loaded, data_dir=data),
+            folders=RunFolders(output_dir=run.output_dir, log_dir=run.logs),
+            execution=Execution(executor=self.executor, gpus=self.gpus),
+            overwrite=self.overwrite,
+        )
+        terminal = Terminal() if self.verbose else Terminal.silent()
+        if train(request, terminal) == ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
 
     def _model(self) -> Ensemble:
         if getattr(self, "_ensemble", None) is None:
-            from clip_pkg.cli.models import load_ensemble  # noqa: PLC0415
+            from clip_pkg.inference.loading import load_ensemble  # noqa: PLC0415
 
             chosen = choose_checkpoints(self.result_dir_)
             self._ensemble = load_ensemble(chosen.checkpoints, self.device)

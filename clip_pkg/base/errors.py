@@ -8,9 +8,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Invalid user input: shown as a sentence without a traceback; exit code 2."""
-
-    exit_code = 2
+    """Invalid user input: shown as a sentence without a traceback."""
 
 
 class DataError(UserError):

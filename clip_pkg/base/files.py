@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from clip_pkg.base.errors import UserError, shown
+from clip_pkg.base.paths import ConfigPaths, FoldPaths
 
 
 @contextmanager
@@ -90,3 +92,32 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output_file(path: Path, sources: Sequence[Path], suffixes: Sequence[str]) -> None:
+    """Raise UserError if a command must not write its output to `path`.
+
+    Any other existing file will be replaced. sources: files that the output is made from.
+    suffixes: allowed endings of the name.
+    """
+    place = shown(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        status = None
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written: {error.strerror}") from None
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise UserError(
+            f"{place} is a folder; name a file in it, such as {path / 'results'}{suffixes[0]}"
+        )
+    if path.suffix.lower() not in suffixes:
+        raise UserError(f"{place}: its name must end in {' or '.join(suffixes)}")
+    if status is None:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{place} is not a regular file; choose another name")
+    if any(source.is_file() and path.samefile(source) for source in sources):
+        raise UserError(f"{place} would overwrite one of its own inputs; choose another name")
+    if FoldPaths(path.parent).task.exists() or ConfigPaths(path.parent).identity.exists():
+        raise UserError(f"{place} belongs to a training run; choose another place")

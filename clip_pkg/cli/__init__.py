@@ -1,4 +1,4 @@
-"""The command line: reads what is wanted, hands it to the room that does it, says how it went."""
+"""The command line: one module per command, which parses its arguments and shows the outcome."""
 
 from clip_pkg.cli.main import main
 

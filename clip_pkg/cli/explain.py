@@ -1,81 +1,99 @@
-"""`explain`: where in images the evidence for a class is."""
+"""`explain`: the image regions that a prediction rests on."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from clip_pkg.base.errors import UserError, shown, some
-from clip_pkg.base.files import check_new_folder, new_folder
-from clip_pkg.cli.models import (
-    check_device,
+from clip_pkg.base.exit_codes import ExitCode
+from clip_pkg.cli.model_arguments import (
+    EVERY_FOLD,
+    add_images,
+    add_model,
+    decoding,
+    images_of,
     load,
-    look_for_images,
-    looking,
-    note,
     note_unreadable,
 )
-from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.inference.explanation_folder import (
-    INDEX,
-    PAGE,
-    Explained,
-    picture_name,
-    write_index,
-    write_picture,
-)
-from clip_pkg.launch.terminal import Terminal
-from clip_pkg.study.decoding import UnreadableImage, decode_image
+from clip_pkg.cli.parser import Parser
+
+SUMMARY = "show which image regions are evidence for a class"
+DESCRIPTION = "Show which image regions are evidence for a class (Grad-CAM), as pictures."
 
 
-def explain(parsed: argparse.Namespace) -> int:
+def add_arguments(parser: Parser) -> None:
+    """Add the model, the images, the folder and the class."""
+    parser.require("--images", "--output")
+    add_model(parser, f"{EVERY_FOLD}. The maps of several folds are averaged")
+    add_images(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="new folder for one picture per image, index.html and index.csv",
+    )
+    parser.add_argument(
+        "--class",
+        dest="class_name",
+        metavar="NAME",
+        help="explain this class (default: the predicted class of each image)",
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
     """Write a picture of the evidence in each image, and an index of the pictures."""
+    from clip_pkg.base.files import check_new_folder, new_folder
+    from clip_pkg.inference.checkpoint_choice import choose_checkpoints
+    from clip_pkg.inference.explanation_folder import (
+        INDEX,
+        PAGE,
+        Explained,
+        picture_name,
+        write_index,
+        write_picture,
+    )
+    from clip_pkg.launch.terminal import Terminal
+    from clip_pkg.study.decoding import UnreadableImage, decode_image
+
     terminal = Terminal()
-    check_device(parsed.device)
     choice = choose_checkpoints(parsed.model)
-    check_new_folder(parsed.output)
-    note(terminal, choice.notices)
-    images = look_for_images(parsed, terminal).images
+    output: Path = parsed.output
+    check_new_folder(output)
+    terminal.notes(choice.notices)
+    images = images_of(parsed, terminal).images
     ensemble = load(choice.checkpoints, parsed.device, terminal)
-    wanted = _position(parsed.class_name, ensemble.classes)
-    from clip_pkg.inference.explain import explanations  # noqa: PLC0415
+    classes, wanted = ensemble.classes, parsed.class_name
+    if wanted is not None and wanted not in classes:
+        raise UserError(
+            f"--class: this model has no class {shown(wanted)!r}; choose from {some(classes, 30)}"
+        )
+    from clip_pkg.inference.explain import explanations
 
     rows: list[Explained] = []
     unreadable: list[UnreadableImage] = []
-    with new_folder(parsed.output) as folder, looking(terminal, "Explaining") as progress:
-        for part in explanations(
+    with new_folder(output) as folder, decoding(terminal, "Explaining") as progress:
+        for batch in explanations(
             ensemble,
             images,
-            explained=wanted,
+            explained=None if wanted is None else classes.index(wanted),
             skip_unreadable=parsed.skip_unreadable,
             progress=progress,
         ):
-            unreadable += part.unreadable
-            for number, image in enumerate(part.images):
-                probabilities, position = part.probabilities[number], part.explained[number]
+            unreadable += batch.unreadable
+            for number, image in enumerate(batch.images):
+                probabilities, position = batch.probabilities[number], batch.explained[number]
                 row = Explained(
                     path=image.name,
                     picture=picture_name(len(rows) + 1),
-                    explained=ensemble.classes[position],
+                    explained=classes[position],
                     probability=float(probabilities[position]),
-                    prediction=ensemble.classes[probabilities.argmax()],
+                    prediction=classes[probabilities.argmax()],
                 )
-                write_picture(folder / row.picture, decode_image(image.file), part.maps[number])
+                write_picture(folder / row.picture, decode_image(image.file), batch.maps[number])
                 rows.append(row)
         write_index(folder, f"{ensemble.folds[0].name}: evidence", rows)
     note_unreadable(terminal, unreadable)
-    output: Path = parsed.output
     terminal.line(f"Wrote {shown(output)}: {len(rows)} picture(s), {PAGE} and {INDEX}.", "green")
     terminal.line(f"Open {shown(output / PAGE)} in a browser.")
-    return 0
-
-
-def _position(name: str | None, classes: Sequence[str]) -> int | None:
-    if name is None:
-        return None
-    if name not in classes:
-        raise UserError(
-            f"--class: {shown(name)!r} is no class of this model; there are {some(classes, 30)}"
-        )
-    return classes.index(name)
+    return ExitCode.DONE

@@ -1,169 +1,93 @@
-"""Entry point: picks the command and runs it."""
+"""Entry point: picks a command and runs it.
+
+A command is a module of this folder, listed in `COMMANDS`, with
+
+    SUMMARY                  its line in `train_clip.py --help`
+    DESCRIPTION              what its own --help begins with
+    add_arguments(parser)
+    run(parsed) -> int       the exit code
+
+At its top a command imports only what its arguments need and everything else in `run`, so that
+--help and a rejected config take a fraction of a second.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.cli.arguments import training_parser
-from clip_pkg.cli.command_arguments import (
-    class_texts_parser,
-    compare_parser,
-    plan_parser,
-    prefetch_parser,
-    refit_parser,
-    report_parser,
-    schema_parser,
-    status_parser,
-    summarize_parser,
-    validate_parser,
-)
-from clip_pkg.cli.configs import read_configs
-from clip_pkg.cli.exit_codes import exit_code
-from clip_pkg.cli.model_arguments import (
-    embed_parser,
-    explain_parser,
-    export_parser,
-    predict_parser,
-)
+from clip_pkg.base.exit_codes import exit_code
+from clip_pkg.cli import train
 from clip_pkg.cli.parser import Parser
-from clip_pkg.config.flags import suggest_flag
+
+PROGRAM = "train_clip.py"
+# In the order of --help. A name with a hyphen is a module with an underscore.
+COMMANDS = (
+    "validate",
+    "prefetch",
+    "class-texts",
+    "schema",
+    "plan",
+    "status",
+    "summarize",
+    "compare",
+    "report",
+    "predict",
+    "explain",
+    "embed",
+    "refit",
+    "export",
+)
 
 
-# Each command imports its room only when it runs: `--help` and a rejected config stay fast.
-def _train(parsed: argparse.Namespace) -> int:
-    loaded = read_configs(parsed)
-    from clip_pkg.launch.training import train  # noqa: PLC0415
+class Command(Protocol):
+    """What the module of a command defines."""
 
-    return train(parsed, loaded)
+    SUMMARY: str
+    DESCRIPTION: str
 
+    def add_arguments(self, parser: Parser) -> None: ...
 
-def _validate(parsed: argparse.Namespace) -> int:
-    loaded = read_configs(parsed)
-    from clip_pkg.launch.training import validate  # noqa: PLC0415
-
-    return validate(parsed, loaded)
+    def run(self, parsed: argparse.Namespace) -> int: ...
 
 
-def _plan(parsed: argparse.Namespace) -> int:
-    loaded = read_configs(parsed)
-    from clip_pkg.cli.plan import plan  # noqa: PLC0415
-
-    return plan(parsed, loaded)
+def command(name: str) -> Command:
+    """Import the module of a command."""
+    return cast("Command", import_module(f"clip_pkg.cli.{name.replace('-', '_')}"))
 
 
-def _status(parsed: argparse.Namespace) -> int:
-    from clip_pkg.launch.status import show_status  # noqa: PLC0415
-
-    return show_status(parsed.directory, watch=parsed.watch)
-
-
-def _prefetch(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.commands import prefetch  # noqa: PLC0415
-
-    return prefetch(parsed.config_file)
-
-
-def _class_texts(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.commands import class_texts  # noqa: PLC0415
-
-    return class_texts(parsed.data_dir, parsed.output, parsed.text_template)
-
-
-def _schema(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.commands import schema  # noqa: PLC0415
-
-    del parsed
-    return schema()
-
-
-def _summarize(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.commands import summarize_directory  # noqa: PLC0415
-
-    return summarize_directory(parsed.directory)
-
-
-def _compare(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.compare import compare_directories  # noqa: PLC0415
-
-    return compare_directories(parsed)
-
-
-def _predict(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.predict import predict  # noqa: PLC0415
-
-    return predict(parsed)
-
-
-def _explain(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.explain import explain  # noqa: PLC0415
-
-    return explain(parsed)
-
-
-def _embed(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.embed import embed  # noqa: PLC0415
-
-    return embed(parsed)
-
-
-def _refit(parsed: argparse.Namespace) -> int:
-    from clip_pkg.launch.refit import refit  # noqa: PLC0415
-
-    return refit(parsed)
-
-
-def _export(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.export import export  # noqa: PLC0415
-
-    return export(parsed)
-
-
-def _report(parsed: argparse.Namespace) -> int:
-    from clip_pkg.cli.report import report  # noqa: PLC0415
-
-    return report(parsed)
-
-
-COMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
-    "validate": (validate_parser, _validate),
-    "prefetch": (prefetch_parser, _prefetch),
-    "class-texts": (class_texts_parser, _class_texts),
-    "schema": (schema_parser, _schema),
-    "plan": (plan_parser, _plan),
-    "status": (status_parser, _status),
-    "summarize": (summarize_parser, _summarize),
-    "compare": (compare_parser, _compare),
-    "predict": (predict_parser, _predict),
-    "explain": (explain_parser, _explain),
-    "embed": (embed_parser, _embed),
-    "report": (report_parser, _report),
-    "refit": (refit_parser, _refit),
-    "export": (export_parser, _export),
-}
+def parser_of(name: str = "") -> Parser:
+    """Parser of a command; without a name, that of training."""
+    if not name:
+        lines = [f"  {one:13} {command(one).SUMMARY}" for one in COMMANDS]
+        head = f"other commands (python {PROGRAM} COMMAND --help):"
+        parser = Parser(
+            prog=PROGRAM, description=train.DESCRIPTION, epilog="\n".join([head, *lines])
+        )
+        train.add_arguments(parser)
+        return parser
+    chosen = command(name)
+    parser = Parser(prog=f"{PROGRAM} {name}", description=chosen.DESCRIPTION)
+    chosen.add_arguments(parser)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = words[0] if words and words[0] in COMMANDS else ""
-    make_parser, run = COMMANDS.get(name, (training_parser, _train))
-    parser = make_parser()
+    name = words.pop(0) if words and words[0] in COMMANDS else ""
 
-    def command() -> int:
-        parsed, unknown = parser.parse_known_args(words[1:] if name else words)
-        if unknown:
-            raise UserError(_unknown(unknown[0], parser))
-        parser.check_needed(parsed)
-        return run(parsed)
+    def run() -> int:
+        if not name and words and not words[0].startswith("-"):
+            raise UserError(
+                f"unknown command {words[0]!r}; choose from {', '.join(COMMANDS)}, or pass flags "
+                "to train"
+            )
+        parsed = parser_of(name).parse(words)
+        return command(name).run(parsed) if name else train.run(parsed)
 
-    return exit_code(command)
-
-
-def _unknown(word: str, parser: Parser) -> str:
-    if not word.startswith("-"):
-        return f"{word!r} is no command; there are {', '.join(COMMANDS)}, or flags to train"
-    near = suggest_flag(word, parser)
-    return f"{word} is no flag" + (f"; did you mean {near}?" if near else "; --help lists all")
+    return exit_code(run)

@@ -1,161 +1,127 @@
-"""The command lines of the commands that use trained models."""
+"""What the commands that use trained models share: arguments, finding images, loading, notices."""
 
 from __future__ import annotations
 
+import argparse
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from clip_pkg.base.errors import UserError
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.cli.parser import Parser
-from clip_pkg.inference.export.publication import FORMATS
+
+if TYPE_CHECKING:
+    from clip_pkg.inference.ensemble import Ensemble
+    from clip_pkg.inference.held_out import HeldOut
+    from clip_pkg.inference.images import FoundImages
+    from clip_pkg.launch.terminal import Terminal
+    from clip_pkg.study.decoding import UnreadableImage
+    from clip_pkg.study.inspection import Progress
 
 EVERY_FOLD = (
     "a config's result folder, for all its finished folds; the folder of a fold or refit; or a "
     "checkpoint, as .pth or as an export to safetensors"
 )
+DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 
 
-def predict_parser() -> Parser:
-    """Parser of `predict`."""
-    parser = _parser(
-        "predict",
-        "Classify images with what was trained.",
-        model=f"{EVERY_FOLD}. Several folds answer with the mean of their probabilities",
-        needed=("--images",),
-    )
-    _add_images(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="write path, prediction and the probability of every class to FILE.csv or FILE.json; "
-        "a file that is there is replaced. Without it the first answers are shown",
-    )
-    parser.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="temperature scaling: make probabilities as bold as the folds were right about images "
-        "that they did not see",
-    )
-    parser.add_argument(
-        "--class-texts",
-        "--class_texts",
-        type=Path,
-        metavar="FILE",
-        help="classify by these texts (JSON: class to text, or to a list of texts) in place of the "
-        "trained ones; for models that compare images with texts",
-    )
-    parser.add_argument(
-        "--weights-dir",
-        "--weights_dir",
-        type=Path,
-        metavar="DIR",
-        help="with --class-texts: where the pretrained text encoder lies, if not where the config "
-        "says",
-    )
-    _add_out_of_fold(parser, "answered")
-    return parser
+def add_model(parser: Parser, text: str = EVERY_FOLD) -> None:
+    """Add the argument that names the model."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help=text)
 
 
-def explain_parser() -> Parser:
-    """Parser of `explain`."""
-    parser = _parser(
-        "explain",
-        "Show where in images the evidence for a class is (Grad-CAM), as pictures to look at.",
-        model=f"{EVERY_FOLD}. Of several folds the mean of their maps is shown",
-        needed=("--images", "--output"),
-    )
-    _add_images(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="new folder for one picture per image, index.html and index.csv",
-    )
-    parser.add_argument(
-        "--class",
-        dest="class_name",
-        metavar="NAME",
-        help="explain this class (default: the one that is predicted for each image)",
-    )
-    return parser
-
-
-def embed_parser() -> Parser:
-    """Parser of `embed`."""
-    parser = _parser(
-        "embed",
-        "Write the features that a trained model computes of images.",
-        model="the folder of a fold or refit, or a checkpoint; with --out-of-fold a config's "
-        "result folder",
-        needed=("--images", "--output"),
-    )
-    _add_images(parser)
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="FILE.npz or FILE.parquet; a file that is there is replaced",
-    )
-    _add_out_of_fold(parser, "embedded")
-    return parser
-
-
-def export_parser() -> Parser:
-    """Parser of `export`."""
-    parser = _parser(
-        "export",
-        "Write a trained model for other programs, with a model card, and compare what they make "
-        "of it with what was trained.",
-        model=EVERY_FOLD,
-        needed=("--output",),
-    )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="a new or empty folder")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="onnx",
-        help="onnx: one graph from pixels to probabilities, for onnxruntime; safetensors: weights "
-        "and config.json; open_clip: a folder for open_clip, of models with both of its towers "
-        "(default: onnx)",
-    )
-    parser.add_argument(
-        "--push-to-hub",
-        "--push_to_hub",
-        metavar="OWNER/NAME",
-        help="also upload the folder to this repository of the Hugging Face hub, private if new",
-    )
-    return parser
-
-
-def _parser(command: str, description: str, *, model: str, needed: tuple[str, ...]) -> Parser:
-    parser = Parser(prog=f"train_clip.py {command}", description=description, needed=needed)
-    parser.add_argument("model", type=Path, metavar="MODEL", help=model)
-    return parser
-
-
-def _add_images(parser: Parser) -> None:
+def add_images(parser: Parser) -> None:
+    """Add the flags for images and the device."""
     parser.add_argument(
         "--images",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="image files, folders (with all folders in them), or CSV files with a column `path`",
+        help="image files, folders (with their sub-folders), or CSV files with a column `path`",
     )
     parser.add_argument(
-        "--device", metavar="DEVICE", help="cpu or cuda:0 (default: the first GPU, if there is one)"
+        "--device",
+        type=_device,
+        metavar="DEVICE",
+        help="cpu or cuda:0 (default: the first GPU, if there is one)",
     )
     parser.add_argument(
         "--skip-unreadable",
-        "--skip_unreadable",
         action="store_true",
-        help="leave out images that cannot be read; each is named. Without it they are an error",
+        help="leave out images that cannot be read and list them; without it they are an error",
     )
 
 
-def _add_out_of_fold(parser: Parser, done: str) -> None:
+def add_out_of_fold(parser: Parser, done: str) -> None:
+    """Add the flag for the config's own images, each `done` by the fold that held it out."""
     parser.add_argument(
         "--out-of-fold",
-        "--out_of_fold",
         action="store_true",
         help="--images is the data folder or CSV file of the training: each image of a config is "
         f"{done} by the one fold that was not trained on it",
     )
+
+
+def _device(text: str) -> str:
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; write cpu or cuda:0")
+    return text
+
+
+def images_of(parsed: argparse.Namespace, terminal: Terminal) -> FoundImages:
+    """List what `--images` names."""
+    from clip_pkg.inference.images import find_images
+
+    with terminal.waiting("Finding images"):
+        found = find_images(parsed.images)
+    terminal.notes(found.notices)
+    return found
+
+
+def held_out_of(parsed: argparse.Namespace, terminal: Terminal) -> HeldOut:
+    """List the config's own images, with the fold that held out each."""
+    from clip_pkg.inference.held_out import held_out_images
+
+    if len(parsed.images) != 1:
+        raise UserError(
+            "--out-of-fold: --images takes one path, the data folder or CSV file of the training"
+        )
+    with terminal.counting("Checking images") as progress:
+        found = held_out_images(ConfigPaths(parsed.model), parsed.images[0], progress=progress)
+    terminal.notes(found.notices)
+    return found
+
+
+def load(checkpoints: Sequence[Path], device: str | None, terminal: Terminal) -> Ensemble:
+    """Load the models and print which they are."""
+    from clip_pkg.inference.loading import load_ensemble
+
+    with terminal.waiting("Loading the model"):
+        ensemble = load_ensemble(checkpoints, device)
+    first, models = ensemble.folds[0], [fold.label for fold in ensemble.folds]
+    mean = "the mean of " if len(models) > 1 else ""
+    terminal.line(f"Model: {first.name}, {mean}{', '.join(models)}; {first.device}")
+    return ensemble
+
+
+@contextmanager
+def decoding(terminal: Terminal, what: str) -> Iterator[Progress]:
+    """Show the progress of work that decodes images.
+
+    Pillow's warnings (size, odd EXIF) are silenced: such images are refused or decode correctly.
+    """
+    with warnings.catch_warnings(), terminal.counting(what) as progress:
+        warnings.filterwarnings("ignore", module="PIL")
+        yield progress
+
+
+def note_unreadable(terminal: Terminal, unreadable: Sequence[UnreadableImage]) -> None:
+    """List the images that were left out."""
+    if unreadable:
+        terminal.note(f"{len(unreadable)} image(s) cannot be read and are left out:")
+    for one in unreadable:
+        terminal.line(f"  {one}", "yellow")

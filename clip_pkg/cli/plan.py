@@ -5,84 +5,121 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
+from clip_pkg.base.errors import UserError
+from clip_pkg.base.exit_codes import ExitCode
+from clip_pkg.cli.parser import Parser, positive
+from clip_pkg.cli.run_arguments import add_study, study_request
+from clip_pkg.config.flags import add_config_flags
+from clip_pkg.launch.request import RunFolders
 
-from clip_pkg.base.paths import RunPaths
-from clip_pkg.cli.sharing_flags import folds_per_device
-from clip_pkg.config.load import LoadedConfigs
-from clip_pkg.launch.preparation import prepare
-from clip_pkg.launch.probe import NoProbe
-from clip_pkg.launch.run_folder import fold_tasks, pretraining_tasks
-from clip_pkg.launch.terminal import Terminal, duration
-from clip_pkg.scheduling.queue import Estimates
-from clip_pkg.scheduling.simulation import Simulation, numbered_gpus, simulate
-from clip_pkg.study.tasks import (
-    FoldResult,
-    Task,
-    finished,
-    nouns,
-    read_record,
-    read_task,
-    unfinished,
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from clip_pkg.scheduling.queue import Estimates
+    from clip_pkg.study.tasks import Task
+
+SUMMARY = "show the tasks, what is done, and how long it takes on how many GPUs"
+DESCRIPTION = (
+    "Show what a run would do: tasks, what is finished, and simulated durations. Takes the flags "
+    "of a run; nothing is written."
 )
-
 GPU_COUNTS = (1, 2, 4, 8)
 
 
-def plan(parsed: argparse.Namespace, loaded: LoadedConfigs) -> int:
-    """Print the tasks, what is done, and simulated durations; writes nothing."""
+def add_arguments(parser: Parser) -> None:
+    """Add the flags of a run that matter to its plan, and those of the simulation."""
+    parser.require("--data-dir", "--output-dir")
+    add_study(parser)
+    group = parser.add_argument_group("the run")
+    for name, text in (
+        ("--output-dir", "folder of the run; its finished folds say how long folds take"),
+        ("--cache-dir", "as for the run"),
+        ("--resume-from", "as for the run"),
+    ):
+        group.add_argument(name, type=Path, metavar="DIR", help=text)
+    for name in ("--folds-at-once", "--jobs-per-gpu"):
+        group.add_argument(
+            name,
+            type=positive,
+            metavar="N",
+            help="folds that share a GPU; each is simulated as fast as alone (default: 1)",
+        )
+    group.add_argument(
+        "--simulate",
+        type=_gpus_to_simulate,
+        metavar="GPUS=N",
+        help="run the scheduler against simulated durations on N GPUs (default: on 1, 2, 4 and 8)",
+    )
+    add_config_flags(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Print the tasks, what is finished, and simulated durations; writes nothing."""
+    if parsed.folds_at_once is not None and parsed.jobs_per_gpu is not None:
+        raise UserError("--folds-at-once and --jobs-per-gpu cannot be combined; give one")
+    request = study_request(parsed)
+    folders = RunFolders(output_dir=parsed.output_dir, cache_dir=parsed.cache_dir)
+    from clip_pkg.launch.execution import estimates_of
+    from clip_pkg.launch.preparation import prepare
+    from clip_pkg.launch.probe import NoProbe
+    from clip_pkg.launch.run_folder import fold_tasks, pretraining_tasks
+    from clip_pkg.launch.terminal import Terminal
+    from clip_pkg.scheduling.simulation import numbered_gpus, simulate
+    from clip_pkg.study.tasks import nouns, unfinished
+
     terminal = Terminal()
-    share = folds_per_device(parsed)
-    assert isinstance(share, int), "auto is measured, which a plan does not do"
-    # Encoders are not looked at: a plan needs no weights, and takes no seconds for torch.
-    preparation = prepare(parsed, loaded, NoProbe(), terminal)
-    run = RunPaths(parsed.output_dir.resolve())
+    # A plan needs no weights, so it does not spend seconds on importing torch to check encoders.
+    configs = prepare(request, NoProbe(), terminal).configs
     tasks = [
-        *pretraining_tasks(parsed, run, preparation),
-        *fold_tasks(parsed, run, preparation),
+        *pretraining_tasks(configs, folders),
+        *fold_tasks(configs, folders, resume_from=parsed.resume_from),
     ]
     waiting = unfinished(tasks)
-    estimates = learned(run)
-    terminal.console.print(_task_table(tasks, estimates))
-    terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} {nouns(tasks)} are done.")
+    estimates = estimates_of(folders.run)
+    terminal.show(_task_table(tasks, estimates))
+    terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} {nouns(tasks)} are finished.")
     if not waiting:
-        return 0
+        return ExitCode.DONE
     if not estimates.knows_anything:
         terminal.line(
-            f"Nothing is known about durations: no fold has finished in {run.output_dir}. What "
-            "follows compares numbers of GPUs; the times themselves are a guess.",
+            f"Durations are a guess: no fold has finished in {folders.output_dir}. What follows "
+            "compares numbers of GPUs.",
             "yellow",
         )
-    counts = (parsed.simulate,) if parsed.simulate else GPU_COUNTS
-    simulations = [
-        simulate(
+    from rich.table import Table
+
+    from clip_pkg.launch.terminal import duration
+
+    table = Table(title="Simulated with the real scheduler", title_justify="left")
+    for name in ("GPUs", "Takes", "Busy", "Lower bound"):
+        table.add_column(name, justify="right")
+    for gpus in (parsed.simulate,) if parsed.simulate else GPU_COUNTS:
+        simulation = simulate(
             waiting,
-            numbered_gpus(count),
+            numbered_gpus(gpus),
             estimates.seconds,
-            jobs_per_device=share,
-            estimates=learned(run),
+            jobs_per_device=parsed.folds_at_once or parsed.jobs_per_gpu or 1,
+            estimates=estimates_of(folders.run),
         )
-        for count in counts
-    ]
-    terminal.console.print(_time_table(counts, simulations))
-    return 0
-
-
-def learned(run: RunPaths) -> Estimates:
-    """Estimates from every fold that ever finished in an output folder."""
-    estimates = Estimates()
-    places = ("*/fold_*/result.json", f"{run.pretraining.name}/*/result.json")
-    for path in sorted(path for place in places for path in run.output_dir.glob(place)):
-        task = read_task(path.with_name("task.json"))
-        result = read_record(FoldResult, path)
-        if task is not None and result is not None:
-            estimates.learn(task, result.seconds)
-    return estimates
+        table.add_row(
+            str(gpus),
+            duration(simulation.makespan),
+            f"{100 * simulation.utilisation:.0f} %",
+            duration(simulation.lower_bound),
+        )
+    terminal.show(table)
+    return ExitCode.DONE
 
 
 def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from clip_pkg.launch.terminal import duration
+    from clip_pkg.study.tasks import finished
+
     by_config: dict[Path, list[Task]] = {}
     for task in tasks:
         by_config.setdefault(task.run_dir, []).append(task)
@@ -106,15 +143,8 @@ def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
     return table
 
 
-def _time_table(counts: Sequence[int], simulations: Sequence[Simulation]) -> Table:
-    table = Table(title="Simulated with the real scheduler", title_justify="left")
-    for name in ("GPUs", "Takes", "Busy", "No order could beat"):
-        table.add_column(name, justify="right")
-    for count, simulation in zip(counts, simulations, strict=True):
-        table.add_row(
-            str(count),
-            duration(simulation.makespan),
-            f"{100 * simulation.utilisation:.0f} %",
-            duration(simulation.lower_bound),
-        )
-    return table
+def _gpus_to_simulate(text: str) -> int:
+    name, _, number = text.partition("=")
+    if name.upper() != "GPUS" or not number.isdecimal() or int(number) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form GPUS=64")
+    return int(number)

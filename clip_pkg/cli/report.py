@@ -1,36 +1,73 @@
-"""`report`: a run as a page, figures and words, from the files that training left."""
+"""`report`: a run as a page, figures and texts."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import shown
-from clip_pkg.cli.models import looking, use_device
-from clip_pkg.launch.terminal import Terminal
-from clip_pkg.report.build import build
-from clip_pkg.report.pictures import Advance, Pictures, find_images, make_pictures
-from clip_pkg.report.results import ConfigOutcome, read_run
+from clip_pkg.base.exit_codes import ExitCode
+from clip_pkg.cli.model_arguments import decoding
+from clip_pkg.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from clip_pkg.report.pictures import Advance, Pictures
+    from clip_pkg.report.results import ConfigOutcome
+
+SUMMARY = "write a run as one HTML page with figures, methods and a LaTeX table"
+DESCRIPTION = (
+    "Write a run as one HTML page, with its figures as SVG and PDF, a methods paragraph, a LaTeX "
+    "table and the numbers as CSV, into DIR/report. Nothing is trained; an existing report is "
+    "replaced."
+)
 
 
-def report(parsed: argparse.Namespace) -> int:
-    """Write the report of a folder; says where it is and what is missing in it."""
+def add_arguments(parser: Parser) -> None:
+    """Add the run's folder and where its images are."""
+    parser.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="the --output-dir of a run, or the result folder of one config",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="where the images are now (default: where they were in training)",
+    )
+    parser.add_argument(
+        "--no-images",
+        action="store_true",
+        help="leave out what needs images and models: the map of features and the worst mistakes",
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Write the report; print where it is and what is missing in it."""
+    from clip_pkg.inference.loading import choose_device
+    from clip_pkg.launch.terminal import Terminal
+    from clip_pkg.report.build import build
+    from clip_pkg.report.pictures import find_images, make_pictures
+    from clip_pkg.report.results import read_run
+
     terminal = Terminal()
 
     def pictures(outcome: ConfigOutcome, advance: Advance) -> Pictures:
         held_out = find_images(outcome, parsed.data_dir)
-        return make_pictures(outcome, held_out, use_device(None), advance)
+        return make_pictures(outcome, held_out, choose_device(None), advance)
 
     with terminal.waiting("Reading and comparing results"):
-        run = read_run(parsed.directory)
-    with looking(terminal, "Making the report") as progress:
-        done = build(run, None if parsed.no_images else pictures, progress)
-    for sentence in done.missing:
-        if not parsed.no_images:
-            terminal.line(f"NOTE: {sentence}", "yellow")
+        results = read_run(parsed.directory)
+    with decoding(terminal, "Making the report") as progress:
+        done = build(results, None if parsed.no_images else pictures, progress)
+    if not parsed.no_images:
+        terminal.notes(done.missing)
     terminal.line(f"Wrote {shown(done.paths.page)}, which needs no other file.", "green")
     terminal.line(
         f"  {done.n_figures} figures as SVG and PDF in {shown(done.paths.figures)}, "
         f"{done.paths.methods.name}, {done.paths.latex.name}, and numbers as CSV beside it"
     )
-    terminal.line("Next: open the page in a browser; its Methods part has texts to paste.")
-    return 0
+    terminal.line("Next: open the page in a browser; its Methods section has texts to paste.")
+    return ExitCode.DONE

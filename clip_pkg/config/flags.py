@@ -17,7 +17,7 @@ from clip_pkg.config.diagnostics import Source
 from clip_pkg.config.encoders import encoders_of_model
 from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
-from clip_pkg.config.nodes import describe, nearest
+from clip_pkg.config.nodes import describe
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
@@ -45,15 +45,14 @@ class _Switch(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Store which of the two spellings was used."""
-        setattr(namespace, self.dest, not (option_string or "").startswith(("--no-", "--no_")))
+        setattr(namespace, self.dest, not (option_string or "").startswith("--no-"))
 
 
 def add_config_flags(parser: argparse.ArgumentParser, *, exclude: Collection[str] = ()) -> None:
     """Add a flag for each config key, in groups; unset ones stay out of the namespace.
 
-    Hyphens and underscores both work; `--help` shows hyphens. Values stay text in the namespace,
-    under the name of the key, until `config_from_flags`. `exclude` names keys that the parser
-    defines itself, under the same name.
+    Values stay text in the namespace, under the name of the key, until `config_from_flags`.
+    `exclude` names keys that the parser defines itself, under the same name.
     """
     groups: dict[str, Any] = {}
     for key in config_keys():
@@ -108,13 +107,6 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
     return configs_from_mapping([{**named, **values}], source, problems)
 
 
-def suggest_flag(unknown: str, parser: argparse.ArgumentParser) -> str | None:
-    """Find the parser's flag nearest to one that it does not know, or None."""
-    known = [flag for action in _visible(parser) for flag in action.option_strings]
-    suggestion = nearest(unknown.partition("=")[0].replace("_", "-"), known)
-    return suggestion.split('"')[1] if suggestion else None
-
-
 def flag_name(key: str) -> str:
     """Spell the flag of a config key as `--help` does."""
     return f"--{_SHORT_NAMES.get(key, key.replace('_', '-'))}"
@@ -141,8 +133,6 @@ def _spellings(key: ConfigKey) -> tuple[list[str], list[str]]:
     if key.kinds == {"boolean"}:
         shown.append(f"--no-{key.key.replace('_', '-').removeprefix('use-')}")
         every += [shown[1], f"--no-{key.key.replace('_', '-')}"]
-    every += [f"--{flag[2:].replace('-', '_')}" for flag in every]
-    every += [f"--no-{flag[5:]}" for flag in every if flag.startswith("--no_")]
     return shown, [flag for flag in dict.fromkeys(every) if flag not in shown]
 
 
@@ -200,8 +190,3 @@ def _name(path: JsonPath, by_model: Collection[str]) -> str:
     flag = flag_name(_MODEL if path[1] in by_model else str(path[1]))
     inner = path_text(path[2:])
     return flag + (f".{inner}" if inner and inner[0] != "[" else inner)
-
-
-def _visible(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    # argparse has no public list of its options
-    return [action for action in parser._actions if action.help != argparse.SUPPRESS]

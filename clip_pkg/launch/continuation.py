@@ -1,11 +1,7 @@
-"""What `--continue-pretrain` and `--continue-finetune` say: where each stage of a run goes on.
-
-A run goes on by itself, with these switches or without; with one, the program says from where.
-"""
+"""Where each stage of a run resumes, printed on request; a run resumes without the request too."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,28 +15,13 @@ if TYPE_CHECKING:
 PRETRAINING, TRAINING = "pre-training", "fine-tuning"
 
 
-def add_continuation_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the two switches."""
-    for stage, what in (("pretrain", PRETRAINING), ("finetune", TRAINING)):
-        group.add_argument(
-            f"--continue-{stage}",
-            f"--continue_{stage}",
-            action="store_true",
-            help=f"say where each {what} goes on, or that it starts fresh; an interrupted run goes "
-            "on by itself in any case",
-        )
-
-
 def report_continuation(
-    tasks: Sequence[Task], parsed: argparse.Namespace, terminal: Terminal
+    tasks: Sequence[Task], terminal: Terminal, *, pretraining: bool, training: bool
 ) -> None:
-    """Write a line per task of the stages that were asked about which goes on, and sum up the rest.
-
-    parsed: the command line, with the switches of `add_continuation_flags`.
-    """
-    asked = ((PRETRAINING, parsed.continue_pretrain), (TRAINING, parsed.continue_finetune))
-    for stage, is_asked in asked:
-        if is_asked:
+    """Print a line per resumed task of the requested stages, and count the others."""
+    stages = ((PRETRAINING, pretraining), (TRAINING, training))
+    for stage, is_requested in stages:
+        if is_requested:
             mine = [t for t in tasks if isinstance(t, PretrainTask) == (stage == PRETRAINING)]
             for line in _lines(stage, mine):
                 terminal.line(line)
@@ -50,21 +31,21 @@ def _lines(stage: str, tasks: Sequence[Task]) -> list[str]:
     if not tasks:
         return [f"{stage}: no config of this run has one"]
     unfinished = [task for task in tasks if finished(task) is None]
-    going_on = [
+    resumed = [
         (task, source) for task in unfinished if (source := task.checkpoint_to_resume) is not None
     ]
     lines = [
-        f"{stage}: {task.display_name}: going on after epoch {_epochs_done(source)} of "
+        f"{stage}: {task.display_name}: resumes after epoch {_epochs_done(source)} of "
         f"{task.config.epochs} from {source}"
-        for task, source in going_on
+        for task, source in resumed
     ]
-    done, fresh = len(tasks) - len(unfinished), len(unfinished) - len(going_on)
+    done, fresh = len(tasks) - len(unfinished), len(unfinished) - len(resumed)
     if done:
-        lines.append(f"{stage}: {done} of {len(tasks)} done, nothing to go on with")
+        lines.append(f"{stage}: {done} of {len(tasks)} finished")
     if fresh and fresh == len(tasks):
-        lines.append(f"{stage}: no checkpoint of this stage: starts fresh")
+        lines.append(f"{stage}: no checkpoint of this stage: starts from scratch")
     elif fresh:
-        lines.append(f"{stage}: {fresh} of {len(tasks)} without a checkpoint: start fresh")
+        lines.append(f"{stage}: {fresh} of {len(tasks)} without a checkpoint: start from scratch")
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -10,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.cli.plan import learned
+from clip_pkg.launch.request import Execution, RunFolders
 from clip_pkg.launch.resources import Resources
 from clip_pkg.launch.terminal import RunView, Terminal
 from clip_pkg.results.curves import write_mean_curves
@@ -19,26 +18,35 @@ from clip_pkg.scheduling.devices import Device, usable_cores
 from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
-from clip_pkg.scheduling.queue import TaskQueue
+from clip_pkg.scheduling.queue import Estimates, TaskQueue
 from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.progress import read_progress
-from clip_pkg.study.tasks import Task, finished, nouns, unfinished
+from clip_pkg.study.tasks import (
+    FoldResult,
+    Task,
+    finished,
+    nouns,
+    read_record,
+    read_task,
+    unfinished,
+)
 
 
 def execute(
-    parsed: argparse.Namespace,
-    run: RunPaths,
+    folders: RunFolders,
+    execution: Execution,
     tasks: Sequence[Task],
     resources: Resources,
     terminal: Terminal,
 ) -> Outcome:
-    """Run every task that is not done yet."""
+    """Run every task that is not finished."""
+    run = folders.run
     waiting = unfinished(tasks)
     if len(waiting) < len(tasks):
         done = len(tasks) - len(waiting)
-        terminal.line(f"{done} of {len(tasks)} {nouns(tasks)} are done already.")
-    estimates = learned(run)
-    devices = resources.places_for(len(waiting), parsed.max_jobs)
+        terminal.line(f"{done} of {len(tasks)} {nouns(tasks)} are already finished.")
+    estimates = estimates_of(run)
+    devices = resources.places_for(len(waiting), execution.slurm.max_jobs)
     most = resources.most_jobs(tasks)
     jobs = min(resources.jobs_per_device, most)
     if jobs > 1 and devices[0].id == "cpu":
@@ -66,13 +74,13 @@ def execute(
             executor=resources.executor,
             ledger=ledger,
             observer=view,
-            log_file=_log_names(parsed.log_dir.resolve()),
             last_progress=_last_progress,
+            log_file=_log_names(folders.log_dir.resolve()),
             stop_requested=lambda: bool(resources.stop),
             gate=resources.gate,
-            policy=FailurePolicy(parsed.retries),
-            fail_fast=parsed.fail_fast,
-            stall_timeout=parsed.stall_timeout,
+            policy=FailurePolicy(execution.retries),
+            fail_fast=execution.fail_fast,
+            stall_timeout=execution.stall_timeout,
             slots_for_task=resources.slots_for,
             jobs_that_fit=_at_most(most, resources.jobs_that_fit),
         ).run()
@@ -127,3 +135,15 @@ def _sum_up(run: RunPaths, terminal: Terminal, name: str) -> None:
         write_mean_curves(run.config(name))
     except OSError as error:
         terminal.line(f"The summary of {name} could not be written yet: {error}", "yellow")
+
+
+def estimates_of(run: RunPaths) -> Estimates:
+    """Estimates from every task that ever finished in an output folder."""
+    estimates = Estimates()
+    places = ("*/fold_*/result.json", f"{run.pretraining.name}/*/result.json")
+    for path in sorted(path for place in places for path in run.output_dir.glob(place)):
+        task = read_task(path.with_name("task.json"))
+        result = read_record(FoldResult, path)
+        if task is not None and result is not None:
+            estimates.learn(task, result.seconds)
+    return estimates

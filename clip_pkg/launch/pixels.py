@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from clip_pkg.base.paths import RunPaths
 from clip_pkg.data.cache import NoRoom, is_there, opened_store
 from clip_pkg.data.pixel_store import store_path, store_size
 from clip_pkg.data.store_builder import build_store
 from clip_pkg.launch.preparation import PreparedConfig
+from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import usable_cores
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.pretraining import Pretraining
-
-
-def cache_folder(parsed: argparse.Namespace, run: RunPaths) -> Path:
-    """Where decoded pixels, text features and image lists go."""
-    folder: Path = (parsed.cache_dir or run.cache).resolve()
-    return folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +54,15 @@ def _of_pretraining(one: Pretraining) -> _Decoding:
 
 @contextmanager
 def pixel_stores(
-    parsed: argparse.Namespace,
-    run: RunPaths,
+    folders: RunFolders,
     configs: Sequence[PreparedConfig],
     terminal: Terminal,
 ) -> Iterator[frozenset[Path]]:
-    """Decode the images of configs, once per size, into stores that nobody removes meanwhile.
+    """Decode the images of configs, once per size, into stores that are kept until the end.
 
-    Gives the paths of the stores that there was room for; what happens without is told.
+    Yields the paths of the stores that there was room for; prints what happens without.
     """
-    cache = cache_folder(parsed, run)
+    cache = folders.cache
     needed = [
         decoding
         for one in configs
@@ -88,7 +80,7 @@ def pixel_stores(
                 one.size,
                 cache,
                 workers=min(one.workers, usable_cores()),
-                limit=parsed.cache_limit,
+                limit=folders.cache_limit,
                 kept=by_store,
                 progress=progress,
                 notify=terminal.line,
@@ -100,12 +92,11 @@ def pixel_stores(
             try:
                 ready.add(_held(held, partial(build, one)))
             except NoRoom as reason:
-                terminal.line(
-                    f"NOTE: the images are not decoded beforehand to {one.size} px: {reason}. "
-                    "Instead every fold decodes them again in every epoch, with up to num_workers "
-                    f"({one.workers}) processes. The results are the same; it takes "
-                    "longer where decoding is slower than training.",
-                    "yellow",
+                terminal.note(
+                    f"the images are not decoded in advance to {one.size} px: {reason}. Instead "
+                    "every fold decodes them again in every epoch, with up to num_workers "
+                    f"({one.workers}) processes. The results are the same; training takes longer "
+                    "if decoding is slower than training."
                 )
         yield frozenset(ready)
 

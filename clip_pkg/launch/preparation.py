@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
-from clip_pkg.config.load import LoadedConfigs
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.probe import Probe
+from clip_pkg.launch.request import StudyRequest
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.audit import Audit, check_folds, fold_table
 from clip_pkg.study.class_texts import ClassTexts, resolve_class_texts
@@ -92,18 +91,19 @@ class Preparation:
     notices: tuple[str, ...]
 
 
-def prepare(
-    parsed: argparse.Namespace, loaded: LoadedConfigs, probe: Probe, terminal: Terminal
-) -> Preparation:
+def prepare(request: StudyRequest, probe: Probe, terminal: Terminal) -> Preparation:
     """Check images, texts, folds and weights for every config; report all that is wrong at once.
 
     `probe` was asked about the encoders already and answers meanwhile.
     """
     try:
-        scanned = _scan(parsed, terminal)
-        unlabelled = unlabelled_images(parsed, loaded.configs, terminal)
-        tests = ImageTestSets(scanned, parsed.skip_unreadable, terminal)
-        configs, problems = _prepare_each(parsed, loaded.configs, scanned, unlabelled, tests)
+        with terminal.counting("Checking images") as progress:
+            scanned = scan(
+                request.data_dir, skip_unreadable=request.skip_unreadable, progress=progress
+            )
+        unlabelled = unlabelled_images(request.loaded.configs, request.search_dirs, terminal)
+        tests = ImageTestSets(scanned, request.skip_unreadable, terminal)
+        configs, problems = _prepare_each(request, scanned, unlabelled, tests)
     except BaseException:
         probe.cancel()
         raise
@@ -115,7 +115,7 @@ def prepare(
         raise WeightsError(
             "\n  ".join(["these encoders cannot be used as configured:", *encoder_problems])
         )
-    notices = [*loaded.notices, *scanned.audit.notices, *_all_text_notices(configs)]
+    notices = [*request.loaded.notices, *scanned.audit.notices, *_all_text_notices(configs)]
     notices += tests.notices
     for prepared in configs:
         notices += check_folds(prepared.manifest, prepared.splits)
@@ -155,15 +155,18 @@ def _text_notices(prepared: PreparedConfig) -> list[str]:
     return list(prepared.texts.notices)
 
 
-def report_lines(preparation: Preparation) -> list[str]:
-    """The preflight report: the images, then a fold table for each way of splitting them."""
-    lines = preparation.audit.lines()
+def show_report(preparation: Preparation, terminal: Terminal) -> None:
+    """Print the images, a fold table for each way of splitting them, and the notices."""
+    for line in preparation.audit.lines():
+        terminal.line(line)
     shown: set[str] = set()
     for prepared in preparation.configs:
         if prepared.splits.hash not in shown:
             shown.add(prepared.splits.hash)
-            lines += ["", *fold_table(prepared.manifest, prepared.splits)]
-    return lines
+            terminal.line()
+            for line in fold_table(prepared.manifest, prepared.splits):
+                terminal.line(line)
+    terminal.notes(preparation.notices)
 
 
 def audit_json(preparation: Preparation) -> dict[str, object]:
@@ -171,28 +174,17 @@ def audit_json(preparation: Preparation) -> dict[str, object]:
     return {"notices": list(preparation.notices), **preparation.audit.to_json()}
 
 
-def _scan(parsed: argparse.Namespace, terminal: Terminal) -> ScanResult:
-    with terminal.counting("Checking images") as progress:
-        return scan(parsed.data_dir, skip_unreadable=parsed.skip_unreadable, progress=progress)
-
-
 def unlabelled_images(
-    parsed: argparse.Namespace, configs: Sequence[RunConfig], terminal: Terminal
+    configs: Sequence[RunConfig], search_dirs: Sequence[Path], terminal: Terminal
 ) -> dict[str, Manifest]:
-    """Look at the folders that pre-trainings learn from, by their names in the configs."""
+    """Check the folders that pre-trainings learn from; by their names in the configs."""
     found: dict[str, Manifest] = {}
     for name in (one.pretrain.folder for one in configs if one.pretrain is not None):
         if name is not None and name not in found:
             with terminal.counting(f"Checking images of {name}") as progress:
-                folder = unlabelled_folder(name, _beside(parsed))
+                folder = unlabelled_folder(name, search_dirs)
                 found[name] = scan_unlabelled(folder, progress=progress)
     return found
-
-
-def _beside(parsed: argparse.Namespace) -> list[Path]:
-    """Folders that relative names in a config may start from, besides the current one."""
-    file: Path | None = getattr(parsed, "config_file", None)
-    return [] if file is None else [file.parent]
 
 
 class ImageTestSets:
@@ -219,8 +211,7 @@ class ImageTestSets:
 
 
 def _prepare_each(
-    parsed: argparse.Namespace,
-    configs: Sequence[RunConfig],
+    request: StudyRequest,
     scanned: ScanResult,
     unlabelled: Mapping[str, Manifest],
     tests: ImageTestSets,
@@ -228,7 +219,8 @@ def _prepare_each(
     prepared: list[PreparedConfig] = []
     problems: list[ConfigProblem] = []
     made: dict[tuple[object, ...], Splits] = {}
-    for config in configs:
+    places = [*request.search_dirs, Path.cwd()]
+    for config in request.loaded.configs:
         try:
             manifest = scanned.manifest.grouped(config.group_pattern)
             texts = resolve_class_texts(
@@ -238,7 +230,7 @@ def _prepare_each(
                 prompts_per_class=None
                 if config.text_encoder.family == "prompts"
                 else config.prompts_per_class,
-                search_dirs=[*_beside(parsed), Path.cwd()],
+                search_dirs=places,
             )
             key = (
                 config.group_pattern,
@@ -247,10 +239,10 @@ def _prepare_each(
                 config.random_state,
             )
             if key not in made:
-                made[key] = _splits(parsed.splits_file, config, manifest, scanned)
+                made[key] = _splits(request.splits_file, config, manifest, scanned)
             test = None
             if config.test_dir is not None:
-                folder = find_test_dir(config.test_dir, [*_beside(parsed), Path.cwd()])
+                folder = find_test_dir(config.test_dir, places)
                 test = tests.at(folder)
                 # Written down as it was found, so that a refit finds it from anywhere.
                 config = config.model_copy(update={"test_dir": str(folder)})  # noqa: PLW2901
@@ -266,7 +258,7 @@ def _prepare_each(
                 )
             )
         except DataError as error:
-            problems.append(ConfigProblem(str(error), config.name, parsed.config_file))
+            problems.append(ConfigProblem(str(error), config.name, request.config_file))
     return prepared, problems
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.errors import DataError, RunFolderError, WeightsError, shown
+from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import write_json
-from clip_pkg.base.paths import ConfigPaths, RunPaths
-from clip_pkg.cli.exit_codes import EXIT_INTERRUPTED
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
@@ -22,6 +21,7 @@ from clip_pkg.launch.preparation import (
     PreparedConfig,
     unlabelled_images,
 )
+from clip_pkg.launch.request import RefitRequest
 from clip_pkg.launch.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.launch.run_folder import (
     fold_tasks,
@@ -31,7 +31,7 @@ from clip_pkg.launch.run_folder import (
     write_tasks,
 )
 from clip_pkg.launch.terminal import Terminal
-from clip_pkg.launch.training import EXIT_FAILED, ask, report_failures
+from clip_pkg.launch.training import ask, report_failures
 from clip_pkg.results.comparison_records import spread_of
 from clip_pkg.results.comparison_tables import shown_spread
 from clip_pkg.results.refit import RefitLength, refit_length, refit_summary
@@ -53,11 +53,6 @@ class _Source:
     length: RefitLength
 
     @property
-    def run(self) -> RunPaths:
-        """The output folder that the config's folder is in."""
-        return RunPaths(self.paths.root.parent)
-
-    @property
     def config(self) -> RunConfig:
         """The config without what only held-out images can decide."""
         changes = {
@@ -69,71 +64,66 @@ class _Source:
         return RunConfig.model_validate({**self.summary["config"], **changes})
 
 
-def refit(parsed: argparse.Namespace) -> int:
-    """Train a config on all of its images, or go on with that; returns the exit code."""
-    terminal = Terminal()
-    paths = ConfigPaths(parsed.config_dir.resolve())
-    run = RunPaths(paths.root.parent)
-    settings = argparse.Namespace(
-        **vars(parsed), output_dir=run.output_dir, resume_from=None, profile=False
-    )
-    resources = find_resources(settings, terminal)
+def refit(request: RefitRequest, terminal: Terminal) -> ExitCode:
+    """Train a config on all of its images, or resume that."""
+    paths, folders = ConfigPaths(request.config_dir), request.folders
+    run = folders.run
+    resources = find_resources(request.execution, run, terminal)
     try:
         refuse_folder_in_use(run)
         summary = summarize(paths)
-        source = _Source(paths, summary, refit_length(summary, parsed.epochs))
-        preparation = _prepare(parsed, source, resources, terminal)
-        is_replaced = _is_replaced(paths, preparation, overwrite=parsed.overwrite)
+        source = _Source(paths, summary, refit_length(summary, request.epochs))
+        preparation = _prepare(request, source, resources, terminal)
+        is_replaced = _is_replaced(paths, preparation, overwrite=request.overwrite)
         terminal.line(f"{source.length.epochs} epochs, {source.length.reason}.")
-        for notice in (*resources.notices, *preparation.notices):
-            terminal.line(f"NOTE: {notice}", "yellow")
+        terminal.notes([*resources.notices, *preparation.notices])
         with sole_launcher(run):
             if is_replaced:
                 set_aside(run, paths.refit.root, terminal)
-            return _train(settings, source, preparation, resources, terminal)
+            return _train(request, source, preparation, resources, terminal)
     finally:
         resources.executor.close()
 
 
 def _train(
-    settings: argparse.Namespace,
+    request: RefitRequest,
     source: _Source,
     preparation: Preparation,
     resources: Resources,
     terminal: Terminal,
-) -> int:
-    run = source.run
-    planned = fold_tasks(settings, run, preparation)
+) -> ExitCode:
+    configs, folders = preparation.configs, request.folders
+    planned = fold_tasks(configs, folders)
     check_gpus_per_task(planned, resources)
-    waiting = [] if finished(planned[0]) else preparation.configs
-    with pixel_stores(settings, run, waiting, terminal) as stores:
-        tasks = write_tasks(settings, run, preparation, stores, terminal)
-        manifest = preparation.configs[0].manifest
+    waiting = [] if finished(planned[0]) else configs
+    with pixel_stores(folders, waiting, terminal) as stores:
+        tasks = write_tasks(configs, folders, stores=stores, terminal=terminal)
+        manifest = configs[0].manifest
         counts = dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True))
         write_json(source.paths.refit_summary, refit_summary(source.summary, source.length, counts))
-        execute(settings, run, tasks, resources, terminal)
+        execute(folders, request.execution, tasks, resources, terminal)
     if finished(tasks[-1]) is None:
         if report_failures(tasks, terminal):
-            return EXIT_FAILED
-        terminal.line("The refit is not done; the same command goes on.")
-        return EXIT_INTERRUPTED
-    _tell(source, terminal)
-    return 0
+            return ExitCode.FAILED
+        terminal.line("The refit is unfinished. Run the same command again to resume.")
+        return ExitCode.INTERRUPTED
+    _show_result(source, terminal)
+    return ExitCode.DONE
 
 
-def _tell(source: _Source, terminal: Terminal) -> None:
+def _show_result(source: _Source, terminal: Terminal) -> None:
     averages, folder = source.summary["average_results"], source.paths.refit.root
     terminal.line(f"\nThe model: {source.paths.refit.checkpoint_latest}")
     result = read_record(FoldResult, source.paths.refit.result)
-    unjudged = "there is no score of it"
+    unscored = "it has no score of its own"
     if result is not None and result.n_test:
         terminal.line(
             f"On {result.n_test} test images: accuracy {_percent(result.test['test_acc'])}, mAP "
             f"{_percent(result.test['test_mAP'])}."
         )
-        unjudged = "none of them can judge it"
+        unscored = "none of them can score it"
     terminal.line(
-        f"It was trained on all images, so {unjudged}. The estimate is that of the "
+        f"It was trained on all images, so {unscored}. The estimate is that of the "
         f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
         f"{shown_spread(spread_of(averages, 'acc'), 'acc')} %, mAP "
         f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
@@ -148,12 +138,12 @@ def _percent(value: float | None) -> str:
 
 
 def _prepare(
-    parsed: argparse.Namespace, source: _Source, resources: Resources, terminal: Terminal
+    request: RefitRequest, source: _Source, resources: Resources, terminal: Terminal
 ) -> Preparation:
     """Check images, texts and encoders. Raises UserError where the images are others by now."""
     probe = ask([source.config], resources)
     try:
-        scanned = _scan(parsed.data_dir, source, terminal)
+        scanned = _scan(request.data_dir, source, terminal)
         manifest = scanned.manifest.grouped(source.config.group_pattern)
         if manifest.fingerprint != source.summary["data_fingerprint"]:
             raise DataError(
@@ -161,7 +151,7 @@ def _prepare(
                 f"the folds of {source.paths.root.name} were made of; a refit needs the same ones. "
                 "--data-dir DIR names where they are, and the training command trains on new ones"
             )
-        unlabelled = unlabelled_images(parsed, [source.config], terminal)
+        unlabelled = unlabelled_images([source.config], [], terminal)
         texts = ClassTexts.from_json(
             json.loads(source.paths.class_texts.read_text(encoding="utf-8"))
         )

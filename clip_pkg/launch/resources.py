@@ -1,10 +1,11 @@
-"""Where a run takes place, as the command line asks: devices or a cluster, and who works there."""
+"""Where a run takes place: the devices or the cluster of an `Execution`, and its executor."""
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,7 @@ from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.cli.ray_flags import check_ray_flags
-from clip_pkg.cli.sharing_flags import AUTO, check_sharing_flags, folds_per_device
-from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
+from clip_pkg.launch.request import Execution, JobsPerDevice
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import (
     Device,
@@ -33,13 +32,15 @@ from clip_pkg.scheduling.devices import (
 from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import Executor, Slot
 from clip_pkg.scheduling.process import ProcessExecutor
-from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.tasks import FoldResult, Task, read_record
 
 if TYPE_CHECKING:
     from clip_pkg.scheduling.slurm import SlurmExecutor
 
-MOST_JOBS_PER_GPU = 8  # beyond that the host's cores are the limit
+EXECUTORS = ("process", "inline", "ray", "slurm")
+AUTO = "auto"
+SLURM_COMMANDS = ("sbatch", "srun", "squeue", "scancel")
+MAX_JOBS_PER_GPU = 8  # beyond that the host's cores are the limit
 USABLE_SHARE = 0.9  # of a GPU's memory
 CONTEXT_BYTES = 700 << 20  # of a CUDA process, beyond what its tensors take
 
@@ -59,7 +60,7 @@ class StopOnSignal:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        print("\nStopping after a checkpoint; once more to stop now.", flush=True)
+        print("\nStopping after a checkpoint; press Ctrl-C again to stop now.", flush=True)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -121,45 +122,115 @@ class Resources:
         return queue_places(max(1, min(most or tasks, tasks)))
 
 
-def find_resources(parsed: argparse.Namespace, terminal: Terminal) -> Resources:
-    """Choose devices and executor. Raises UserError for those that are not there."""
-    check_sharing_flags(parsed)
-    check_ray_flags(parsed)
-    options = slurm_options(parsed)
-    if parsed.executor == "ray":
-        return _in_ray(parsed)
-    if options is not None:
-        return _on_slurm(parsed, options, terminal)
-    return _on_this_machine(parsed)
+def find_resources(execution: Execution, run: RunPaths, terminal: Terminal) -> Resources:
+    """Choose devices and executor.
+
+    Raises UserError for options that cannot be combined and devices that are not there.
+    """
+    _check(execution)
+    if execution.executor == "ray":
+        return _in_ray(execution)
+    if execution.executor == "slurm":
+        return _on_slurm(execution, run, terminal)
+    return _on_this_machine(execution)
 
 
-def _on_this_machine(parsed: argparse.Namespace) -> Resources:
+def _check(execution: Execution) -> None:
+    """Raise UserError for options that contradict each other or the executor."""
+    if execution.executor not in EXECUTORS:
+        raise UserError(
+            f"unknown executor {execution.executor!r}; choose from {', '.join(EXECUTORS)}"
+        )
+    _check_sharing(execution)
+    _check_ray(execution)
+    _check_slurm(execution)
+
+
+def _check_sharing(execution: Execution) -> None:
+    executor = execution.executor
+    if execution.folds_at_once is not None and execution.jobs_per_gpu is not None:
+        raise UserError("--folds-at-once and --jobs-per-gpu cannot be combined; give one")
+    if executor == "inline" and _share(execution) != 1:
+        raise UserError(
+            "--executor inline trains one fold after another in this process; leave out "
+            "--folds-at-once and --jobs-per-gpu, or the executor"
+        )
+    if executor in ("ray", "slurm") and execution.folds_at_once is not None:
+        instead = " (--jobs-per-gpu N shares a GPU among N folds)" if executor == "ray" else ""
+        raise UserError(
+            "--folds-at-once applies to devices of this machine; leave it out with --executor "
+            f"{executor}{instead}"
+        )
+
+
+def _check_ray(execution: Execution) -> None:
+    if execution.executor != "ray":
+        if execution.ray_address is not None:
+            raise UserError("--ray-address applies to --executor ray only; give both, or neither")
+        return
+    if execution.gpus is not None or execution.wait_for_gpu:
+        raise UserError(
+            "--gpus, --gpu-id and --wait-for-gpu cannot be used with --executor ray, because Ray "
+            "chooses the GPUs and waits for them; leave them out"
+        )
+    if execution.jobs_per_gpu == AUTO:
+        raise UserError("--jobs-per-gpu auto cannot be used with --executor ray; give a number")
+
+
+def _check_slurm(execution: Execution) -> None:
+    if execution.executor != "slurm":
+        slurm = execution.slurm
+        given = {
+            "--partition": slurm.partition,
+            "--time": slurm.minutes,
+            "--gres": slurm.gres,
+            "--slurm-option": slurm.extra or None,
+            "--max-jobs": slurm.max_jobs,
+        }
+        useless = [flag for flag, value in given.items() if value is not None]
+        if useless:
+            raise UserError(f"{' and '.join(useless)}: only with --executor slurm")
+        return
+    for flag, is_given in (
+        ("--jobs-per-gpu", execution.jobs_per_gpu not in (None, 1)),
+        ("--wait-for-gpu", execution.wait_for_gpu != 0),
+    ):
+        if is_given:
+            raise UserError(f"{flag} applies to GPUs of this machine; leave it out on Slurm")
+
+
+def _share(execution: Execution) -> JobsPerDevice:
+    """How many folds share a device: a number, or `auto`."""
+    return execution.folds_at_once or execution.jobs_per_gpu or 1
+
+
+def _on_this_machine(execution: Execution) -> Resources:
     stop = StopOnSignal()
-    wanted = None if parsed.gpus is None else parse_ids(parsed.gpus)
+    wanted = None if execution.gpus is None else parse_ids(execution.gpus)
     devices, notices = find_devices(wanted)
-    share = folds_per_device(parsed)
+    share = _share(execution)
     has_gpu = devices[0].is_gpu
     executor: Executor
-    if parsed.executor == "inline":
+    if execution.executor == "inline":
         devices = devices[:1]
         executor = InlineExecutor(stop)
     else:
         executor = ProcessExecutor()
-    if has_gpu and parsed.folds_at_once not in (None, 1) and not mps_is_running(os.environ):
+    if has_gpu and execution.folds_at_once not in (None, 1) and not mps_is_running(os.environ):
         notices.append(
             "Folds take turns on a GPU: no Multi-Process Service is running "
             "(docs/scheduling.md shows how to start one)."
         )
     if share == AUTO and not has_gpu:
         notices.append(
-            "auto goes by the memory of a GPU; on the CPU folds run one after another. A number "
-            "lets them share its cores."
+            "auto depends on the memory of a GPU; on the CPU folds run one after another. Give a "
+            "number to let them share its cores."
         )
     return Resources(
         devices=devices,
         jobs_per_device=share if isinstance(share, int) else 1,
         executor=executor,
-        gate=GpuGate(patience=parsed.wait_for_gpu) if has_gpu else OpenGate(),
+        gate=GpuGate(patience=execution.wait_for_gpu) if has_gpu else OpenGate(),
         stop=stop,
         notices=notices,
         most_gpus=len(devices),
@@ -167,14 +238,16 @@ def _on_this_machine(parsed: argparse.Namespace) -> Resources:
     )
 
 
-def _in_ray(parsed: argparse.Namespace) -> Resources:
+def _in_ray(execution: Execution) -> Resources:
     from clip_pkg.scheduling.ray import RayExecutor, places  # noqa: PLC0415
     from clip_pkg.scheduling.ray_connection import connect, lay_out  # noqa: PLC0415
 
-    connection = connect(parsed.ray_address or AUTO)
+    connection = connect(execution.ray_address or AUTO)
     try:
         nodes = connection.nodes()
-        layout = lay_out(nodes, parsed.jobs_per_gpu or 1)
+        share = _share(execution)
+        assert isinstance(share, int), "checked"
+        layout = lay_out(nodes, share)
     except UserError:
         connection.close()
         raise
@@ -195,18 +268,30 @@ def _in_ray(parsed: argparse.Namespace) -> Resources:
     )
 
 
-def _on_slurm(parsed: argparse.Namespace, options: SlurmOptions, terminal: Terminal) -> Resources:
+def check_slurm() -> None:
+    """Raise UserError where jobs cannot be submitted."""
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError(
+            '--executor slurm needs the submitit package: pip install "clip_pkg[slurm]"'
+        )
+    absent = [name for name in SLURM_COMMANDS if shutil.which(name) is None]
+    if absent:
+        raise UserError(
+            f"--executor slurm: this machine has no {' and no '.join(absent)}; start the run where "
+            "jobs are submitted, or leave out --executor to train here"
+        )
+
+
+def _on_slurm(execution: Execution, run: RunPaths, terminal: Terminal) -> Resources:
     check_slurm()
     from clip_pkg.scheduling.slurm import SlurmExecutor  # noqa: PLC0415 - needs submitit
     from clip_pkg.training.worker import run_task  # noqa: PLC0415
 
-    run = RunPaths(parsed.output_dir.resolve())
-    executor = SlurmExecutor(
-        run_task, options, run.slurm, lambda text: terminal.line(f"NOTE: {text}", "yellow")
-    )
+    options = execution.slurm
+    executor = SlurmExecutor(run_task, options, run.slurm, terminal.note)
     notices = []
-    if parsed.gpus is not None:
-        notices.append(f"GPUs {parsed.gpus} are not looked at: Slurm chooses them.")
+    if execution.gpus is not None:
+        notices.append(f"--gpus {execution.gpus} has no effect: Slurm chooses the GPUs.")
     if not options.asks_for_gpus:
         notices.append("The jobs ask for no GPU (--gres gpu:1): folds train on the CPU.")
     return Resources(
@@ -245,4 +330,4 @@ def jobs_that_fit(device: Device, task: Task) -> int:
         return 1
     room = USABLE_SHARE * gpu_memory(device).total
     fitting = int(room // (result.peak_memory_bytes + CONTEXT_BYTES))
-    return max(1, min(fitting, MOST_JOBS_PER_GPU, usable_cores()))
+    return max(1, min(fitting, MAX_JOBS_PER_GPU, usable_cores()))

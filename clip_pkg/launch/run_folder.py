@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -19,8 +18,9 @@ from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.config.load import dump_canonical
-from clip_pkg.launch.pixels import cache_folder, pixel_store, pretraining_store
+from clip_pkg.launch.pixels import pixel_store, pretraining_store
 from clip_pkg.launch.preparation import Preparation, PreparedConfig, audit_json, identity_json
+from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.identity import Identity, identity_from_json
 from clip_pkg.study.manifest import Manifest
@@ -108,7 +108,7 @@ def set_aside(run: RunPaths, old: Path, terminal: Terminal) -> None:
     target = run.replaced / f"{'-'.join(old.relative_to(run.output_dir).parts)}-{stamp}"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(old, target)
-    terminal.line(f"NOTE: {old} was moved to {target}", "yellow")
+    terminal.note(f"{old} was moved to {target}")
 
 
 def write_config_files(run: RunPaths, preparation: Preparation) -> None:
@@ -124,18 +124,19 @@ def write_config_files(run: RunPaths, preparation: Preparation) -> None:
 
 
 def fold_tasks(
-    parsed: argparse.Namespace,
-    run: RunPaths,
-    preparation: Preparation,
+    configs: Sequence[PreparedConfig],
+    folders: RunFolders,
+    *,
+    resume_from: Path | None = None,
     stores: Collection[Path] = (),
 ) -> list[ModelTask]:
     """One task per config and fold, in the order of the configs; nothing is written.
 
     stores: the pixel stores that there are; tasks without one decode their images themselves.
     """
-    cache = cache_folder(parsed, run)
+    run, cache = folders.run, folders.cache
     tasks: list[ModelTask] = []
-    for one in preparation.configs:
+    for one in configs:
         paths = run.config(one.config.name)
         manifests = _manifest_files(cache, one)
         found = [pixel_store(one, images, cache) for images in one.image_sets]
@@ -152,7 +153,7 @@ def fold_tasks(
                 "cache_dir": cache,
                 "n_images": len(one.manifest.paths),
                 "gpus": one.config.gpus_per_task,
-                "resume_from": _resume_source(parsed.resume_from, fold.number),
+                "resume_from": _resume_source(resume_from, fold.number),
                 "starts_from": pretraining and run.pretraining / pretraining.name,
                 "test_manifest_file": None if one.test is None else manifests[1],
                 "test_pixel_store": None if one.test is None else pixels[1],
@@ -171,15 +172,12 @@ def fold_tasks(
 
 
 def pretraining_tasks(
-    parsed: argparse.Namespace,
-    run: RunPaths,
-    preparation: Preparation,
-    stores: Collection[Path] = (),
+    configs: Sequence[PreparedConfig], folders: RunFolders, *, stores: Collection[Path] = ()
 ) -> list[PretrainTask]:
     """One task per pre-training that any fold starts from; nothing is written."""
-    cache = cache_folder(parsed, run)
+    run, cache = folders.run, folders.cache
     tasks: dict[str, PretrainTask] = {}
-    for one in preparation.configs:
+    for one in configs:
         for name, pretraining in one.pretrainings.items():
             store = pretraining_store(pretraining, cache)
             is_divided = pretraining.fold != ALL_IMAGES
@@ -212,34 +210,36 @@ def _manifest_files(cache: Path, one: PreparedConfig) -> list[Path]:
 
 
 def write_tasks(
-    parsed: argparse.Namespace,
-    run: RunPaths,
-    preparation: Preparation,
+    configs: Sequence[PreparedConfig],
+    folders: RunFolders,
+    *,
     stores: Collection[Path],
     terminal: Terminal,
+    resume_from: Path | None = None,
+    profile: bool = False,
 ) -> list[Task]:
     """Write a task file per pre-training and per fold, and the image lists that they name.
 
-    Returns the tasks, pre-trainings first. With `--profile` the first fold of each config that is
-    not done yet measures itself.
+    Returns the tasks, pre-trainings first. With `profile` the first unfinished fold of each config
+    measures itself.
     """
-    cache = cache_folder(parsed, run)
+    cache = folders.cache
     manifests = {
         path: images
-        for one in preparation.configs
+        for one in configs
         for path, images in zip(_manifest_files(cache, one), one.image_sets, strict=True)
     }
-    for one in preparation.configs:
+    for one in configs:
         if one.unlabelled is not None:
             manifests[_manifest_file(cache, one.unlabelled)] = one.unlabelled
     for path, manifest in manifests.items():
         write_json(path, manifest.to_json())
-    folds = fold_tasks(parsed, run, preparation, stores)
-    if parsed.profile:
+    folds = fold_tasks(configs, folders, resume_from=resume_from, stores=stores)
+    if profile:
         folds = _with_profiles(folds, terminal)
-    before = pretraining_tasks(parsed, run, preparation, stores)
+    before = pretraining_tasks(configs, folders, stores=stores)
     tasks: list[Task] = [
-        replace(task, cache_limit=parsed.cache_limit) for task in (*before, *folds)
+        replace(task, cache_limit=folders.cache_limit) for task in (*before, *folds)
     ]
     for task in tasks:
         write_task(task)
@@ -253,10 +253,9 @@ def _with_profiles(tasks: Sequence[ModelTask], terminal: Terminal) -> list[Model
             chosen.setdefault(task.name, task)
     for name in dict.fromkeys(task.name for task in tasks):
         if name not in chosen:
-            terminal.line(
-                f"NOTE: {name}: --profile measures nothing, all folds are done; --overwrite trains "
-                "them anew",
-                "yellow",
+            terminal.note(
+                f"{name}: --profile measures nothing because all folds are finished; --overwrite "
+                "trains them again"
             )
     return [replace(task, profile=task in chosen.values()) for task in tasks]
 

@@ -150,7 +150,7 @@ def show_status(output_dir: Path, *, watch: bool) -> int:
                 status = read_status(output_dir)
                 live.update(render(status, console), refresh=True)
     else:
-        terminal.console.print(render(status, terminal.console))
+        terminal.show(render(status, terminal.console))
         while watch and not status.is_over:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             status = read_status(output_dir)
@@ -197,7 +197,7 @@ def _headline(status: RunStatus) -> str:
     if status.launcher:
         words.append(status.launcher)
     elif done < len(status.folds):
-        words.append("no launcher is running; the same command goes on")
+        words.append("no launcher is running; run the same command again to resume")
     return ", ".join(words)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -37,18 +38,36 @@ class Terminal:
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
         self.console = console or Console(highlight=False, width=width)
 
+    @classmethod
+    def silent(cls) -> Terminal:
+        """A terminal that shows nothing, for Python programs."""
+        return cls(Console(file=io.StringIO(), quiet=True))
+
     @property
     def is_live(self) -> bool:
-        """Whether somebody looks at a terminal that can redraw."""
+        """Whether the output is a terminal that can redraw."""
         return self.console.is_terminal
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Print a line as it is; brackets in names are no markup."""
+        """Print a line as it is; brackets in names are not markup."""
         self.console.print(text, style=style or None, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Print something that the user should know."""
+        self.line(f"NOTE: {text}", "yellow")
+
+    def notes(self, texts: Iterable[str]) -> None:
+        """Print several notes."""
+        for text in texts:
+            self.note(text)
+
+    def show(self, table: RenderableType) -> None:
+        """Print a table."""
+        self.console.print(table)
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Show a bar for `done` of `total`; in plain output a line at the end."""
+        """Show a progress bar for `done` of `total`; in plain output a line at the end."""
         started = time.monotonic()
         latest = (0, 0)
 
@@ -78,7 +97,7 @@ class Terminal:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show that something is going on."""
+        """Show that work is in progress."""
         if self.is_live:
             with self.console.status(what):
                 yield
@@ -218,7 +237,7 @@ class RunView:
             )
         elif state is JobState.INTERRUPTED:
             self.terminal.line(
-                f"{_head(assignment)} stopped; the same command goes on from its checkpoint",
+                f"{_head(assignment)} stopped; run the same command again to resume it",
                 "yellow",
             )
         elif failure is not None:

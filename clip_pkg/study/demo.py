@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from clip_pkg.base.errors import DataError, UserError
+from clip_pkg.base.errors import DataError
+from clip_pkg.base.exit_codes import ExitCode, exit_code
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MOST_IMAGES = 170  # of the first class; scikit-learn has 174 or more of each digit
@@ -85,19 +86,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="where to make it; must not exist yet")
     folder: Path = parser.parse_args(arguments).folder
-    try:
+
+    def run() -> int:
         written = make_demo(folder)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    counts = class_counts()
-    print(
-        f"Made {folder}: {written} images of {len(counts)} digits, "
-        f"from {max(counts.values())} of '{DIGIT_NAMES[0]}' to {min(counts.values())} of "
-        f"'{DIGIT_NAMES[-1]}'.",
-        flush=True,
-    )
-    return 0
+        counts = class_counts()
+        print(
+            f"Made {folder}: {written} images of {len(counts)} digits, "
+            f"from {max(counts.values())} of '{DIGIT_NAMES[0]}' to {min(counts.values())} of "
+            f"'{DIGIT_NAMES[-1]}'.",
+            flush=True,
+        )
+        return ExitCode.DONE
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.main import parser_of
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import dump_canonical, load_configs
 from clip_pkg.results.comparison_tables import PRETRAINING_COLUMNS
@@ -70,7 +70,7 @@ def test_its_page_has_configs_files_and_columns_that_exist(tmp_path: Path) -> No
 def test_the_flags_of_its_page() -> None:
     block = '{"epochs": 50, "loss": {"temperature": 0.2}}'
     words = ["--loss-func", "dhel", "--pretrain", block, "--image-encoder", "resnet18:scratch"]
-    (config,) = config_from_flags(training_parser().parse_args(words)).configs
+    (config,) = config_from_flags(parser_of().parse_args(words)).configs
     assert config.pretrain is not None
     assert config.pretrain.epochs == 50
     assert config.pretrain.loss.settings()["temperature"] == 0.2

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from clip_pkg.cli import main
-from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.main import parser_of
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.schema import RunConfig
@@ -113,7 +113,7 @@ def test_the_ce_infonce_command(train: Callable[..., str], images: Path, tmp_pat
 
 
 def test_the_ce_infonce_command_has_all_that_is_needed() -> None:
-    parser = training_parser()
+    parser = parser_of()
     parsed = parser.parse_args(words(printed.CE_INFONCE_COMMAND)[2:])
     parser.check_needed(parsed)
     assert parsed.data_dir == Path("/path/to/dataset")
@@ -142,7 +142,7 @@ def test_the_model_of_the_ce_infonce_guide_has_named_relatives(train: Callable[.
     relatives = re.findall(r"`(efficientvim_\w+|mambaout_\w+)`", shown)
     assert len(relatives) == 4
     for name in relatives:
-        flags = training_parser().parse_args(["--model", f"{name}_clip_prompts"])
+        flags = parser_of().parse_args(["--model", f"{name}_clip_prompts"])
         (config,) = config_from_flags(flags).configs
         assert (config.image_encoder_name, config.text_encoder_name) == (name, "prompts")
 
@@ -244,7 +244,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_the_settings_as_flags_make_the_same_config(name: str) -> None:
-    parser = training_parser()
+    parser = parser_of()
     by_flags = config_from_flags(parser.parse_args(FLAGS[name]))
     assert by_flags.configs == configs_from_mapping([SETTINGS[name]]).configs
 

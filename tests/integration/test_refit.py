@@ -89,7 +89,7 @@ def test_all_images_train_and_none_validates(
     folder = config_dir / "refit"
     epochs = sorted(best)[1]
     assert f"{epochs} epochs, the median of the folds' best epochs" in shown
-    assert "there is no score of it" in shown
+    assert "it has no score of its own" in shown
     assert f"{summary['average_results']['avg_val_acc']:.2f}" in shown
     history = read(folder / "history.json")
     assert {len(column) for column in history.values()} == {epochs}
@@ -145,7 +145,7 @@ def test_the_schedule_runs_over_the_epochs_and_other_epochs_are_another_refit(
             assert rate == pytest.approx(1e-3 * (1 + np.cos(np.pi * share)) / 2, rel=0.2)
     assert rates[-1] < 0.5e-3
     shown = refit(config_dir, "--epochs", "4")
-    assert "1 of 1 folds are done already" in shown
+    assert "1 of 1 folds are already finished" in shown
     shown = refit(config_dir, "--epochs", "5", check=2)
     assert "different config" in shown
     assert "--overwrite" in shown
@@ -178,7 +178,7 @@ def test_interrupted_it_goes_on_to_the_bit(
     with monkeypatch.context() as patch:
         patch.setattr(StopOnSignal, "__bool__", lambda self: bool(After()))
         shown = refit(config_dir, "--epochs", "4", check=130)
-    assert "the same command goes on" in shown
+    assert "Run the same command again" in shown
     assert 0 < len(read(config_dir / "refit/history.json")["train_loss"]) < 4
     assert not (config_dir / "refit/result.json").exists()
     refit(config_dir, "--epochs", "4")

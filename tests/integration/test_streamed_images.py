@@ -47,7 +47,7 @@ def test_streamed_folds_have_the_numbers_of_stored_ones(
     assert numbers(tmp_path / "streamed/a") == numbers(tmp_path / "stored/a")
     # Both are of one identity: what one began, the other goes on with.
     (tmp_path / "streamed/a/fold_2/result.json").unlink()
-    assert "1 of 2 folds are done already" in train("--config-file", path, output="streamed")
+    assert "1 of 2 folds are already finished" in train("--config-file", path, output="streamed")
     assert list((tmp_path / "streamed/.cache").glob("*.npy"))
 
 

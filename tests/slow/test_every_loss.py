@@ -78,7 +78,7 @@ def test_row_trains_and_resumes_and_reproduces(
     path = write_configs(config)
     train("--config-file", path, output="first")
     ctrl_c_in_second_epoch()
-    assert "goes on" in train("--config-file", path, output="second", check=130)
+    assert "Run the same command again" in train("--config-file", path, output="second", check=130)
     assert len(read(tmp_path / "second/a/fold_1/history.json")["train_loss"]) == 1
     train("--config-file", path, output="second")
     log = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("logs/*/*.log"))

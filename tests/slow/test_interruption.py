@@ -101,7 +101,7 @@ def test_ctrl_c_checkpoints_says_how_to_go_on_and_the_rest_is_done_later(
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
     assert alive(children, 1) == []
-    assert "the same command goes on" in (tmp_path / "stdout.txt").read_text()
+    assert "Run the same command again" in (tmp_path / "stdout.txt").read_text()
     assert start(words(images, tmp_path, "out"), tmp_path).wait() == 0
     assert outcome(tmp_path / "out") == wanted
 

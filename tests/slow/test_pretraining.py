@@ -60,7 +60,7 @@ def test_one_pretraining_serves_five_folds_of_three_configs(
         assert torch.equal(weight, encoder["model.conv1.weight"]) == (name == "probe")
         assert summary(output, name)["pretraining"]["shared_by_folds"]
     said = train("--config-file", file, "--multi-config")
-    assert "16 of 16 trainings are done already" in said
+    assert "16 of 16 trainings are already finished" in said
     assert len(events(output, "done")) == 16
 
 
@@ -120,7 +120,7 @@ def test_the_guides_command(
     words += ["--loss-func", "dhel", "--continue-pretrain", "--continue-finetune"]
     assert main([*words, "--pretrain", block]) == 0
     said = capsys.readouterr().out
-    assert "starts fresh" in said
+    assert "starts from scratch" in said
     (folder,) = folders(tmp_path / "out")
     task = json.loads((folder / "task.json").read_text("utf-8"))
     assert task["config"]["pretrain"]["loss"]["type"] == "dhel"

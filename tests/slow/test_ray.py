@@ -17,7 +17,7 @@ import pytest
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.cli import main
-from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.main import parser_of
 from clip_pkg.launch.execution import _log_names
 from clip_pkg.scheduling import devices, ray_node
 from clip_pkg.scheduling import ray as ray_cluster
@@ -136,7 +136,7 @@ def refused(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--ray-address", "auto"], "--ray-address is for --executor ray only"),
+        (["--ray-address", "auto"], "--ray-address applies to --executor ray only"),
         (["--executor", "ray", "--gpus", "0"], "Ray chooses"),
         (["--executor", "ray", "--wait-for-gpu", "5"], "Ray chooses"),
         (["--executor", "ray", "--jobs-per-gpu", "auto"], "give a number"),
@@ -151,10 +151,10 @@ def test_flags_that_do_not_go_together(
 
 
 def test_flags_have_a_group_of_their_own() -> None:
-    shown = training_parser().format_help()
+    shown = parser_of().format_help()
     assert "Ray clusters (--executor ray):\n  --ray-address ADDRESS" in shown
     for address in ("auto", "local", "host-1.lan:6379", "ray://10.0.0.1:10001", "[::1]:6379"):
-        assert training_parser().parse_args(["--ray-address", address]).ray_address == address
+        assert parser_of().parse_args(["--ray-address", address]).ray_address == address
 
 
 def test_a_missing_package_is_a_sentence(

@@ -184,4 +184,4 @@ def test_jobs_outlive_their_launcher_and_the_next_one_takes_them_over(
     record = read_ledger(launcher.root / "out/ledger.jsonl")
     assert {one.state for one in record.tasks.values()} == {"interrupted"}
     assert record.tasks["c", 1].process == f"Slurm job {new}"
-    assert "the same command goes on" in launcher.output
+    assert "Run the same command again" in launcher.output

@@ -212,7 +212,7 @@ def test_the_same_command_again_does_nothing_twice(
     before = {path: path.stat().st_mtime_ns for path in (run_folder / "out").rglob("fold_*/*.pth")}
     words = ["--data-dir", images, "--output-dir", run_folder / "out"]
     shown = program(*words, "--config-file", run_folder / "configs.json", "--multi-config").stdout
-    assert "4 of 4 folds are done already" in shown
+    assert "4 of 4 folds are already finished" in shown
     assert before == {p: p.stat().st_mtime_ns for p in (run_folder / "out").rglob("fold_*/*.pth")}
 
 

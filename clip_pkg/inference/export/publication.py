@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
 
 import huggingface_hub
 from huggingface_hub import constants
 
 from clip_pkg.base.errors import UserError
+from clip_pkg.inference.export import Format
 from clip_pkg.models import hub
 
-Format: TypeAlias = Literal["onnx", "safetensors", "open_clip"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 

@@ -13,12 +13,12 @@ from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import new_folder, write_json, write_text
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.inference.ensemble import check_one_run
+from clip_pkg.inference.export import Format
 from clip_pkg.inference.export import model_card as examples
 from clip_pkg.inference.export.description import Member, describe, find_scores
 from clip_pkg.inference.export.model_card import model_card
 from clip_pkg.inference.export.onnx_file import FLOAT32, ExportGraph, linear_head, write_onnx
 from clip_pkg.inference.export.open_clip_folder import write_open_clip
-from clip_pkg.inference.export.publication import Format
 from clip_pkg.inference.fold_classifier import CheckpointContent, FoldClassifier, read_content
 from clip_pkg.inference.safetensors_file import SUFFIX, named_tensors, write_safetensors
 

@@ -7,8 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # works in a checkout, not installed
 
 from clip_pkg.base.errors import CheckpointError
-from clip_pkg.cli.exit_codes import exit_code
-from clip_pkg.cli.output_file import check_target
+from clip_pkg.base.exit_codes import exit_code
+from clip_pkg.base.files import check_output_file
 from clip_pkg.cli.parser import Parser
 from examples.next_item.settings import RESULTS, within
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> int:
         parsed = _parser().parse_args(arguments)
         checkpoint = parsed.checkpoint or _only_checkpoint()
-        check_target(parsed.output, [checkpoint], [".csv"])
+        check_output_file(parsed.output, [checkpoint], [".csv"])
         from examples.next_item.recommendations import recommend  # noqa: PLC0415
 
         return recommend(checkpoint, parsed.output, parsed.top_k, HELD_OUT[parsed.held_out])

@@ -80,8 +80,8 @@ def fold_probabilities(
     fitted: ImageTextClassifier, fold: int, paths: Sequence[str]
 ) -> list[list[float]]:
     """What one fold says of images, in the order 1, 2, 10."""
-    from clip_pkg.cli.models import load_ensemble
     from clip_pkg.inference.images import ImageFile
+    from clip_pkg.inference.loading import load_ensemble
 
     checkpoint = fitted.result_dir_ / f"fold_{fold}/checkpoint_best.pth"
     ensemble = load_ensemble([checkpoint], "cpu")

@@ -62,7 +62,7 @@ def test_one_config_is_shown_alone_even_on_a_narrow_terminal(
     said = shown(capsys, "compare", folder)
     assert "│ majority class " in said
     assert "│ untrained alone " in said
-    assert "nothing to be compared with" in said
+    assert "There is only one config" in said
 
 
 def test_of_many_pairs_those_of_the_leader_are_shown(

@@ -1,4 +1,4 @@
-"""`--continue-pretrain --continue-finetune`: what the program says it goes on with."""
+"""`--continue-pretrain --continue-finetune`: where each stage of a run resumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from clip_pkg.base.files import write_json
-from clip_pkg.cli.arguments import training_parser
 from clip_pkg.launch.continuation import report_continuation
 from clip_pkg.launch.terminal import Terminal
 from support.fold_tasks import pretraining, task
@@ -21,8 +20,8 @@ def test_a_run_that_begins_and_one_that_is_done(
     file = write_configs({"name": "a", "epochs": 1, "use_cv": False})
     said = train("--config-file", file, "--continue-finetune", "--continue-pretrain")
     assert "pre-training: no config of this run has one" in said
-    assert "fine-tuning: no checkpoint of this stage: starts fresh" in said
-    assert "fine-tuning: 1 of 1 done" in train("--config-file", file, "--continue_finetune")
+    assert "fine-tuning: no checkpoint of this stage: starts from scratch" in said
+    assert "fine-tuning: 1 of 1 finished" in train("--config-file", file, "--continue_finetune")
     assert "fine-tuning" not in train("--config-file", file)
 
 
@@ -35,12 +34,11 @@ def test_each_checkpoint_is_named_with_its_epoch(
         one.paths.root.mkdir(parents=True)
         one.paths.checkpoint_latest.touch()
         write_json(one.paths.history, {"train_loss": [1.0] * epochs})
-    parsed = training_parser().parse_args(["--continue-pretrain", "--continue-finetune"])
-    report_continuation([first, *folds], parsed, Terminal())
+    report_continuation([first, *folds], Terminal(), pretraining=True, training=True)
     assert capsys.readouterr().out.splitlines() == [
-        f"pre-training: a pre-training: going on after epoch 12 of 200 from "
+        f"pre-training: a pre-training: resumes after epoch 12 of 200 from "
         f"{first.paths.checkpoint_latest}",
-        f"fine-tuning: a fold 2: going on after epoch 3 of 9 from "
+        f"fine-tuning: a fold 2: resumes after epoch 3 of 9 from "
         f"{folds[1].paths.checkpoint_latest}",
-        "fine-tuning: 1 of 2 without a checkpoint: start fresh",
+        "fine-tuning: 1 of 2 without a checkpoint: start from scratch",
     ]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import clip_pkg.launch.resources
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli import main
-from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.main import parser_of
+from clip_pkg.cli.run_arguments import execution
 from clip_pkg.launch.execution import _at_most
 from clip_pkg.launch.resources import Resources, find_resources
 from clip_pkg.launch.terminal import Terminal
@@ -22,8 +24,8 @@ CPU = Device("cpu", "", "CPU")
 
 
 def resources(*words: str) -> Resources:
-    parsed = training_parser().parse_args(["--data-dir", "d", "--output-dir", "o", *words])
-    return find_resources(parsed, Terminal())
+    parsed = parser_of().parse(["--data-dir", "d", "--output-dir", "o", *words])
+    return find_resources(execution(parsed), RunPaths(Path("o")), Terminal())
 
 
 @pytest.fixture
@@ -40,12 +42,12 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--folds-at-once", "2", "--jobs-per-gpu", "1"], "both say how many folds share a device"),
-        (["--folds_at_once", "0"], "'0' is neither a whole number from 1 nor auto"),
+        (["--folds-at-once", "2", "--jobs-per-gpu", "1"], "cannot be combined"),
+        (["--folds_at_once", "0"], "'0' is neither an integer of at least 1 nor auto"),
         (["--folds-at-once", "all"], "'all' is neither"),
         (["--folds-at-once", "2", "--executor", "inline"], "one fold after another"),
         (["--jobs-per-gpu", "auto", "--executor", "inline"], "one fold after another"),
-        (["--folds-at-once", "2", "--executor", "ray"], "--jobs-per-gpu N gives a fold a part"),
+        (["--folds-at-once", "2", "--executor", "ray"], "--jobs-per-gpu N shares a GPU"),
         (["--folds-at-once", "1", "--executor", "slurm"], "devices of this machine"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_launcher_that_is_gone_runs_nothing(finished_run: Path) -> None:
     out = finished_run / "out"
     pretend(out, "a", 2, "running")
     text = shown(out)
-    assert "no launcher is running; the same command goes on" in " ".join(text.split())
+    assert "no launcher is running; run the same command again" in " ".join(text.split())
     assert "paused" in text
     assert "Running" not in text
 
@@ -145,13 +145,13 @@ def test_a_plan_says_what_is_done_and_how_long_the_rest_takes(
 ) -> None:
     planned(finished_run, images)
     text = capsys.readouterr().out
-    assert "4 of 4 folds are done" in text
+    assert "4 of 4 folds are finished" in text
     assert "Simulated" not in text
     (finished_run / "out/a/fold_2/result.json").unlink()
     before = sorted(path for path in finished_run.rglob("*"))
     planned(finished_run, images, "--simulate", "GPUS=3")
     text = capsys.readouterr().out
-    assert "3 of 4 folds are done" in text
+    assert "3 of 4 folds are finished" in text
     assert "Simulated with the real scheduler" in text
     assert "33 %" in text  # one task cannot keep three GPUs busy
     assert sorted(path for path in finished_run.rglob("*")) == before, "a plan writes nothing"

@@ -250,7 +250,7 @@ def test_a_chosen_class(run: Path, images: Path, use: Callable[..., str], tmp_pa
     assert {row["explained"] for row in read_index(maps)} == {"blue sky"}
     words = ["--images", images, "--output", tmp_path / "other"]
     shown = use("explain", model, *words, "--class", "blue", check=2)
-    assert "'blue' is no class of this model; there are blue sky, grün, red" in shown
+    assert "no class 'blue'; choose from blue sky, grün, red" in shown
     assert "is not empty" in use("explain", model, "--images", images, "--output", maps, check=2)
     file = tmp_path / "file"
     file.touch()

@@ -281,10 +281,10 @@ def test_paths_without_images(
         ("{tmp}", "is a folder"),
         ("{tmp}/answers.txt", "must end in .csv or .json"),
         ("{tmp}/answers", "must end in .csv or .json"),
-        ("{tmp}/table.csv", "would overwrite what it is made from"),
+        ("{tmp}/table.csv", "would overwrite one of its own inputs"),
         ("{tmp}/table.csv/answers.csv", "cannot be written"),
-        ("{run}/clip/fold_1/predictions.csv", "is a file of a training run"),
-        ("{run}/clip/config.json", "is a file of a training run"),
+        ("{run}/clip/fold_1/predictions.csv", "belongs to a training run"),
+        ("{run}/clip/config.json", "belongs to a training run"),
     ],
 )
 def test_places_that_cannot_be_meant(
@@ -325,7 +325,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_old_file(
     [
         (["--images", "a.png"], "MODEL"),
         (["model"], "--images must be given"),
-        (["model", "--images", "a.png", "--device", "gpu"], "--device: 'gpu' is no device"),
+        (["model", "--images", "a.png", "--device", "gpu"], "--device: 'gpu' is not a device"),
         (["model", "--images", "a.png", "--devic", "cpu"], "did you mean --device"),
         (["{run}", "--images", "a.png"], "choose one, for example"),
         (["{run}/folds", "--images", "{images}", "--device", "cuda:99"], "--device: cuda:99"),

@@ -5,20 +5,20 @@ import shlex
 
 import pytest
 
-from clip_pkg.base.errors import ConfigErrors
+from clip_pkg.base.errors import ConfigErrors, UserError
+from clip_pkg.cli.parser import Parser
 from clip_pkg.config.describe import config_keys
 from clip_pkg.config.flags import (
     add_config_flags,
     config_from_flags,
     given_flags,
-    suggest_flag,
 )
 from clip_pkg.config.schema import RunConfig
 
 
 @pytest.fixture
 def parser():
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = Parser(prog="program", description="")
     parser.add_argument("--data-dir")
     add_config_flags(parser)
     return parser
@@ -274,7 +274,7 @@ def test_a_notice_about_a_named_model_begins_with_its_flag(parser):
 
 
 def test_excluded_flags_are_left_to_the_parser():
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser = Parser(prog="program", description="")
     parser.add_argument("--gpu-id", default=argparse.SUPPRESS, type=int)
     add_config_flags(parser, exclude=("gpu_id",))
     assert config(parser, "--gpu-id 3").gpu_id == 3
@@ -303,4 +303,8 @@ def test_help_shows_every_key_with_default_and_choices(parser):
     ],
 )
 def test_unknown_flags_get_a_suggestion(parser, unknown, suggestion):
-    assert suggest_flag(unknown, parser) == suggestion
+    with pytest.raises(UserError) as caught:
+        parser.parse([unknown])
+    near = f"did you mean {suggestion}" if suggestion else "see program --help"
+    assert f"unknown flag {unknown.partition('=')[0]}" in str(caught.value)
+    assert near in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clip_pkg.base.errors import ConfigErrors
-from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.main import parser_of
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.pretraining import pretrain_loss_classes
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_said_where_it_was_written(values, problem):
 @pytest.mark.parametrize("goes_on", ["--continue-pretrain", "--continue_pretrain"])
 def test_the_guides_command_line(spelling, goes_on):
     words = [spelling, "dcl_symmetric", goes_on, "--continue_finetune"]
-    parsed = training_parser().parse_args(words)
+    parsed = parser_of().parse_args(words)
     (config,) = config_from_flags(parsed).configs
     assert config.pretrain is not None
     assert config.pretrain.loss.type == "dcl_symmetric"

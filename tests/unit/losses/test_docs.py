@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from clip_pkg.cli.arguments import training_parser
+from clip_pkg.cli.main import parser_of
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.losses.registry import AUXILIARY, LOSSES, LossRow
@@ -59,7 +59,7 @@ def test_its_commands_are_understood() -> None:
     for line in block.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line.removeprefix("python "))
         assert program == "train_clip.py"
-        parser = training_parser()
+        parser = parser_of()
         parsed = parser.parse_args(arguments)
         parser.check_needed(parsed)
         (config,) = config_from_flags(parsed).configs

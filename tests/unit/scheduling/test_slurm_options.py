@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.cli import slurm_flags
-from clip_pkg.cli.arguments import training_parser
-from clip_pkg.cli.main import main
-from clip_pkg.cli.slurm_flags import check_slurm, slurm_options
+from clip_pkg.cli.main import main, parser_of
+from clip_pkg.cli.run_arguments import execution
+from clip_pkg.launch import resources
+from clip_pkg.launch.resources import check_slurm
 from clip_pkg.scheduling.slurm_options import SlurmOptions, parse_minutes, parse_option
 from support.tiny import command, program_environment
 
@@ -19,9 +19,7 @@ ON_SLURM = ("--data-dir", "d", "--output-dir", "o", "--executor", "slurm")
 
 
 def options(*words: str) -> SlurmOptions:
-    found = slurm_options(training_parser().parse_args([*ON_SLURM, *words]))
-    assert found is not None
-    return found
+    return execution(parser_of().parse([*ON_SLURM, *words])).slurm
 
 
 @pytest.mark.parametrize(
@@ -141,8 +139,8 @@ def test_any_text_is_an_option_or_an_error(text: str) -> None:
         (["--slurm-option", "qos=a"], "--slurm-option: only with"),
         (["--max-jobs", "2"], "--max-jobs: only with"),
         (["--executor", "slurm", "--max-jobs", "0"], "--max-jobs"),
-        (["--executor", "slurm", "--jobs-per-gpu", "2"], "--jobs-per-gpu is about GPUs of this"),
-        (["--executor", "slurm", "--wait-for-gpu", "9"], "--wait-for-gpu is about GPUs of this"),
+        (["--executor", "slurm", "--jobs-per-gpu", "2"], "--jobs-per-gpu applies to GPUs of this"),
+        (["--executor", "slurm", "--wait-for-gpu", "9"], "--wait-for-gpu applies to GPUs of this"),
     ],
 )
 def test_flags_that_mean_nothing_are_a_sentence(
@@ -158,7 +156,7 @@ def test_flags_that_mean_nothing_are_a_sentence(
 
 
 def test_help_has_a_group_for_slurm() -> None:
-    group = training_parser().format_help().split("on a Slurm cluster (--executor slurm):")[1]
+    group = parser_of().format_help().split("on a Slurm cluster (--executor slurm):")[1]
     group = group.split("when a fold fails:")[0]
     for flag in ("--partition", "--time", "--gres", "--slurm-option", "--max-jobs"):
         assert flag in group
@@ -173,10 +171,10 @@ def test_without_submitit_or_commands_it_says_so(
     environment = {**program_environment(), "PATH": str(tmp_path)}
     done = subprocess.run(command(*words), env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no sbatch and no srun and no squeue and no scancel on this machine" in done.stderr
+    assert "no sbatch and no srun and no squeue and no scancel" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
-    monkeypatch.setattr(slurm_flags.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(resources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "clip_pkg\[slurm\]"'):
         check_slurm()

@@ -1,0 +1,8 @@
+"""`python -m clip_pkg`: the same program as train_clip.py."""
+
+import sys
+
+from clip_pkg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
