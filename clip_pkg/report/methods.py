@@ -1,4 +1,4 @@
-"""The methods paragraph: what was done, generated from configs and folds, ready to paste."""
+"""The methods paragraph, generated from configs and folds, ready to paste."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.metrics.table import lower_is_better
 from clip_pkg.report.loss_words import WEIGHTINGS, loss_phrase, number
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
+from clip_pkg.study.identity import NO_PART_OF_THE_RESULT
 
-MOST_DESCRIBED = 4  # configs that get a sentence each; of more, the keys that differ are named
-NO_PART_OF_THE_METHOD = frozenset(
-    {"name", "num_workers", "gpu_id", "gpus_per_task", "compile", "activation_checkpointing"}
-)
+MAX_DESCRIBED = 4  # configs that get a sentence each; of more, the keys that differ are named
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "lars": "LARS"}
+PRETRAINING_IMAGES = {
+    "train_fold": "the training images of each fold",
+    "all": "all images of the data set, including those of the validation folds",
+}
 
 
 def methods_paragraph(outcomes: Sequence[ConfigOutcome], tests: str) -> str:
-    """Describe data, division, models, training, choice of the epoch and statistics.
+    """Describe data, splits, models, training, choice of the epoch and statistics.
 
-    tests: how configs were compared, a sentence, or empty.
+    tests: a sentence on how configs were compared, or empty.
     """
     first = outcomes[0]
     parts = [
         _data(first),
-        _division(outcomes),
+        _splits(outcomes),
         *_models(outcomes),
         _training(outcomes),
         *_sampling(outcomes),
@@ -53,7 +57,7 @@ def _data(outcome: ConfigOutcome) -> str:
     return text + "."
 
 
-def _division(outcomes: Sequence[ConfigOutcome]) -> str:
+def _splits(outcomes: Sequence[ConfigOutcome]) -> str:
     info = outcomes[0].folds_info
     folds, method = info["folds"], str(info["method"])
     seed = "" if info["random_state"] is None else f", seed {info['random_state']}"
@@ -77,16 +81,16 @@ def _division(outcomes: Sequence[ConfigOutcome]) -> str:
         plural = "s" if clusters > 1 else ""
         kept.append(f"duplicate and near-duplicate images ({clusters} cluster{plural})")
     if kept:
-        text += f". {' and '.join(kept).capitalize()} were kept on the same side of every division"
+        text += f". {' and '.join(kept).capitalize()} were kept in the same fold"
     if len(outcomes) > 1 and len({one.summary["splits_hash"] for one in outcomes}) == 1:
-        text += f". All {len(outcomes)} configurations were evaluated on identical divisions"
+        text += f". All {len(outcomes)} configurations were evaluated on identical splits"
     return text + "."
 
 
 def _models(outcomes: Sequence[ConfigOutcome]) -> list[str]:
     if len(outcomes) == 1:
         return [_model(outcomes[0].config, "The model used")]
-    if len(outcomes) <= MOST_DESCRIBED:
+    if len(outcomes) <= MAX_DESCRIBED:
         return [_model(one.config, f"Configuration “{one.name}” used") for one in outcomes]
     keys = differing_keys([one.config for one in outcomes])
     return [
@@ -97,19 +101,19 @@ def _models(outcomes: Sequence[ConfigOutcome]) -> list[str]:
 
 
 def differing_keys(configs: Sequence[RunConfig]) -> list[str]:
-    """Settings that have several values among the configs and can change a result."""
+    """Keys whose values differ among the configs and that affect results."""
     values = [config.model_dump(mode="json") for config in configs]
     return [
         key
         for key in values[0]
-        if key not in NO_PART_OF_THE_METHOD and any(one[key] != values[0][key] for one in values)
+        if key not in NO_PART_OF_THE_RESULT and any(one[key] != values[0][key] for one in values)
     ]
 
 
 def _model(config: RunConfig, opening: str) -> str:
     frozen = " (kept frozen)"
-    image = f"{_encoder(config.image_encoder)}{frozen if config.freeze_image_encoder else ''}"
-    text = f"{opening} the image encoder {image}"
+    text = f"{opening} the image encoder {_encoder(config.image_encoder, config.pretrain)}"
+    text += frozen if config.freeze_image_encoder else ""
     family = config.text_encoder.family
     if config.needs_text and family == "prompts":
         text += " with learned class vectors in place of a text encoder"
@@ -120,17 +124,40 @@ def _model(config: RunConfig, opening: str) -> str:
         f", with embeddings of {config.embed_dim} dimensions, and was trained by minimising "
         f"{loss_phrase(config)}"
     )
-    return text + "."
+    return f"{text}.{_pretraining(config.pretrain)}"
 
 
-def _encoder(spec: EncoderSpec) -> str:
+def _encoder(spec: EncoderSpec, pretrain: PretrainConfig | None = None) -> str:
     start = "random initial weights" if spec.weights == "scratch" else "pretrained weights"
     tag = f", {spec.tag}" if spec.tag is not None else ""
-    return f"{spec.model} ({start}{tag})"
+    further = "" if pretrain is None else ", then pre-trained as described below"
+    return f"{spec.model} ({start}{tag}{further})"
+
+
+def _pretraining(pretrain: PretrainConfig | None) -> str:
+    """A sentence with a leading space; empty without a pre-training."""
+    if pretrain is None:
+        return ""
+    loss = pretrain.loss
+    settings = ", ".join(
+        f"{name} {number(value) if isinstance(value, float) else value}"
+        for name, value in loss.settings().items()
+    )
+    queue = "" if pretrain.queue is None else f", a queue of {pretrain.queue.size} negatives"
+    images = PRETRAINING_IMAGES.get(pretrain.images, "a separate set of images")
+    return (
+        " Before this training, its image encoder was pre-trained "
+        f"{'with' if loss.uses_labels else 'without'} labels on {images}, for {pretrain.epochs} "
+        f"epoch{'' if pretrain.epochs == 1 else 's'} with batches of {pretrain.batch_size} images "
+        f"in two augmented views ({pretrain.augmentation}), by minimising the loss {loss.type}"
+        f"{f' ({settings})' if settings else ''}{queue} with {OPTIMIZERS[pretrain.optimizer.type]} "
+        f"(learning rate {number(pretrain.optimizer.learning_rate)}, weight decay "
+        f"{number(pretrain.optimizer.weight_decay)})."
+    )
 
 
 def _shared(outcomes: Sequence[ConfigOutcome], key: str, unit: str = "") -> str:
-    """A setting's value, or all values that it has among the configs."""
+    """A setting's value, or all different values among the configs."""
     values: list[Any] = []
     for one in outcomes:
         value = getattr(one.config, key)
@@ -152,7 +179,7 @@ def _training(outcomes: Sequence[ConfigOutcome]) -> str:
     if config.early_stopping_patience is not None:
         text += (
             f" at most, and stopped after {config.early_stopping_patience} epochs without "
-            f"improvement of {_monitor(config)}"
+            f"improvement in {_monitor(config)}"
         )
     text += (
         f", with AdamW (learning rate {_shared(outcomes, 'learning_rate')}, weight decay "
@@ -196,7 +223,7 @@ def _sampling(outcomes: Sequence[ConfigOutcome]) -> list[str]:
         if len(sampled) == len(outcomes)
         else (
             " in " + ", ".join(f"“{one.name}”" for one in sampled)
-            if len(sampled) <= MOST_DESCRIBED
+            if len(sampled) <= MAX_DESCRIBED
             else f" in {len(sampled)} of the configurations"
         )
     )
@@ -222,13 +249,13 @@ def _epochs(outcomes: Sequence[ConfigOutcome]) -> str:
     if config.inner_val_fraction > 0:
         return (
             f"For every fold, {criterion} was chosen on an inner validation set of "
-            f"{100 * config.inner_val_fraction:g} % of its training images, so that the evaluated "
-            "images had no part in the choice."
+            f"{100 * config.inner_val_fraction:g} % of its training images; the evaluated images "
+            "did not influence the choice."
         )
     return (
-        f"Scores are those of {criterion}, which was chosen on the evaluated images themselves and "
-        "makes them optimistic; scores of the last epoch, which involve no choice, are given "
-        "beside them."
+        f"Scores are those of {criterion}. It was chosen on the evaluated images themselves, which "
+        "makes the scores optimistic; scores of the last epoch, which do not depend on a choice, "
+        "are given as well."
     )
 
 
@@ -238,8 +265,8 @@ def _test_images(outcomes: Sequence[ConfigOutcome]) -> list[str]:
         return []
     counts = " or ".join(str(count) for count in sorted(set(tested)))
     return [
-        f"A separate test set of {counts} images took no part in training or in any choice; every "
-        "fold's model was evaluated on it once, at the epoch that validation had chosen."
+        f"A separate test set of {counts} images was used neither for training nor for any choice; "
+        "every fold's model was evaluated on it once, at the epoch chosen by validation."
     ]
 
 
@@ -285,7 +312,7 @@ def _software(outcome: ConfigOutcome) -> str:
 
 
 def tests_sentence(comparison: Comparison, data_set: DataSetComparison) -> str:
-    """How the configs of a data set were compared; empty where no test was made."""
+    """How the configs of a data set were compared; empty if there was no test."""
     tests = [pair.test for pair in data_set.pairs if pair.test is not None]
     if not tests:
         return ""
@@ -296,5 +323,7 @@ def tests_sentence(comparison: Comparison, data_set: DataSetComparison) -> str:
         f"test-to-training ratio {tests[0].test_to_train:.2f})"
     )
     if len(tests) > 1:
-        text += f", p-values were adjusted for {len(tests)} comparisons after Holm (1979)"
+        text += (
+            f", p-values were adjusted for {len(tests)} comparisons by the method of Holm (1979)"
+        )
     return text + f", and p < {1 - comparison.level:.2g} was considered significant."

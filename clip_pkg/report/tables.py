@@ -139,6 +139,7 @@ def provenance(outcome: ConfigOutcome) -> Table:
         "Config digest": summary["identity"]["config"],
         "Class texts digest": summary["identity"]["class_texts"],
         "Code digest": summary["identity"]["code"],
+        "Numerics version": outcome.files.identity.numerics,
         "Splits": outcome.folds_info["method"],
         "Seed": outcome.config.random_state,
         "Choice of the epoch": summary["epoch_choice"],

@@ -15,8 +15,8 @@ CURVES = ("mean", "mean_plus_std", "mean_minus_std")
 def write_mean_curves(paths: ConfigPaths) -> None:
     """Rewrite `tensorboard/mean*` from the folds' histories, one point per epoch and column.
 
-    An epoch that some folds did not reach (early stopping) is averaged over those that did; the
-    number of folds is a curve of its own, so that a bend by drop-out can be recognised.
+    Each epoch is averaged over the folds that reached it (some may stop early); the number of these
+    folds is a curve of its own.
     """
     histories = [_columns(path) for path in sorted(paths.root.glob("fold_*/history.json"))]
     columns = list(dict.fromkeys(name for history in histories for name in history))

@@ -1,7 +1,7 @@
-"""What a refit takes over from the cross-validation: its length, and the estimate of its quality.
+"""What a refit takes from the cross-validation: number of epochs, and the estimate of its scores.
 
-A model that was trained on all images has no score: no image is left that it has not seen. What can
-be said of it is what its config achieved in cross-validation, and that is said as such.
+A model that is trained on all images has no score of its own, since no held-out image is left. Its
+summary gives the cross-validated scores of its config, and says that they are those.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class RefitLength:
-    """For how many epochs a refit trains. reason: why so many, as a phrase."""
+    """Number of epochs of a refit, and the reason as a phrase."""
 
     epochs: int
     reason: str
 
 
 def refit_length(summary: Mapping[str, Any], wanted: int | None) -> RefitLength:
-    """Take as many epochs as the folds' models needed, from a config's summary.
+    """Median of the folds' best epochs, rounded up; `wanted` overrides it.
 
-    That is the median of the folds' best epochs, rounded up; of their last epochs where the config
-    chose none (`save_best` false). `wanted` takes the place of both.
+    The median of their last epochs if the config does not choose an epoch (`save_best` false).
 
-    Raises RunFolderError where folds are missing that would have a say.
+    Raises RunFolderError if folds are unfinished.
     """
     if wanted is not None:
         return RefitLength(wanted, "as --epochs says")
@@ -40,8 +39,8 @@ def refit_length(summary: Mapping[str, Any], wanted: int | None) -> RefitLength:
         states = summary["status"].items()
         missing = ", ".join(f"{fold} ({state})" for fold, state in states if state != "done")
         raise RunFolderError(
-            f"{name}: without {missing} it is not known how many epochs to train; finish the folds "
-            "with the training command, or say it: --epochs N"
+            f"{name}: the number of epochs cannot be derived without {missing}. Run the training "
+            "command again to finish them, or set it with --epochs N"
         )
     if summary["config"]["save_best"]:
         kind, epochs = "best", summary["fold_results"]["fold_best_epoch"]
@@ -58,7 +57,7 @@ def refit_length(summary: Mapping[str, Any], wanted: int | None) -> RefitLength:
 def refit_summary(
     summary: Mapping[str, Any], length: RefitLength, class_counts: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Describe a refit, for `refit_summary.json`; nothing in it is a score of the refit itself."""
+    """Content of `refit_summary.json`; none of its scores is of the refit itself."""
     return {
         "schema_version": SCHEMA_VERSION,
         "name": summary["config"]["name"],

@@ -1,4 +1,4 @@
-"""What a comparison finds, in plain words."""
+"""Findings of a comparison, as sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clip_pkg.results.comparison_records import (
 )
 
 FEW_DATA_SETS = 5
-NAMED = 5  # configs in a sentence
+MAX_NAMES = 5  # configs in a sentence
 
 
 def probability(p: float) -> str:
@@ -23,7 +23,7 @@ def probability(p: float) -> str:
 
 
 def number(value: float, metric: str) -> str:
-    """A score or difference with the digits of its unit: `92.1`, `0.921`; a true minus sign."""
+    """A score or difference with one decimal place less than in tables: `92.1`, `−2.3`."""
     text = f"{value:.1f}" if METRICS[metric].unit == "percent" else f"{value:.3f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
@@ -34,91 +34,82 @@ def amount(value: float, metric: str) -> str:
     return f"{number(value, metric)}{points} of {METRICS[metric].title}"
 
 
-def interval(one: Interval, metric: str, level: float) -> str:
-    """`95 % CI 0.4 to 4.2`."""
-    return f"{level:.0%} CI ".replace("%", " %") + (
-        f"{number(one.low, metric)} to {number(one.high, metric)}"
-    )
-
-
 def tie(first: str, second: str) -> str:
-    """Two configs that say the same about every image."""
     return f"{first} and {second} give identical predictions: a tie"
 
 
 def tested(pair: PairResult, pairs: int) -> str:
-    """A pair with a test over folds, judged already; one of so many `pairs`."""
+    """A pair with a test over folds; one of `pairs` that were tested."""
     test, metric = pair.test, pair.metric
     assert test is not None
     assert test.low is not None
     assert test.high is not None
     assert test.p is not None
     assert pair.p_holm is not None
-    low, high = test.low, test.high
+    interval = Interval(test.low, test.high)
     if test.difference < 0:  # of a score that is better the lower it is
-        low, high = -high, -low
-    evidence = f"{interval(Interval(low, high), metric, test.level)}, corrected "
-    evidence += probability(test.p)
+        interval = Interval(-test.high, -test.low)
+    evidence = (
+        f"{100 * test.level:g} % CI {number(interval.low, metric)} to "
+        f"{number(interval.high, metric)}, corrected {probability(test.p)}"
+    )
     if pairs > 1:
         evidence += f", {probability(pair.p_holm)} after Holm's adjustment for {pairs} pairs"
     difference = amount(abs(test.difference), metric)
     if pair.verdict == "better":
         return (
-            f"{pair.first} is better than {pair.second} by {difference} ({evidence}): the "
-            "difference is unlikely to be chance"
+            f"{pair.first} is significantly better than {pair.second}, by {difference} ({evidence})"
         )
     return (
-        f"{pair.first} and {pair.second} cannot be told apart: {difference} between them "
-        f"({evidence})"
+        f"{pair.first} is not significantly better than {pair.second}: a difference of "
+        f"{difference} ({evidence})"
     )
 
 
 def untested(pair: PairResult, why: str) -> str:
-    """A pair whose folds leave nothing to test."""
+    """A pair without a test over folds."""
     first, second, mcnemar = pair.first, pair.second, pair.mcnemar
     if pair.difference is None:
         return (
-            f"{first} and {second} cannot be compared: {METRICS[pair.metric].title} is "
-            "undefined in their folds"
+            f"{first} and {second} cannot be compared: {METRICS[pair.metric].title} is undefined "
+            "in their folds"
         )
-    answers = (
-        f"of the images that only one of them gets right, {first} has "
+    return (
+        f"{first} is ahead of {second} by {amount(abs(pair.difference), pair.metric)}, but {why}; "
+        f"of the images that only one of them classifies correctly, {first} has "
         f"{mcnemar.only_first_correct} and {second} {mcnemar.only_second_correct} "
         f"(McNemar mid-{probability(mcnemar.p_mid)})"
     )
-    ahead = amount(abs(pair.difference), pair.metric)
-    return f"{first} is ahead of {second} by {ahead}, but {why}; {answers}"
 
 
 def standing(one: DataSetComparison, question: Question) -> str:
-    """Who leads on a data set, and who cannot be told apart from it."""
-    metric = question.metric
-    leader = one.leader
-    met = [
+    """The leading config, and which configs it is significantly better than."""
+    metric, leader = question.metric, one.leader
+    compared = [
         row
         for row in one.rows
         if row.splits_hash == leader.splits_hash and row.folds_done == row.n_folds
     ]
     led = [pair for pair in one.pairs if pair.first == leader.name]
     worse = [pair.second for pair in led if pair.verdict == "better"]
-    alike = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
+    similar = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
     spread = leader.spread(question)
-    unit = " %" if METRICS[metric].unit == "percent" else ""
     score = "undefined" if spread.mean is None else number(spread.mean, metric)
     score += "" if spread.sd is None else f" ± {number(spread.sd, metric)}"
     text = (
-        f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(met)} configs, "
-        f"{score}{unit} over {spread.n} fold{'' if spread.n == 1 else 's'}"
+        f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(compared)} "
+        f"configs, {score} {METRICS[metric].unit_sign}".rstrip()
+        + f" over {spread.n} fold{'' if spread.n == 1 else 's'}"
     )
     if worse:
-        text += f"; better than {some(worse, NAMED)}"
-    if alike:
-        text += f"; cannot be told apart from {some(alike, NAMED)}"
+        text += f"; significantly better than {some(worse, MAX_NAMES)}"
+    if similar:
+        text += f"; not significantly better than {some(similar, MAX_NAMES)}"
     return text
 
 
 def across_sets(across: AcrossDataSets, level: float) -> str:
-    """What the ranks over several data sets say."""
+    """Mean ranks over several data sets, with Friedman's test."""
     sets, test = len(across.data_sets), across.friedman
     ranked = sorted(zip(across.mean_ranks, across.configs, strict=True))
     listed = ", ".join(f"{name} {rank:.2f}" for rank, name in ranked)
@@ -129,25 +120,25 @@ def across_sets(across: AcrossDataSets, level: float) -> str:
     if test.p < 1 - level:
         assert across.critical_difference is not None
         text += (
-            f"; they differ ({found}), and two that are {across.critical_difference:.2f} or more "
-            "apart (Nemenyi) are unlikely to be so by chance"
+            f"; they differ significantly ({found}), as do two configs whose ranks are "
+            f"{across.critical_difference:.2f} or more apart (Nemenyi)"
         )
     else:
-        text += f"; they cannot be told apart ({found})"
+        text += f"; they do not differ significantly ({found})"
     if sets < FEW_DATA_SETS:
-        text += f". {sets} data sets are few: only large differences in rank can be seen"
+        text += f". {sets} data sets are few: only large differences in rank can be detected"
     return text
 
 
 def no_better_than_majority(
     one: DataSetComparison, row: LeaderboardRow, question: Question
 ) -> str | None:
-    """Warn of a config that has learned nothing; None for one that has."""
+    """Warn of a config that has learned nothing; None for other configs."""
     majority = one.baselines[0].scores.get(question.metric)
     mean = row.spread(question).mean
     if majority is None or majority.mean is None or mean is None or mean > majority.mean:
         return None
     return (
-        f"{one.name}: {row.name} is no better than always answering the most frequent class "
+        f"{one.name}: {row.name} is no better than always predicting the most frequent class "
         f"({METRICS[question.metric].title} {number(majority.mean, question.metric)})"
     )

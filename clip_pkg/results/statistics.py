@@ -1,8 +1,7 @@
 """Tests for two classifiers that were cross-validated on the same folds.
 
 The folds of a cross-validation share most of their training images, so their differences are
-correlated and a plain paired t-test finds differences that are none: it is given only for
-comparison. Everything here is a function of numbers; what they mean is in `comparison`.
+correlated and a plain paired t-test rejects too often; its p is given for comparison only.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.95
-ROUNDING = 1e-9  # relative; differences that vary by less are equal
+ROUNDING = 1e-9  # relative; differences that vary by less count as equal
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class ResampledTest:
     t, p: two-sided, K − 1 degrees of freedom.
     p_uncorrected: of the plain paired t-test, which rejects too often.
     effect: difference ÷ sd (Cohen's d_z).
-    t, p, p_uncorrected, effect, low and high are None where all folds differ by the same amount
-    other than 0: a spread that cannot be seen tells nothing.
+    t, p, p_uncorrected, effect, low and high are None if all folds differ by the same amount other
+    than 0, because the variance cannot be estimated then.
     """
 
     difference: float
@@ -49,7 +48,7 @@ class ResampledTest:
 
 @dataclass(frozen=True)
 class McNemarTest:
-    """Images that only one of two classifiers gets right, and how unlikely their imbalance is.
+    """Images that only one of two classifiers predicts correctly, and the p-value of the imbalance.
 
     p_exact: two-sided binomial p. p_mid: the mid-p version, less conservative.
     """
@@ -113,12 +112,12 @@ def corrected_resampled_t_test(
 def mcnemar_test(
     first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_]
 ) -> McNemarTest:
-    """Exact and mid-p McNemar test of two classifiers' answers to the same images.
+    """Exact and mid-p McNemar test of two classifiers on the same images.
 
     McNemar 1947; Fagerland, Lydersen & Laake 2013, "The McNemar test for binary matched-pairs
-    data": of the m images that only one of them gets right, each has them with probability ½ if
-    they are equally good. Exact: 2·P(X ≤ b) for X ~ Binomial(m, ½) and b the smaller count; mid-p:
-    that minus P(X = b). It takes images as independent and the models as they are.
+    data": if both are equally good, each of the m images that only one predicts correctly is the
+    first's with probability ½. Exact: 2·P(X ≤ b) for X ~ Binomial(m, ½) and b the smaller count;
+    mid-p: that minus P(X = b). Assumes independent images and fixed models.
     """
     only_first = int((first_correct & ~second_correct).sum())
     only_second = int((second_correct & ~first_correct).sum())
@@ -130,11 +129,11 @@ def mcnemar_test(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p-values for their number: p below α after it keeps the chance of any error below α.
+    """Adjust p-values so that rejecting those below α keeps the family-wise error rate below α.
 
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure": sorted ascending, the i-th
-    of m is multiplied by m − i + 1, and none falls below the one before it. None stays None and
-    does not count.
+    of m is multiplied by m − i + 1, and none falls below the one before it. None stays None and is
+    not counted.
     """
     known = [index for index, p in enumerate(p_values) if p is not None]
     ordered = sorted(known, key=lambda index: p_values[index] or 0.0)

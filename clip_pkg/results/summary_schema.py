@@ -1,6 +1,6 @@
-"""What `cv_summary.json` holds: every block and key, with unit and meaning, as a schema.
+"""Schema of `cv_summary.json`: every block and key, with unit and meaning.
 
-`CvSummary` checks a summary and prints itself as JSON Schema; docs/cv_summary.md is made from it.
+`CvSummary` validates a summary, and is the source of its JSON Schema and of docs/cv_summary.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Status: TypeAlias = Literal["done", "diverged", "failed", "missing"]
 
 
 class Block(BaseModel):
-    """Base: as written, nothing beside what is described."""
+    """Base of all blocks: strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -42,7 +42,7 @@ class Units(Block):
 
 
 class FoldColumns(Block):
-    """A list per column, one entry per fold in the order of their numbers; null for no result."""
+    """A list per column with an entry per fold, in their order; null for unfinished folds."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, list[Number | None]]
@@ -71,9 +71,9 @@ class LastEpochColumns(FoldColumns):
 
 
 class Averages(Block):
-    """Over the folds with a result: `avg_<column>`, `std_<column>`.
+    """Mean and deviation over the folds with a result: `avg_<column>`, `std_<column>`.
 
-    Where a score is undefined in some of these folds, `n_<column>` says in how many it is not.
+    If a score is undefined in some of these folds, `n_<column>` is the number of the others.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -119,7 +119,7 @@ class BestEpoch(Block):
 
 
 class LastEpoch(Block):
-    """Scores at the last epoch, which involve no choice."""
+    """Scores at the last epoch, which does not depend on a choice."""
 
     fold_results: LastEpochColumns
     average_results: Averages
@@ -127,7 +127,7 @@ class LastEpoch(Block):
 
 
 class TestImages(Block):
-    """Scores on the config's test images: each fold's model looked at all of them, once."""
+    """Scores on the config's test images: each fold's model was evaluated on all of them once."""
 
     n: Count = Field(description="Test images.")
     model: Literal["of the epoch that validation chose"]
@@ -140,10 +140,10 @@ class TestImages(Block):
 
 
 class Baselines(Block):
-    """What costs nothing, as means over folds."""
+    """Scores without training, as means over folds."""
 
     majority_class: Averages = Field(
-        description="Always answering the most frequent class of the training fold."
+        description="Always predicting the most frequent class of the training fold."
     )
     untrained_model: Averages = Field(description="The model before its first step.")
 
@@ -178,11 +178,11 @@ class ConfusionMatrix(Block):
 
 
 class ConfidenceIntervals(Block):
-    """Bootstrap intervals of pooled scores: what other images would have changed."""
+    """Bootstrap intervals of pooled scores: they cover other images, not other training runs."""
 
-    method: str = Field(description="How they were made.")
+    method: str = Field(description="How they were computed.")
     level: Fraction = Field(description="Of each interval.")
-    resamples: Count = Field(description="How many times images were drawn anew.")
+    resamples: Count = Field(description="Number of resamples.")
     seed: Count = Field(description="Of the draws.")
     drawn: str = Field(
         description="What is drawn with replacement within each class: images, or groups of images "
@@ -198,16 +198,16 @@ class ConfidenceIntervals(Block):
 
 
 class PretrainingMeasures(Block):
-    """Means over runs of what the features of a pre-trained encoder are worth; null: unknown."""
+    """Quality of the features of a pre-trained encoder, mean over runs; null: unknown."""
 
     alignment: Number | None = Field(
         description="Mean squared distance of two views of an image on the sphere; 0 is perfect."
     )
     uniformity: Number | None = Field(
-        description="Log of the mean Gaussian kernel over pairs of images; less is more uniform."
+        description="Log of the mean Gaussian kernel over pairs of images; lower is more uniform."
     )
     effective_rank: Number | None = Field(
-        description="Dimensions that the features use, 1 for features that are all alike."
+        description="Dimensions that the features use; 1 if all features are equal."
     )
     feature_std: Number | None = Field(
         description="Standard deviation of a dimension on the sphere; 0 after a collapse."
@@ -224,10 +224,7 @@ class UntrainedProbes(Block):
 
 
 class Pretraining(Block):
-    """What the image encoder learned from before the folds; probes use labels, training does not.
-
-    The one loss that does is `supcon`.
-    """
+    """Pre-training of the image encoder before the folds; only the loss `supcon` uses labels."""
 
     loss: str = Field(description="Its type.")
     settings: dict[str, Any] = Field(description="Parameters of the loss.")
@@ -236,21 +233,23 @@ class Pretraining(Block):
         "`folder`: others."
     )
     epochs: Epoch = Field(description="Planned passes over the images.")
-    shared_by_folds: bool = Field(description="Whether all folds start from one run.")
+    shared_by_folds: bool = Field(description="Whether all folds start from the same run.")
     runs: list[str | None] = Field(
         description="Folders relative to this file's, one per fold, or one for all."
     )
-    seconds: Number | None = Field(description="Of all different runs together.")
+    seconds: Number | None = Field(description="Sum over all runs.")
     train_images_per_second: Number | None = Field(
         description="Median over epochs, mean over runs."
     )
     last: PretrainingMeasures = Field(description="After the last epoch.")
     untrained: UntrainedProbes = Field(description="Before the first step.")
     collapsed: bool = Field(
-        description="Whether the features of a run are (almost) alike: effective rank below 2, or "
-        "a notice of the run that says so."
+        description="Whether the features of a run are nearly equal: effective rank below 2, or a "
+        "notice of the run about it."
     )
-    notices: list[str] = Field(description="What a reader should know; also in the file's own.")
+    notices: list[str] = Field(
+        description="Remarks for the reader; also in the notices of the file."
+    )
 
 
 class Failure(Block):
@@ -261,9 +260,9 @@ class Failure(Block):
 
 
 class Digests(Block):
-    """SHA-256 of all that the numbers follow from; equal runs have equal ones."""
+    """SHA-256 digests of everything that the numbers follow from; equal for equal runs."""
 
-    config: str = Field(description="The settings that decide the numbers.")
+    config: str = Field(description="Settings that affect the numbers.")
     data: str = Field(
         description="Path, label, group and content of every image; with `test_dir`, of the test "
         "images too."
@@ -273,13 +272,15 @@ class Digests(Block):
     code: str = Field(
         description="The package's sources that trained the folds; provenance, never compared."
     )
-    numerics: int = Field(
-        description="Version of the numerics: results of another one are not resumed or compared."
+    numerics: int | None = Field(
+        None,
+        description="Version of the numerics: results of other versions are neither resumed nor "
+        "compared. Missing in summaries of earlier revisions.",
     )
 
 
 class Timing(Block):
-    """How long it took; equal runs differ in this block, and in the speed of `pretraining`."""
+    """Durations; equal runs differ only in this block, and in the speed of `pretraining`."""
 
     fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
     fold_train_seconds: list[Number | None] = Field(description="Training steps only, seconds.")
@@ -289,21 +290,21 @@ class Timing(Block):
 class CvSummary(Block):
     """`cv_summary.json`."""
 
-    schema_version: Literal[2] = Field(description="Of this description.")
+    schema_version: Literal[2] = Field(description="Of this schema.")
     config: dict[str, Any] = Field(description="The canonical config; see docs/config.md.")
-    n_folds: Epoch = Field(description="Folds that there should be; 1 for a hold-out.")
+    n_folds: Epoch = Field(description="Number of planned folds; 1 for a hold-out.")
     status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
-    complete: bool = Field(description="Whether every fold is done.")
+    complete: bool = Field(description="Whether all folds are done.")
     units: Units = Field(description="Of all scores.")
     epoch_choice: str = Field(description="How the best epoch was chosen, in words.")
     fold_results: FoldResults = Field(description="Every fold's scores at its best epoch.")
     average_results: Averages = Field(description="Their means over folds.")
-    best_epoch: BestEpoch = Field(description="The same scores under a name like `last_epoch`.")
+    best_epoch: BestEpoch = Field(description="The same scores, in the layout of `last_epoch`.")
     last_epoch: LastEpoch = Field(description="Scores at the last epoch.")
     test: TestImages | None = Field(
         None, description="On the images of `test_dir`; null without it, or without a result."
     )
-    baselines: Baselines = Field(description="What to compare the scores with.")
+    baselines: Baselines = Field(description="Scores to compare with.")
     out_of_fold: OutOfFold | None = Field(description="At the best epochs; null without a result.")
     per_class: dict[str, PerClass] | None = Field(description="By class, out of fold.")
     confusion_matrix: ConfusionMatrix | None = Field(description="Out of fold.")
@@ -315,20 +316,22 @@ class CvSummary(Block):
         None, description="Self-supervised training before the folds; null without."
     )
     failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
-    identity: Digests = Field(description="Digests of all that the numbers follow from.")
+    identity: Digests = Field(description="Digests of everything that the numbers follow from.")
     data_fingerprint: str = Field(
         description="Of the images of the folds, as in `folds_info.json`."
     )
-    splits_hash: str = Field(description="`identity.splits`, as `folds_info.json` calls it.")
+    splits_hash: str = Field(
+        description="The same as `identity.splits`; the key of `folds_info.json`."
+    )
     environment: dict[str, str | list[str]] = Field(
         description="Versions, device, precision, git revision; a list where folds differ."
     )
     timing: Timing = Field(description="Seconds; `without_times` leaves this block out.")
-    notices: list[str] = Field(description="What happened on the way that a reader should know.")
+    notices: list[str] = Field(description="Remarks on the training for the reader.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> CvSummary:
-        """Lists have an entry per fold, and what is null agrees with the folds' status."""
+        """Lists have an entry per fold, and nulls agree with the folds' status."""
         done = [state == "done" for state in self.status.values()]
         for block in (
             self.fold_results,
@@ -357,7 +360,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
     Raises RunFolderError when there is none, or it is damaged or of another version.
     """
-    remedy = f"`python train_clip.py summarize {path.parent}` writes it anew"
+    remedy = f"`python train_clip.py summarize {path.parent}` rewrites it"
     try:
         text = path.read_text(encoding="utf-8")
         summary: dict[str, Any] = json.loads(text)
@@ -368,7 +371,8 @@ def read_summary(path: Path) -> dict[str, Any]:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise RunFolderError(
-            f"{path} is no summary of version {SCHEMA_VERSION} ({place}: {first['msg']}); {remedy}"
+            f"{path} is not a summary of version {SCHEMA_VERSION} ({place}: {first['msg']}); "
+            f"{remedy}"
         ) from None
     except ValueError as error:
         raise RunFolderError(f"{path} is damaged ({error}); {remedy}") from None
@@ -379,7 +383,7 @@ REFERENCE = "#/$defs/"
 
 
 def summary_reference_markdown() -> str:
-    """Write a table for the file, then one per block in the order of the schema."""
+    """A table for the file, then one per block in the order of the schema."""
     schema = CvSummary.model_json_schema(by_alias=True)
     sections = [_table(schema)]
     for name in _blocks_below(schema, schema, {}):
@@ -389,7 +393,7 @@ def summary_reference_markdown() -> str:
 
 
 def _blocks_below(block: Node, schema: Node, found: dict[str, None]) -> dict[str, None]:
-    """Names of all blocks that `block` leads to, each followed by those below it."""
+    """Names of all blocks below `block`, each followed by those below it."""
     for child in block["properties"].values():
         for name in _references(child):
             if name not in found:

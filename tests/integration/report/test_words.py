@@ -112,7 +112,7 @@ def test_the_plain_paragraph() -> None:
         "random crops, horizontal flips, changes of brightness and contrast",
         "AdamW (learning rate 0.0001, weight decay 0.01)",
         "batches of 32 images",
-        "makes them optimistic",
+        "makes the scores optimistic",
         "lowest validation loss",
         "mean ± sample standard deviation (ddof = 1) over n = 5 folds",
         "Software: PyTorch 2.15.0.",
@@ -172,7 +172,7 @@ def test_intervals_are_named_with_their_method() -> None:
     )
 
 
-def test_no_text_side_is_told_of_where_there_is_none() -> None:
+def test_without_a_text_encoder_none_is_described() -> None:
     text = paragraph(
         text_encoder_name="none",
         loss={"type": "ce", "classifier": "linear"},
@@ -184,16 +184,31 @@ def test_no_text_side_is_told_of_where_there_is_none() -> None:
     assert "learned class vectors" in paragraph(text_encoder_name="prompts")
 
 
-def test_many_configs_are_told_by_what_differs() -> None:
+def test_many_configs_are_described_by_their_differences() -> None:
     many = [outcome(name=f"n{one}", learning_rate=10.0**-one) for one in range(1, 7)]
     text = methods_paragraph(many, "They were tested.")
     assert "6 configurations were compared, which differed in learning_rate." in text
-    assert "identical divisions" in text
+    assert "identical splits" in text
     assert text.count("used the image encoder") <= 1
     assert "They were tested." in text
     two = methods_paragraph(many[:2], "")
     assert "Configuration “n1” used" in two
     assert "learning rate 0.1 or 0.01" in two
+
+
+def test_settings_that_do_not_affect_numbers_are_no_difference() -> None:
+    same = [outcome(name=f"n{n}", cuda_graphs=n % 2 == 0, num_workers=n) for n in range(1, 7)]
+    assert "6 configurations were compared, equal in all settings." in methods_paragraph(same, "")
+
+
+def test_a_pretraining_is_described() -> None:
+    block = {"loss": {"type": "nt_xent"}, "images": "all", "epochs": 20, "batch_size": 64}
+    text = paragraph(image_encoder_name="resnet18:scratch", pretrain=block)
+    assert "resnet18 (random initial weights, then pre-trained as described below)" in text
+    assert "pre-trained without labels on all images of the data set" in text
+    assert "for 20 epochs with batches of 64 images" in text
+    assert "nt_xent (temperature 0.5) with AdamW (learning rate 0.001" in text
+    assert "pre-trained" not in paragraph(image_encoder_name="resnet18:scratch")
 
 
 def test_every_loss_has_words() -> None:

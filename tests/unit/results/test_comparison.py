@@ -23,7 +23,7 @@ IMAGES = image_list()
 GOOD, ALSO_GOOD, BAD = (drawn_answers(IMAGES, *how) for how in ((2.5, 0), (2.5, 1), (0.0, 2)))
 
 
-def test_a_true_difference_is_found_and_said(tmp_path: Path) -> None:
+def test_a_true_difference_is_found_and_reported(tmp_path: Path) -> None:
     write_result(tmp_path, "bad", IMAGES, BAD)
     write_result(tmp_path, "good", IMAGES, GOOD)
     found = compare([tmp_path])
@@ -33,9 +33,10 @@ def test_a_true_difference_is_found_and_said(tmp_path: Path) -> None:
     assert pair.verdict == "better"
     assert pair.test is not None
     assert pair.test.p == pair.p_holm < 0.05
-    assert pair.sentence.startswith("good is better than bad by 63.3 points of balanced accuracy (")
-    assert pair.sentence.endswith("the difference is unlikely to be chance")
-    assert "bad is no better than always answering the most frequent class" in found.findings[-1]
+    assert pair.sentence.startswith(
+        "good is significantly better than bad, by 63.3 points of balanced accuracy (95 % CI "
+    )
+    assert "bad is no better than always predicting the most frequent class" in found.findings[-1]
 
 
 def test_the_numbers_are_those_of_the_folds_and_of_the_pooled_images(tmp_path: Path) -> None:
@@ -81,14 +82,14 @@ def test_identical_predictions_are_a_tie(tmp_path: Path) -> None:
     assert (pair.difference, pair.mcnemar.p_mid) == (0.0, 1.0)
 
 
-def test_similar_configs_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_similar_configs_do_not_differ_significantly(tmp_path: Path) -> None:
     write_result(tmp_path, "a", IMAGES, GOOD)
     write_result(tmp_path, "b", IMAGES, ALSO_GOOD)
     found = compare([tmp_path])
     (pair,) = found.data_sets[0].pairs
     assert pair.verdict == "undecided"
-    assert "cannot be told apart" in pair.sentence
-    assert "; cannot be told apart from" in found.findings[0]
+    assert "is not significantly better than" in pair.sentence
+    assert "; not significantly better than" in found.findings[0]
 
 
 def test_a_lower_loss_is_better(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_lower_loss_is_better(tmp_path: Path) -> None:
     assert (pair.first, pair.second, pair.verdict) == ("good", "bad", "better")
     assert pair.difference is not None
     assert pair.difference < 0
-    assert "good is better than bad by 1." in pair.sentence
+    assert "good is significantly better than bad, by 1." in pair.sentence
     assert compare([tmp_path], metric="ece").data_sets[0].pairs[0].bootstrap is None
 
 
@@ -160,7 +161,7 @@ def test_one_split_only_is_not_tested_over_folds(tmp_path: Path) -> None:
     assert "McNemar mid-p" in pair.sentence
 
 
-def test_a_config_that_was_not_summed_up_is_named(tmp_path: Path) -> None:
+def test_a_config_without_a_summary_is_named(tmp_path: Path) -> None:
     write_result(tmp_path, "a", IMAGES, GOOD)
     (write_result(tmp_path, "b", IMAGES, BAD) / "cv_summary.json").unlink()
     (refusal,) = compare([tmp_path]).refusals

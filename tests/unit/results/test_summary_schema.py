@@ -116,7 +116,7 @@ def test_a_changed_number_is_noticed(failed: Path) -> None:
     assert (worst, where) == (pytest.approx(1e-9, rel=1e-3), "best out_of_fold f1")
 
 
-def test_best_and_last_epoch_are_told_apart(runs: Path) -> None:
+def test_best_and_last_epoch_are_separate(runs: Path) -> None:
     summary = read(runs / "folds")
     best, last = summary["best_epoch"], summary["last_epoch"]
     assert best["average_results"] == summary["average_results"]
@@ -160,7 +160,7 @@ def test_the_environment_names_versions_device_and_revision(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 1}, "no summary of version 2 .schema_version"),
+        ({"schema_version": 1}, "not a summary of version 2 .schema_version"),
         ({"unknown": 1}, "unknown"),
         ({"complete": False}, "contradict each other"),
         ({"n_folds": 3}, "entries for 3 folds"),
@@ -177,7 +177,7 @@ def test_other_summaries_are_refused(
         read_summary(path)
 
 
-def test_absent_and_damaged_summaries_are_told(failed: Path) -> None:
+def test_absent_and_damaged_summaries_are_errors(failed: Path) -> None:
     path = failed / "cv_summary.json"
     path.write_text("{", encoding="utf-8")
     with pytest.raises(RunFolderError, match=r"damaged .*summarize"):
