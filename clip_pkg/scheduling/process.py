@@ -52,9 +52,9 @@ class Worker:
         """Process id."""
         return self._process.pid
 
-    def send(self, assignment: Assignment) -> None:
-        """Hand over an assignment; the answer has its `state`: done, failed or interrupted."""
-        self._write({"task_file": str(assignment.task.paths.task), "place": assignment.place})
+    def send(self, task_file: str | Path, place: Mapping[str, Any]) -> None:
+        """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`."""
+        self._write({"task_file": str(task_file), "place": place})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Ask whether these encoders can be used here; the answer has their `problems`."""
@@ -195,7 +195,7 @@ class ProcessExecutor:
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
         prepare(assignment.task)
-        worker.send(assignment)
+        worker.send(assignment.task.paths.task, assignment.place)
         return job
 
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:

@@ -1,233 +1,322 @@
-"""Carries folds out on the nodes of a Ray cluster.
+"""Runs each task as one remote task of a Ray cluster, which starts a worker process there.
 
-Each place is an actor (`ray_node`) with a GPU of its own that keeps a worker process for several
-folds. Ray finds room for the actors; until it has, their folds are QUEUED, and the first queued
-fold takes over whatever actor becomes free. Actors are never restarted by Ray: what was on a lost
-node fails, and the loop sends it out again, so that its ledger and its retries know of it. Actors
-belong to this process: Ray ends them when it is gone, and their workers end with them.
+Ray finds a node with free GPUs and CPUs, and starts a remote task again elsewhere when its node is
+lost; the fold then resumes from its checkpoint. A worker is a process of its own, so CUDA contexts,
+crashes in native code, signals and redirected output do not concern Ray; it ends by itself when the
+remote task or the launcher is gone. Ray is optional and imported when a run asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
+import importlib
+import json
+import os
+import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
 
-from clip_pkg.scheduling.devices import Device
+from clip_pkg.base.errors import UserError
+from clip_pkg.base.files import write_json
+from clip_pkg.scheduling.devices import Device, find_devices
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
-from clip_pkg.scheduling.process import crash, failure_from, how_it_ended
-from clip_pkg.scheduling.ray_connection import Connection, Layout
-from clip_pkg.scheduling.ray_seat import Seat, SeatLost
+from clip_pkg.scheduling.process import Worker, crash, failure_from, how_it_ended
+from clip_pkg.scheduling.ray_cluster import Cluster, Layout
 from clip_pkg.study.identity import PACKAGE
-from clip_pkg.study.tasks import FoldFailure, Task, finished
+from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, finished
 
+NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
 PLACE = "ray"  # and a number: the ids of places
-SECONDS_BETWEEN_QUESTIONS = 0.5
-SECONDS_IDLE = 5.0  # then an actor gives its GPU back to the cluster
-SECONDS_TO_DIE = 15.0  # after a kill; then the node counts as lost
+# Weights are looked for in the same folders as on the launcher's machine.
+FORWARDED = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TORCH_HOME", "XDG_CACHE_HOME")
+MAX_RESTARTS = 3  # by Ray, of one attempt
+SECONDS_BETWEEN_POLLS = 0.5
+SECONDS_TO_CHECKPOINT = 60.0  # then the worker is killed
+SECONDS_TO_DIE = 90.0  # after a kill; then the node counts as lost
 SECONDS_TO_LEAVE = 10.0
 SECONDS_FOR_SHARED_FILES = 90.0  # until a file is seen on another node; network folders cache
 
 
 def places(layout: Layout) -> tuple[Device, ...]:
-    """The places of a cluster, as devices; which GPU a place is on is Ray's to say."""
+    """The places of a cluster as devices; Ray decides which GPU a place is on."""
     return tuple(Device(f"{PLACE}{number}", "", "", PLACE) for number in range(layout.places))
 
 
-class RayJob:
-    """One assignment, on a seat or waiting for one."""
+# --- on the node
 
-    def __init__(self, executor: RayExecutor, assignment: Assignment, seat: Seat) -> None:
-        self.assignment = assignment
+
+def run_on_node(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a task in a worker process on the GPUs that Ray gave to this remote task.
+
+    Returns the worker's report, `problem`: why the task cannot run here, or `crash`: how the worker
+    ended. For the request see `RayExecutor`.
+    """
+    host = socket.gethostname()
+    for path in (request["task_file"], Path(request["log_file"]).parent):
+        if not Path(path).exists():
+            return {
+                "problem": f"{path} is not there on the node {host}; all nodes must see the same "
+                "folders"
+            }
+    os.environ.update(request["environment"])
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    if Path(request["folder"]).is_dir():
+        os.chdir(request["folder"])  # relative paths of a config count from there
+    devices, _ = find_devices(None) if request["has_gpu"] else find_devices(None, gpus=())
+    names = [f"{host} CPU"]
+    if devices[0].is_gpu:
+        names = [
+            f"{host} GPU {one}" for one in os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+        ]
+    elif request["has_gpu"]:
+        with Path(request["log_file"]).open("a", encoding="utf-8") as log:
+            log.write(f"NOTE: Ray gave a GPU of {host}, but there is no CUDA device\n")
+    place = {
+        "device": devices[0].torch_name,
+        "device_id": "+".join(names),
+        "threads": request["threads"],
+        "log_file": request["log_file"],
+    }
+    worker = Worker(devices)
+    try:
+        worker.send(request["task_file"], place)
+        ray: Any = importlib.import_module("ray")
+        node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+        process = f"pid {worker.pid} on Ray node {host} ({address}, {node[:8]})"
+        announcement = {"node": node, "process": process, "time": time.time()}
+        write_json(Path(request["task_file"]).parent / NODE_FILE, announcement)
+        return _report(worker)
+    except KeyboardInterrupt:  # ray.cancel
+        worker.signal(SIGTERM)
+        return _report(worker, SECONDS_TO_CHECKPOINT)
+    finally:
+        worker.close()
+
+
+def _report(worker: Worker, seconds: float = float("inf")) -> dict[str, Any]:
+    """Wait for the worker's report; kill it after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (report := worker.answer()) is None and worker.exit_code() is None:
+        if time.monotonic() > deadline:
+            worker.kill()
+        time.sleep(0.1)
+    report = report or worker.answer()  # written just before it ended
+    return report or {"crash": how_it_ended(worker.exit_code() or 0)}
+
+
+def _remote_function() -> Any:
+    def clip_pkg_task(checkout: str, request: dict[str, Any]) -> dict[str, Any]:
+        # Travels by value, so that a node without the package can say so.
+        import sys  # noqa: PLC0415
+
+        sys.path.insert(0, checkout)
+        try:
+            from clip_pkg.scheduling.ray import run_on_node  # noqa: PLC0415
+        except ImportError as error:
+            return {"problem": f"{error}; there must be {checkout} on the node, as there is here"}
+        return run_on_node(request)
+
+    return clip_pkg_task
+
+
+# --- on the launcher's machine
+
+
+class RayJob:
+    """One assignment as a remote task."""
+
+    def __init__(self, executor: RayExecutor, assignment: Assignment, reference: Any) -> None:
+        self.reference = reference
         self.failure: FoldFailure | None = None
+        self.state = JobState.QUEUED
+        self.node_file = assignment.task.paths.root / NODE_FILE
         self._executor = executor
-        self._seat = seat
-        self._state = JobState.QUEUED
-        self._sent = False
-        self._pid = 0
-        self._next_question = 0.0
-        self._killed: float | None = None
-        self._done: float | None = None
+        self._assignment = assignment
+        self._announced: dict[str, Any] = {}
+        self._starts = 0
+        self._next_look = 0.0
+        self._killed_at: float | None = None
+        self._report: dict[str, Any] | None = None
+        self._reported_at = 0.0
 
     @property
     def process(self) -> str:
-        """Process id and node of the worker; empty while there is none."""
-        return f"pid {self._pid} on Ray node {self._seat.place}" if self._pid else ""
+        return str(self._announced.get("process", ""))
 
     def poll(self) -> JobState:
-        """Return the state now, without waiting."""
-        if not self._state.is_over:
-            self._executor.release_idle()
-            try:
-                self._advance(time.monotonic())
-            except SeatLost as lost:
-                self._end(JobState.FAILED, crash(self.assignment, str(lost)))
-        return self._state
+        if self.state.is_over:
+            return self.state
+        now = time.monotonic()
+        if self._report is None and self._executor.has_ended(self):
+            self._report, self._reported_at = self._executor.report(self), now
+        if self._report is not None:
+            self._end(self._report, now - self._reported_at)
+        elif self._killed_at is not None and now - self._killed_at > SECONDS_TO_DIE:
+            self._executor.cancel(self, force=True)
+            self._fail("did not end when it was killed")
+        elif now >= self._next_look:
+            self._next_look = now + SECONDS_BETWEEN_POLLS
+            self._look_for_node()
+        if self.state.is_over:
+            self.node_file.unlink(missing_ok=True)
+        return self.state
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end; a fold that has not begun is withdrawn."""
-        if self._state.is_over:
-            return
-        if self._sent:
-            self._seat.tell("signal", int(signal.SIGTERM))
-        else:
-            self._end(JobState.INTERRUPTED)
+        if not self.state.is_over:
+            self._executor.cancel(self)
 
     def kill(self) -> None:
-        """End the worker now, and the actor too if that does not help."""
-        if self._state.is_over:
+        self._killed_at = time.monotonic()
+        self.stop()
+
+    def _look_for_node(self) -> None:
+        """Follow where Ray runs the task; after the loss of its node it is queued again."""
+        try:
+            announced = json.loads(self.node_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return
-        if self._sent:
-            self._seat.tell("signal", int(signal.SIGKILL))
-            self._killed = time.monotonic()
+        has_moved = announced != self._announced
+        self._starts += has_moved
+        self._announced = announced
+        was_lost = has_moved and self.state is JobState.RUNNING
+        is_running = not was_lost and self._executor.is_alive(announced["node"])
+        self.state = JobState.RUNNING if is_running else JobState.QUEUED
+        if self._starts > MAX_RESTARTS + 1:  # Ray itself has no limit if memory is short
+            self._executor.cancel(self, force=True)
+            self._fail(f"was started {self._starts} times by Ray and lost each time")
+
+    def _end(self, report: Mapping[str, Any], seconds: float) -> None:
+        """Take the outcome from a report that came `seconds` ago."""
+        task = self._assignment.task
+        if "problem" in report:
+            log = str(self._assignment.log_file)
+            kind: FailureKind = "user error"
+            self.failure = FoldFailure(task.identity, task.fold, kind, report["problem"], "", log)
+            self.state = JobState.FAILED
+        elif "crash" in report:
+            self._fail(report["crash"])
+        elif report["state"] != JobState.DONE.value:
+            self.failure = report["failure"] and failure_from(report["failure"])
+            self.state = JobState(report["state"])
         else:
-            self._end(JobState.FAILED, crash(self.assignment, "was withdrawn before it began"))
+            list(task.paths.root.iterdir())  # makes a network folder show new files
+            if finished(task) is not None:
+                self.state = JobState.DONE
+            elif seconds > SECONDS_FOR_SHARED_FILES:
+                self._fail("reported success, but its result cannot be seen here")
 
-    def _advance(self, now: float) -> None:
-        """Take the next step: find a seat, begin, look."""
-        if self._killed is not None and now - self._killed > SECONDS_TO_DIE:
-            raise SeatLost(f"on {self._seat.place} did not end when it was killed")
-        if not self._sent:
-            self._seat = self._executor.ready_seat(self._seat)
-            if self._seat.is_ready() and not self._refused():
-                self._seat.ask("begin", self.assignment)
-                self._sent = True
-        elif self._state is JobState.QUEUED:
-            begun = self._seat.answer()
-            if begun is not None and begun["problem"]:
-                self._refuse(f"{begun['problem']}; all nodes must see the same folders")
-            elif begun is not None:
-                self._state, self._pid = JobState.RUNNING, begun["pid"]
-        else:
-            self._look(now)
-
-    def _refused(self) -> bool:
-        """Whether the node cannot give the numbers that this run wants."""
-        node = self._seat.node
-        assert node is not None, "asked of seats that are ready"
-        if node["problem"]:
-            self._refuse(f"the Ray node {node['ip']} cannot work: {node['problem']}")
-        elif node["numerics"] != self.assignment.task.identity.numerics:
-            self._refuse(
-                f"{self._seat.place} has another version of clip_pkg than {PACKAGE}, so that its "
-                "numbers could differ; use the same version on all nodes"
-            )
-        return self._state.is_over
-
-    def _refuse(self, reason: str) -> None:
-        task = self.assignment.task
-        log = str(self.assignment.log_file)
-        failure = FoldFailure(task.identity, task.fold, "user error", reason, "", log)
-        self._end(JobState.FAILED, failure)
-
-    def _look(self, now: float) -> None:
-        """Ask how the worker is now and then, and take its end."""
-        if self._done is not None:
-            self._finish(now)
-            return
-        if self._seat.is_silent and now >= self._next_question:
-            self._next_question = now + SECONDS_BETWEEN_QUESTIONS
-            self._seat.ask("look")
-        answer = self._seat.answer()
-        if answer is None:
-            return
-        report, code = answer["report"], answer["exit_code"]
-        if report is None and code is not None:
-            self._end(JobState.FAILED, crash(self.assignment, how_it_ended(code)))
-        elif report is not None and report["state"] == JobState.DONE.value:
-            self._done = now
-            self._finish(now)
-        elif report is not None:
-            failure = report["failure"]
-            self._end(JobState(report["state"]), failure and failure_from(failure))
-
-    def _finish(self, now: float) -> None:
-        """End well as soon as the result file can be seen from here."""
-        assert self._done is not None, "the worker said so"
-        list(self.assignment.task.paths.root.iterdir())  # makes a network folder look again
-        if finished(self.assignment.task) is not None:
-            self._end(JobState.DONE)
-        elif now - self._done > SECONDS_FOR_SHARED_FILES:
-            how = "said that it was done but left no result that can be seen here"
-            self._end(JobState.FAILED, crash(self.assignment, how))
-
-    def _end(self, state: JobState, failure: FoldFailure | None = None) -> None:
-        self._state, self.failure = state, failure
-        if state is JobState.DONE:
-            self._executor.give_back(self._seat)
-        else:
-            self._executor.dismiss(self._seat)
+    def _fail(self, how: str) -> None:
+        self.state, self.failure = JobState.FAILED, crash(self._assignment, how)
 
 
 class RayExecutor:
-    """Seats of a run on a cluster; as many folds as there are places, or more that wait."""
+    """Submits remote tasks to a cluster; Ray queues those for which it has no room."""
 
-    def __init__(self, connection: Connection, layout: Layout) -> None:
+    def __init__(self, cluster: Cluster, layout: Layout) -> None:
         self.layout = layout
-        self._connection = connection
-        self._seats: list[Seat] = []
-        self._idle: list[Seat] = []
+        self._cluster = cluster
+        self._ray = cluster.ray
+        self._open: list[RayJob] = []
+        self._ended: set[Any] = set()
+        self._next_wait = 0.0
 
     def submit(self, assignments: Sequence[Assignment]) -> list[RayJob]:
-        return [self._start(one) for one in assignments]
+        jobs = [RayJob(self, one, self._start(one)) for one in assignments]
+        self._open += jobs
+        return jobs
 
-    def _start(self, assignment: Assignment) -> RayJob:
-        """Hand to an actor that is free, or let Ray find room for another one."""
-        prepare(assignment.task)
-        gpus = assignment.task.gpus
-        seat = next((one for one in self._idle if one.gpus == gpus), None)
-        if seat is None:
-            seat = Seat(self._connection, self.layout, gpus)
-            self._seats.append(seat)
-        else:
-            self._idle.remove(seat)
-        return RayJob(self, assignment, seat)
+    def _start(self, assignment: Assignment) -> Any:
+        task = assignment.task
+        prepare(task)
+        (task.paths.root / NODE_FILE).unlink(missing_ok=True)
+        threads = self.layout.threads(task.gpus)
+        forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        request = {
+            "task_file": str(task.paths.task),
+            "log_file": str(assignment.log_file),
+            "has_gpu": self.layout.gpus > 0,
+            "threads": threads,
+            "folder": str(Path.cwd()),
+            "environment": {**forwarded, "OMP_NUM_THREADS": str(threads)},
+        }
+        function = self._ray.remote(_remote_function()).options(
+            **self.layout.resources(task.gpus),
+            max_retries=MAX_RESTARTS,
+            scheduling_strategy="SPREAD",
+        )
+        with self._connected():
+            return function.remote(str(PACKAGE.parent), request)
 
-    def ready_seat(self, seat: Seat) -> Seat:
-        """Return the seat, or an idle one that has room already in exchange for it."""
-        if not seat.is_ready():
-            for other in self._idle:
-                if other.gpus == seat.gpus and other.node is not None:
-                    self._idle.remove(other)
-                    self.give_back(seat)
-                    return other
-        return seat
+    def has_ended(self, job: RayJob) -> bool:
+        now = time.monotonic()
+        if now >= self._next_wait:
+            self._next_wait = now + SECONDS_BETWEEN_POLLS
+            self._open = [one for one in self._open if not one.state.is_over]
+            self._ended = self._wait(0.0)
+        return job.reference in self._ended
 
-    def give_back(self, seat: Seat) -> None:
-        """Keep a seat for the next task."""
-        seat.idle_since = time.monotonic()
-        self._idle.append(seat)
+    def _wait(self, seconds: float) -> set[Any]:
+        """Return those of the open references that have a result."""
+        references = [one.reference for one in self._open]
+        if not references:
+            return set()
+        with self._connected():
+            count = len(references)
+            return set(self._ray.wait(references, num_returns=count, timeout=seconds)[0])
 
-    def dismiss(self, seat: Seat) -> None:
-        """End a seat: the next task gets a fresh process, where Ray finds room."""
-        self._seats.remove(seat)
-        seat.kill()
+    def report(self, job: RayJob) -> dict[str, Any]:
+        """Return what `run_on_node` returned, or what Ray has to say instead."""
+        try:
+            with self._connected():
+                report: dict[str, Any] = self._ray.get(job.reference)
+        except self._ray.exceptions.TaskCancelledError:
+            return {"state": JobState.INTERRUPTED.value, "failure": None}
+        except self._ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            return {"crash": f"was lost by Ray ({lines[-1] if lines else type(error).__name__})"}
+        return report
 
-    def release_idle(self) -> None:
-        """Let others have the GPUs of seats for which there is no task any more."""
-        for seat in list(self._idle):
-            if time.monotonic() - seat.idle_since > SECONDS_IDLE:
-                self._idle.remove(seat)
-                self.dismiss(seat)
+    def cancel(self, job: RayJob, *, force: bool = False) -> None:
+        """Withdraw a queued job; interrupt a running one, or end it at once with `force`."""
+        with self._connected():
+            self._ray.cancel(job.reference, force=force)
+
+    def is_alive(self, node: str) -> bool:
+        """Whether a node is still in the cluster."""
+        with self._connected():
+            return self._cluster.is_alive(node)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionError as error:
+            raise UserError(
+                f"the connection to the Ray cluster broke ({error}); run the same command again to "
+                "resume"
+            ) from None
 
     def jobs_on(self, device: Device, task: Task) -> int:
-        """How many folds its place stands for by now: nodes that joined add to all places."""
+        """Folds of this place now: nodes that joined are shared out among all places."""
         del task
-        now, then = self.layout.capacity(self._connection.nodes()), self.layout.places
+        now, then = self.layout.capacity(self._cluster.nodes()), self.layout.places
         number = int(device.id.removeprefix(PLACE))
         return self.layout.jobs * ((now + then - 1 - number) // then)
 
     def close(self) -> None:
         """Leave no process behind, and the cluster as it was."""
-        # Where the connection broke, Ray ends the actors, and these their workers.
-        with contextlib.suppress(ConnectionError):
-            closing = [seat.tell("close") for seat in self._seats if seat.node is not None]
-            if closing:
-                ray = self._connection.ray
-                ray.wait(closing, num_returns=len(closing), timeout=SECONDS_TO_LEAVE)
-            for seat in self._seats:
-                seat.kill()
-        self._seats.clear()
-        self._idle.clear()
-        self._connection.close()
+        self._open = [one for one in self._open if not one.state.is_over]
+        # Where the connection broke, Ray ends the remote tasks, and these their workers.
+        with contextlib.suppress(UserError):
+            for one in self._open:
+                self.cancel(one)
+            self._wait(SECONDS_TO_LEAVE)
+            for one in self._open:
+                self.cancel(one, force=True)
+        for one in self._open:
+            one.node_file.unlink(missing_ok=True)
+        self._cluster.close()

@@ -1,17 +1,19 @@
-"""The Ray executor without a cluster: flags, addresses, sharing, and what becomes of a fold."""
+"""The Ray executor without a cluster: flags, addresses, layout, and the states of a fold."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -19,16 +21,14 @@ from clip_pkg.base.errors import UserError
 from clip_pkg.cli import main
 from clip_pkg.cli.main import parser_of
 from clip_pkg.launch.execution import _log_names
-from clip_pkg.scheduling import devices, ray_node
-from clip_pkg.scheduling import ray as ray_cluster
+from clip_pkg.scheduling import devices
+from clip_pkg.scheduling import ray as ray_executor
 from clip_pkg.scheduling.devices import Gpu
 from clip_pkg.scheduling.job import Assignment, JobState, Slot
-from clip_pkg.scheduling.ray import RayExecutor, places
-from clip_pkg.scheduling.ray_connection import Connection, Layout, lay_out
-from clip_pkg.scheduling.ray_seat import SeatLost
-from clip_pkg.study.identity import NUMERICS_VERSION
-from clip_pkg.study.tasks import FoldResult, FoldTask, write_record, write_task
-from support.fold_tasks import task as paper_task
+from clip_pkg.scheduling.ray import NODE_FILE, RayExecutor, RayJob, places, run_on_node
+from clip_pkg.scheduling.ray_cluster import Cluster, Layout, lay_out
+from clip_pkg.study.tasks import FoldFailure, FoldResult, write_record
+from support.fold_tasks import task
 from support.tiny import program_environment
 
 needs_ray = pytest.mark.skipif(
@@ -88,8 +88,8 @@ def test_a_cluster_without_anything_is_refused() -> None:
 
 def test_nodes_that_join_add_to_the_places() -> None:
     now: list[dict[str, float]] = [{"CPU": 4, "GPU": 2}, {"CPU": 4, "GPU": 1}]
-    connection = SimpleNamespace(nodes=lambda: now)
-    executor = RayExecutor(connection, lay_out(now, 2))  # type: ignore[arg-type]
+    cluster = SimpleNamespace(nodes=lambda: now, ray=None)
+    executor = RayExecutor(cluster, lay_out(now, 2))  # type: ignore[arg-type]
 
     def jobs() -> list[int]:
         return [executor.jobs_on(one, None) for one in places(executor.layout)]  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def test_nodes_that_join_add_to_the_places() -> None:
 def test_logs_are_named_by_fold(tmp_path: Path) -> None:
     name = _log_names(tmp_path)
     slot = Slot(places(Layout(3, 1, 1.0, 1.0, 1))[2])
-    assert name(task(tmp_path), slot).name.startswith("a_ray_fold2_")
+    assert name(task("a", 2), slot).name.startswith("a_ray_fold2_")
 
 
 # --- the command line
@@ -181,7 +181,7 @@ def test_where_nobody_listens_it_is_said_at_once(
 @needs_ray
 def test_what_is_no_ray_cluster_is_not_waited_for() -> None:
     code = (
-        "import clip_pkg.scheduling.ray_connection as c, sys\n"
+        "import clip_pkg.scheduling.ray_cluster as c, sys\n"
         "c.SECONDS_TO_CONNECT = 1\n"
         "try: c.connect(sys.argv[1])\n"
         "except c.UserError as error: print(error)\n"
@@ -192,261 +192,252 @@ def test_what_is_no_ray_cluster_is_not_waited_for() -> None:
         shown = subprocess.run(
             command, env=program_environment(), capture_output=True, text=True, timeout=60
         )
-    assert "did not say hello within 1 s" in shown.stdout
+    assert "no response within 1 s" in shown.stdout
 
 
-# --- what becomes of a fold
+# --- the states of a fold
 
 
-def task(root: Path, fold: int = 2, gpus: int = 1) -> FoldTask:
-    return paper_task("a", fold, gpus=gpus, n_folds=3, batch_size=4, root=root / "out")
+def write_result(root: Path, fold: int) -> None:
+    """Leave what a worker leaves when it has finished."""
+    one = task("a", fold, root=root)
+    numbers = (1, 1, 1, 1, False, {}, {}, {}, "reported fold", "cpu", {}, 1, 1, None, [])
+    write_record(one.paths.result, FoldResult(one.identity, fold, *numbers))  # type: ignore[arg-type]
 
 
-def write_result(one: FoldTask) -> None:
-    result = FoldResult(
-        one.identity, one.fold, 1, 1, 1, 1, False, {}, {}, {}, "reported fold", "cpu", {}, 1, 1,
-        None, [],
-    )  # fmt: skip
-    write_record(one.paths.result, result)
+class Lost(Exception):
+    """What Ray raises about a task."""
 
 
-NODE = {
-    "id": "0123456789ab",
-    "ip": "10.0.0.7",
-    "host": "n7",
-    "problem": "",
-    "numerics": NUMERICS_VERSION,
-}
+class Cancelled(Lost):
+    """The task was cancelled."""
 
 
-class FakeSeat:
-    """Answers what a test says; nothing until then."""
+class FakeRay:
+    """Notes what it is asked for; a test decides what tasks return."""
 
-    made: list[FakeSeat]
+    exceptions = SimpleNamespace(TaskCancelledError=Cancelled, RayError=Lost)
 
-    def __init__(self, connection: object, layout: Layout, gpus: int) -> None:
-        self.gpus = gpus
-        self.idle_since = 0.0
-        self.node: dict[str, str] | None = None
-        self.place = "n7 (10.0.0.7, 01234567)"
-        self.asked: list[tuple[Any, ...]] = []
-        self.told: list[tuple[Any, ...]] = []
-        self.is_silent = True
-        self.next: Any = None
-        self.lost = ""
-        self.killed = False
-        FakeSeat.made.append(self)
+    def __init__(self) -> None:
+        self.options: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
+        self.results: dict[int, Any] = {}
+        self.cancelled: list[tuple[int, bool]] = []
+        self.alive = {"node1", "node2"}
 
-    def is_ready(self) -> bool:
-        return self.node is not None
+    def remote(self, function: object) -> Any:
+        def submit(checkout: str, request: dict[str, Any]) -> int:
+            self.requests.append(request)
+            return len(self.requests)
 
-    def ask(self, name: str, *arguments: Any) -> None:
-        assert self.is_silent
-        self.is_silent = False
-        self.asked.append((name, *arguments))
+        def with_options(**options: Any) -> Any:
+            self.options.append(options)
+            return SimpleNamespace(remote=submit)
 
-    def answer(self) -> Any:
-        if self.lost:
-            raise SeatLost(self.lost)
-        found, self.next = self.next, None
-        self.is_silent = self.is_silent or found is not None
-        return found
+        return SimpleNamespace(options=with_options)
 
-    def tell(self, name: str, *arguments: Any) -> None:
-        self.told.append((name, *arguments))
+    def wait(self, references: list[int], **_: Any) -> tuple[list[int], list[int]]:
+        return [one for one in references if one in self.results], []
 
-    def kill(self) -> None:
-        assert not self.killed
-        self.killed = True
+    def get(self, reference: int) -> Any:
+        result = self.results[reference]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def cancel(self, reference: int, *, force: bool) -> None:
+        self.cancelled.append((reference, force))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": one, "Alive": one in self.alive} for one in ("node1", "node2")]
+
+    def shutdown(self) -> None:
+        """Leave."""
 
 
-class Cluster:
-    """An executor with fake seats and a clock that the test turns."""
+@dataclass
+class Run:
+    """An executor with a fake Ray and a clock that the test turns."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.seconds = 0.0
-        self.executor = RayExecutor(
-            Connection(SimpleNamespace(shutdown=lambda: None), "fake"), Layout(2, 1, 1.0, 1.0, 1)
-        )
+    root: Path
+    ray: FakeRay
+    seconds: float = 0.0
 
-    def submit(self, fold: int = 1, gpus: int = 1) -> ray_cluster.RayJob:
-        one = task(self.root, fold, gpus)
+    def __post_init__(self) -> None:
+        layout = Layout(2, 1, 1.0, 1.0, 1)
+        self.executor = RayExecutor(Cluster(self.ray, "fake"), layout)
+
+    def submit(self, fold: int = 1) -> RayJob:
+        one = task("a", fold, root=self.root)
         one.paths.root.mkdir(parents=True, exist_ok=True)
         slot = Slot(places(self.executor.layout)[0])
         return self.executor.submit([Assignment(one, (slot,), self.root / "a.log", 1)])[0]
 
-    def running(self, fold: int = 1) -> tuple[ray_cluster.RayJob, FakeSeat]:
-        job = self.submit(fold)
-        seat = FakeSeat.made[-1]
-        seat.node = dict(NODE)
-        job.poll()
-        seat.next = {"problem": "", "pid": 4711}
-        assert job.poll() is JobState.RUNNING
-        assert job.poll() is JobState.RUNNING
-        assert [question[0] for question in seat.asked[-2:]] == ["begin", "look"]
-        return job, seat
+    def announce(self, job: RayJob, node: str = "node1") -> None:
+        content = {"node": node, "process": f"pid 7 on Ray node {node}", "time": self.seconds}
+        job.node_file.write_text(json.dumps(content))
+
+    def poll(self, job: RayJob) -> JobState:
+        self.seconds += 1
+        return job.poll()
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    FakeSeat.made = []
-    one = Cluster(tmp_path)
-    monkeypatch.setattr(ray_cluster, "Seat", FakeSeat)
-    monkeypatch.setattr(ray_cluster, "time", SimpleNamespace(monotonic=lambda: one.seconds))
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    one = Run(tmp_path, FakeRay())
+    time = SimpleNamespace(monotonic=lambda: one.seconds)
+    monkeypatch.setattr(ray_executor, "time", time)
     return one
 
 
-def report(state: str = "done", failure: object = None) -> dict[str, Any]:
-    return {"report": {"state": state, "failure": failure}, "exit_code": None}
+def done() -> dict[str, Any]:
+    return {"state": "done", "failure": None}
 
 
-def test_a_fold_is_queued_until_ray_has_room(cluster: Cluster) -> None:
-    job = cluster.submit()
-    assert (job.poll(), job.process) == (JobState.QUEUED, "")
-    (seat,) = FakeSeat.made
-    seat.node = dict(NODE)
-    assert job.poll() is JobState.QUEUED
-    assert seat.asked == [("begin", job.assignment)]
-    seat.next = {"problem": "", "pid": 4711}
-    assert job.poll() is JobState.RUNNING
-    assert job.process == "pid 4711 on Ray node n7 (10.0.0.7, 01234567)"
+def test_a_fold_is_queued_until_its_node_announces_it(run: Run) -> None:
+    job = run.submit()
+    assert (run.poll(job), job.process) == (JobState.QUEUED, "")
+    assert run.ray.options[0]["num_gpus"] == 1.0
+    json.dumps(run.ray.requests)  # a node may not have the package
+    run.announce(job)
+    assert run.poll(job) is JobState.RUNNING
+    assert job.process == "pid 7 on Ray node node1"
 
 
-def test_done_means_that_the_result_can_be_seen_here(cluster: Cluster) -> None:
-    job, seat = cluster.running()
-    seat.next = report()
-    assert job.poll() is JobState.RUNNING  # the shared folder has not shown it yet
-    write_result(job.assignment.task)
-    assert job.poll() is JobState.DONE
-    lying, seat = cluster.running(fold=2)
-    seat.next = report()
-    lying.poll()
-    cluster.seconds += ray_cluster.SECONDS_FOR_SHARED_FILES + 1
-    assert lying.poll() is JobState.FAILED
-    assert "left no result" in str(lying.failure)
+def test_after_the_loss_of_its_node_a_fold_is_queued_and_runs_elsewhere(run: Run) -> None:
+    job = run.submit()
+    run.announce(job)
+    assert run.poll(job) is JobState.RUNNING
+    run.ray.alive.remove("node1")
+    assert run.poll(job) is JobState.QUEUED
+    run.announce(job, "node2")
+    assert run.poll(job) is JobState.RUNNING
+    assert job.process == "pid 7 on Ray node node2"
+    run.announce(job, "node2")  # the process died, its node did not
+    assert [run.poll(job), run.poll(job)] == [JobState.QUEUED, JobState.RUNNING]
 
 
-def test_a_seat_serves_several_folds_and_is_given_up_when_it_has_none(cluster: Cluster) -> None:
-    job, seat = cluster.running()
-    write_result(job.assignment.task)
-    seat.next = report()
-    assert job.poll() is JobState.DONE
-    wide = cluster.submit(2, gpus=2)  # needs another kind of seat
-    assert len(FakeSeat.made) == 2
-    again = cluster.submit(3)
-    again.poll()
-    assert seat.asked[-1] == ("begin", again.assignment)
-    assert len(FakeSeat.made) == 2
-    write_result(again.assignment.task)
-    seat.next = {"problem": "", "pid": 1}
-    again.poll()
-    seat.next = report()
-    cluster.seconds += 1
-    again.poll()
-    assert again.poll() is JobState.DONE
-    cluster.seconds += ray_cluster.SECONDS_IDLE + 1
-    wide.poll()
-    assert seat.killed
-    assert not FakeSeat.made[1].killed
+def test_a_fold_that_is_lost_again_and_again_is_given_up(run: Run) -> None:
+    job = run.submit()
+    for _ in range(ray_executor.MAX_RESTARTS + 2):
+        run.announce(job)
+        run.poll(job)
+    assert run.poll(job) is JobState.FAILED
+    assert "lost each time" in str(job.failure)
+    assert run.ray.cancelled == [(1, True)]
 
 
-def test_the_first_queued_fold_takes_over_a_seat_that_becomes_free(cluster: Cluster) -> None:
-    busy, seat = cluster.running(1)
-    first, second = cluster.submit(2), cluster.submit(3)
-    write_result(busy.assignment.task)
-    seat.next = report()
-    assert [busy.poll(), first.poll(), second.poll()] == [
-        JobState.DONE,
-        JobState.QUEUED,
-        JobState.QUEUED,
-    ]
-    assert seat.asked[-1] == ("begin", first.assignment)
-    cluster.submit(1)
-    assert len(FakeSeat.made) == 3  # waits where the first one did
-
-
-def test_a_lost_node_fails_the_fold_and_says_so(cluster: Cluster) -> None:
-    job, seat = cluster.running()
-    seat.lost = "was lost with its node n7"
-    assert job.poll() is JobState.FAILED
-    assert job.failure is not None
-    assert job.failure.kind == "crash"  # the loop tries again
-    assert "lost with its node n7" in job.failure.reason
-    assert seat.killed
+def test_done_means_that_the_result_can_be_seen_here(run: Run) -> None:
+    job, lying = run.submit(1), run.submit(2)
+    run.ray.results = {1: done(), 2: done()}
+    assert run.poll(job) is JobState.QUEUED  # the shared folder does not show it yet
+    write_result(run.root, 1)
+    assert run.poll(job) is JobState.DONE
+    assert not job.node_file.exists()
+    run.poll(lying)
+    run.seconds += ray_executor.SECONDS_FOR_SHARED_FILES
+    assert run.poll(lying) is JobState.FAILED
+    assert "cannot be seen here" in str(lying.failure)
 
 
 @pytest.mark.parametrize(
-    ("node", "begun", "sentence"),
+    ("report", "state", "kind", "words"),
     [
-        ({"code": "other"}, None, "other sources of clip_pkg"),
-        ({"problem": "No module named 'filelock'"}, None, "filelock"),
-        ({}, {"problem": "/o/task.json is not there on the node n7", "pid": 0}, "same folders"),
+        ({"state": "interrupted", "failure": None}, JobState.INTERRUPTED, "", ""),
+        (Cancelled(), JobState.INTERRUPTED, "", ""),
+        ({"crash": "ended with signal SIGKILL"}, JobState.FAILED, "crash", "SIGKILL"),
+        (Lost("a\nthe node died\n"), JobState.FAILED, "crash", "lost by Ray (the node died)"),
+        ({"problem": "no such folder"}, JobState.FAILED, "user error", "no such folder"),
     ],
 )
-def test_a_node_that_cannot_work_is_no_reason_to_try_again(
-    node: dict[str, str], begun: dict[str, Any] | None, sentence: str, cluster: Cluster
-) -> None:
-    job = cluster.submit()
-    (seat,) = FakeSeat.made
-    seat.node = {**NODE, **node}
-    job.poll()
-    seat.next = begun
-    assert job.poll() is JobState.FAILED
-    assert job.failure is not None
-    assert job.failure.kind == "user error"
-    assert sentence in job.failure.reason
+def test_how_a_fold_ended(report: Any, state: JobState, kind: str, words: str, run: Run) -> None:
+    job = run.submit()
+    run.ray.results[1] = report
+    assert run.poll(job) is state
+    assert (job.failure.kind if job.failure else "") == kind
+    assert words in str(job.failure)
 
 
-def test_how_a_fold_ended_is_taken_from_its_worker(cluster: Cluster) -> None:
-    job, seat = cluster.running(1)
-    failure = {"identity": vars(job.assignment.task.identity), "fold": 1, "kind": "diverged"}
-    seat.next = report("failed", {**failure, "reason": "NaN"})
-    assert job.poll() is JobState.FAILED
-    assert job.failure is not None
-    assert (job.failure.kind, job.failure.reason) == ("diverged", "NaN")
-    stopped, seat = cluster.running(2)
+def test_the_failure_of_a_fold_is_that_of_its_worker(run: Run) -> None:
+    job = run.submit()
+    failure = FoldFailure(task("a").identity, 1, "diverged", "NaN")
+    run.ray.results[1] = {"state": "failed", "failure": asdict(failure)}
+    assert run.poll(job) is JobState.FAILED
+    assert job.failure == failure
+
+
+def test_stopping_cancels_and_a_node_that_does_not_obey_counts_as_lost(run: Run) -> None:
+    stopped, hung = run.submit(1), run.submit(2)
     stopped.stop()
-    assert seat.told == [("signal", 15)]
-    seat.next = report("interrupted")
-    assert stopped.poll() is JobState.INTERRUPTED
-    crashed, seat = cluster.running(3)
-    seat.next = {"report": None, "exit_code": -9}
-    assert crashed.poll() is JobState.FAILED
-    assert "SIGKILL" in str(crashed.failure)
-    assert all(one.killed for one in FakeSeat.made)  # the next fold gets a fresh process
+    hung.kill()
+    assert run.ray.cancelled == [(1, False), (2, False)]
+    run.ray.results[1] = Cancelled()
+    assert run.poll(stopped) is JobState.INTERRUPTED
+    run.seconds += ray_executor.SECONDS_TO_DIE
+    assert run.poll(hung) is JobState.FAILED
+    assert run.ray.cancelled[2:] == [(2, True)]
 
 
-def test_what_has_not_begun_is_withdrawn(cluster: Cluster) -> None:
-    job = cluster.submit()
-    job.stop()
-    assert job.poll() is JobState.INTERRUPTED
-    assert FakeSeat.made[0].killed
-    job.kill()
-    assert job.poll() is JobState.INTERRUPTED
-
-
-def test_a_node_that_does_not_obey_counts_as_lost(cluster: Cluster) -> None:
-    job, seat = cluster.running()
-    job.kill()
-    assert seat.told == [("signal", 9)]
-    assert job.poll() is JobState.RUNNING
-    cluster.seconds += ray_cluster.SECONDS_TO_DIE + 1
-    assert job.poll() is JobState.FAILED
-    assert seat.killed
+def test_closing_ends_what_is_left(run: Run) -> None:
+    job = run.submit()
+    run.announce(job)
+    run.executor.close()
+    assert run.ray.cancelled == [(1, False), (1, True)]
+    assert not job.node_file.exists()
 
 
 # --- on the node
 
 
 class FakeWorker:
+    """Reports success at once; a signal is noted."""
+
+    made: ClassVar[list[FakeWorker]] = []
+
     def __init__(self, wanted: list[devices.Device]) -> None:
         self.devices = wanted
-        self.sent: list[Assignment] = []
         self.pid = 5
+        self.signals: list[int] = []
+        self.interrupts = 0
+        FakeWorker.made.append(self)
 
-    def send(self, assignment: Assignment) -> None:
-        self.sent.append(assignment)
+    def send(self, task_file: str, place: dict[str, Any]) -> None:
+        self.place = place
+
+    def answer(self) -> dict[str, Any] | None:
+        if self.interrupts:
+            self.interrupts -= 1
+            raise KeyboardInterrupt
+        return {"state": "interrupted" if self.signals else "done", "failure": None}
+
+    def exit_code(self) -> int | None:
+        return None
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(os, "environ", {**os.environ, "CUDA_VISIBLE_DEVICES": "1"})
+    monkeypatch.setattr(ray_executor, "Worker", FakeWorker)
+    context = SimpleNamespace(get_node_id=lambda: "0123456789ab")
+    util = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7")
+    ray = SimpleNamespace(get_runtime_context=lambda: context, util=util)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    (tmp_path / "task.json").touch()
+    FakeWorker.made.clear()
+    return {
+        "task_file": str(tmp_path / "task.json"),
+        "log_file": str(tmp_path / "a.log"),
+        "has_gpu": True,
+        "threads": 3,
+        "folder": str(Path.cwd()),
+        "environment": {"HF_HOME": "/shared/hf"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -463,30 +454,35 @@ def test_a_fold_sees_the_gpu_that_ray_gave_and_no_other(
     device: str,
     visible: str,
     note: bool,
+    request_of: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "environ", {**os.environ, "CUDA_VISIBLE_DEVICES": "1"})
     monkeypatch.setattr(devices, "installed_gpus", lambda: tuple(gpus))
-    monkeypatch.setattr(ray_node, "Worker", FakeWorker)
-    settings = {"HF_HOME": "/shared/hf"}
-    node = ray_node.NodeWorker(
-        has_gpu=has_gpu, threads=3, folder=str(Path.cwd()), settings=settings
-    )
+    assert run_on_node({**request_of, "has_gpu": has_gpu}) == done()
     assert os.environ["HF_HOME"] == "/shared/hf"
-    assert os.environ["OMP_NUM_THREADS"] == "3"
-    one = task(tmp_path)
-    slot = Slot(places(Layout(1, 1, 1.0, 1.0, 1))[0])
-    assignment = Assignment(one, (slot,), tmp_path / "a.log", 1)
-    assert "task.json is not there" in node.begin(assignment)["problem"]
-    write_task(one)
-    for _ in range(2):  # what may have been lost on the way is sent again, and done once
-        assert node.begin(assignment) == {"problem": "", "pid": 5}
-    worker: Any = node._worker
-    (sent,) = worker.sent
-    assert (sent.place["device"], sent.place["threads"]) == (device, 3)
-    assert sent.place["device_id"].endswith(" GPU 1" if device == "cuda:0" else " CPU")
+    (worker,) = FakeWorker.made
+    assert worker.is_closed
+    assert (worker.place["device"], worker.place["threads"]) == (device, 3)
+    assert worker.place["device_id"].endswith(" GPU 1" if device == "cuda:0" else " CPU")
     assert [one.visible for one in worker.devices] == [visible]
     assert (tmp_path / "a.log").exists() is note
-    node.begin(replace(assignment, attempt=2))
-    assert len(worker.sent) == 2
+    announced = json.loads((tmp_path / NODE_FILE).read_text())
+    assert announced["node"] == "0123456789ab"
+    assert "pid 5 on Ray node" in announced["process"]
+
+
+def test_a_cancelled_task_lets_its_worker_write_a_checkpoint(
+    request_of: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeWorker, "send", lambda self, *_: setattr(self, "interrupts", 1))
+    assert run_on_node(request_of)["state"] == "interrupted"
+    (worker,) = FakeWorker.made
+    assert worker.signals == [signal.SIGTERM]
+    assert worker.is_closed
+
+
+def test_a_node_without_the_folders_says_so(request_of: dict[str, Any]) -> None:
+    report = run_on_node({**request_of, "task_file": "/nowhere/task.json"})
+    assert "all nodes must see the same folders" in report["problem"]
+    assert FakeWorker.made == []

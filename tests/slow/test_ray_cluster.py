@@ -176,9 +176,9 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
         if (event.get("config"), event.get("fold")) == (lost["config"], lost["fold"])
         and event["time"] >= lost["time"]
     ]
-    assert [event["event"] for event in story] == ["running", "failed", "queued", "running", "done"]
-    assert [event["attempt"] for event in story] == [1, 1, 2, 2, 2]
-    assert "lost with its node" in story[1]["reason"]
+    assert [event["event"] for event in story] == ["running", "queued", "running", "done"]
+    assert {event["attempt"] for event in story} == {1}
+    assert story[2]["process"] != story[0]["process"]
     log = Path(lost["log_file"])
     assert log.name.startswith(f"{lost['config']}_ray_fold{lost['fold']}_")
     text = log.read_text(encoding="utf-8")

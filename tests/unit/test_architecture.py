@@ -22,7 +22,6 @@ TORCH_FREE = [
     "clip_pkg.scheduling.loop",
     "clip_pkg.scheduling.process",
     "clip_pkg.scheduling.ray",
-    "clip_pkg.scheduling.ray_node",
     "clip_pkg.scheduling.slurm",
     "clip_pkg.results.summary",
     "clip_pkg.results.curves",
