@@ -60,7 +60,7 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
         terminal.notes([*resources.notices, *_pin_notices(configs, resources.devices)])
         with sole_launcher(run):
             if kept and resources.slurm is not None:
-                resources.slurm.end_leftovers()
+                resources.slurm.cancel_leftovers()
             for old in kept:
                 set_aside(run, old.root, terminal)
             write_config_files(run, preparation)

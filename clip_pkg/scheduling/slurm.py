@@ -1,51 +1,191 @@
-"""Runs each fold as a job of a Slurm cluster, through submitit.
+"""Runs each task as a job of a Slurm cluster, submitted with sbatch as an element of an array.
 
-The files in a fold's folder are the truth about it, as everywhere; squeue tells what they cannot:
-that a job waits, runs, or has ended without a word. Jobs carry the name of the output folder, so
-that a launcher finds those that an earlier one left when it died, and takes them over.
+Whether a fold is done is read from its files, as everywhere. squeue reports the rest: that a job
+waits, runs, or ended without a word. Jobs carry the name of the output folder, so a launcher finds
+and cancels those that an earlier one left behind. Only the controller is queried, so no accounting
+database is needed; it forgets a job some minutes after its end (MinJobAge).
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import math
 import os
+import re
+import shlex
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import submitit
-from submitit.core.utils import (
-    DelayedSubmission,
-    FailedJobError,
-    FailedSubmissionError,
-    JobPaths,
-)
 
 from clip_pkg.base.errors import UserError
+from clip_pkg.base.files import write_json, write_text
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.scheduling.process import LINES_OF_A_CRASH, last_lines
-from clip_pkg.scheduling.slurm_options import SlurmOptions, sbatch_parameters
-from clip_pkg.scheduling.slurm_queue import QueuedJob, SlurmQueue, Snapshot, job_name
-from clip_pkg.scheduling.slurm_task import RunTask, SlurmTask, setup_lines
-from clip_pkg.study.identity import PACKAGE
-from clip_pkg.study.tasks import FailureKind, FoldFailure, finished, read_record, write_record
+from clip_pkg.scheduling.slurm_job import REQUEUE_SIGNAL, STOP_SIGNAL, call_slurm
+from clip_pkg.scheduling.slurm_options import SlurmOptions
+from clip_pkg.study.identity import PACKAGE, digest
+from clip_pkg.study.tasks import (
+    FailureKind,
+    FoldFailure,
+    finished,
+    read_record,
+    write_record,
+)
 
-SECONDS_BETWEEN_LOOKS = 2.0
+MAX_JOBS_OF_AN_ARRAY = 1000  # Slurm's default limit is 1001
+MIN_PAUSE, MAX_PAUSE = 2.0, 30.0  # seconds between two calls of squeue
+SECONDS_OF_SILENCE = 120.0  # before users are told that Slurm does not respond
+SECONDS_TO_CANCEL = 10.0  # scancel itself would retry for a minute
+SECONDS_TO_EMPTY = 90.0  # Slurm gives a job half a minute by default (KillWait)
+SECONDS_BETWEEN_CHECKS = 0.5  # while users wait for jobs to end
 # What a node has written just before its job ended can be late on a network file system.
 SECONDS_FOR_LATE_FILES = 30.0
-SECONDS_TO_BE_SURE = 4.0  # of an end that leaves no files
+SECONDS_TO_BE_SURE = 4.0  # of an end without result or failure file
+WAITING = frozenset(
+    [
+        "CONFIGURING",
+        "PENDING",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESV_DEL_HOLD",
+        "SPECIAL_EXIT",
+    ]
+)
+OVER = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    ]
+)  # a job that is COMPLETING may still be requeued
+USUAL_REASONS = frozenset(
+    ["BeginTime", "Cleaning", "Dependency", "JobArrayTaskLimit", "None", "Priority", "Resources"]
+)  # for a job to wait
 HINTS = {
     "OUT_OF_MEMORY": "; ask for more with --slurm-option mem=...",
     "TIMEOUT": "; give it more with --time",
 }
 
 
+@dataclass(frozen=True)
+class QueuedJob:
+    """A line of squeue; `reason` says why the job waits or how it ended."""
+
+    state: str
+    reason: str
+    node: str
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.state in WAITING
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether Slurm failed to start it and will not try again."""
+        return self.is_waiting and "launch failed" in self.reason.replace("_", " ").lower()
+
+
+class SlurmQueue:
+    """The user's jobs of one name, by id (`12_3`). `say` shows a line to the user."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self.name = name
+        self.jobs: Mapping[str, QueuedJob] = {}
+        self.time = -math.inf  # of the call of squeue that reported `jobs`
+        self._say = say
+        self._asked = -math.inf
+        self._answered = self._changed = time.monotonic()
+        self._stopping: set[str] = set()
+        self._said: set[str] = set()
+
+    def active(self) -> list[str]:
+        """Ids of the jobs that are not over."""
+        return [name for name, job in self.jobs.items() if job.state not in OVER]
+
+    def look(self) -> None:
+        """Call squeue again if `jobs` is old; the pauses grow while nothing changes."""
+        now = time.monotonic()
+        pause = min(MAX_PAUSE, max(MIN_PAUSE, (now - self._changed) / 10))
+        if now - self._asked < (MIN_PAUSE if self._stopping else pause):
+            return
+        self.refresh()
+        # Repeated until the jobs are over: one that is only starting receives no signal.
+        stopping = [name for name in self.active() if name in self._stopping]
+        waiting = [name for name in stopping if self.jobs[name].is_waiting]
+        running = [name for name in stopping if name not in waiting]
+        if waiting:
+            self.cancel(["--state=PENDING", *waiting])
+        if running:
+            self.cancel([f"--signal={STOP_SIGNAL.name.removeprefix('SIG')}", *running])
+
+    def refresh(self) -> None:
+        """Call squeue; without an answer `jobs` stays."""
+        asked = self._asked = time.monotonic()
+        where = ["--states=all", f"--user={os.getuid()}", f"--name={self.name}"]
+        done = call_slurm("squeue", "--noheader", "--array", *where, "--format=%i|%T|%r|%N")
+        if done is None or done.returncode != 0:
+            if time.monotonic() - self._answered > SECONDS_OF_SILENCE:
+                message = f" ({done.stderr.strip()})" if done is not None else ""
+                self._say_once(
+                    f"Slurm does not respond{message}. Jobs continue; their results are seen as "
+                    "soon as their files exist."
+                )
+            return
+        jobs = {}
+        for line in done.stdout.splitlines():
+            name, state, reason, node = [part.strip() for part in line.split("|", 3)]
+            jobs[name] = job = QueuedJob(state, reason, node)
+            if job.is_waiting and reason not in USUAL_REASONS:
+                self._say_once(f"Slurm lets jobs wait: {reason}")
+        if jobs != self.jobs:
+            self._changed = asked
+        self.jobs, self.time, self._answered = jobs, asked, time.monotonic()
+
+    def submitted(self) -> None:
+        """Look soon: new jobs may start."""
+        self._changed = time.monotonic()
+
+    def stop(self, name: str) -> None:
+        """Remove a waiting job; ask a running one to write a checkpoint and end."""
+        self._stopping.add(name)
+        self._asked = -math.inf
+
+    def cancel(self, words: Collection[str]) -> None:
+        """Call scancel; its exit code says little, the next look shows what became of the jobs."""
+        call_slurm("scancel", "--quiet", *words, seconds=SECONDS_TO_CANCEL)
+
+    def end(self) -> bool:
+        """Cancel all jobs of this name and wait; returns whether none is left."""
+        began = time.monotonic()
+        while time.monotonic() - began <= SECONDS_TO_EMPTY:
+            self.cancel([f"--user={os.getuid()}", f"--name={self.name}"])
+            for _ in range(20):
+                self.refresh()
+                if self.time >= began and not self.active():
+                    return True
+                time.sleep(SECONDS_BETWEEN_CHECKS)
+        return False
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._say(message)
+
+
 class SlurmJob:
-    """One assignment with the cluster."""
+    """One assignment as a job."""
 
     def __init__(self, assignment: Assignment, queue: SlurmQueue, folder: Path) -> None:
         self.assignment = assignment
@@ -56,21 +196,18 @@ class SlurmJob:
         self._state = JobState.QUEUED
         self._submitted = 0.0
         self._looked = 0.0
-        self._snapshot: Snapshot | None = None
         self._gone_since: float | None = None
         self._is_stopping = False
 
     @property
     def process(self) -> str:
-        """How Slurm calls it."""
         return f"Slurm job {self.id}" if self.id else ""
 
     def begin(self, name: str) -> None:
-        """Note that it was submitted."""
         self.id, self._submitted = name, time.monotonic()
 
     def fail(self, kind: FailureKind, reason: str, detail: str = "") -> JobState:
-        """Note why it has failed, also in the fold's folder."""
+        """Record why it failed, also in the fold's folder."""
         task = self.assignment.task
         log_file = str(self.assignment.log_file)
         self.failure = FoldFailure(task.identity, task.fold, kind, reason, detail, log_file)
@@ -80,19 +217,19 @@ class SlurmJob:
         return self._state
 
     def poll(self) -> JobState:
-        """Return the state now, without waiting; looks at files and queue every few seconds."""
+        """Return the state; checks files and queue every few seconds."""
         if self._state.is_over or not self.id:
             return self._state
-        snapshot = self._queue.look()
+        self._queue.look()
         now = time.monotonic()
-        if snapshot is not self._snapshot or now - self._looked >= SECONDS_BETWEEN_LOOKS:
-            self._snapshot, self._looked = snapshot, now
-            self._state = self._look(snapshot)
+        if self._queue.time > self._looked or now - self._looked >= MIN_PAUSE:
+            self._looked = now
+            self._state = self._look()
         return self._state
 
-    def _look(self, snapshot: Snapshot) -> JobState:
+    def _look(self) -> JobState:
         task = self.assignment.task
-        # Reading a folder makes network file systems look for new files in it.
+        # Reading a folder makes network file systems show new files.
         with contextlib.suppress(FileNotFoundError):
             list(task.paths.root.iterdir())
         if finished(task) is not None:
@@ -100,10 +237,10 @@ class SlurmJob:
         self.failure = read_record(FoldFailure, task.paths.failure)
         if self.failure is not None:
             return JobState.FAILED
-        if snapshot.time < self._submitted:
-            return self._state  # asked before it was there
-        job = snapshot.jobs.get(self.id)
-        if job is None or job.is_over:
+        if self._queue.time < self._submitted:
+            return self._state
+        job = self._queue.jobs.get(self.id)
+        if job is None or job.state in OVER:
             return self._end(job)
         self._gone_since = None
         if job.is_stuck and not self._is_stopping:
@@ -112,19 +249,18 @@ class SlurmJob:
         return JobState.QUEUED if job.is_waiting else JobState.RUNNING
 
     def _end(self, job: QueuedJob | None) -> JobState:
-        """The job is over and there is no file that says how it went, at least not yet."""
+        """Return the state of a job that has ended and left neither result nor failure so far."""
         may_be_late = job is None or job.state == "COMPLETED"
-        if self._is_stopping and not may_be_late:
-            return JobState.INTERRUPTED
         now = time.monotonic()
-        if self._gone_since is None:
-            self._gone_since = now
+        self._gone_since = self._gone_since or now
         patience = SECONDS_FOR_LATE_FILES if may_be_late else SECONDS_TO_BE_SURE
+        if self._is_stopping and not may_be_late:
+            patience = 0.0
         if now - self._gone_since < patience:
             return self._state
         if self._is_stopping:
             return JobState.INTERRUPTED
-        output = JobPaths(self._folder, job_id=self.id).stdout
+        output = self._folder / f"{self.id}.out"
         lines = [
             *last_lines(self.assignment.log_file, LINES_OF_A_CRASH),
             *last_lines(output, LINES_OF_A_CRASH),
@@ -139,192 +275,132 @@ class SlurmJob:
         return self.fail(kind, f"{self.process} {how}", "\n".join(lines))
 
     def stop(self) -> None:
-        """Take it out of the queue, or ask for a checkpoint and an end."""
         self._is_stopping = True
         if self.id and not self._state.is_over:
             self._queue.stop(self.id)
 
     def kill(self) -> None:
-        """Cancel it."""
         if self.id:
             self._queue.cancel([self.id])
 
 
-MOST_JOBS_OF_AN_ARRAY = 1000  # Slurm's default limit is 1001
-
-
 class SlurmExecutor:
-    """Submits what comes within one batch as one array of jobs.
+    """Submits the tasks that are submitted together as one array per number of GPUs.
 
-    run: carries out a task on the node; found there by its name, so it is a module's function.
-    folder: for submitit's files, seen by all nodes, in the output folder. say: tells people.
+    folder: for scripts and output of jobs; every node must see it. say: shows a line to the user.
     """
 
-    def __init__(
-        self, run: RunTask, options: SlurmOptions, folder: Path, say: Callable[[str], None]
-    ) -> None:
-        self._run = run
+    def __init__(self, options: SlurmOptions, folder: Path, say: Callable[[str], None]) -> None:
         self._options = options
         self._folder = folder
         self._say = say
         self._queue = SlurmQueue(job_name(folder.parent), say)
         self._jobs: list[SlurmJob] = []
-        self._collected: list[SlurmJob] = []
-        self._is_collecting = False
+        self._arrays = 0
         self._began = False
 
     def submit(self, assignments: Sequence[Assignment]) -> list[SlurmJob]:
-        with self.batch():
-            return [self._start(one) for one in assignments]
-
-    def _start(self, assignment: Assignment) -> SlurmJob:
-        """Hand to the cluster, at the end of the batch."""
-        job = SlurmJob(assignment, self._queue, self._folder)
-        self._collected.append(job)
-        if not self._is_collecting:
-            self._send_collected()
-        return job
-
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
-        """Submit what comes within as one array."""
-        self._is_collecting = True
-        try:
-            yield
-        finally:
-            self._is_collecting = False
-        self._send_collected()
-
-    def _send_collected(self) -> None:
-        jobs, self._collected = self._collected, []
-        if not jobs:
-            return
         if not self._began:
+            self.cancel_leftovers()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(parents=True)
             self._began = True
-            self._folder.mkdir(parents=True, exist_ok=True)
-            jobs = self._take_over(jobs)
-        for gpus in sorted({job.assignment.task.gpus for job in jobs}):
+        jobs = [SlurmJob(one, self._queue, self._folder) for one in assignments]
+        for gpus in sorted({one.task.gpus for one in assignments}):
             alike = [job for job in jobs if job.assignment.task.gpus == gpus]
-            for start in range(0, len(alike), MOST_JOBS_OF_AN_ARRAY):
-                self._send(gpus, alike[start : start + MOST_JOBS_OF_AN_ARRAY])
+            for start in range(0, len(alike), MAX_JOBS_OF_AN_ARRAY):
+                self._submit_array(gpus, alike[start : start + MAX_JOBS_OF_AN_ARRAY])
+        return jobs
 
-    def _send(self, gpus: int, jobs: Sequence[SlurmJob]) -> None:
+    def _submit_array(self, gpus: int, jobs: Sequence[SlurmJob]) -> None:
+        self._arrays += 1
+        tasks_file = self._folder / f"{self._arrays}.json"
+        tasks = []
         for job in jobs:
             prepare(job.assignment.task)
-        parameters = sbatch_parameters(
-            self._options,
-            gpus,
-            job_name=self._queue.name,
-            setup=list(setup_lines(PACKAGE.parent)),
-            parallel=self._options.max_jobs or MOST_JOBS_OF_AN_ARRAY,
-        )
-        calls = [self._call(job.assignment) for job in jobs]
-        try:
-            # What sbatch says comes with the error; submitit prints it, too.
-            with outside_any_job(), contextlib.redirect_stderr(io.StringIO()):
-                executor = submitit.SlurmExecutor(self._folder)
-                executor.update_parameters(**parameters)
-                submitted = executor.submit_array(calls)
-        except (FailedJobError, FailedSubmissionError) as error:
-            reason = f"Slurm did not take the jobs: {_sentence(error)}"
+            log_file = str(job.assignment.log_file)
+            tasks.append({"task_file": str(job.assignment.task.paths.task), "log_file": log_file})
+        write_json(tasks_file, tasks)
+        script = tasks_file.with_suffix(".sh")
+        write_text(script, self._script(gpus, tasks_file, len(jobs)))
+        # sbatch would pass the shape of the launcher's own job on.
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SLURM_", "SRUN_")) or name == "SLURM_CONF"
+        }
+        done = call_slurm("sbatch", "--parsable", str(script), environment=environment)
+        if done is None or done.returncode != 0:
+            lines = [] if done is None else [line.strip() for line in done.stderr.splitlines()]
+            text = "; ".join(filter(None, lines)).replace("sbatch: error: ", "")
+            reason = f"Slurm did not accept the jobs: {text or 'sbatch does not respond'}"
             if not self._jobs:
-                raise UserError(
-                    f"{reason}. See --partition, --time, --gres, --slurm-option and --max-jobs"
-                ) from None
+                hint = "See --partition, --time, --gres, --slurm-option and --max-jobs"
+                raise UserError(f"{reason}. {hint}")
             for job in jobs:
                 job.fail("crash", reason)
             return
-        for job, its in zip(jobs, submitted, strict=True):
-            job.begin(its.job_id)
+        array = done.stdout.strip().partition(";")[0]
+        for index, job in enumerate(jobs):
+            job.begin(f"{array}_{index}")
         self._jobs += jobs
         self._queue.submitted()
 
-    def _call(self, assignment: Assignment) -> SlurmTask:
-        request = self._options.request(assignment.task.gpus)
-        return SlurmTask(
-            self._run,
-            assignment.task,
-            str(assignment.log_file),
-            tuple(sorted(request.items())),
-        )
+    def _script(self, gpus: int, tasks_file: Path, count: int) -> str:
+        parallel = min(count, self._options.max_jobs or count)
+        signal_name = REQUEUE_SIGNAL.name.removeprefix("SIG")
+        parameters = {
+            **self._options.request(gpus),
+            "array": f"0-{count - 1}%{parallel}",
+            "job-name": self._queue.name,
+            "nodes": 1,
+            "open-mode": "append",
+            "output": str(self._folder / "%A_%a.out"),
+            "requeue": True,  # also where lost jobs stay lost by default
+            "signal": f"{signal_name}@{self._options.seconds_of_warning}",
+        }
+        flags = [
+            f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={shlex.quote(str(value))}"
+            for key, value in sorted(parameters.items())
+        ]
+        program = [sys.executable, "-u", "-m", "clip_pkg.scheduling.slurm_job", str(tasks_file)]
+        lines = [
+            "#!/bin/bash",
+            *flags,
+            # The package as it is here, whatever the cluster's policy on environments is.
+            f"export PYTHONPATH={shlex.quote(str(PACKAGE.parent))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            # Threads that wait by spinning make training many times slower on a shared CPU.
+            'export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"',
+            "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
+            # srun of Slurm 22.05 and later does not take this over from sbatch.
+            'if [ -n "${SLURM_CPUS_PER_TASK-}" ]; then',
+            '  export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
+            "fi",
+            shlex.join(["srun", "--unbuffered", *program]),
+        ]
+        return "\n".join(lines) + "\n"
 
-    # --- what a launcher that died has left
+    def cancel_leftovers(self) -> None:
+        """Cancel the jobs of an earlier launcher; they write a checkpoint first."""
+        self._queue.refresh()
+        left = len(self._queue.active())
+        if left:
+            self._say(f"Cancelling {left} Slurm job(s) of an earlier launcher.")
+            self._end_all()
 
-    def _take_over(self, jobs: Sequence[SlurmJob]) -> list[SlurmJob]:
-        """Adopt jobs of an earlier launcher that do the same; end others, and return the rest."""
-        leftovers = {name: self._submission(name) for name in self._queue.ask().active}
-        rest = []
-        for job in jobs:
-            name = next((name for name, one in leftovers.items() if self._is_same(one, job)), None)
-            if name is None:
-                rest.append(job)
-                continue
-            earlier = leftovers.pop(name)
-            assert earlier is not None, "nothing is the same as nothing"
-            job.assignment = replace(
-                job.assignment, task=earlier.task, log_file=Path(earlier.log_file)
-            )
-            job.begin(name)
-            self._jobs.append(job)
-            self._say(
-                f"{earlier.task.display_name}: already in Slurm job {name}, log {earlier.log_file}"
-            )
-        self._end(list(leftovers))
-        return rest
-
-    def _submission(self, name: str) -> SlurmTask | None:
-        """What a job was submitted to do; None if that cannot be told any more."""
-        try:
-            submission = DelayedSubmission.load(
-                JobPaths(self._folder, job_id=name).submitted_pickle
-            )
-        except Exception:  # whatever an older version or a crash may have left
-            return None
-        function: Any = submission.function
-        return function if isinstance(function, SlurmTask) else None
-
-    def _is_same(self, earlier: SlurmTask | None, job: SlurmJob) -> bool:
-        mine = self._call(job.assignment)
-        return (
-            earlier is not None
-            and earlier.request == mine.request
-            # The batch of a retry may have been computed in smaller parts.
-            and replace(earlier.task, micro_batch_size=None) == mine.task
-        )
-
-    def end_leftovers(self) -> None:
-        """End what an earlier launcher left, before its results are moved away."""
-        self._end(self._queue.ask().active)
-
-    def _end(self, names: Sequence[str]) -> None:
-        if names:
-            self._say(f"Ending {len(names)} Slurm job(s) of an earlier launcher; they checkpoint.")
-            self._queue.end(names)
+    def _end_all(self) -> bool:
+        gone = self._queue.end()
+        if not gone:
+            self._say(f"Slurm still shows jobs of this run: squeue --name={self._queue.name}")
+        return gone
 
     def close(self) -> None:
         """Leave no job behind."""
-        if not self._began:
-            return
-        if not self._queue.end():
-            self._say(f"Slurm still shows jobs of this run: squeue --name={self._queue.name}")
-        elif all(job.failure is None for job in self._jobs):
+        if self._began and self._end_all() and all(job.failure is None for job in self._jobs):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def outside_any_job() -> Iterator[None]:
-    """Hide the job that the launcher itself may run in; sbatch would pass its shape on."""
-    hidden = {
-        name: os.environ.pop(name)
-        for name in list(os.environ)
-        if name.startswith(("SLURM_", "SRUN_", "SUBMITIT_EXECUTOR")) and name != "SLURM_CONF"
-    }
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-def _sentence(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines).replace("sbatch: error: ", "") or type(error).__name__
+def job_name(output_dir: Path) -> str:
+    """Name of the jobs of an output folder, recognisable for users and unique."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", output_dir.name)[:40].strip("_") or "clip_pkg"
+    return f"{readable}-{digest(str(output_dir))[:10]}"

@@ -1,12 +1,12 @@
-"""What a run asks of Slurm, as the user wrote it and as sbatch wants it."""
+"""What a run asks of Slurm: the user's options and the request for sbatch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Slurm tells a job so long before its time is over; the signal can come a minute earlier still.
+# Slurm warns a job this long before its end; the signal can come up to a minute earlier.
 SECONDS_OF_WARNING = 90
 GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
 OWN_FLAGS = ("partition", "time", "gres")
@@ -34,10 +34,10 @@ _TIME = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<clock>\d{1,6}(?::\d{1,2}){0,2})"
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """The request for one fold's job; None and absent leave the choice to the cluster.
+    """Options for the job of a fold; None leaves the choice to the cluster.
 
-    minutes: time limit. gres: of a fold on one GPU. extra: further sbatch options by their long
-    names; True for those without a value. max_jobs: in the queue or running at once.
+    minutes: time limit. gres: of a fold on one GPU. extra: further sbatch options by long name;
+    True for those without a value. max_jobs: in the queue or running at once.
     """
 
     partition: str | None = None
@@ -48,19 +48,19 @@ class SlurmOptions:
 
     @property
     def asks_for_gpus(self) -> bool:
-        """Whether a job will have a GPU, as far as the options tell."""
+        """Whether the options ask for a GPU."""
         named = any(_is_gpu(item) for item in (self.gres or "").split(","))
         return named or any(key in GPU_OPTIONS for key, _ in self.extra)
 
     @property
     def seconds_of_warning(self) -> int:
-        """How long before its end a job is told, seconds; short jobs keep most of their time."""
+        """How long before its end a job is warned; short jobs keep most of their time."""
         if self.minutes is None:
             return SECONDS_OF_WARNING
         return min(SECONDS_OF_WARNING, self.minutes * 60 // 4)
 
     def request(self, gpus: int) -> dict[str, str | bool | int]:
-        """Options of sbatch, by long name, for a fold on so many GPUs."""
+        """Sbatch options by long name for a fold on `gpus` GPUs."""
         wanted: dict[str, str | bool | int] = dict(self.extra)
         if self.partition is not None:
             wanted["partition"] = self.partition
@@ -97,7 +97,7 @@ def _counted_gres(gres: str | None, gpus: int) -> str:
 def parse_minutes(text: str) -> int:
     """Read a time limit as Slurm does: `90`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM[:SS]`.
 
-    Returns minutes, rounded up. Raises ValueError for anything else, and for no time at all.
+    Returns minutes, rounded up. Raises ValueError for anything else, and for a time of 0.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
@@ -112,14 +112,14 @@ def parse_minutes(text: str) -> int:
         hours, minutes, seconds = [0, *parts][-3:]
     total = 60 * hours + minutes + (seconds + 59) // 60
     if total == 0:
-        raise ValueError(f"{text!r} is no time at all; Slurm's jobs need at least a minute")
+        raise ValueError(f"{text!r} is too short; a Slurm job needs at least one minute")
     return total
 
 
 def parse_option(text: str) -> tuple[str, str | bool]:
-    """Read `KEY=VALUE`, or `KEY` of an option without a value.
+    """Read `KEY=VALUE`, or `KEY` for an option without a value.
 
-    Raises ValueError for what is no long option of sbatch, and for those that are set elsewhere.
+    Raises ValueError for an invalid option, and for those that are set elsewhere.
     """
     key, equals, value = text.partition("=")
     key = key.removeprefix("--").replace("_", "-")
@@ -127,37 +127,19 @@ def parse_option(text: str) -> tuple[str, str | bool]:
         raise ValueError(f"{text!r} is not KEY=VALUE with a long option of sbatch: account=mylab")
     # A line break would end the option and begin a command in the job's script.
     if not value.isprintable():
-        raise ValueError(f"{text!r} holds characters that cannot be shown")
+        raise ValueError(f"{text!r} contains non-printable characters")
     if key in OWN_FLAGS:
-        raise ValueError(f"{key} has a flag of its own: --{key}")
+        raise ValueError(f"{key} has its own flag: --{key}")
     if key in SET_BY_US:
         raise ValueError(f"{key} is set by this program")
     return key, value if equals else True
 
 
 def as_options(pairs: Iterable[tuple[str, str | bool]]) -> tuple[tuple[str, str | bool], ...]:
-    """Sort options by name. Raises ValueError for one that was given twice."""
+    """Sort options by name. Raises ValueError for an option that is given twice."""
     options: dict[str, str | bool] = {}
     for key, value in pairs:
         if key in options:
             raise ValueError(f"{key} was given twice")
         options[key] = value
     return tuple(sorted(options.items()))
-
-
-def sbatch_parameters(
-    options: SlurmOptions, gpus: int, *, job_name: str, setup: list[str], parallel: int
-) -> Mapping[str, object]:
-    """What submitit is to write into the job's script."""
-    request = options.request(gpus)
-    return {
-        "job_name": job_name,
-        "time": request.pop("time", None),
-        "wckey": None,  # submitit's own default is refused where such keys are checked
-        "signal_delay_s": options.seconds_of_warning,
-        "array_parallelism": parallel,
-        "stderr_to_stdout": True,
-        "setup": setup,
-        # Also where the cluster's default is that lost jobs stay lost.
-        "additional_parameters": {"requeue": True, **request},
-    }

@@ -1,36 +1,41 @@
-"""The executor against commands that only pretend, and the node's side without a cluster."""
+"""The Slurm executor against stand-ins for Slurm's commands, and its job program without Slurm."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.scheduling import slurm as slurm_job
-from clip_pkg.scheduling import slurm_queue, slurm_task
+from clip_pkg.scheduling import slurm as slurm_executor
+from clip_pkg.scheduling import slurm_job
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState, Slot
-from clip_pkg.scheduling.slurm import SlurmExecutor, SlurmJob
+from clip_pkg.scheduling.slurm import SlurmExecutor, SlurmJob, SlurmQueue, job_name
+from clip_pkg.scheduling.slurm_job import job_id, place_of
 from clip_pkg.scheduling.slurm_options import SlurmOptions
-from clip_pkg.scheduling.slurm_queue import SlurmQueue, job_name
-from clip_pkg.scheduling.slurm_task import SlurmTask, describe, job_id, place_of
-from clip_pkg.study.identity import Identity
-from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record
+from clip_pkg.study.tasks import (
+    FoldFailure,
+    FoldTask,
+    read_record,
+    write_record,
+    write_task,
+)
+from clip_pkg.training import worker
 from clip_pkg.training.worker import Report
 from support.fold_tasks import task as paper_task
 
 SUBMITTED = """
-cat "$1" >>"$here/scripts"
-number=$(($(wc -l <"$here/calls_of_sbatch") + 6))
-echo "Submitted batch job $number"
+cat "$2" >>"$here/scripts"
+echo $(($(wc -l <"$here/calls_of_sbatch") + 6))
 """
 
 
@@ -66,11 +71,15 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
         pretence.write(name)
     pretence.show()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    for name in ("SHORTEST_PAUSE", "LONGEST_PAUSE", "SECONDS_BETWEEN_CHECKS"):
-        monkeypatch.setattr(slurm_queue, name, 0.0)
-    for name in ("SECONDS_BETWEEN_LOOKS", "SECONDS_TO_BE_SURE", "SECONDS_FOR_LATE_FILES"):
-        monkeypatch.setattr(slurm_job, name, 0.0)
-    monkeypatch.setattr(slurm_task, "SECONDS_BETWEEN_REQUEUES", 0.0)
+    for name in (
+        "MIN_PAUSE",
+        "MAX_PAUSE",
+        "SECONDS_BETWEEN_CHECKS",
+        "SECONDS_TO_BE_SURE",
+        "SECONDS_FOR_LATE_FILES",
+    ):
+        monkeypatch.setattr(slurm_executor, name, 0.0)
+    monkeypatch.setattr(slurm_job, "SECONDS_BETWEEN_REQUEUES", 0.0)
     return pretence
 
 
@@ -81,10 +90,6 @@ def fold_task(tmp_path: Path, fold: int = 1, gpus: int = 1) -> FoldTask:
 def assignment(tmp_path: Path, fold: int = 1, gpus: int = 1) -> Assignment:
     slot = Slot(Device(f"slurm-{fold}", "", "Slurm", cluster="slurm"))
     return Assignment(fold_task(tmp_path, fold, gpus), (slot,), tmp_path / f"{fold}.log", 1)
-
-
-def nothing(task: FoldTask, place: Mapping[str, Any], stop: object) -> Report:
-    return Report("done")
 
 
 Said = list[str]
@@ -98,21 +103,16 @@ def said() -> Said:
 @pytest.fixture
 def executor(tmp_path: Path, slurm: Pretence, said: Said) -> SlurmExecutor:
     options = SlurmOptions("gpu", 90, "gpu:1", (("account", "my lab"),), 3)
-    return SlurmExecutor(nothing, options, tmp_path / "out/.slurm", said.append)
+    return SlurmExecutor(options, tmp_path / "out/.slurm", said.append)
 
 
 def test_a_batch_is_one_array_per_number_of_gpus(
     tmp_path: Path, slurm: Pretence, executor: SlurmExecutor
 ) -> None:
-    with executor.batch():
-        jobs = [executor.submit(assignment(tmp_path, fold)) for fold in (1, 2)]
-        wide = executor.submit(assignment(tmp_path, 3, gpus=2))
-        assert {job.process for job in jobs} == {""}
-    assert [job.process for job in (*jobs, wide)] == [
-        "Slurm job 7_0",
-        "Slurm job 7_1",
-        "Slurm job 8",
-    ]
+    tasks = [assignment(tmp_path, fold, gpus) for fold, gpus in ((1, 1), (2, 1), (3, 2))]
+    jobs = executor.submit(tasks)
+    assert [job.id for job in jobs] == ["7_0", "7_1", "8_0"]
+    assert jobs[0].process == "Slurm job 7_0"
     assert len(slurm.calls("sbatch")) == 2
     scripts = (slurm.folder / "scripts").read_text()
     name = job_name(tmp_path / "out")
@@ -128,19 +128,17 @@ def test_a_batch_is_one_array_per_number_of_gpus(
         "--requeue",
     ):
         assert f"#SBATCH {line}\n" in scripts
-    assert "wckey" not in scripts
-    with executor.batch():
-        pass
-    assert len(slurm.calls("sbatch")) == 2
+    listed = json.loads((tmp_path / "out/.slurm/1.json").read_text())
+    assert [one["task_file"] for one in listed] == [str(one.task.paths.task) for one in tasks[:2]]
+    assert not list((tmp_path / "out").rglob("*.pkl"))
 
 
 def test_arrays_are_no_longer_than_slurm_allows(
     tmp_path: Path, slurm: Pretence, executor: SlurmExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clip_pkg.scheduling.slurm.MOST_JOBS_OF_AN_ARRAY", 2)
-    with executor.batch():
-        jobs = [executor.submit(assignment(tmp_path, fold)) for fold in (1, 2, 3)]
-    assert [job.id for job in jobs] == ["7_0", "7_1", "8"]
+    monkeypatch.setattr(slurm_executor, "MAX_JOBS_OF_AN_ARRAY", 2)
+    jobs = executor.submit([assignment(tmp_path, fold) for fold in (1, 2, 3)])
+    assert [job.id for job in jobs] == ["7_0", "7_1", "8_0"]
 
 
 def test_the_launchers_own_job_is_not_passed_on(
@@ -149,7 +147,7 @@ def test_the_launchers_own_job_is_not_passed_on(
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     monkeypatch.setenv("SLURM_CONF", "conf")
     slurm.write("sbatch", 'env >"$here/environment"' + SUBMITTED)
-    executor.submit(assignment(tmp_path))
+    executor.submit([assignment(tmp_path)])
     environment = (slurm.folder / "environment").read_text()
     assert "SLURM_MEM_PER_CPU" not in environment
     assert "SLURM_CONF=conf" in environment
@@ -157,8 +155,8 @@ def test_the_launchers_own_job_is_not_passed_on(
 
 
 def submitted(tmp_path: Path, executor: SlurmExecutor) -> SlurmJob:
-    job = executor.submit(assignment(tmp_path))
-    assert job.id == "7"
+    (job,) = executor.submit([assignment(tmp_path)])
+    assert job.id == "7_0"
     return job
 
 
@@ -173,12 +171,12 @@ def test_states_follow_the_queue_and_the_end_follows_the_files(
         ("PENDING|BeginTime", JobState.QUEUED),  # requeued
         ("RUNNING|None", JobState.RUNNING),
     ):
-        slurm.show(job7=text)
+        slurm.show(job7_0=text)
         assert job.poll() is state
-    slurm.show(job7="COMPLETED|None")
-    monkeypatch.setattr(slurm_job, "SECONDS_FOR_LATE_FILES", 60.0)
+    slurm.show(job7_0="COMPLETED|None")
+    monkeypatch.setattr(slurm_executor, "SECONDS_FOR_LATE_FILES", 60.0)
     assert job.poll() is JobState.RUNNING  # the file may come yet
-    monkeypatch.setattr(slurm_job, "finished", lambda task: object())
+    monkeypatch.setattr(slurm_executor, "finished", lambda task: object())
     assert job.poll() is JobState.DONE
 
 
@@ -188,7 +186,7 @@ def test_a_failure_of_the_worker_counts_at_once(
     task = fold_task(tmp_path)
     write_record(task.paths.failure, FoldFailure(task.identity, 1, "crash", "of the time before"))
     job = submitted(tmp_path, executor)
-    slurm.show(job7="RUNNING|None")
+    slurm.show(job7_0="RUNNING|None")
     assert job.poll() is JobState.RUNNING
     write_record(task.paths.failure, FoldFailure(task.identity, 1, "diverged", "NaN"))
     assert job.poll() is JobState.FAILED
@@ -199,7 +197,7 @@ def test_a_failure_of_the_worker_counts_at_once(
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        ("CANCELLED|None", "crash", "Slurm job 7 ended as CANCELLED without a result"),
+        ("CANCELLED|None", "crash", "Slurm job 7_0 ended as CANCELLED without a result"),
         ("NODE_FAIL|NodeDown|n9", "crash", r"NODE_FAIL \(NodeDown\) on n9"),
         ("OUT_OF_MEMORY|OutOfMemory", "out of memory", "--slurm-option mem="),
         ("TIMEOUT|TimeLimit", "crash", "--time"),
@@ -213,11 +211,11 @@ def test_jobs_that_end_without_a_word(
 ) -> None:
     job = submitted(tmp_path, executor)
     job.assignment.log_file.write_text("the last line\n")
-    (tmp_path / "out/.slurm/7_0_log.out").write_text("slurmstepd: killed\n")
+    (tmp_path / "out/.slurm/7_0.out").write_text("slurmstepd: killed\n")
     if text:
-        slurm.show(job7=text.removesuffix("|n9"))
+        slurm.show(job7_0=text.removesuffix("|n9"))
         if text.endswith("|n9"):
-            (slurm.folder / "queue").write_text(f"7|{text}\n")
+            (slurm.folder / "queue").write_text(f"7_0|{text}\n")
     assert job.poll() is JobState.FAILED
     failure = read_record(FoldFailure, job.assignment.task.paths.failure)
     assert failure == job.failure
@@ -227,7 +225,7 @@ def test_jobs_that_end_without_a_word(
     if "cannot" in failure.reason:
         slurm.show()
         executor.close()
-        assert "--quiet 7" in slurm.calls("scancel")
+        assert "--quiet 7_0" in slurm.calls("scancel")
     else:
         assert failure.detail.splitlines() == ["the last line", "slurmstepd: killed"]
 
@@ -235,8 +233,7 @@ def test_jobs_that_end_without_a_word(
 def test_stopping_cancels_what_waits_and_asks_what_runs(
     tmp_path: Path, slurm: Pretence, executor: SlurmExecutor
 ) -> None:
-    with executor.batch():
-        waiting, running, late = [executor.submit(assignment(tmp_path, fold)) for fold in (1, 2, 3)]
+    waiting, running, late = executor.submit([assignment(tmp_path, fold) for fold in (1, 2, 3)])
     slurm.show(job7_0="PENDING|Priority", job7_1="RUNNING|None", job7_2="RUNNING|None")
     for job in (waiting, running, late):
         job.stop()
@@ -266,7 +263,7 @@ def test_closing_leaves_no_job_and_no_files(
     executor.close()
     assert slurm.calls("scancel") == []  # nothing was begun: these could be another launcher's
     submitted(tmp_path, executor)
-    slurm.show(job7="RUNNING|None")
+    slurm.show(job7_0="RUNNING|None")
     slurm.write("scancel", ': >"$here/queue"')
     executor.close()
     name = job_name(tmp_path / "out")
@@ -283,9 +280,8 @@ def test_jobs_that_would_not_go_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     submitted(tmp_path, executor)
-    slurm.show(job7="COMPLETING|None")
-    monkeypatch.setattr(slurm_queue, "SECONDS_TO_EMPTY", 0.1)
-    monkeypatch.setattr(slurm_queue, "SECONDS_BETWEEN_CANCELS", 0.0)
+    slurm.show(job7_0="COMPLETING|None")
+    monkeypatch.setattr(slurm_executor, "SECONDS_TO_EMPTY", 2.0)
     executor.close()
     assert said == [
         f"Slurm still shows jobs of this run: squeue --name={job_name(tmp_path / 'out')}"
@@ -298,65 +294,38 @@ def test_a_refusal_is_a_sentence_first_and_a_failure_later(
 ) -> None:
     refusal = 'echo "sbatch: error: invalid partition specified: gpu" >&2; exit 1'
     slurm.write("sbatch", refusal)
-    with pytest.raises(UserError, match="Slurm did not take the jobs: invalid partition .*gpu"):
-        executor.submit(assignment(tmp_path))
+    with pytest.raises(UserError, match="Slurm did not accept the jobs: invalid partition .*gpu"):
+        executor.submit([assignment(tmp_path)])
     slurm.write("sbatch", SUBMITTED)
-    executor.submit(assignment(tmp_path))
+    executor.submit([assignment(tmp_path)])
     slurm.write("sbatch", refusal)
-    job = executor.submit(assignment(tmp_path, 2))
+    (job,) = executor.submit([assignment(tmp_path, 2)])
     assert job.poll() is JobState.FAILED
     assert job.failure is not None
     assert job.failure.kind == "crash"
 
 
-def test_the_next_launcher_takes_over_what_is_the_same(
+def test_jobs_of_an_earlier_launcher_are_cancelled_before_the_first_submission(
     tmp_path: Path, slurm: Pretence, executor: SlurmExecutor, said: Said
 ) -> None:
-    with executor.batch():
-        for fold in (1, 2, 3):
-            executor.submit(assignment(tmp_path, fold))
-    slurm.show(job7_0="RUNNING|None", job7_1="PENDING|Priority", job7_2="RUNNING|None")
+    slurm.show(job5_0="RUNNING|None", job5_1="COMPLETED|None")
     slurm.write("scancel", ': >"$here/queue"')
-
-    other = assignment(tmp_path, 2)
-    other = replace(other, task=replace(other.task, identity=Identity(*"1234")))
-    following = SlurmExecutor(nothing, executor._options, tmp_path / "out/.slurm", said.append)
-    with following.batch():
-        same = following.submit(replace(assignment(tmp_path), log_file=tmp_path / "new.log"))
-        changed = following.submit(other)
-    assert same.id == "7_0"
-    assert same.assignment.log_file == tmp_path / "1.log"
-    assert changed.id == "8"
-    assert slurm.calls("scancel") == ["--quiet 7_1 7_2"]
-    assert len(said) == 2
-
-    slurm.show(job7_0="RUNNING|None", job8="PENDING|Priority")
-    options = replace(executor._options, partition="other")
-    impatient = SlurmExecutor(nothing, options, tmp_path / "out/.slurm", said.append)
-    assert impatient.submit(assignment(tmp_path)).id == "9"  # it asks for something else
-    assert slurm.calls("scancel")[1:] == ["--quiet 7_0 8"]
-
-
-def test_results_that_move_away_leave_no_job_behind(
-    tmp_path: Path, slurm: Pretence, executor: SlurmExecutor, said: Said
-) -> None:
-    executor.end_leftovers()
-    assert slurm.calls("scancel") == []
-    slurm.show(job5="RUNNING|None")
-    slurm.write("scancel", ': >"$here/queue"')
-    executor.end_leftovers()
-    assert slurm.calls("scancel") == ["--quiet 5"]
+    executor.submit([assignment(tmp_path)])
+    executor.submit([assignment(tmp_path, 2)])
+    name = job_name(tmp_path / "out")
+    assert slurm.calls("scancel") == [f"--quiet --user={os.getuid()} --name={name}"]
+    assert said == ["Cancelling 1 Slurm job(s) of an earlier launcher."]
 
 
 def test_squeue_is_asked_seldom(slurm: Pretence, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_queue, "SHORTEST_PAUSE", 5.0)
-    monkeypatch.setattr(slurm_queue, "LONGEST_PAUSE", 30.0)
+    monkeypatch.setattr(slurm_executor, "MIN_PAUSE", 5.0)
+    monkeypatch.setattr(slurm_executor, "MAX_PAUSE", 30.0)
     queue = SlurmQueue("name", print)
     for _ in range(50):
         queue.look()
     assert len(slurm.calls("squeue")) == 1
     now = [time.monotonic()]
-    monkeypatch.setattr(slurm_queue.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(slurm_executor.time, "monotonic", lambda: now[0])
     queue = SlurmQueue("name", print)
     for _ in range(36000):  # an hour in which nothing happens
         now[0] += 0.1
@@ -369,17 +338,21 @@ def test_silence_and_strange_reasons_are_told_once(
 ) -> None:
     queue = SlurmQueue("name", said.append)
     slurm.show(job1="PENDING|PartitionTimeLimit", job2="PENDING|Resources")
-    before = [queue.look() for _ in range(3)][-1]
+    for _ in range(3):
+        queue.look()
     assert said == ["Slurm lets jobs wait: PartitionTimeLimit"]
+    before = queue.jobs
     slurm.write("squeue", "echo no connection >&2; exit 1")
-    assert queue.look() == before
-    monkeypatch.setattr(slurm_queue, "SECONDS_OF_SILENCE", -1.0)
-    assert [queue.look() for _ in range(3)][-1] == before
+    queue.look()
+    monkeypatch.setattr(slurm_executor, "SECONDS_OF_SILENCE", -1.0)
+    for _ in range(3):
+        queue.look()
+    assert queue.jobs == before
     assert len(said) == 2
-    assert "does not answer (no connection)" in said[1]
+    assert "does not respond (no connection)" in said[1]
 
 
-# --- the node's side
+# --- the program of a job
 
 
 @pytest.fixture
@@ -391,8 +364,6 @@ def node(
             monkeypatch.delenv(name)
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path))
     numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
     handlers = {number: signal.getsignal(number) for number in numbers}
     yield monkeypatch
@@ -400,23 +371,30 @@ def node(
         signal.signal(number, handler)
 
 
-def interrupted_by(*numbers: int, checkpoint: bool = False) -> Callable[..., Report]:
-    def run(task: FoldTask, place: Mapping[str, Any], stop: object) -> Report:
+def run_job(
+    tmp_path: Path, node: pytest.MonkeyPatch, *numbers: int, checkpoint: bool = False
+) -> int:
+    """Run a job whose training is interrupted by these signals, or is done without any."""
+    task = fold_task(tmp_path)
+
+    def train(task: FoldTask, place: Mapping[str, Any], stop: object) -> Report:
         assert not stop
         for number in numbers:
             os.kill(os.getpid(), number)
-        assert stop
+        assert bool(stop) == bool(numbers)
         if checkpoint:
             task.paths.checkpoint_latest.parent.mkdir(parents=True, exist_ok=True)
             task.paths.checkpoint_latest.write_text("state")
-        return Report("interrupted")
+        return Report("interrupted" if numbers else "done")
 
-    return run
+    node.setattr(worker, "run_task", train)
+    return slurm_job.run(task, tmp_path / "logs/a.log", tmp_path / "1_1.runs")
 
 
-def run_on_node(tmp_path: Path, run: Callable[..., Report]) -> str:
-    task = SlurmTask(run, fold_task(tmp_path), str(tmp_path / "logs/a.log"), ())
-    return task()
+def failure_of(tmp_path: Path) -> FoldFailure:
+    failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
+    assert failure is not None
+    return failure
 
 
 @pytest.mark.parametrize(
@@ -430,87 +408,72 @@ def run_on_node(tmp_path: Path, run: Callable[..., Report]) -> str:
     ],
 )
 def test_who_asks_decides_whether_a_job_comes_back(
-    numbers: list[int], requeues: bool, tmp_path: Path, slurm: Pretence, node: object
+    numbers: list[int], requeues: bool, tmp_path: Path, slurm: Pretence, node: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run_on_node(tmp_path, interrupted_by(*numbers))
-    assert ended.value.code == 130
+    assert run_job(tmp_path, node, *numbers) == 130
     assert slurm.calls("scontrol") == (["requeue 7_1"] if requeues else [])
-    assert read_record(FoldFailure, fold_task(tmp_path).paths.failure) is None
+    assert not fold_task(tmp_path).paths.failure.exists()
 
 
 def test_a_job_that_gets_nowhere_does_not_come_back_for_ever(
     tmp_path: Path, slurm: Pretence, node: pytest.MonkeyPatch
 ) -> None:
-    most = slurm_task.MOST_FRUITLESS_RESTARTS
-    for _ in range(most):
-        with pytest.raises(SystemExit):
-            run_on_node(tmp_path, interrupted_by(signal.SIGUSR2))
-    with pytest.raises(SystemExit):
-        run_on_node(tmp_path, interrupted_by(signal.SIGUSR2, checkpoint=True))
-    assert read_record(FoldFailure, fold_task(tmp_path).paths.failure) is None
-    for _ in range(most + 1):
-        with pytest.raises(SystemExit):
-            run_on_node(tmp_path, interrupted_by(signal.SIGUSR2))
-    assert slurm.calls("scontrol") == ["requeue 7_1"] * (2 * most + 1)
-    failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
-    assert failure is not None
-    assert f"ended {most + 1} times" in failure.reason
-    assert "give it more --time" in failure.reason
+    most = slurm_job.MAX_FRUITLESS_RUNS
+    for _ in range(most - 1):
+        assert run_job(tmp_path, node, signal.SIGUSR2) == 130
+    assert run_job(tmp_path, node, signal.SIGUSR2, checkpoint=True) == 130
+    for _ in range(most - 1):
+        assert run_job(tmp_path, node, signal.SIGUSR2) == 130
+    assert run_job(tmp_path, node, signal.SIGUSR2) == 1
+    assert slurm.calls("scontrol") == ["requeue 7_1"] * (2 * most - 1)
+    assert f"{most} times in a row" in failure_of(tmp_path).reason
+    assert "give it more --time" in failure_of(tmp_path).reason
 
 
 def test_a_job_that_cannot_be_requeued_says_so(
-    tmp_path: Path, slurm: Pretence, node: object
+    tmp_path: Path, slurm: Pretence, node: pytest.MonkeyPatch
 ) -> None:
     slurm.write("scontrol", "echo Access denied >&2; exit 1")
-    with pytest.raises(SystemExit):
-        run_on_node(tmp_path, interrupted_by(signal.SIGUSR2))
-    failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
-    assert failure is not None
-    assert failure.reason.endswith("could not be put back into the queue: Access denied")
-    assert len(slurm.calls("scontrol")) == slurm_task.REQUEUE_ATTEMPTS
-
-
-def test_code_that_was_changed_meanwhile_trains_nothing(
-    tmp_path: Path, node: pytest.MonkeyPatch
-) -> None:
-    node.setattr(slurm_task, "NUMERICS_VERSION", 2)
-    assert run_on_node(tmp_path, nothing) == "failed"
-    failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
-    assert failure is not None
-    assert failure.kind == "user error"
+    assert run_job(tmp_path, node, signal.SIGUSR2) == 1
+    assert failure_of(tmp_path).reason.endswith("put back into the queue: Access denied")
+    assert len(slurm.calls("scontrol")) == slurm_job.REQUEUE_ATTEMPTS
 
 
 def test_a_job_trains_on_the_gpu_that_slurm_gave_it(node: pytest.MonkeyPatch) -> None:
     gpus = {"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": "3", "SLURM_CPUS_ON_NODE": "6"}
-    node.setattr(slurm_task, "find_devices", lambda *_, **__: ((Device("0", "GPU-a", "A"),), []))
-    place, problem = place_of(gpus, "log")
-    assert place == {"device": "cuda:0", "device_id": "3", "threads": 6, "log_file": "log"}
-    assert problem == ""
-    assert describe(place) == "GPU 3, 6 CPU thread(s)"
-
-    place, problem = place_of({"SLURM_CPUS_ON_NODE": "6", "SLURM_CPUS_PER_TASK": "2"}, "log")
-    assert place == {"device": "cpu", "device_id": "slurm", "threads": 2, "log_file": "log"}
-    assert problem == ""
+    node.setattr(slurm_job, "find_devices", lambda *_, **__: ((Device("0", "GPU-a", "A"),), []))
+    assert place_of(gpus) == ({"device": "cuda:0", "device_id": "3", "threads": 6}, "")
+    cpus = {"SLURM_CPUS_ON_NODE": "6", "SLURM_CPUS_PER_TASK": "2"}
+    assert place_of(cpus) == ({"device": "cpu", "device_id": "slurm", "threads": 2}, "")
 
 
 def test_a_gpu_that_does_not_work_is_no_reason_to_train_on_the_cpu(
     tmp_path: Path, node: pytest.MonkeyPatch
 ) -> None:
     node.setenv("CUDA_VISIBLE_DEVICES", "0")
-    node.setattr(slurm_task, "find_devices", lambda *_, **__: ((Device("cpu", "", "CPU"),), []))
-    node.setattr(slurm_task, "has_nvidia_library", lambda: True)
-    assert run_on_node(tmp_path, nothing) == "failed"
-    failure = read_record(FoldFailure, fold_task(tmp_path).paths.failure)
-    assert failure is not None
-    assert failure.kind == "crash"
-    assert "but its driver shows none" in failure.reason
-    node.setattr(slurm_task, "has_nvidia_library", lambda: False)
-    assert run_on_node(tmp_path, nothing) == "done"
+    node.setattr(slurm_job, "find_devices", lambda *_, **__: ((Device("cpu", "", "CPU"),), []))
+    node.setattr(slurm_job, "has_nvidia_library", lambda: True)
+    assert run_job(tmp_path, node) == 1
+    assert failure_of(tmp_path).kind == "crash"
+    assert "but its driver shows none" in failure_of(tmp_path).reason
+    node.setattr(slurm_job, "has_nvidia_library", lambda: False)
+    assert run_job(tmp_path, node) == 0
     assert "training runs on the CPU" in (tmp_path / "logs/a.log").read_text()
 
 
+def test_the_program_finds_its_task_by_its_index(tmp_path: Path, node: pytest.MonkeyPatch) -> None:
+    ran = []
+    task = fold_task(tmp_path, 2)
+    write_task(task)
+    tasks = [{"task_file": "none", "log_file": "none"}]
+    tasks.append({"task_file": str(task.paths.task), "log_file": "b.log"})
+    (tmp_path / "1.json").write_text(json.dumps(tasks))
+    node.setattr(slurm_job, "run", lambda *arguments: ran.append(arguments) or 0)
+    node.setattr("sys.argv", ["slurm_job", str(tmp_path / "1.json")])
+    assert slurm_job.main() == 0
+    assert ran == [(task, Path("b.log"), tmp_path / "1_1.runs")]
+
+
 def test_an_element_of_an_array_is_never_called_like_the_array() -> None:
-    assert job_id({"SLURM_JOB_ID": "7"}) == "7"
     array = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
     assert job_id(array) == "7_2"

@@ -87,7 +87,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 400) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -129,7 +129,7 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
     process = start()
     wait_for(checkpoints)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, (tmp_path / "stdout.txt").read_text()
+    assert process.wait(200) == 130, (tmp_path / "stdout.txt").read_text()
     assert nodes.processes("clip_pkg.training.worker") == []
 
     process = start()
@@ -167,7 +167,7 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
 
     lost = wait_for(fold_on_second_node)
     nodes.cluster.remove_node(nodes.second, allow_graceful=False)
-    assert process.wait(300) == 0, (tmp_path / "stdout.txt").read_text()
+    assert process.wait(900) == 0, (tmp_path / "stdout.txt").read_text()
     assert nodes.processes("clip_pkg.training.worker") == []
 
     story = [

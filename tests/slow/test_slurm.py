@@ -24,6 +24,7 @@ from support.slurm_cluster import DEVICES, Interval, SlurmCluster, slurm_cluster
 from support.tiny import TINY, command, one_core, program_environment
 
 pytestmark = pytest.mark.slow
+RESUMED = "Going on after epoch"
 PATIENCE = 600  # seconds; importing torch takes many on a busy machine
 ON_SLURM = (
     *("--executor", "slurm", "--partition", "main", "--time", "00:20:00", "--gres", "gpu:1"),
@@ -139,7 +140,7 @@ def test_requeued_and_preempted_folds_give_the_numbers_of_a_local_run(
         assert f"Interrupted by {number}" in log
         assert len(re.findall(rf"^Slurm job {jobs['a', fold]} on ", log, re.MULTILINE)) == 2
         assert "no NVIDIA driver is installed here" in log
-    assert "Going on after epoch" in remote.log("a", 1) + remote.log("a", 2)
+    assert RESUMED in remote.log("a", 1) + remote.log("a", 2)
     assert all(
         one.attempts == 1 for one in read_ledger(remote.root / "out/ledger.jsonl").tasks.values()
     )
@@ -155,7 +156,7 @@ def test_requeued_and_preempted_folds_give_the_numbers_of_a_local_run(
     assert not (remote.root / "out/.slurm").exists()
 
 
-def test_jobs_outlive_their_launcher_and_the_next_one_takes_them_over(
+def test_jobs_outlive_their_launcher_and_the_next_one_resumes_their_folds(
     launch: Launch, cluster: SlurmCluster
 ) -> None:
     launcher = launch({"name": "c", "epochs": 5000, "n_splits": 2}, output="orphaned")
@@ -166,17 +167,19 @@ def test_jobs_outlive_their_launcher_and_the_next_one_takes_them_over(
     jobs = sorted(cluster.queue("--states=RUNNING"))
     assert len(jobs) == 2
     done = epochs(launcher, "c", 1)
-    wait_for(lambda: epochs(launcher, "c", 1) > done, launcher)  # nobody watches
+    wait_for(lambda: epochs(launcher, "c", 1) > done, launcher)  # without a launcher
 
     second = launcher.start(*ON_SLURM)
-    wait_for(lambda: launcher.output.count("already in Slurm job") == 2, launcher)
-    assert sorted(cluster.queue()) == jobs
-    cluster.ask("scancel", jobs[0])
+    wait_for(lambda: "Cancelling 2 Slurm job(s)" in launcher.output, launcher)
+    wait_for(lambda: len(set(cluster.queue()) - set(jobs)) == 2, launcher)
+    assert not set(cluster.queue()) & set(jobs)  # each fold has one job
+    wait_for(lambda: launcher.log("c", 1).count(RESUMED) == 1, launcher)
+    record = read_ledger(launcher.root / "out/ledger.jsonl")
+    job = record.tasks["c", 1].process.removeprefix("Slurm job ")
+    cluster.ask("scancel", job)
     wait_for(lambda: "(attempt 2)" in launcher.output, launcher)
-    assert re.search(rf"FAILED \(crash\): Slurm job {jobs[0]} ended as CANCELLED", launcher.output)
-    wait_for(lambda: set(cluster.queue()) - set(jobs), launcher)
-    (new,) = set(cluster.queue()) - set(jobs)
-    wait_for(lambda: "Going on after epoch" in launcher.log("c", 1), launcher)
+    assert re.search(rf"FAILED \(crash\): Slurm job {job} ended as CANCELLED", launcher.output)
+    wait_for(lambda: launcher.log("c", 1).count(RESUMED) == 2, launcher)
 
     second.send_signal(signal.SIGINT)
     assert second.wait(PATIENCE) == 130

@@ -23,6 +23,7 @@ TORCH_FREE = [
     "clip_pkg.scheduling.process",
     "clip_pkg.scheduling.ray",
     "clip_pkg.scheduling.slurm",
+    "clip_pkg.scheduling.slurm_job",
     "clip_pkg.results.summary",
     "clip_pkg.results.curves",
     "clip_pkg.results.bootstrap",

@@ -101,8 +101,8 @@ def test_short_jobs_are_warned_late_enough_to_do_something() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("time=5", "flag of its own: --time"),
-        ("--gres=gpu:1", "flag of its own: --gres"),
+        ("time=5", "its own flag: --time"),
+        ("--gres=gpu:1", "its own flag: --gres"),
         ("array=1-9", "set by this program"),
         ("job_name=x", "set by this program"),
         ("A=mylab", "KEY=VALUE"),
@@ -162,9 +162,7 @@ def test_help_has_a_group_for_slurm() -> None:
         assert flag in group
 
 
-def test_without_submitit_or_commands_it_says_so(
-    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_commands_it_says_so(tmp_path: Path, images: Path) -> None:
     import subprocess
 
     words = ("--data-dir", images, "--output-dir", tmp_path / "out", "--executor", "slurm")
