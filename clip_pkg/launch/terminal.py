@@ -22,6 +22,7 @@ from clip_pkg.results.comparison_records import spread_of
 from clip_pkg.results.comparison_tables import shown_spread, title
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
+from clip_pkg.scheduling.loop import Observer
 from clip_pkg.scheduling.queue import Estimates, seconds_left
 from clip_pkg.study.progress import FoldProfile, Progress, read_progress
 from clip_pkg.study.tasks import FoldFailure, FoldResult, Task, finished, nouns
@@ -192,7 +193,7 @@ FOLD_COLUMNS = ("Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Image
 
 
 @dataclass
-class RunView:
+class RunView(Observer):
     """Observer of the scheduling loop: a live table of what runs, and a line per event."""
 
     terminal: Terminal
