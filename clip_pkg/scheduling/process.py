@@ -1,9 +1,8 @@
-"""One worker process per slot that lives for several tasks.
+"""One worker process per slot, which trains several tasks.
 
-Importing torch and the model libraries takes seconds, so a worker imports once and then takes
-assignments as JSON lines on its standard input and answers with one JSON line each. After a
-failure of any kind the next task gets a fresh process. A worker that loses its launcher sees the
-end of its standard input and ends too.
+Importing torch takes seconds, so a worker imports it once and then reads tasks as JSON lines from
+its standard input and writes one JSON line for each. After a failure the next task gets a new
+process. A worker whose launcher is gone sees the end of its standard input and ends, too.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LINES_OF_A_CRASH = 15
 
 
 class Worker:
-    """A worker process bound to a device, or to several for one fold that is spread over them."""
+    """A worker process on a device, or on several for a task that several GPUs train."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._process = subprocess.Popen(
@@ -49,7 +48,6 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Process id."""
         return self._process.pid
 
     def send(self, task_file: str | Path, place: Mapping[str, Any]) -> None:
@@ -57,7 +55,7 @@ class Worker:
         self._write({"task_file": str(task_file), "place": place})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        """Ask whether these encoders can be used here; the answer has their `problems`."""
+        """Check whether these encoders can be used here; the answer has their `problems`."""
         self._write({"probe": list(requests)})
 
     def _write(self, message: Mapping[str, Any]) -> None:
@@ -68,7 +66,7 @@ class Worker:
             self._process.stdin.flush()
 
     def answer(self) -> dict[str, Any] | None:
-        """Return the next answer, None if there is none yet."""
+        """Return the next answer, or None if there is none yet."""
         with contextlib.suppress(BlockingIOError):
             self._received += os.read(self._stdout.fileno(), 65536).decode("utf-8")
         line, found, rest = self._received.partition("\n")
@@ -79,21 +77,21 @@ class Worker:
         return answer
 
     def exit_code(self) -> int | None:
-        """Return the exit code, negative for a signal; None while it lives."""
+        """Return the exit code, negative for a signal, or None while the process runs."""
         return self._process.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it still lives."""
+        """Send a signal if the process still runs."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it and whatever it started, now."""
+        """Kill it and all processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """End an idle worker politely, then by force."""
+        """Close its standard input, which ends it after a checkpoint; kill it if that fails."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -106,7 +104,7 @@ class Worker:
 
 
 class ProcessJob:
-    """One assignment in a worker."""
+    """One assignment in a worker process."""
 
     def __init__(self, assignment: Assignment, worker: Worker) -> None:
         self.assignment = assignment
@@ -116,11 +114,9 @@ class ProcessJob:
 
     @property
     def process(self) -> str:
-        """Process id of the worker."""
         return f"pid {self._worker.pid}"
 
     def poll(self) -> JobState:
-        """Return the state now, without waiting."""
         if self._state is not JobState.RUNNING:
             return self._state
         code = self._worker.exit_code()
@@ -134,15 +130,13 @@ class ProcessJob:
             self.failure = crash(self.assignment, how_it_ended(code))
         if self._state is JobState.DONE and finished(self.assignment.task) is None:
             self._state = JobState.FAILED  # an answer without a valid result file is no success
-            self.failure = crash(self.assignment, "said that it was done but left no result")
+            self.failure = crash(self.assignment, "reported success but left no result")
         return self._state
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an end."""
         self._worker.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it now."""
         self._worker.kill()
 
 
@@ -157,7 +151,7 @@ def failure_from(content: dict[str, Any]) -> FoldFailure:
 
 
 def crash(assignment: Assignment, how: str) -> FoldFailure:
-    """Describe the end of a worker that left no message, and leave that in the fold's folder."""
+    """Describe the end of a worker that reported nothing, also in the fold's folder."""
     task = assignment.task
     left = read_record(FoldFailure, task.paths.failure)
     if left is not None:
@@ -199,13 +193,13 @@ class ProcessExecutor:
         return job
 
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:
-        """Return the worker of a slot (or of several, by their joint name); started if none."""
+        """Return the worker of a slot, or of several by their joint name; start it if necessary."""
         if key not in self._workers:
             self._workers[key] = Worker(devices)
         return self._workers[key]
 
     def _close_overlapping(self, key: str, assignment: Assignment) -> None:
-        """End idle workers that share only some of the slots: they hold memory there."""
+        """End idle workers on some of the slots, where they hold memory."""
         names = {slot.name for slot in assignment.slots}
         for other in list(self._workers):
             if other != key and names & set(other.split("+")):

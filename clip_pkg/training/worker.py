@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from filelock import FileLock
 
 from clip_pkg.base.errors import UserError
+from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
 from clip_pkg.study.tasks import (
     FailureKind,
     FoldFailure,
@@ -116,6 +117,11 @@ def train_here(
     from clip_pkg.training.fold import run_fold  # noqa: PLC0415
     from clip_pkg.training.ranks import ALONE  # noqa: PLC0415
 
+    if task.identity.numerics != NUMERICS_VERSION:  # another node, or an update in the meantime
+        raise UserError(
+            f"clip_pkg in {PACKAGE} trains with numerics version {NUMERICS_VERSION}, this task "
+            f"needs {task.identity.numerics}; use one version and run the same command again"
+        )
     task.lock.parent.mkdir(parents=True, exist_ok=True)
     # A worker that lost its launcher may still be ending; two must never write one folder.
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):

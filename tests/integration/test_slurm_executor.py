@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.slurm import SlurmExecutor, SlurmJob, SlurmQueue, job_name
 from clip_pkg.scheduling.slurm_job import job_id, place_of
 from clip_pkg.scheduling.slurm_options import SlurmOptions
+from clip_pkg.study.identity import NUMERICS_VERSION
 from clip_pkg.study.tasks import (
     FoldFailure,
     FoldTask,
@@ -472,6 +474,16 @@ def test_the_program_finds_its_task_by_its_index(tmp_path: Path, node: pytest.Mo
     node.setattr("sys.argv", ["slurm_job", str(tmp_path / "1.json")])
     assert slurm_job.main() == 0
     assert ran == [(task, Path("b.log"), tmp_path / "1_1.runs")]
+
+
+def test_a_task_of_another_numerics_version_is_not_trained(tmp_path: Path) -> None:
+    task = fold_task(tmp_path)
+    task = replace(task, identity=replace(task.identity, numerics=NUMERICS_VERSION + 1))
+    place = worker.Place("cpu", "cpu", 1, "log")
+    report = worker.carry_out(task, place, io.StringIO(), worker.StopRequest())
+    assert report.failure is not None
+    assert report.failure.kind == "user error"
+    assert "numerics version" in report.failure.reason
 
 
 def test_an_element_of_an_array_is_never_called_like_the_array() -> None:

@@ -27,8 +27,8 @@ cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs the extra
 MARK = "CLIP_PKG_TEST_CLUSTER"
 EPOCHS = 12
 CONFIGS = [
-    {**TINY, "name": "a", "epochs": EPOCHS, "n_splits": 3, "use_superclip_loss": True},
-    {**TINY, "name": "b", "epochs": EPOCHS, "n_splits": 3, "use_weighted_sampling": True},
+    {**TINY, "name": "a", "epochs": EPOCHS, "n_splits": 2, "use_superclip_loss": True},
+    {**TINY, "name": "b", "epochs": EPOCHS, "n_splits": 2, "use_weighted_sampling": True},
 ]
 
 
