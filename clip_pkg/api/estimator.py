@@ -28,10 +28,11 @@ from clip_pkg.config.jsonc import path_text
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
-from clip_pkg.launch.request import Execution, RunFolders, StudyRequest, TrainRequest
+from clip_pkg.launch.request import RunFolders, StudyRequest, TrainRequest
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.results.folders import left_out, read_json
 from clip_pkg.results.summary_schema import read_summary
+from clip_pkg.scheduling.resources import Execution
 
 if TYPE_CHECKING:
     from clip_pkg.inference.ensemble import Ensemble

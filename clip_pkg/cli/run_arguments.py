@@ -14,12 +14,11 @@ from clip_pkg.config.load import LoadedConfigs, load_configs
 from clip_pkg.data.cache import parse_bytes
 from clip_pkg.launch.request import (
     LOG_DIR,
-    RETRIES,
-    STALL_TIMEOUT,
-    Execution,
     RunFolders,
     StudyRequest,
 )
+from clip_pkg.scheduling.executors import EXECUTORS
+from clip_pkg.scheduling.resources import RETRIES, STALL_TIMEOUT, Execution
 from clip_pkg.scheduling.slurm_options import SlurmOptions, as_options, parse_minutes, parse_option
 
 RAY_ADDRESS = r"auto|local|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}"
@@ -160,10 +159,10 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--executor",
-        choices=["process", "inline", "ray", "slurm"],
+        choices=list(EXECUTORS),
         default="process",
-        help="process: one process per device; inline: this process, for debuggers; ray: a Ray "
-        "cluster; slurm: one job of a Slurm cluster per fold (default: process)",
+        help="; ".join(f"{name}: {row.description}" for name, row in EXECUTORS.items())
+        + " (default: process)",
     )
     group = parser.add_argument_group("Ray clusters (--executor ray)")
     group.add_argument(

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.launch.request import Execution, RunFolders
-from clip_pkg.launch.resources import Resources
+from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import RunView, Terminal
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.summary import summarize
@@ -19,6 +18,7 @@ from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
 from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.progress import read_progress
 from clip_pkg.study.tasks import (

@@ -22,7 +22,6 @@ from clip_pkg.launch.preparation import (
     unlabelled_images,
 )
 from clip_pkg.launch.request import RefitRequest
-from clip_pkg.launch.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.launch.run_folder import (
     fold_tasks,
     refuse_folder_in_use,
@@ -36,6 +35,8 @@ from clip_pkg.results.comparison_records import spread_of
 from clip_pkg.results.comparison_tables import shown_spread
 from clip_pkg.results.refit import RefitLength, refit_length, refit_summary
 from clip_pkg.results.summary import summarize
+from clip_pkg.scheduling.executors import open_executor
+from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
 from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.identity import identity_from_json
 from clip_pkg.study.manifest import Manifest
@@ -68,7 +69,7 @@ def refit(request: RefitRequest, terminal: Terminal) -> ExitCode:
     """Train a config on all of its images, or resume that."""
     paths, folders = ConfigPaths(request.config_dir), request.folders
     run = folders.run
-    resources = find_resources(request.execution, run, terminal)
+    resources = open_executor(request.execution, run, terminal.note)
     try:
         refuse_folder_in_use(run)
         summary = summarize(paths)

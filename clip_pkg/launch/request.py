@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.config.load import LoadedConfigs
-from clip_pkg.scheduling.slurm_options import SlurmOptions
-
-JobsPerDevice: TypeAlias = int | Literal["auto"]
+from clip_pkg.scheduling.resources import Execution
 
 LOG_DIR = Path("logs/clip_training")
-RETRIES = 2
-STALL_TIMEOUT = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +52,6 @@ class RunFolders:
     def cache(self) -> Path:
         """Folder of decoded images, text features and image lists."""
         return (self.cache_dir or self.run.cache).resolve()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """Where folds are trained, and what happens when one fails.
-
-    gpus: indices or UUIDs, comma-separated; None: all. folds_at_once, jobs_per_gpu: folds that
-    share a device, computing at the same time or taking turns. wait_for_gpu: seconds to wait for
-    a GPU that others use. ray_address, slurm: for these executors. retries: further attempts
-    after a failure. stall_timeout: seconds without a step after which a fold counts as failed.
-    """
-
-    executor: str = "process"
-    gpus: str | None = None
-    folds_at_once: JobsPerDevice | None = None
-    jobs_per_gpu: JobsPerDevice | None = None
-    wait_for_gpu: float = 0.0
-    ray_address: str | None = None
-    slurm: SlurmOptions = field(default_factory=SlurmOptions)
-    retries: int = RETRIES
-    fail_fast: bool = False
-    stall_timeout: float = STALL_TIMEOUT
 
 
 @dataclass(frozen=True, kw_only=True)

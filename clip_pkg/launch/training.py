@@ -24,7 +24,6 @@ from clip_pkg.launch.probe import (
     start_child_probe,
 )
 from clip_pkg.launch.request import TrainRequest
-from clip_pkg.launch.resources import Resources, check_gpus_per_task, find_resources
 from clip_pkg.launch.run_folder import (
     fold_tasks,
     folders_to_replace,
@@ -38,10 +37,12 @@ from clip_pkg.launch.terminal import Terminal, failures_table, profile_table, re
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.summary import summarize
 from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.executors import open_executor
 from clip_pkg.scheduling.inline import InlineExecutor
 from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.process import ProcessExecutor
+from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
 from clip_pkg.study.progress import read_profile
 from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read_record
 
@@ -49,7 +50,7 @@ from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read
 def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
     """Train every config and fold that is not finished, then print the results."""
     folders, run = request.folders, request.folders.run
-    resources = find_resources(request.execution, run, terminal)
+    resources = open_executor(request.execution, run, terminal.note)
     try:
         refuse_folder_in_use(run)
         probe = ask(request.study.loaded.configs, resources)
@@ -59,8 +60,8 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
         show_report(preparation, terminal)
         terminal.notes([*resources.notices, *_pin_notices(configs, resources.devices)])
         with sole_launcher(run):
-            if kept and resources.slurm is not None:
-                resources.slurm.cancel_leftovers()
+            if kept:
+                resources.cancel_leftovers()
             for old in kept:
                 set_aside(run, old.root, terminal)
             write_config_files(run, preparation)

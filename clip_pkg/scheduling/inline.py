@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
 from clip_pkg.study.tasks import FoldFailure
 
 if TYPE_CHECKING:
@@ -54,3 +56,11 @@ class InlineExecutor:
 
     def close(self) -> None:
         """There is no process to end."""
+
+
+def open_inline(execution: Execution, run: RunPaths, say: object) -> Resources:
+    """Use the first device of this machine."""
+    del run, say
+    stop = StopOnSignal()
+    found = local_resources(execution, InlineExecutor(stop), stop)
+    return replace(found, devices=found.devices[:1], most_gpus=1)

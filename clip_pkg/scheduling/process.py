@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, child_environment
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
 from clip_pkg.study.tasks import FoldFailure, failure_from_json, finished, read_record, write_record
 
 SECONDS_TO_LEAVE = 5.0
@@ -124,7 +126,7 @@ class ProcessJob:
         if answer is not None:
             self._state = JobState(answer["state"])
             if answer.get("failure") is not None:
-                self.failure = failure_from(answer["failure"])
+                self.failure = failure_from_json(answer["failure"])
         elif code is not None:
             self._state = JobState.FAILED
             self.failure = crash(self.assignment, how_it_ended(code))
@@ -143,11 +145,6 @@ class ProcessJob:
 def how_it_ended(code: int) -> str:
     """Describe the exit code of a process, negative for a signal."""
     return f"ended with signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-
-
-def failure_from(content: dict[str, Any]) -> FoldFailure:
-    """Read the failure in a worker's answer."""
-    return failure_from_json(content)
 
 
 def crash(assignment: Assignment, how: str) -> FoldFailure:
@@ -222,3 +219,9 @@ def last_lines(path: Path, count: int) -> list[str]:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
     except FileNotFoundError:
         return []
+
+
+def open_processes(execution: Execution, run: RunPaths, say: object) -> Resources:
+    """Use the devices of this machine."""
+    del run, say
+    return local_resources(execution, ProcessExecutor(), StopOnSignal())

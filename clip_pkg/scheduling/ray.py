@@ -22,12 +22,20 @@ from typing import Any
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, find_devices
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
-from clip_pkg.scheduling.process import Worker, crash, failure_from, how_it_ended
-from clip_pkg.scheduling.ray_cluster import Cluster, Layout
+from clip_pkg.scheduling.process import Worker, crash, how_it_ended
+from clip_pkg.scheduling.ray_cluster import Cluster, Layout, connect, lay_out
+from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.study.identity import PACKAGE
-from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, finished
+from clip_pkg.study.tasks import (
+    FailureKind,
+    FoldFailure,
+    Task,
+    failure_from_json,
+    finished,
+)
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
 PLACE = "ray"  # and a number: the ids of places
@@ -200,7 +208,7 @@ class RayJob:
         elif "crash" in report:
             self._fail(report["crash"])
         elif report["state"] != JobState.DONE.value:
-            self.failure = report["failure"] and failure_from(report["failure"])
+            self.failure = report["failure"] and failure_from_json(report["failure"])
             self.state = JobState(report["state"])
         else:
             list(task.paths.root.iterdir())  # makes a network folder show new files
@@ -320,3 +328,32 @@ class RayExecutor:
         for one in self._open:
             one.node_file.unlink(missing_ok=True)
         self._cluster.close()
+
+
+def open_ray(execution: Execution, run: RunPaths, say: object) -> Resources:
+    """Connect to a cluster and divide it. Raises UserError."""
+    del run, say
+    share = execution.share
+    if not isinstance(share, int):
+        raise UserError("--jobs-per-gpu auto cannot be used with --executor ray; give a number")
+    cluster = connect(execution.ray_address or "auto")
+    try:
+        nodes = cluster.nodes()
+        layout = lay_out(nodes, share)
+    except UserError:
+        cluster.close()
+        raise
+    executor = RayExecutor(cluster, layout)
+    kind = "GPU" if layout.gpus else "share of CPUs"
+    notice = (
+        f"Ray cluster {cluster.address}: {len(nodes)} node(s), {layout.places} place(s) of one "
+        f"{kind} with {layout.threads(1)} CPU thread(s) per fold."
+    )
+    return Resources(
+        devices=places(layout),
+        executor=executor,
+        jobs_per_device=layout.jobs,
+        notices=[notice],
+        most_gpus=layout.most_gpus,
+        jobs_that_fit=executor.jobs_on,
+    )

@@ -22,8 +22,10 @@ from pathlib import Path
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json, write_text
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.scheduling.process import LINES_OF_A_CRASH, last_lines
+from clip_pkg.scheduling.resources import Execution, Resources, queue_places
 from clip_pkg.scheduling.slurm_job import REQUEUE_SIGNAL, STOP_SIGNAL, call_slurm
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.identity import PACKAGE, digest
@@ -35,6 +37,7 @@ from clip_pkg.study.tasks import (
     write_record,
 )
 
+COMMANDS = ("sbatch", "srun", "squeue", "scancel")
 MAX_JOBS_OF_AN_ARRAY = 1000  # Slurm's default limit is 1001
 MIN_PAUSE, MAX_PAUSE = 2.0, 30.0  # seconds between two calls of squeue
 SECONDS_OF_SILENCE = 120.0  # before users are told that Slurm does not respond
@@ -404,3 +407,27 @@ def job_name(output_dir: Path) -> str:
     """Name of the jobs of an output folder, recognisable for users and unique."""
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", output_dir.name)[:40].strip("_") or "clip_pkg"
     return f"{readable}-{digest(str(output_dir))[:10]}"
+
+
+def open_slurm(execution: Execution, run: RunPaths, say: Callable[[str], None]) -> Resources:
+    """Use Slurm's commands. Raises UserError if this machine has none."""
+    absent = [name for name in COMMANDS if shutil.which(name) is None]
+    if absent:
+        raise UserError(
+            f"--executor slurm: this machine has no {' and no '.join(absent)}; start the run where "
+            "jobs are submitted, or leave out --executor to train here"
+        )
+    options = execution.slurm
+    executor = SlurmExecutor(options, run.slurm, say)
+    notices = []
+    if execution.gpus is not None:
+        notices.append(f"--gpus {execution.gpus} has no effect: Slurm chooses the GPUs.")
+    if not options.asks_for_gpus:
+        notices.append("The jobs ask for no GPU (--gres gpu:1): folds train on the CPU.")
+    return Resources(
+        devices=queue_places("slurm", options.max_jobs or 1),
+        executor=executor,
+        notices=notices,
+        queue="slurm",
+        cancel_leftovers=executor.cancel_leftovers,
+    )

@@ -46,6 +46,17 @@ class SlurmOptions:
     extra: tuple[tuple[str, str | bool], ...] = ()
     max_jobs: int | None = None
 
+    def flags(self) -> list[str]:
+        """Flags that the user gave."""
+        given = {
+            "--partition": self.partition,
+            "--time": self.minutes,
+            "--gres": self.gres,
+            "--slurm-option": self.extra or None,
+            "--max-jobs": self.max_jobs,
+        }
+        return [flag for flag, value in given.items() if value is not None]
+
     @property
     def asks_for_gpus(self) -> bool:
         """Whether the options ask for a GPU."""

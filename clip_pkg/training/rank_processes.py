@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from clip_pkg.scheduling.process import (
     LINES_OF_A_CRASH,
-    failure_from,
     how_it_ended,
     last_lines,
 )
-from clip_pkg.study.tasks import FoldFailure, Task, task_to_json
+from clip_pkg.study.tasks import FoldFailure, Task, failure_from_json, task_to_json
 
 if TYPE_CHECKING:
     from clip_pkg.training.trainer import Stop
@@ -197,7 +196,7 @@ def cause(
 
     reports: of failed ranks, in the order of time. vanished: exit codes of ranks without a report.
     """
-    failures = [failure_from(report["failure"]) for report in reports]
+    failures = [failure_from_json(report["failure"]) for report in reports]
     for failure in failures:
         if failure.kind != "error":
             return failure

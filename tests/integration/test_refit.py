@@ -14,8 +14,8 @@ import torch
 
 from clip_pkg.cli import main
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.launch.resources import StopOnSignal
 from clip_pkg.results.refit import refit_length
+from clip_pkg.scheduling.resources import StopOnSignal
 from support.outcomes import outcome
 from support.tiny import TINY, make_folder
 

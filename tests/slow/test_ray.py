@@ -136,9 +136,9 @@ def refused(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--ray-address", "auto"], "--ray-address applies to --executor ray only"),
+        (["--ray-address", "auto"], "--ray-address: only with --executor ray"),
         (["--executor", "ray", "--gpus", "0"], "Ray chooses"),
-        (["--executor", "ray", "--wait-for-gpu", "5"], "Ray chooses"),
+        (["--executor", "ray", "--wait-for-gpu", "5"], "Ray waits"),
         (["--executor", "ray", "--jobs-per-gpu", "auto"], "give a number"),
         (["--executor", "ray", "--ray-address", "nowhere"], "'nowhere' is none of auto, local"),
         (["--executor", "ray", "--ray-address", "http://a:1"], "ray://host:port"),

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
-import clip_pkg.launch.resources
+import clip_pkg.launch.execution
+import clip_pkg.launch.probe
+import clip_pkg.launch.training
+import clip_pkg.scheduling.resources
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli import main
 from clip_pkg.cli.main import parser_of
 from clip_pkg.cli.run_arguments import execution
 from clip_pkg.launch.execution import _at_most
-from clip_pkg.launch.resources import Resources, find_resources
-from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
+from clip_pkg.scheduling.executors import open_executor
 from clip_pkg.scheduling.process import ProcessExecutor
+from clip_pkg.scheduling.resources import Resources
 from support.fold_tasks import gpu, gpus, task
 
 CPU = Device("cpu", "", "CPU")
@@ -25,7 +28,7 @@ CPU = Device("cpu", "", "CPU")
 
 def resources(*words: str) -> Resources:
     parsed = parser_of().parse(["--data-dir", "d", "--output-dir", "o", *words])
-    return find_resources(execution(parsed), RunPaths(Path("o")), Terminal())
+    return open_executor(execution(parsed), RunPaths(Path("o")), print)
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "nowhere")
 
     def have(*found: Device) -> None:
-        monkeypatch.setattr(clip_pkg.launch.resources, "find_devices", lambda _: (found, []))
+        monkeypatch.setattr(clip_pkg.scheduling.resources, "find_devices", lambda _: (found, []))
 
     return have
 
@@ -48,7 +51,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         (["--folds-at-once", "2", "--executor", "inline"], "one fold after another"),
         (["--jobs-per-gpu", "auto", "--executor", "inline"], "one fold after another"),
         (["--folds-at-once", "2", "--executor", "ray"], "--jobs-per-gpu N shares a GPU"),
-        (["--folds-at-once", "1", "--executor", "slurm"], "devices of this machine"),
+        (["--folds-at-once", "2", "--executor", "slurm"], "GPUs of this machine"),
     ],
 )
 def test_what_does_not_go_together_is_a_sentence(
