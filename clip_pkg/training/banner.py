@@ -1,9 +1,8 @@
-"""The settings block at the start of a log: by which loss, what is trained, and on what."""
+"""Start of a log: the settings block, and notices that belong beside the result."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,56 +10,28 @@ from pydantic import BaseModel
 
 from clip_pkg.config.loss_blocks import LossConfig
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.losses.registry import part_labels
-from clip_pkg.study.tasks import FoldTask
-from clip_pkg.training.setup import FoldSetup
-
-NOT_REPEATED = frozenset({"name", "loss", "aux_losses", "image_encoder_name", "text_encoder_name"})
-
-
-def configuration_lines(setup: FoldSetup, device_id: str) -> list[tuple[str, str]]:
-    """`(name, value)` pairs: the loss, the fold, and every other setting."""
-    task, config = setup.task, setup.config
-    counts = setup.manifest.class_counts.tolist()
-    classes = ", ".join(
-        f"{name} {n}" for name, n in zip(setup.manifest.classes, counts, strict=True)
-    )
-    total = sum(p.numel() for p in setup.model.parameters())
-    trainable = sum(p.numel() for p in setup.model.parameters() if p.requires_grad)
-    lines = [
-        *loss_lines(config, setup.objective.part_weights),
-        ("Config", task.name),
-        (
-            "Fold",
-            f"{task.fold} of {task.n_folds}" if isinstance(task, FoldTask) else "none is held out",
-        ),
-        ("Device", f"{device_id} ({setup.precision}), process {os.getpid()}"),
-        *_processes(setup),
-        ("Image encoder", config.image_encoder_name),
-        ("Text encoder", config.text_encoder_name),
-        ("Parameters", f"{total:,} ({trainable:,} trained)"),
-        ("Images", f"{len(setup.train_indices)} train, {setup.val.size} validation"),
-        ("Classes", classes),
-        ("Class texts", _class_texts(setup)),
-    ]
-    return [*lines, *setting_lines(config, NOT_REPEATED)]
+from clip_pkg.losses.registry import class_weight_method, part_labels
+from clip_pkg.models.image_text import ImageTextModel
+from clip_pkg.study.tasks import ModelTask
+from clip_pkg.training.batch_norm import batch_norms
+from clip_pkg.training.ranks import Ranks
 
 
 def setting_lines(block: BaseModel, left_out: Collection[str]) -> list[tuple[str, str]]:
-    """`(name, value)` pairs of a block's settings but for those that are told elsewhere."""
-    return [(_title(name), _value(value)) for name, value in block if name not in left_out]
+    """`(key, value)` pairs of a block's settings, except for some."""
+    return [(name, _value(value)) for name, value in block if name not in left_out]
 
 
 def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[str, str]]:
-    """`(name, value)` pairs of the losses; `weights` are those of the parts of the total.
+    """`(name, value)` pairs of the losses; `weights` are those of the terms of the total.
 
-    In the order of the guides: the settings that they show, what each part weighs where there are
-    several, then all others.
+    First the settings that the guides show, by the guides' names, then the weight of each term
+    where there are several, then all other settings by their keys.
     """
     labels = part_labels(config.loss, config.aux_losses)
     shown = type(config.loss).model_fields
     settings = _settings(config.loss)
-    return [
+    lines = [
         ("Loss Type", config.loss.type),
         *(line for name, line in settings.items() if shown[name].title),
         *(
@@ -69,44 +40,24 @@ def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[st
             if len(weights) > 1
         ),
         *(line for name, line in settings.items() if not shown[name].title),
-        *(line for aux in config.aux_losses for line in _auxiliary(aux)),
     ]
+    for aux in config.aux_losses:
+        lines.append(("Auxiliary Loss", aux.type))
+        lines += [(f"  {name}", value) for name, value in _settings(aux).values()]
+    return lines
 
 
 def _settings(block: LossConfig) -> dict[str, tuple[str, str]]:
-    """Lines of a loss block by setting, with the names that papers and guides give them."""
+    """Lines of a loss block by setting."""
     fields = type(block).model_fields
     weights = {*block.part_weights, *block.shares}
     return {
         name: (
-            fields[name].title or _title(name),
+            fields[name].title or name,
             _two_decimals(value) if name in weights else _value(value),
         )
         for name, value in block.settings().items()
     }
-
-
-def _auxiliary(block: LossConfig) -> list[tuple[str, str]]:
-    inside = [(f"  {name}", value) for name, value in _settings(block).values()]
-    return [("Auxiliary Loss", block.type), *inside]
-
-
-def _processes(setup: FoldSetup) -> list[tuple[str, str]]:
-    if not setup.ranks.are_several:
-        return []
-    return [("Processes", f"{setup.ranks.size}, each with a device and a part of every batch")]
-
-
-def _class_texts(setup: FoldSetup) -> str:
-    encoder = setup.config.text_encoder
-    if encoder.family in ("prompts", "none") and encoder.start is None:
-        return "not read"
-    prompts = sum(len(rows) for rows in setup.texts.prompts)
-    return f"{prompts} prompts from {setup.texts.source}"
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
 
 
 def _two_decimals(value: float) -> str:
@@ -121,5 +72,36 @@ def _value(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return "true" if value else "false"
     return str(value)
+
+
+def fold_notices(task: ModelTask, model: ImageTextModel, ranks: Ranks) -> tuple[str, ...]:
+    """One sentence per circumstance that affects a fold's numbers and that these do not show."""
+    notices, config = [], task.config
+    if config.use_weighted_sampling and class_weight_method(config.loss, config.weight_method):
+        notices.append(
+            "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
+            'the loss. Set loss.class_weighting to "none" to correct it once.'
+        )
+    norms, at_once = batch_norms(model.image_encoder), task.images_at_once
+    consequence = (
+        "batch normalisation used their statistics. Losses and their negatives are still computed "
+        "over whole batches."
+    )
+    if norms and at_once < config.batch_size:
+        reason = (
+            f"{task.title.capitalize()} ran out of memory, so its"
+            if at_once != config.micro_batch_size
+            else "As micro_batch_size says,"
+        )
+        notices.append(
+            f"{reason} batches of {config.batch_size} images went through the image encoder in "
+            f"micro-batches of {at_once}: {consequence}"
+        )
+    if norms and ranks.are_several and model.counts.device.type == "cpu":
+        notices.append(
+            f"{task.title.capitalize()} was trained by {ranks.size} processes on the CPU, each "
+            f"with its share of every batch: {consequence}"
+        )
+    return tuple(notices)

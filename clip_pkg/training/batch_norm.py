@@ -1,7 +1,7 @@
-"""Batch normalisation where the images of a batch go through the encoder in parts.
+"""Batch normalisation where a batch goes through the encoder in micro-batches.
 
-What a layer normalises with are then the statistics of a part. What it remembers for evaluation
-must still count every image once, however often a part is computed.
+A layer normalises by the statistics of a micro-batch. Its running statistics, for evaluation, must
+still count every image once, however often a micro-batch is computed.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ def batch_norms(encoder: nn.Module) -> tuple[_BatchNorm, ...]:
 
 
 def share_statistics(encoder: nn.Module) -> None:
-    """Let the layers normalise by what all ranks compute at the same time; for GPUs only."""
+    """Normalise by the statistics of all ranks together; for GPUs only."""
     for name, child in encoder.named_children():
         encoder.add_module(name, convert_sync_batchnorm(child))
 
 
 @contextmanager
-def counted_as_one_batch(layers: Sequence[_BatchNorm], parts: int) -> Iterator[None]:
-    """Let `parts` forward passes move the running statistics as far as one pass does.
+def counted_as_one_batch(layers: Sequence[_BatchNorm], passes: int) -> Iterator[None]:
+    """Let `passes` forward passes move the running statistics as far as one pass does.
 
     n passes with the momentum 1 − (1 − m)^(1/n) forget as much as one with m. Otherwise the
-    statistics of many small parts would be those of the last few images.
+    statistics of many small micro-batches would be those of the last few images.
     """
     momenta = [layer.momentum for layer in layers]
     try:
         for layer, momentum in zip(layers, momenta, strict=True):
             if momentum is not None:  # None: a plain mean over all passes, which it stays
-                layer.momentum = 1 - (1 - momentum) ** (1 / parts)
+                layer.momentum = 1 - (1 - momentum) ** (1 / passes)
         yield
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
@@ -48,10 +48,10 @@ def counted_as_one_batch(layers: Sequence[_BatchNorm], parts: int) -> Iterator[N
 
 
 @contextmanager
-def computed_again(layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Put running statistics back afterwards, for a backward pass that repeats forward passes.
+def restored_afterwards(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Restore running statistics after a backward pass that repeats forward passes.
 
-    Both passes have to look alike to autograd, so that the layers must track as ever.
+    The repeated pass has to look the same to autograd, so that the layers must track statistics.
     """
     tracked = [
         value
@@ -69,7 +69,7 @@ def computed_again(layers: Sequence[_BatchNorm]) -> Iterator[None]:
 
 @contextmanager
 def not_counted(layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Leave the running statistics as they are; training passes compute the same as ever."""
+    """Leave running statistics unchanged; training passes still normalise by their batch."""
     tracking = [layer.track_running_stats for layer in layers]
     try:
         for layer in layers:

@@ -1,4 +1,4 @@
-"""What a fold says while it trains: log lines, and a progress file for the launcher."""
+"""Log lines of a training, and its progress file for the launcher."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from clip_pkg.losses.contract import PartLabel
 from clip_pkg.study.progress import Progress
 from clip_pkg.training.epoch import EpochScores
 from clip_pkg.training.history import finite_or_none
-from clip_pkg.training.loss_scores import LossScores
 
 RULE = "=" * 70
+SECONDS_BETWEEN_LINES = 30.0  # within a long epoch
+SECONDS_BETWEEN_UPDATES = 0.5  # of the progress file
 
 
 class LogLines:
-    """Voice of a training."""
+    """Writes log lines."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -38,12 +39,11 @@ class LogLines:
             self.line(text)
 
 
-SECONDS_BETWEEN_LINES = 30.0  # within a long epoch
-SECONDS_BETWEEN_UPDATES = 0.5  # of the progress file
+class Console(LogLines):
+    """Log lines and progress of one training.
 
-
-class FoldConsole(LogLines):
-    """Voice of one fold. `stream` gets lines, `progress_file` the latest `Progress`."""
+    stream: gets the lines. progress_file: the latest `Progress`. labels: of the loss's terms.
+    """
 
     def __init__(
         self,
@@ -63,68 +63,46 @@ class FoldConsole(LogLines):
 
     def phase(
         self, name: str, *, epoch: int, steps: int, batch_size: int
-    ) -> Callable[[int, Callable[[], LossScores] | None], None]:
-        """Begin a phase (`train`, `val`, `features`) of `epoch`; the result is its `on_step`."""
+    ) -> Callable[..., None]:
+        """Begin a phase (`train`, `val`, `test`, `features`) of `epoch`.
+
+        Returns what is called after each step with the number of steps done and, in training, a
+        way to fetch the means so far.
+        """
         self._epoch = epoch
-        started = spoken = time.monotonic()
+        started = logged = time.monotonic()
         prefix = self._prefix(name)
 
-        def on_step(done: int, scores: Callable[[], LossScores] | None) -> None:
-            nonlocal spoken
+        def on_step(done: int, fetch: Callable[[], EpochScores] | None = None) -> None:
+            nonlocal logged
             now = time.monotonic()
             if now - self._updated >= SECONDS_BETWEEN_UPDATES or done == steps:
                 rate = done * batch_size / max(now - started, 1e-9)
                 self._write_progress(name, done, steps, rate)
-            if now - spoken >= SECONDS_BETWEEN_LINES and done < steps:
-                spoken = now
+            if now - logged >= SECONDS_BETWEEN_LINES and done < steps:
+                logged = now
+                scores = None if fetch is None else fetch()
                 self.line(_bar(prefix, done, steps, now - started, self._postfix(scores)))
 
         return on_step
 
-    def phase_done(self, name: str, *, steps: int, seconds: float, scores: LossScores) -> None:
+    def phase_done(self, name: str, *, steps: int, seconds: float, scores: EpochScores) -> None:
         """Write the finished bar of a phase."""
-        prefix = self._prefix(name)
-        self.line(_bar(prefix, steps, steps, seconds, self._postfix(lambda: scores)))
+        self.line(_bar(self._prefix(name), steps, steps, seconds, self._postfix(scores)))
 
-    def epoch_lines(
-        self,
-        train: EpochScores,
-        val: EpochScores | None,
-        val_map: float | None,
-        *,
-        monitored: float | None,
-        remark: str = "",
-    ) -> None:
-        """Write the two lines that people and scripts read: losses, accuracies, mAP (percent).
+    def score_line(self, split: str, scores: EpochScores, mean_ap: float | None = None) -> str:
+        """`Val Loss: …, Val Acc: …, Val mAP: …`; accuracy in percent, as is `mean_ap`."""
+        assert scores.accuracy is not None, "something is predicted"
+        line = f"{split} Loss: {self._loss(scores)}, {split} Acc: {100 * scores.accuracy:.2f}%"
+        if split == "Train":
+            return line
+        return f"{line}, {split} mAP: {'n/a' if mean_ap is None else f'{mean_ap:.2f}%'}"
 
-        There is only the first of them where no image was held out.
-        """
+    def epoch_done(self, lines: Sequence[str], monitored: float | None) -> None:
+        """Write the lines of an epoch; monitored: for the progress file."""
         self._monitored = monitored
-        map_text = "n/a" if val_map is None else f"{val_map:.2f}%"
-        self.line()
-        self.line(f"Train Loss: {self._loss(train)}, Train Acc: {100 * train.accuracy:.2f}%")
-        if val is not None:
-            accuracy = f"{100 * val.accuracy:.2f}%"
-            self.line(f"Val Loss: {self._loss(val)}, Val Acc: {accuracy}, Val mAP: {map_text}")
-        if remark:
-            self.line(remark)
-
-    def test_line(self, scores: EpochScores, test_map: float | None, epoch: int) -> None:
-        """Write the line on the test images, like those of an epoch."""
-        map_text = "n/a" if test_map is None else f"{test_map:.2f}%"
-        self.line(
-            f"Test Loss: {self._loss(scores)}, Test Acc: {100 * scores.accuracy:.2f}%, "
-            f"Test mAP: {map_text} (epoch {epoch})"
-        )
-
-    def measured_line(self, words: str, monitored: float | None) -> None:
-        """Write a line on an epoch that was measured by other things than losses and accuracy."""
-        self._monitored = monitored
-        self.line(words)
-
-    def setup(self, what: str) -> None:
-        """Tell the launcher what is being prepared."""
-        self._write_progress(what, 0, 0, 0.0)
+        for line in lines:
+            self.line(line)
 
     def _prefix(self, phase: str) -> str:
         return f"Epoch {self._epoch} [Train]" if phase == "train" else f"[{phase.capitalize()}]"
@@ -137,15 +115,14 @@ class FoldConsole(LogLines):
         )
         return f"{scores.loss:.4f} ({parts})"
 
-    def _postfix(self, scores: Callable[[], LossScores] | None) -> str:
+    def _postfix(self, scores: EpochScores | None) -> str:
         if scores is None:
             return ""
-        now = scores()
-        values = [f"loss={now.loss:.4f}"]
-        if len(now.parts) > 1:
-            values += [f"{self._labels[name].short}={v:.4f}" for name, v in now.parts.items()]
-        if isinstance(now, EpochScores):
-            values.append(f"acc={100 * now.accuracy:.2f}%")
+        values = [f"loss={scores.loss:.4f}"]
+        if len(scores.parts) > 1:
+            values += [f"{self._labels[name].short}={v:.4f}" for name, v in scores.parts.items()]
+        if scores.accuracy is not None:
+            values.append(f"acc={100 * scores.accuracy:.2f}%")
         return ", ".join(values)
 
     def _write_progress(self, phase: str, step: int, steps: int, rate: float) -> None:

@@ -1,12 +1,13 @@
-"""One pass over the training fold, and one over a validation fold.
+"""One pass over the training images, and one over an evaluation split.
 
-Legend: B images of a batch, N images of the fold, C classes, D embedding size.
+Legend: B images of a batch, N images of the split, C classes, D embedding size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,28 +21,34 @@ from clip_pkg.models.classifier import Classifier, class_features, evaluation_mo
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision
 from clip_pkg.training.loss_scores import LossScores, RunningSums, loss_scores, loss_sums
-from clip_pkg.training.phases import fetched
+from clip_pkg.training.optimisation import Optimisation
+from clip_pkg.training.profiling import Phases, fetched, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
-from clip_pkg.training.step import TrainingStep
 
 NEGATIVES_SEED = 0  # of evaluations
-# Called after each batch with the number done and, in training, a way to fetch the means so far.
-OnStep = Callable[[int, "Callable[[], EpochScores] | None"], None]
+AnyBatch = TypeVar("AnyBatch")
 
 
 @dataclass(frozen=True)
 class EpochScores(LossScores):
     """Means over the images seen.
 
-    accuracy: a fraction; of mixed images, those whose larger share was found.
+    accuracy: a fraction; of mixed images, those whose larger share was predicted. None where
+    nothing is predicted.
     """
 
-    accuracy: float
+    accuracy: float | None
+
+
+# Returns the means so far; waits for the device.
+Fetch: TypeAlias = Callable[[], EpochScores]
+# Called after each training step with the number of steps done, its loss, and the means so far.
+OnStep: TypeAlias = Callable[[int, LossOutput, Fetch], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's answers on a set of images, in the order of `index`.
+    """Predictions for a set of images, in the order of `index`.
 
     probabilities: [N, C] float64, rows sum to 1. targets, index: [N] int64; `index` is the
     position in the manifest.
@@ -59,46 +66,44 @@ class RunningScores:
     def __init__(self) -> None:
         self._sums = RunningSums()
 
+    def add_loss(self, output: LossOutput, count: int) -> None:
+        """Add a batch of `count` images without predictions."""
+        self._sums.add(loss_sums(output, count), count)
+
     def add(self, output: LossOutput, logits: Tensor, targets: Tensor) -> None:
-        """Count one batch: its mean loss and parts (scalars), and logits [B, C]."""
+        """Add a batch: its mean loss and terms (scalars), logits [B, C] and classes [B]."""
         count = int(targets.numel())
         correct = (logits.detach().argmax(dim=1) == targets).sum().double()
         self._sums.add({**loss_sums(output, count), "correct": correct}, count)
 
     def fetch(self) -> EpochScores:
-        """Return means so far. Waits for the device."""
+        """Means so far. Waits for the device."""
         means = self._sums.means()
-        return EpochScores(**vars(loss_scores(means)), accuracy=means["correct"])
+        return EpochScores(**vars(loss_scores(means)), accuracy=means.get("correct"))
 
 
 def train_epoch(
-    step: TrainingStep,
-    batches: Iterable[Batch],
+    take_step: Callable[[AnyBatch, RunningScores], LossOutput],
+    batches: Iterable[AnyBatch],
+    optimisation: Optimisation,
     *,
     device: torch.device,
-    on_output: Callable[[LossOutput], None],
-    on_step: OnStep,
+    phases: Phases = unmeasured,
+    on_step: OnStep | None = None,
 ) -> EpochScores:
     """Train on every batch once.
 
-    `on_output` gets the loss of each step while it still is on the device.
+    take_step: trains on a batch and adds its scores.
     Raises Diverged when the steps stop being finite.
     """
-    step.model.train()
-    step.objective.train()
     running = RunningScores()
-    for done, batch in enumerate(fetched(batches, step.phases), start=1):
-        # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout
-        # for the rest of the epoch, and nobody would see it.
-        assert step.model.training, "the model left training mode within an epoch"
-        assert step.objective.training, "the loss left training mode within an epoch"
-        outcome = step(batch)
-        running.add(outcome.output, outcome.logits, outcome.targets)
-        on_output(outcome.output)
+    for done, batch in enumerate(fetched(batches, phases), start=1):
+        output = take_step(batch, running)
         if device.type == "cpu":
-            step.optimisation.check()
-        on_step(done, running.fetch)
-    step.optimisation.check()
+            optimisation.check()
+        if on_step is not None:
+            on_step(done, output, running.fetch)
+    optimisation.check()
     return running.fetch()
 
 
@@ -114,21 +119,26 @@ def evaluate(
     needs_tokens: bool,
     device: torch.device,
     ranks: Ranks = ALONE,
-    on_step: OnStep | None = None,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Score every image once, in evaluation mode; the model's mode is put back afterwards.
+    """Score every image once, in evaluation mode; the model's mode is restored afterwards.
 
-    Contrastive losses depend on who shares a batch, so the loss is computed over batches of the
-    training size in the fixed mixed order `loss_order` (a permutation of N), whatever batches the
-    images came in. The last of them may be smaller. Predictions are made batch by batch as the
-    images come, without labels, as they are with a trained model. Of several ranks each has batches
-    of its share of the images.
+    Contrastive losses depend on which images share a batch, so the loss is computed over batches of
+    the training size in the fixed random order `loss_order` (a permutation of N), whatever the
+    batches of the forward pass. The last of them may be smaller. Predictions are made batch by
+    batch without labels, as with a trained model. Of several ranks each has batches of its share.
     """
     with evaluation_mode(model, objective):
         classifier = Classifier(model, objective, precision, class_features(model, precision))
+        found: list[tuple[Tensor, ...]] = []
+        for done, batch in enumerate(batches, start=1):
+            image_embeddings = classifier.embeddings(batch.images)
+            logits = classifier.logits(image_embeddings)
+            found.append((image_embeddings, logits, batch.targets, batch.index))
+            on_step(done)
         embeddings, logits, targets, index = (
-            ranks.joined(values, loss_order.numel())
-            for values in _all_images(classifier, batches, on_step)
+            ranks.joined(torch.cat(values), loss_order.numel())
+            for values in zip(*found, strict=True)
         )
         features = F.normalize(embeddings, dim=-1)
         running = RunningScores()
@@ -152,18 +162,3 @@ def evaluate(
             targets=targets.cpu().numpy(),
             index=index.cpu().numpy(),
         )
-
-
-def _all_images(
-    classifier: Classifier, batches: Iterable[Batch], on_step: OnStep | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Embeddings [N, D], logits [N, C], targets [N] and index [N] of all batches."""
-    embeddings, logits, targets, index = [], [], [], []
-    for done, batch in enumerate(batches, start=1):
-        embeddings.append(classifier.embeddings(batch.images))
-        logits.append(classifier.logits(embeddings[-1]))
-        targets.append(batch.targets)
-        index.append(batch.index)
-        if on_step is not None:
-            on_step(done, None)
-    return torch.cat(embeddings), torch.cat(logits), torch.cat(targets), torch.cat(index)

@@ -1,158 +1,467 @@
-"""Trains one fold from its task to its result; goes on where an interrupted attempt stopped."""
+"""What learns in a fold or a refit: an image–text model and its objective.
+
+Legend: N images of the manifest, C classes.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from clip_pkg.base.errors import CheckpointError
-from clip_pkg.base.files import remove_leftovers
+from clip_pkg.base.files import write_text
+from clip_pkg.data.batches import Batch, EvalBatches, TrainBatches
+from clip_pkg.data.sampling import derive_seed
+from clip_pkg.losses.contract import LossOutput
 from clip_pkg.losses.registry import part_labels
-from clip_pkg.models.checkpoint import load_checkpoint
-from clip_pkg.models.precision import flushed_denormals
-from clip_pkg.study.identity import identity_from_json
-from clip_pkg.study.tasks import FoldResult, FoldTask, ModelTask, Task
-from clip_pkg.training.banner import configuration_lines
-from clip_pkg.training.console import FoldConsole
-from clip_pkg.training.frozen_images import feature_batches, keeps_features, with_features
-from clip_pkg.training.passes import FoldPasses
-from clip_pkg.training.profiling import FoldProfiler, Unprofiled
+from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
+from clip_pkg.models.classifier import class_features, evaluation_mode
+from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.predictions import Predictions
+from clip_pkg.study.tasks import FoldTask, ModelTask
+from clip_pkg.training.banner import loss_lines, setting_lines
+from clip_pkg.training.columns import evaluation_columns, test_columns
+from clip_pkg.training.console import Console
+from clip_pkg.training.cuda_graph import (
+    RecordedStep,
+    Unrecordable,
+    obstacle,
+    pays,
+    recorder_for,
+    with_recording,
+)
+from clip_pkg.training.epoch import EpochScores, Evaluation, RunningScores, evaluate
+from clip_pkg.training.frozen_features import FeatureRows, Unchanged
+from clip_pkg.training.history import History
+from clip_pkg.training.optimisation import Diverged
 from clip_pkg.training.ranks import ALONE, Ranks
-from clip_pkg.training.setup import FoldSetup, set_up
-from clip_pkg.training.trainer import FoldTraining, Interrupted, Stop
+from clip_pkg.training.step import TrainingStep
+from clip_pkg.training.trainer import Columns, Interrupted, Learner, Stop, identification
+
+EVALUATE, RESTORE = "evaluate", "restore"  # orders to the other ranks
+IN_BANNER_ALREADY = frozenset(
+    {"name", "loss", "aux_losses", "image_encoder_name", "text_encoder_name"}
+)
+
+SplitName: TypeAlias = Literal["val", "inner", "test"]
 
 
-def resumed_setup(
-    task: ModelTask, device: torch.device, ranks: Ranks
-) -> tuple[FoldSetup, Path | None, dict[str, Any] | None]:
-    """Build a fold as its checkpoint left it; also returns the checkpoint and what it holds."""
-    source, state = state_to_continue(task)
-    setup = set_up(task, device, None if state is None else state["model"], ranks)
-    if state is not None:
-        setup.objective.load_state_dict(state["objective"])
-        # A finished fold has none; all that can be missing then is the result file.
-        if state["optimisation"] is not None:
-            setup.optimisation.load_state_dict(state["optimisation"])
-    return setup, source, state
+@dataclass(frozen=True)
+class EvalSplit:
+    """Images of a manifest that are evaluated, and the order in which their loss is computed.
 
-
-def state_to_continue(task: Task) -> tuple[Path | None, dict[str, Any] | None]:
-    """Find the checkpoint of a task that goes on, and what it holds; None and None of a new one."""
-    source = task.checkpoint_to_resume
-    return source, None if source is None else _matching_state(task, source)
-
-
-def _matching_state(task: Task, source: Path) -> dict[str, Any]:
-    """Read a checkpoint. Raises CheckpointError when it is not of this fold of this run."""
-    state = load_checkpoint(source)
-    differences = task.identity.differences(identity_from_json(state["identity"]))
-    if state["fold"] != task.fold:
-        differences.append(f"fold ({state['fold']} instead of {task.fold})")
-    if differences:
-        raise CheckpointError(
-            f"{source} belongs to another run: its {', '.join(differences)} differ; "
-            "use the settings it was made with, or start anew without it"
-        )
-    return state
-
-
-def run_fold(
-    task: ModelTask,
-    *,
-    device: torch.device,
-    device_id: str,
-    stream: TextIO,
-    stop: Stop,
-    ranks: Ranks = ALONE,
-) -> FoldResult:
-    """Train a fold and return its result; every file but the result itself is written here.
-
-    Of several `ranks` this is what the first one does. Raises Interrupted when `stop` became true,
-    Diverged when training went to NaN.
+    Of several ranks each has batches of its share.
     """
-    with backends():
-        return _train_fold(
-            task, device=device, device_id=device_id, stream=stream, stop=stop, ranks=ranks
+
+    manifest: Manifest
+    batches: EvalBatches
+    loss_order: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return int(self.loss_order.numel())
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The best epoch's row, state and predictions, not written yet.
+
+    content: what its checkpoint adds to that of every checkpoint.
+    """
+
+    content: Mapping[str, Any]
+    evaluation: Evaluation
+
+
+@dataclass(eq=False)
+class FoldLearner(Learner):
+    """An image–text model that learns from some images and is evaluated on others.
+
+    val: the held-out images, none in a refit. inner: chooses the epoch in the place of `val`, where
+    the config asks for it. test: images that are evaluated once, at the end. train_indices: int64,
+    positions of the training images in the manifest. store_size: pixels of the stored squares.
+    feature_batches: all images of the fold, where a frozen encoder is to compute them only once.
+    """
+
+    title: ClassVar[str] = "TRAINING CONFIGURATION"
+
+    task: ModelTask
+    step: TrainingStep
+    batches: TrainBatches
+    val: EvalSplit
+    inner: EvalSplit | None
+    test: EvalSplit | None
+    manifest: Manifest
+    texts: ClassTexts
+    train_indices: NDArray[np.int64]
+    store_size: int
+    device: torch.device
+    ranks: Ranks = ALONE
+    feature_batches: EvalBatches | None = None
+    _take: TrainingStep | RecordedStep = field(init=False)
+    _best: BestModel | None = field(init=False, default=None)
+    _last: Evaluation | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        config = self.task.config
+        self.model, self.objective = self.step.model, self.step.objective
+        self.optimisation = self.step.optimisation
+        self.labels = part_labels(config.loss, config.aux_losses)
+        self.weights = self.objective.part_weights
+        self.peak_rate = config.learning_rate  # towers and losses may have factors of their own
+        self._take = self.step
+        if self.val.size:
+            prefix = "inner_" if self.inner is not None else ""
+            self.monitor = prefix + config.early_stopping_monitor
+
+    # --- training
+
+    def start_epoch(self, epoch: int) -> None:
+        def seed(stream: str) -> int:
+            return derive_seed(self.task.config.random_state, self.task.fold, epoch, stream)
+
+        torch.manual_seed(seed("layers"))  # dropout and the like
+        self.step.prompt_generator.manual_seed(seed("prompts"))
+        self.step.negatives_generator.manual_seed(seed("negatives"))
+        self.model.train()
+        self.objective.train()
+
+    def train_on(self, batch: Batch, running: RunningScores) -> LossOutput:
+        # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout for
+        # the rest of the epoch, unnoticed.
+        assert self.model.training, "the model left training mode within an epoch"
+        assert self.objective.training, "the loss left training mode within an epoch"
+        outcome = self._take(batch)
+        running.add(outcome.output, outcome.logits, outcome.targets)
+        return outcome.output
+
+    def prepare(self, console: Console, stop: Stop) -> None:
+        """Compute the features of a frozen image encoder; batches consist of these from then on."""
+        batches = self.feature_batches
+        if batches is None:
+            return
+        started = time.monotonic()
+        progress = console.phase(
+            "features", epoch=0, steps=len(batches), batch_size=batches.batch_size
+        )
+        index, features = [], []
+        with torch.no_grad(), self.step.precision.autocast():
+            for done, batch in enumerate(batches, start=1):
+                features.append(self.model.image_encoder(batch.images))
+                index.append(batch.index)
+                progress(done)
+                if stop:
+                    raise Interrupted  # nothing is lost: they are computed again
+        table, positions = torch.cat(features), torch.cat(index).cpu().numpy()
+        rows = np.full(len(self.manifest.labels), -1)
+        rows[positions] = np.arange(len(positions))
+        source, views = FeatureRows(table, rows), Unchanged(self.task.config.img_size)
+        self.batches = self.batches.of(source, views)
+        self.val = replace(self.val, batches=self.val.batches.of(source, views))
+        if self.inner is not None:
+            self.inner = replace(self.inner, batches=self.inner.batches.of(source, views))
+        console.line(
+            f"The frozen image encoder computed the features of {len(batches.indices)} images once "
+            f"({time.monotonic() - started:.1f} s); every epoch uses them."
         )
 
+    def before_first_step(self, epoch: int) -> str | None:
+        """Record the step as a CUDA graph, if the config asks for it."""
+        config = self.task.config
+        if config.cuda_graphs is False:
+            return None
+        reason = obstacle(
+            self.step,
+            config,
+            device=self.device,
+            n_train=len(self.train_indices),
+            profiles=self.task.profile,
+        )
+        if config.cuda_graphs == "auto":
+            if reason is not None or not pays(config, len(self.batches) * config.epochs):
+                return None
+        if reason is None:
+            recorder = recorder_for(self.device, [self.step.negatives_generator])
+            assert recorder is not None, "that would be an obstacle"
+            self.start_epoch(epoch)  # which is trained as if this had not happened
+            batch = next(self.batches.epoch(epoch))
+            try:
+                self._take = with_recording(self.step, batch, recorder)
+            except Unrecordable as error:
+                reason = str(error)
+            else:
+                return (
+                    "The training step was recorded and replayed as a CUDA graph, which can change "
+                    "its numbers by rounding."
+                )
+        return f"The training step was not recorded as a CUDA graph: {reason}."
 
-def follow_fold(task: ModelTask, *, device: torch.device, ranks: Ranks) -> None:
-    """Do what every rank but the first does: compute parts of what the first one asks for."""
-    with backends():
-        setup, _, _ = resumed_setup(task, device, ranks)
-        with closing(setup):
-            FoldPasses(setup).follow()
+    # --- evaluation
+
+    def evaluate_untrained(self, console: Console) -> Columns:
+        if not self.val.size:
+            return {}
+        return evaluation_columns("val", self._evaluate("val", 0, console), self.weights)
+
+    def evaluate(self, epoch: int, console: Console) -> Columns:
+        if not self.val.size:
+            return {}
+        inner = None if self.inner is None else self._evaluate("inner", epoch, console)
+        self._last = self._evaluate("val", epoch, console)
+        with self.step.phases("validation"):
+            columns = evaluation_columns("val", self._last, self.weights)
+            if inner is not None:
+                columns |= evaluation_columns("inner_val", inner, self.weights)
+        return columns
+
+    def extra_columns(self) -> Columns:
+        return {"temperature": 1 / float(self.model.logit_scale().detach())}
+
+    def _evaluate(self, name: SplitName, epoch: int, console: Console) -> Evaluation:
+        """Evaluate a split, with a progress bar, on all ranks; epoch 0 is before training."""
+        split = self._split(name)
+        steps, phase = len(split.batches), "test" if name == "test" else "val"
+        progress = console.phase(
+            phase, epoch=epoch, steps=steps, batch_size=self.task.config.batch_size
+        )
+        started = time.monotonic()
+        self.ranks.announce(EVALUATE, name)
+        with self.step.phases("validation"):
+            evaluation = self._scored(split, progress)
+        if not np.isfinite(evaluation.probabilities).all():
+            raise Diverged(f"the model's outputs are not finite after epoch {epoch}")
+        if epoch > 0:
+            seconds = time.monotonic() - started
+            console.phase_done(phase, steps=steps, seconds=seconds, scores=evaluation.scores)
+        return evaluation
+
+    def _split(self, name: SplitName) -> EvalSplit:
+        split = {"val": self.val, "inner": self.inner, "test": self.test}[name]
+        assert split is not None, f"the config asks for no {name} images"
+        return split
+
+    def _scored(self, split: EvalSplit, on_step: Any = lambda done: None) -> Evaluation:
+        return evaluate(
+            self.model,
+            self.objective,
+            split.batches,
+            precision=self.step.precision,
+            loss_batch_size=self.task.config.batch_size,
+            loss_order=split.loss_order,
+            needs_tokens=self.step.needs_tokens,
+            device=self.device,
+            ranks=self.ranks,
+            on_step=on_step,
+        )
+
+    def follow(self, order: str, argument: Any) -> None:
+        if order == EVALUATE:
+            self._scored(self._split(argument))
+        else:
+            assert order == RESTORE, f"unknown order {order}"
+            self._copy_from_leader()
+
+    def _copy_from_leader(self) -> None:
+        for module in (self.model, self.objective):
+            self.ranks.copy_from_leader([*module.parameters(), *module.buffers()])
+
+    # --- log
+
+    def settings(self, device: str) -> list[tuple[str, str]]:
+        task, config = self.task, self.task.config
+        counts = self.manifest.class_counts.tolist()
+        total = sum(p.numel() for p in self.model.parameters())
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        encoder = config.text_encoder
+        texts = "not read"
+        if encoder.family not in ("prompts", "none") or encoder.start is not None:
+            n_prompts = sum(len(rows) for rows in self.texts.prompts)
+            texts = f"{n_prompts} prompts from {self.texts.source}"
+        fold = "no image is held out"
+        if isinstance(task, FoldTask):
+            fold = f"{task.fold} of {task.n_folds}"
+        lines = [
+            *loss_lines(config, self.weights),
+            ("Config", task.name),
+            ("Fold", fold),
+            ("Device", device),
+        ]
+        if self.ranks.are_several:
+            processes = f"{self.ranks.size}, each with a device and a share of every batch"
+            lines.append(("Processes", processes))
+        return [
+            *lines,
+            ("image_encoder_name", config.image_encoder_name),
+            ("text_encoder_name", config.text_encoder_name),
+            ("Parameters", f"{total:,} ({trainable:,} trained)"),
+            ("Images", f"{len(self.train_indices)} train, {self.val.size} validation"),
+            (
+                "Classes",
+                ", ".join(f"{c} {n}" for c, n in zip(self.manifest.classes, counts, strict=True)),
+            ),
+            ("Class texts", texts),
+            *setting_lines(config, IN_BANNER_ALREADY),
+        ]
+
+    def log_epoch(
+        self, console: Console, train: EpochScores, row: Columns, *, improved: bool
+    ) -> None:
+        lines = ["", console.score_line("Train", train)]
+        if self._last is not None:
+            lines.append(console.score_line("Val", self._last.scores, row["val_mAP"]))
+        if improved:
+            lines.append(f"Best epoch so far by {self.monitor}")
+        console.epoch_done(lines, None if self.monitor is None else row[self.monitor])
+
+    # --- files
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **self._for_inference(),
+            "model": self.model.checkpoint_state(),
+            "objective": self.objective.state_dict(),
+            "class_features": self._class_features(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.objective.load_state_dict(state["objective"])
+
+    def keep_best(self, epoch: int, row: Columns) -> None:
+        def copied(state: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                key: value.detach().clone() if torch.is_tensor(value) else value
+                for key, value in state.items()
+            }
+
+        assert self._last is not None, "the epoch was evaluated"
+        content = {
+            "epoch": epoch,
+            "metrics": dict(row),
+            "model": copied(self.model.checkpoint_state()),
+            "objective": copied(self.objective.state_dict()),
+            "class_features": self._class_features(),
+        }
+        self._best = BestModel(content, self._last)
+
+    def write_best(self) -> None:
+        """Write `predictions.csv`, and `checkpoint_best.pth` unless the config wants none.
+
+        Test images are evaluated with it at the end, so that it exists until then in any case.
+        """
+        if self._best is None:
+            return
+        paths = self.task.paths
+        _predictions(self.val, self._best.evaluation).write(paths.predictions)
+        if self.task.config.save_best or self.test is not None:
+            save_checkpoint(
+                paths.checkpoint_best,
+                {**identification(self.task), **self._for_inference(), **self._best.content},
+            )
+        self._best = None
+
+    def _for_inference(self) -> dict[str, Any]:
+        """What makes weights and class features a classifier again."""
+        counts = np.bincount(
+            self.manifest.labels[self.train_indices], minlength=len(self.manifest.classes)
+        )
+        encoder = self.model.image_encoder
+        return {
+            "classes": list(self.texts.classes),
+            "prompts": [list(prompts) for prompts in self.texts.prompts],
+            "class_counts": counts.tolist(),
+            "vocabulary_size": self.model.vocabulary_size,
+            "transform": {
+                "img_size": self.task.config.img_size,
+                "store_size": self.store_size,
+                "mean": list(encoder.mean),
+                "std": list(encoder.std),
+            },
+        }
+
+    @torch.no_grad()
+    def _class_features(self) -> Tensor | None:
+        """Class features, with which no text tower is needed to predict."""
+        with evaluation_mode(self.model, self.objective):
+            features = class_features(self.model, self.step.precision)
+        return None if features is None else features.cpu()
+
+    def finish(self, console: Console, history: History, best_epoch: int | None) -> dict[str, Any]:
+        """Write last predictions and sampler exposure, and evaluate the test images."""
+        paths, last_epoch = self.task.paths, history.epochs
+        chosen_on = "no image"
+        if self.val.size:
+            # Where the run stopped between the last epoch and the result, it was not evaluated.
+            last = self._last or self._evaluate("val", last_epoch, console)
+            _predictions(self.val, last).write(paths.predictions_last)
+            chosen_on = "reported fold" if self.inner is None else "inner validation split"
+        self._write_exposure(paths.exposure, last_epoch)
+        test = self._test(best_epoch or last_epoch, last_epoch, console)
+
+        def scores(epoch: int | None) -> Columns:
+            row = {} if epoch is None else history.row(epoch)
+            return {name: value for name, value in row.items() if name.startswith("val_")}
+
+        return {
+            "n_train": len(self.train_indices),
+            "n_val": self.val.size,
+            "best": scores(best_epoch),
+            "last": scores(last_epoch),
+            "chosen_on": chosen_on,
+            "n_test": 0 if self.test is None else self.test.size,
+            "test": test,
+        }
+
+    def _test(self, epoch: int, last_epoch: int, console: Console) -> Columns:
+        """Evaluate the test images with the model of `epoch`; nothing is trained after it."""
+        if self.test is None:
+            return {}
+        paths = self.task.paths
+        if epoch != last_epoch:
+            state = load_checkpoint(paths.checkpoint_best)
+            found = int(state["epoch"])
+            assert found == epoch, f"the best checkpoint is of epoch {found}, not {epoch}"
+            self.ranks.announce(RESTORE, epoch)
+            self.model.load_checkpoint_state(state["model"], source=str(paths.checkpoint_best))
+            self.objective.load_state_dict(state["objective"])
+            self._copy_from_leader()
+        evaluation = self._evaluate("test", epoch, console)
+        _predictions(self.test, evaluation).write(paths.test_predictions)
+        scores = test_columns(evaluation, self.weights)
+        line = console.score_line("Test", evaluation.scores, scores["test_mAP"])
+        console.line(f"{line} (epoch {epoch})")
+        if not self.task.config.save_best:
+            paths.checkpoint_best.unlink(missing_ok=True)
+        return scores
+
+    def _write_exposure(self, path: Path, epochs: int) -> None:
+        """Write how often each training image was seen: `sampler_exposure.csv`."""
+        manifest = self.manifest
+        counts = self.batches.exposure(epochs).counts.tolist()
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("path", "label", "times_seen"))
+        for index, count in zip(self.train_indices.tolist(), counts, strict=True):
+            label = manifest.classes[manifest.labels[index]]
+            writer.writerow((manifest.paths[index], label, count))
+        write_text(path, stream.getvalue())
 
 
-@contextmanager
-def backends() -> Iterator[None]:
-    """Set up torch, process-wide, for training: the same few shapes again and again."""
-    # Timed once per shape. Whoever asks torch for determinism cannot have the choice be timed.
-    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    with flushed_denormals():
-        yield
-
-
-def _with_features(setup: FoldSetup, console: FoldConsole, stop: Stop) -> FoldSetup:
-    """Let a frozen image encoder look at all images, for the only time."""
-    started, batches = time.monotonic(), feature_batches(setup)
-    progress = console.phase("features", epoch=0, steps=len(batches), batch_size=batches.batch_size)
-
-    def on_step(done: int) -> None:
-        progress(done, None)
-        if stop:
-            raise Interrupted  # nothing is lost: they are computed again
-
-    setup = with_features(setup, on_step)
-    console.line(
-        f"The frozen image encoder computed the features of {len(batches.indices)} images once "
-        f"({time.monotonic() - started:.1f} s); every epoch works on these."
+def _predictions(split: EvalSplit, evaluation: Evaluation) -> Predictions:
+    """An evaluation with the names of its images and classes."""
+    return Predictions(
+        classes=split.manifest.classes,
+        paths=tuple(split.manifest.paths[index] for index in evaluation.index),
+        targets=evaluation.targets,
+        probabilities=evaluation.probabilities,
     )
-    return setup
-
-
-def _train_fold(
-    task: ModelTask,
-    *,
-    device: torch.device,
-    device_id: str,
-    stream: TextIO,
-    stop: Stop,
-    ranks: Ranks,
-) -> FoldResult:
-    started = time.monotonic()
-    task.paths.root.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(task.paths.root)
-    setup, source, state = resumed_setup(task, device, ranks)
-    console = FoldConsole(
-        stream,
-        task.paths.progress,
-        epochs=setup.config.epochs,
-        labels=part_labels(setup.config.loss, setup.config.aux_losses),
-    )
-    console.banner("TRAINING CONFIGURATION", configuration_lines(setup, device_id))
-    for text in (*(f"NOTE: {notice}" for notice in setup.notices), *setup.remarks):
-        console.line(text)
-    if keeps_features(setup):
-        setup = _with_features(setup, console, stop)
-    done = 0 if state is None else int(state["epoch"])
-    profiler = FoldProfiler(setup, console, epochs_done=done) if task.profile else Unprofiled()
-    training = FoldTraining(setup, console, stop, profiler)
-    if state is not None:
-        training.restore(state)
-        console.line(f"Going on after epoch {state['epoch']} from {source}")
-    with closing(setup):
-        with profiler:
-            training.run()
-        result = training.result(time.monotonic() - started)
-    best = f"best epoch {result.best_epoch} ({setup.config.early_stopping_monitor}), "
-    console.line(
-        f"{task.title.capitalize()} done: {best if isinstance(task, FoldTask) else ''}"
-        f"last epoch {result.last_epoch}, {result.seconds:.1f} s"
-    )
-    return result

@@ -1,6 +1,6 @@
-"""The image side of a training step: pixels → embeddings, and the loss's gradient back from there.
+"""Image forward pass of a training step: pixels → embeddings, and the gradient of a loss back.
 
-Legend: B images of a batch, H side of an image in pixels, D embedding size, R ranks.
+Legend: B images of a batch, H image height and width in pixels, D embedding size, R ranks.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,86 +20,64 @@ from clip_pkg.models.image_encoder import ImageEncoder
 from clip_pkg.models.precision import Precision
 from clip_pkg.training.batch_norm import (
     batch_norms,
-    computed_again,
     counted_as_one_batch,
     not_counted,
+    restored_afterwards,
 )
 from clip_pkg.training.ranks import ALONE, Ranks
 
-SEEDS = 2**62  # to choose from
+MAX_SEED = 2**62
+
+# Adds the gradients of a scalar loss to `.grad` of everything it depends on; call it once.
+Backward: TypeAlias = Callable[[Tensor], None]
+# Images [B, 3, H, H], or a frozen encoder's features [B, F] → embeddings, float32 [B, D], and how
+# a loss of these reaches all parameters. The model is in training mode.
+Embed: TypeAlias = Callable[[Tensor], tuple[Tensor, Backward]]
 
 
 class EmbedsImages(Protocol):
-    """A model with an image encoder, such as `ImageTextModel`."""
+    """A model with an image encoder: `ImageTextModel`, `ViewsModel`."""
 
     @property
-    def image_encoder(self) -> ImageEncoder:
-        """What embeds."""
-        ...
+    def image_encoder(self) -> ImageEncoder: ...
 
     @property
-    def image_projection(self) -> nn.Module:
-        """What brings its features into the space of the embeddings."""
-        ...
+    def image_projection(self) -> nn.Module: ...
 
     def image_embeddings(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, H] → embeddings, float32 [B, D]."""
         ...
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """All of them."""
-        ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def train(self, mode: bool = ...) -> nn.Module:
-        """Enter training mode, or leave it."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Embedded:
-    """Embeddings of a batch, float32 [B, D], and how a loss made of them reaches all parameters.
-
-    backward: adds the gradients of a scalar to `.grad` of everything that it depends on; once.
-    """
-
-    embeddings: Tensor
-    backward: Callable[[Tensor], None]
-
-
-class ImageSide(Protocol):
-    """Embeds the images [B, 3, H, H] of a training batch, or a frozen encoder's features [B, F]."""
-
-    def __call__(self, images: Tensor) -> Embedded:
-        """Embed them, in training mode."""
-        ...
+    def train(self, mode: bool = ...) -> nn.Module: ...
 
 
 @dataclass(frozen=True, eq=False)
 class WholeBatch:
-    """One forward pass of the whole batch."""
+    """`Embed` in one forward pass."""
 
     model: EmbedsImages
     precision: Precision
 
-    def __call__(self, images: Tensor) -> Embedded:
-        """See `ImageSide`."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Backward]:
         with self.precision.autocast():
             embeddings = self.model.image_embeddings(images)
 
         def backward(loss: Tensor) -> None:
-            with computed_again(repeated_norms(self.model)):
+            with restored_afterwards(recomputed_norms(self.model)):
                 loss.backward()  # type: ignore[no-untyped-call]
 
-        return Embedded(embeddings, backward)
+        return embeddings, backward
 
 
-def repeated_norms(model: EmbedsImages) -> tuple[_BatchNorm, ...]:
-    """Layers with batch statistics that the backward pass computes again."""
+def recomputed_norms(model: EmbedsImages) -> tuple[_BatchNorm, ...]:
+    """Batch norms whose forward pass is repeated by activation checkpointing."""
     return batch_norms(model.image_encoder) if model.image_encoder.recomputes else ()
 
 
 class Tower(nn.Module):
-    """Image encoder and projection of a model as a module of their own."""
+    """Image encoder and projection of a model as one module."""
 
     def __init__(self, model: EmbedsImages) -> None:
         super().__init__()
@@ -108,16 +86,15 @@ class Tower(nn.Module):
         self._embed = model.image_embeddings
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, H] → embeddings [B, D]."""
         return self._embed(images)
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MicroBatch:
     """Images `first` … `last` − 1 of a batch, computed with the random numbers of `seed`.
 
-    One without images stands in where a rank has none left: all have to take part in the exchange
-    of gradients. It is computed from the first images, and counts for batch statistics only.
+    An empty one belongs to a rank that has no images left: all ranks have to take part in the
+    exchange of gradients. It computes the first images, which affects batch statistics only.
     """
 
     batch: Tensor
@@ -127,33 +104,32 @@ class Part:
 
     @property
     def images(self) -> Tensor:
-        """What goes through the encoder."""
         return self.batch[self.first : self.last] if self.first < self.last else self.batch[:2]
 
     def rows_of(self, values: Tensor) -> Tensor:
-        """Its rows of something that the whole batch has, [B, …]."""
+        """Its rows of values of the whole batch, [B, …]."""
         return values[self.first : self.last]
 
 
-class Parts:
-    """A batch cut up over the ranks and over time; exact for every loss, contrastive ones too.
+class MicroBatches:
+    """`Embed` in micro-batches, over the ranks and over time; exact for every loss.
 
-    Every rank knows the whole batch and embeds its parts of it; the embeddings are exchanged, every
-    rank computes the loss of the whole batch, and carries its gradient on through its own parts.
+    Every rank has the whole batch and embeds its micro-batches; the embeddings are exchanged, every
+    rank computes the loss of the whole batch and propagates its gradient through its own images.
 
-    With several parts per rank this is gradient caching (Gao et al. 2021, arXiv:2101.06983,
-    section 3.2): the parts are embedded without a graph first, and a second time for the gradient.
-    Both passes over a part draw the same random numbers, so that dropout drops the same. Batch
-    normalisation uses the statistics of a part (on GPUs, of the parts that the ranks embed at the
-    same time); what it remembers changes in the first pass only.
+    With several micro-batches per rank this is gradient caching (Gao et al. 2021,
+    arXiv:2101.06983, section 3.2): they are embedded first without a graph and again for the
+    gradient. Both passes draw the same random numbers, so that dropout drops the same units. Batch
+    normalisation uses the statistics of a micro-batch (on GPUs, of those that the ranks embed at
+    the same time); running statistics change in the first pass only.
 
     Args:
         model: in training mode.
-        objective: has parameters, perhaps, like the model's text side. Every rank has their whole
-            gradient; its mean over the ranks keeps rounding from making them different.
+        objective: may own parameters. Every rank has the full gradient of these and of the text
+            tower; averaging over the ranks keeps rounding from letting them drift apart.
         precision: of the encoder.
-        most: images that all ranks together may hold at a time; None for a whole batch.
-        ranks: who computes.
+        max_images: in the encoder at once on all ranks together; None for the whole batch.
+        ranks: the processes that share the batch.
     """
 
     def __init__(
@@ -162,18 +138,18 @@ class Parts:
         objective: nn.Module,
         precision: Precision,
         *,
-        most: int | None = None,
+        max_images: int | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self._tower = Tower(model)
         self._precision = precision
-        self._most = most
+        self._max_images = max_images
         self._ranks = ranks
         exchanged = set(self._tower.parameters())
         trained = (p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad)
         self._others = [parameter for parameter in trained if parameter not in exchanged]
         self._norms = batch_norms(model.image_encoder)
-        self._repeated = repeated_norms(model)
+        self._recomputed = recomputed_norms(model)
         self._own_norms = [n for n in self._norms if not isinstance(n, nn.SyncBatchNorm)]
         self._exchanging: nn.Module = self._tower
         if ranks.are_several:
@@ -183,62 +159,67 @@ class Parts:
                 device_ids=[device] if device.type == "cuda" else None,
                 find_unused_parameters=True,  # some encoders have some that no image reaches
             )
-            # Batch statistics have a way of their own, see `_level`. As an argument this is
-            # deprecated in new versions of torch, and what takes its place is not in old ones.
+            # Batch statistics are averaged in `_average`. As an argument this is deprecated in new
+            # versions of torch, and what replaces it is missing in old ones.
             self._exchanging.broadcast_buffers = False
 
-    def __call__(self, images: Tensor) -> Embedded:
-        """See `ImageSide`."""
-        dealt = deal(
-            len(images), self._most, ranks=self._ranks.size, smallest=2 if self._own_norms else 1
+    def __call__(self, images: Tensor) -> tuple[Tensor, Backward]:
+        bounds = micro_batch_bounds(
+            len(images),
+            self._max_images,
+            ranks=self._ranks.size,
+            smallest=2 if self._own_norms else 1,
         )
-        mine = dealt[self._ranks.rank]
-        lengths = [sum(last - first for first, last in of_rank) for of_rank in dealt]
-        # One number for all ranks, whose generators are in step; each part has its own from there.
-        seed = int(torch.randint(SEEDS, ())) + self._ranks.rank * len(mine)
-        parts = [Part(images, first, last, seed + n) for n, (first, last) in enumerate(mine)]
-        if len(parts) == 1:
-            graph = self._embed(parts[0], self._exchanging)
+        mine = bounds[self._ranks.rank]
+        lengths = [sum(last - first for first, last in of_rank) for of_rank in bounds]
+        # One number for all ranks, whose generators are in step; each micro-batch adds to it.
+        seed = int(torch.randint(MAX_SEED, ())) + self._ranks.rank * len(mine)
+        micro = [MicroBatch(images, first, last, seed + n) for n, (first, last) in enumerate(mine)]
+        if len(micro) == 1:
+            graph = self._embed(micro[0], self._exchanging)
             local = graph.detach()
         else:
             graph = None
-            with torch.no_grad(), counted_as_one_batch(self._norms, len(parts)):
-                local = torch.cat([self._embed(part, self._tower) for part in parts])
+            with torch.no_grad(), counted_as_one_batch(self._norms, len(micro)):
+                local = torch.cat([self._embed(one, self._tower) for one in micro])
         embeddings = self._ranks.gathered(local, lengths).requires_grad_()
 
         def backward(loss: Tensor) -> None:
             loss.backward()  # type: ignore[no-untyped-call]
-            assert embeddings.grad is not None, "the loss looks at the images"
-            # DistributedDataParallel makes means over the ranks of what is to be a sum.
+            assert embeddings.grad is not None, "the loss does not depend on the images"
+            # DistributedDataParallel averages over the ranks; the sum is needed.
             gradient = embeddings.grad * self._ranks.size
             if graph is not None:
-                with computed_again(self._repeated):
-                    graph.backward(parts[0].rows_of(gradient))  # type: ignore[no-untyped-call]
+                with restored_afterwards(self._recomputed):
+                    graph.backward(micro[0].rows_of(gradient))  # type: ignore[no-untyped-call]
             else:
-                self._second_pass(parts, gradient)
-            self._level()
+                self._second_pass(micro, gradient)
+            self._average()
 
-        return Embedded(embeddings, backward)
+        return embeddings, backward
 
-    def _second_pass(self, parts: Sequence[Part], gradient: Tensor) -> None:
-        """Embed each part again, now with a graph, and carry its gradient on."""
+    def _second_pass(self, micro: Sequence[MicroBatch], gradient: Tensor) -> None:
+        """Embed each micro-batch again, now with a graph, and propagate its gradient.
+
+        Gradients add up locally until the last backward pass, which exchanges them.
+        """
         with not_counted(self._norms):
-            for part in parts:
-                with nullcontext() if part is parts[-1] else self._without_exchange():
-                    embedded = self._embed(part, self._exchanging)
-                    embedded.backward(part.rows_of(gradient))  # type: ignore[no-untyped-call]
+            for one in micro:
+                with nullcontext() if one is micro[-1] else self._without_exchange():
+                    embedded = self._embed(one, self._exchanging)
+                    embedded.backward(one.rows_of(gradient))  # type: ignore[no-untyped-call]
 
-    def _embed(self, part: Part, tower: nn.Module) -> Tensor:
-        """Embed with random numbers of its own; the generators go on as if nothing was drawn."""
-        images = part.images
+    def _embed(self, micro: MicroBatch, tower: nn.Module) -> Tensor:
+        """Embed with the micro-batch's own random numbers; leaves the generators unchanged."""
+        images = micro.images
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.random.fork_rng(devices), self._precision.autocast():
-            torch.manual_seed(part.seed)
+            torch.manual_seed(micro.seed)
             embeddings: Tensor = tower(images)
-        return embeddings[: part.last - part.first]
+        return embeddings[: micro.last - micro.first]
 
-    def _level(self) -> None:
-        """Let neither rounding nor batch statistics make one rank different from another."""
+    def _average(self) -> None:
+        """Average gradients and batch statistics, so that the ranks stay identical."""
         statistics = (
             value for norm in self._own_norms for value in (norm.running_mean, norm.running_var)
         )
@@ -246,24 +227,30 @@ class Parts:
         self._ranks.average([value for value in statistics if value is not None])
 
     def _without_exchange(self) -> AbstractContextManager[None]:
-        """Gradients are added up where they are; the last part's backward pass exchanges them."""
         tower = self._exchanging
         return tower.no_sync() if isinstance(tower, DistributedDataParallel) else nullcontext()
 
 
-def deal(
-    images: int, most: int | None, *, ranks: int, smallest: int
+def micro_batch_bounds(
+    images: int, max_images: int | None, *, ranks: int, smallest: int
 ) -> list[list[tuple[int, int]]]:
-    """Cut a batch into consecutive parts (first, last + 1), as many for each of `ranks`.
+    """Cut a batch into consecutive micro-batches (first, last + 1), as many for each of `ranks`.
 
-    As few parts of about equal size as there have to be if all ranks together hold `most` images
-    at a time (None: any number). Where that would make parts of less than `smallest` images, there
-    are fewer and larger ones; if they do not go round, the last ranks get parts without images.
+    There are as few as possible, of about equal size, such that all ranks together hold at most
+    `max_images` at a time (None: no limit). Where that would make micro-batches of less than
+    `smallest` images, there are fewer and larger ones; if these do not suffice for all ranks, the
+    last ranks get empty ones.
     """
-    wanted = ranks * (1 if most is None else -(-images // most))
+    wanted = ranks * (1 if max_images is None else -(-images // max_images))
     filled = max(1, min(wanted, images // smallest))
     rounds = -(-filled // ranks)
     cuts = [number * images // filled for number in range(filled)]
     cuts += [images] * (ranks * rounds - filled + 1)
-    parts = list(pairwise(cuts))
-    return [parts[first : first + rounds] for first in range(0, len(parts), rounds)]
+    bounds = list(pairwise(cuts))
+    return [bounds[first : first + rounds] for first in range(0, len(bounds), rounds)]
+
+
+def micro_batch_sizes(images: int, max_images: int | None) -> frozenset[int]:
+    """Numbers of images that one process embeds at once."""
+    ((*bounds,),) = micro_batch_bounds(images, max_images, ranks=1, smallest=2)
+    return frozenset(last - first for first, last in bounds)

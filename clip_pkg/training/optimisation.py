@@ -1,7 +1,6 @@
 """An optimiser, its schedule, clipping and the guard against non-finite steps.
 
-With AdamW nothing here waits for the device: whether a step was finite is decided where the
-gradients are.
+With AdamW nothing here waits for the device: it decides itself whether a step was finite.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from clip_pkg.models.precision import Precision
-from clip_pkg.training.phases import Phases, unmeasured
+from clip_pkg.training.profiling import Phases, unmeasured
 
-MAX_NON_FINITE_STEPS = 10  # in a row; after these a fold counts as diverged
-NORM_EPSILON = 1e-6  # as torch's clip_grad_norm_ has it
+MAX_NON_FINITE_STEPS = 10  # in a row, before a training counts as diverged
+NORM_EPSILON = 1e-6  # as in torch's clip_grad_norm_
 WARMUP_SHARE = 0.1  # of all steps, at most
 
 Result = TypeVar("Result")
@@ -38,16 +37,16 @@ def cosine_with_warmup(step: int, total_steps: int, warmup_steps: int) -> float:
 
 
 def fused_adamw(groups: Groups) -> torch.optim.Optimizer:
-    """AdamW whose kernel itself leaves out an update that is not finite."""
+    """AdamW whose kernel itself skips an update that is not finite."""
     return torch.optim.AdamW(groups, fused=True)
 
 
 class Optimisation:
-    """Owns optimiser, schedule and loss scaling of one fold.
+    """Optimiser, schedule and loss scaling of one training.
 
-    `groups` are the parameter groups of `optimizer` with their peak `lr`. `step` counts optimiser
-    steps over the whole training, so that the schedule goes on where an interrupted run stopped.
-    An optimiser without a fused kernel waits for the device in each step; only AdamW's steps can be
+    `groups` are the parameter groups of `optimizer` with their peak `lr`. `step_count` counts the
+    steps of the whole training, so that the schedule resumes where an interrupted run stopped. An
+    optimiser without a fused kernel waits for the device in each step; only AdamW's steps can be
     recorded.
     """
 
@@ -72,8 +71,8 @@ class Optimisation:
         device = self._parameters[0].device
         self._streak = torch.zeros((), device=device)
         self._longest = torch.zeros((), device=device)
-        # Where a recorded update reads the rates. A GPU's fused kernel takes them in single
-        # precision only; the numbers of a CPU are those of rates that are plain numbers.
+        # A recorded update reads its rates here. A GPU's fused kernel takes them in single
+        # precision only; a CPU computes with plain numbers.
         kind = torch.float64 if device.type == "cpu" else torch.float32
         self._peaks_there = torch.tensor(self._peaks, dtype=kind, device=device)
         self._rates_there = torch.zeros_like(self._peaks_there)
@@ -81,7 +80,7 @@ class Optimisation:
 
     @property
     def factor(self) -> float:
-        """What the schedule multiplies every group's peak rate by in the step to come."""
+        """The schedule's factor on every group's peak rate in the next step."""
         return cosine_with_warmup(self.step_count, self._total_steps, self._warmup_steps)
 
     def apply(
@@ -92,7 +91,7 @@ class Optimisation:
     ) -> None:
         """Backward pass and one update; a non-finite loss or gradient changes nothing.
 
-        `backward` adds the gradients of a scalar, the scaled loss, to those of the parameters.
+        `backward` adds the gradients of the scaled loss to `.grad` of the parameters.
         """
         self._set_rates()
         self._step(loss, backward, phases)
@@ -104,12 +103,12 @@ class Optimisation:
         backward: Callable[[Tensor], None] = Tensor.backward,
         phases: Phases = unmeasured,
     ) -> None:
-        """Do what `apply` does on the device, with the rates that `replay` has put there."""
+        """Do the device's share of `apply`, with the rates that `replay` has written."""
         with self._rates_on_device():
             self._step(loss, backward, phases)
 
     def replay(self, recorded: Callable[[], Result]) -> Result:
-        """Take a step by calling what was recorded of `apply_recordably`."""
+        """Take a step by calling the recording of `apply_recordably`."""
         self._set_rates()
         torch.mul(self._peaks_there, self.factor, out=self._rates_there)
         result = recorded()
@@ -119,16 +118,16 @@ class Optimisation:
     def tensors(self) -> Mapping[str, Tensor]:
         """Everything that a step changes, parameters included; the same tensors after each step.
 
-        What AdamW remembers of a parameter is there from its first step on, and is 0 before it.
+        AdamW's state of a parameter exists from its first step on, and is 0 before it.
         """
-        remembered = {
+        state = {
             f"{name} of parameter {number}": value
             for number, parameter in enumerate(self._parameters)
             for name, value in self._optimizer.state.get(parameter, {}).items()
         }
         parameters = {f"parameter {n}": value for n, value in enumerate(self._parameters)}
         streaks = {"the streak": self._streak, "the longest streak": self._longest}
-        return {**parameters, **remembered, **streaks}
+        return {**parameters, **state, **streaks}
 
     def _set_rates(self) -> None:
         factor = self.factor
@@ -141,7 +140,7 @@ class Optimisation:
         kept = [group["lr"] for group in groups]
         try:
             for group, rate in zip(groups, self._rates_there, strict=True):
-                # Outside of a recording torch warns of optimisers that can be recorded.
+                # Outside of a recording torch warns about capturable optimisers.
                 group["lr"], group["capturable"] = rate, True
             yield
         finally:
@@ -169,8 +168,8 @@ class Optimisation:
             if not bool(bad):
                 self._optimizer.step()
         else:
-            # The fused kernel leaves out the update where `found_inf` is 1, without asking the
-            # host, and divides by `grad_scale` as it reads: clipping takes no pass of its own.
+            # The fused kernel skips the update where `found_inf` is 1, without asking the host,
+            # and divides by `grad_scale` as it reads: clipping takes no extra pass.
             optimizer: Any = self._optimizer
             optimizer.found_inf = bad
             excess = (norm + NORM_EPSILON) / self._grad_clip_norm
@@ -189,7 +188,7 @@ class Optimisation:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a continued run needs."""
+        """Everything that a resumed run needs."""
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -198,7 +197,6 @@ class Optimisation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.step_count = int(state["step_count"])

@@ -1,73 +1,157 @@
-"""`--profile`: a trace of some training steps, and the seconds of a fold by phase."""
+"""`--profile`: seconds of a fold by phase, and a trace of some training steps.
+
+Without it phases are not measured and cost nothing.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
-from torch.profiler import ProfilerActivity, profile
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from clip_pkg.study.progress import FoldProfile
-from clip_pkg.training.console import FoldConsole
-from clip_pkg.training.phases import Phases, Stopwatch, unmeasured
-from clip_pkg.training.setup import FoldSetup
+from clip_pkg.study.progress import PHASES, FoldProfile, Phase
+from clip_pkg.study.tasks import ModelTask
 
+Item = TypeVar("Item")
+# Gives the context in which a phase runs. Phases never overlap.
+Phases: TypeAlias = Callable[[Phase], AbstractContextManager[object]]
+MAX_PENDING = 4096  # pairs of GPU events, before the host waits for them
 TRACED_STEPS = 8
+_NOTHING = nullcontext()
 
 
-class Unprofiled:
-    """What watches a fold that nobody wants to have measured."""
-
-    phases: Phases = staticmethod(unmeasured)
-
-    def __enter__(self) -> Unprofiled:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def before_epoch(self, epoch: int) -> None:
-        """See `FoldProfiler`."""
-
-    def after_step(self, epoch: int, done: int) -> None:
-        """See `FoldProfiler`."""
-
-    def finish(self, epoch: int) -> None:
-        """See `FoldProfiler`."""
+def unmeasured(name: Phase) -> AbstractContextManager[object]:
+    """`Phases` that measure nothing."""
+    del name
+    return _NOTHING
 
 
-class FoldProfiler(Unprofiled):
-    """Traces the end of the first epoch of an attempt, and measures those that follow.
+def fetched(items: Iterable[Item], phases: Phases) -> Iterator[Item]:
+    """Yield the items, none of which is None; waiting for the next one counts as `data`."""
+    iterator = iter(items)
+    while True:
+        with phases("data"):
+            found = next(iterator, None)
+        if found is None:
+            return
+        yield found
 
-    Nothing in the first epoch is counted: torch chooses kernels and gets its memory there, and a
-    trace slows down what it looks at. Where one epoch is all there is, it is counted all the same.
-    Of several ranks it is the first one that is looked at: all do the same at the same time, and
-    the wait for the others is part of what each phase takes.
 
-    epochs_done: by earlier attempts.
+class Stopwatch:
+    """`Phases` that add up seconds, and that name the phases in traces of torch's profiler.
+
+    On a GPU the device's time counts: from when it reaches the first operation of a phase to when
+    it has finished the last, including its waiting for the host. The host waits for the device only
+    once in thousands of steps.
     """
 
-    def __init__(self, setup: FoldSetup, console: FoldConsole, *, epochs_done: int) -> None:
-        self._stopwatch = Stopwatch(setup.device)
-        self.phases = self._stopwatch
-        self._setup = setup
-        self._console = console
-        self._steps = len(setup.train)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._runs = False
+        self._started = 0.0
+        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        """Begin to count; before, phases only have names."""
+        self._synchronize()
+        self._runs = True
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, name: Phase, /) -> Iterator[None]:
+        with record_function(name):
+            if not self._runs:
+                yield
+            elif self._device.type == "cuda":
+                first, last = _event(), _event()
+                first.record()
+                yield
+                last.record()
+                self._pending.append((name, first, last))
+                if len(self._pending) >= MAX_PENDING:
+                    self._collect()
+            else:
+                began = time.perf_counter()
+                yield
+                self._seconds[name] += time.perf_counter() - began
+
+    def read(self) -> tuple[float, dict[str, float]]:
+        """Seconds since the start, and by phase with `other`: they add up. Waits for the device."""
+        assert self._runs, "the stopwatch was started"
+        self._collect()
+        total = time.perf_counter() - self._started
+        # A device's clock is not the host's; their difference must not become a negative rest.
+        other = max(0.0, total - sum(self._seconds.values()))
+        seconds = {**self._seconds, "other": other}
+        return sum(seconds.values()), seconds
+
+    def _collect(self) -> None:
+        self._synchronize()
+        for name, first, last in self._pending:
+            self._seconds[name] += first.elapsed_time(last) / 1000
+        self._pending.clear()
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+class FoldProfiler:
+    """Traces the end of the first epoch of an attempt, and measures the epochs after it.
+
+    The first epoch is not counted: torch chooses kernels and allocates memory in it, and a trace
+    slows it down. If it is the only one, it is counted all the same. Of several ranks only the
+    first is measured: all do the same at the same time, and each phase includes waiting for the
+    others.
+
+    steps: per epoch. images: per epoch. epochs_done: by earlier attempts.
+    """
+
+    def __init__(
+        self,
+        task: ModelTask,
+        stopwatch: Stopwatch,
+        *,
+        device: torch.device,
+        ranks: int,
+        steps: int,
+        images: int,
+        epochs_done: int,
+    ) -> None:
+        self._task = task
+        self.phases = stopwatch
+        self._device = device
+        self._ranks = ranks
+        self._steps = steps
+        self._images = images
         self._traced_epoch = epochs_done + 1
-        is_last = self._traced_epoch == setup.config.epochs
+        is_last = self._traced_epoch == task.config.epochs
         self._first_counted = self._traced_epoch + (0 if is_last else 1)
         self._trace: profile | None = None
         self._is_tracing = False
 
+    def __enter__(self) -> FoldProfiler:
+        return self
+
     def __exit__(self, *error: object) -> None:
-        """Leave no trace running in a process that may live for further folds."""
+        """End a running trace: the process may train further folds."""
         if self._is_tracing:
             self._end_trace()
 
     def before_epoch(self, epoch: int) -> None:
-        """Begin what begins with this epoch."""
         if epoch == self._first_counted:
-            self._stopwatch.start()
+            self.phases.start()
         if epoch == self._traced_epoch and self._steps <= TRACED_STEPS:
             self._begin_trace()
 
@@ -80,39 +164,42 @@ class FoldProfiler(Unprofiled):
         if done == self._steps:
             self._end_trace()
 
-    def finish(self, epoch: int) -> None:
-        """Write what was found into the config's folder and into the log; `epoch`: the last one."""
-        task, console = self._setup.task, self._console
+    def finish(self, epoch: int) -> list[str]:
+        """Write the profile into the config's folder; returns lines for the log.
+
+        epoch: the last one.
+        """
+        task = self._task
         if self._trace is None or epoch < self._first_counted:
-            console.line("NOTE: --profile found no epoch left to measure")
-            return
-        total, seconds = self._stopwatch.read()
+            return ["NOTE: --profile found no epoch left to measure"]
+        total, seconds = self.phases.read()
         epochs = epoch - self._first_counted + 1
         found = FoldProfile(
             config=task.name,
             fold=task.fold,
-            device=str(self._setup.device),
+            device=str(self._device),
             first_epoch=self._first_counted,
             last_epoch=epoch,
             steps=self._steps * epochs,
-            images=len(self._setup.train.order(epoch)) * epochs,
+            images=self._images * epochs,
             total_seconds=total,
             seconds=seconds,
-            ranks=self._setup.ranks.size,
+            ranks=self._ranks,
         )
         trace = task.config_paths.trace(task.fold)
         _export(self._trace, trace)
         found.write(task.config_paths.profile(task.fold))
-        console.line()
-        console.line(found.title)
-        for name, text, share in found.rows():
-            console.line(f"  {name:<14}{text:>12} s {share:>6} %")
-        console.line(f"Trace of {min(self._steps, TRACED_STEPS)} step(s){found.whose}: {trace}")
+        return [
+            "",
+            found.title,
+            *(f"  {name:<14}{text:>12} s {share:>6} %" for name, text, share in found.rows()),
+            f"Trace of {min(self._steps, TRACED_STEPS)} step(s){found.whose}: {trace}",
+        ]
 
     def _begin_trace(self) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells of every start and stop
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it reports each start and stop
         activities = [ProfilerActivity.CPU]
-        if self._setup.device.type == "cuda":
+        if self._device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._trace = profile(activities=activities)
         self._trace.start()
@@ -127,7 +214,7 @@ class FoldProfiler(Unprofiled):
 def _export(trace: profile, path: Path) -> None:
     """Write a trace that Chrome and Perfetto read, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")  # by the suffix torch knows that it is to compress
+    temporary = path.with_name(f".{path.name}")  # torch compresses by the suffix
     try:
         trace.export_chrome_trace(str(temporary))
         temporary.replace(path)

@@ -1,299 +1,426 @@
-"""The epochs of a fold: train, look, remember the best, save; and what came out in the end."""
+"""The trainer: epochs, checkpoints, early stopping, history and result of any training.
+
+A training is a fold, a refit or a pre-training. They differ in what learns: the `Learner`.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TextIO, TypeAlias
 
-import numpy as np
 import torch
 
-from clip_pkg.losses.registry import part_labels
-from clip_pkg.study.tasks import FoldResult
-from clip_pkg.training.columns import evaluation_columns, test_columns
-from clip_pkg.training.console import FoldConsole
+from clip_pkg.base.errors import CheckpointError
+from clip_pkg.base.files import remove_leftovers
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.data.pixel_sources import PixelSource
+from clip_pkg.losses.contract import LossOutput, PartLabel
+from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
+from clip_pkg.models.precision import Precision
+from clip_pkg.study.identity import identity_from_json
+from clip_pkg.study.tasks import FoldResult, Task
+from clip_pkg.training.console import Console
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
-from clip_pkg.training.epoch import EpochScores, Evaluation
-from clip_pkg.training.history import History, Row
+from clip_pkg.training.epoch import EpochScores, Fetch, OnStep, RunningScores, train_epoch
+from clip_pkg.training.history import History
 from clip_pkg.training.loss_scores import loss_columns
-from clip_pkg.training.optimisation import Diverged
-from clip_pkg.training.outputs import (
-    BestModel,
-    Cadence,
-    predictions,
-    snapshot,
-    write_best,
-    write_exposure,
-    write_latest,
-)
-from clip_pkg.training.passes import FoldPasses
-from clip_pkg.training.profiling import Unprofiled
-from clip_pkg.training.setup import FoldSetup, Side
+from clip_pkg.training.optimisation import Optimisation
+from clip_pkg.training.profiling import FoldProfiler, Phases, unmeasured
+from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.tensorboard import FoldCurves, StepCurves
+
+# Share of the training time that checkpoints may take: small models are saved every epoch, large
+# ones less often, so that writing never dominates and a crash costs little.
+CHECKPOINT_TIME_SHARE = 0.05
+TRAIN = "train"  # order to the other ranks; further ones belong to the learner
+
+Columns: TypeAlias = dict[str, float | None]
 
 
 class Interrupted(Exception):
-    """A stop was asked for; the fold goes on from its latest checkpoint next time."""
+    """A stop was requested; the training resumes from its latest checkpoint next time."""
 
 
 class Stop(Protocol):
-    """True once the fold should end early."""
+    """True once the training should end early."""
 
     def __bool__(self) -> bool: ...
 
 
-class FoldTraining:
-    """State of a fold between epochs, and what happens in one."""
+class Batches(Protocol):
+    """Training batches; each epoch is a function of its number."""
+
+    batch_size: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int, /) -> Iterable[Any]: ...
+
+
+class Cadence:
+    """When the next checkpoint is due, given the time that the last one took."""
+
+    def __init__(self) -> None:
+        self._cost = 0.0
+        self._saved_at = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._cost / CHECKPOINT_TIME_SHARE
+
+    def record(self, seconds: float) -> None:
+        """Note that writing took `seconds` and ended now."""
+        self._cost = seconds
+        self._saved_at = time.monotonic()
+
+
+class Learner(ABC):
+    """What learns, and how: its batches, its step, its evaluations, its share of a checkpoint.
+
+    labels, weights: of the loss's terms. peak_rate: the learning rate of the history before the
+    schedule. curve_tags: TensorBoard tags of history columns that are neither losses nor scores.
+    monitor: history column that chooses the best epoch; None where no image is held out.
+    """
+
+    title: ClassVar[str]
+    curve_tags: ClassVar[Mapping[str, str]] = {}
+    batches: Batches
+    optimisation: Optimisation
+    labels: Mapping[str, PartLabel]
+    weights: Mapping[str, float]
+    peak_rate: float
+    monitor: str | None = None
+
+    @abstractmethod
+    def settings(self, device: str) -> list[tuple[str, str]]:
+        """`(name, value)` pairs of the banner; device: its name in the log."""
+
+    @abstractmethod
+    def start_epoch(self, epoch: int) -> None:
+        """Seed the epoch's random numbers, so that a resumed run draws the same ones; enter
+        training mode.
+        """
+
+    @abstractmethod
+    def train_on(self, batch: Any, running: RunningScores) -> LossOutput:
+        """Take one step and add its scores."""
+
+    @abstractmethod
+    def evaluate_untrained(self, console: Console) -> Columns:
+        """Scores before the first step; empty without anything to evaluate."""
+
+    @abstractmethod
+    def evaluate(self, epoch: int, console: Console) -> Columns:
+        """History columns of the epoch, beside those of the training loss."""
+
+    @abstractmethod
+    def log_epoch(
+        self, console: Console, train: EpochScores, row: Columns, *, improved: bool
+    ) -> None:
+        """Write the log lines of an epoch that was evaluated."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Its share of the latest checkpoint."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what building it from the checkpoint's weights has not."""
+
+    @abstractmethod
+    def finish(self, console: Console, history: History, best_epoch: int | None) -> dict[str, Any]:
+        """Write the files of the end; returns its fields of `FoldResult`."""
+
+    def prepare(self, console: Console, stop: Stop) -> None:
+        """Compute what all epochs share."""
+
+    def final_notices(self) -> list[str]:
+        """Notices that are known only at the end."""
+        return []
+
+    def before_first_step(self, epoch: int) -> str | None:
+        """Prepare the step of an attempt; returns a notice. epoch: the next one."""
+        del epoch
+        return None
+
+    def extra_columns(self) -> Columns:
+        """History columns between the learning rate and the speed."""
+        return {}
+
+    def keep_best(self, epoch: int, row: Columns) -> None:
+        """Keep a copy of the model: the epoch is the best so far."""
+
+    def write_best(self) -> None:
+        """Write the copy, if it is new."""
+
+    def follow(self, order: str, argument: Any) -> None:
+        """Take part in what the first rank does besides training an epoch."""
+        raise AssertionError(f"unknown order {order} {argument}")
+
+
+class Trainer:
+    """Trains a learner from its task, or its checkpoint, to its result.
+
+    pixels: closed at the end. notices: for readers of the result. remarks: for the log only.
+    started: when building it began, by the clock `time.monotonic`.
+    """
 
     def __init__(
-        self, setup: FoldSetup, console: FoldConsole, stop: Stop, profiler: Unprofiled
+        self,
+        task: Task,
+        learner: Learner,
+        *,
+        device: torch.device,
+        precision: Precision,
+        pixels: Sequence[PixelSource],
+        started: float,
+        ranks: Ranks = ALONE,
+        profiler: FoldProfiler | None = None,
+        notices: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ) -> None:
-        self._setup = setup
+        config = task.config
+        self.task = task
+        self.learner = learner
+        self._device = device
+        self._precision = precision
+        self._pixels = pixels
+        self._started = started
+        self._ranks = ranks
         self._profiler = profiler
-        self._passes = FoldPasses(setup, profiler.phases)
-        self._weights = setup.objective.part_weights
-        self._notices = list(setup.notices)
-        self._console = console
-        self._stop = stop
-        config = setup.config
+        self._phases: Phases = unmeasured if profiler is None else profiler.phases
+        self._notices = list(notices)
+        self._remarks = list(remarks)
         self._history = History()
         self._best = BestEpoch(
             config.monitor_sign, config.early_stopping_patience, config.early_stopping_min_delta
         )
-        self._untrained: dict[str, float | None] = {}
-        self._pending: BestModel | None = None
-        self._last: Evaluation | None = None
+        self._untrained: Columns = {}
         self._train_seconds = 0.0
         self._cadence = Cadence()
-        prefix = "inner_" if setup.inner is not None else ""
-        self._monitor = prefix + config.early_stopping_monitor
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of a checkpoint; the setup has its part of it already."""
+    def resume(self, state: Mapping[str, Any], source: Path) -> None:
+        """Restore the state of a checkpoint, whose weights the learner was built with."""
         self._history = History(state["history"])
-        self._best = BestEpoch(**state["best"])
         self._untrained = state["untrained"]
         self._train_seconds = state["train_seconds"]
+        if "best" in state:
+            self._best = BestEpoch(**state["best"])
+        self.learner.load_state(state)
+        # A finished training has no optimiser; only its result file can be missing then.
+        if state["optimisation"] is not None:
+            self.learner.optimisation.load_state_dict(state["optimisation"])
+        self._remarks.append(f"Resumed after epoch {state['epoch']} from {source}")
 
-    # --- the epochs
+    def close(self) -> None:
+        """Close files and processes that give pixels."""
+        for pixels in self._pixels:
+            pixels.close()
 
-    def run(self) -> None:
+    def run(self, stream: TextIO, device_name: str, stop: Stop) -> FoldResult:
+        """Train and return the result; writes every file except the result itself.
+
+        stream: of the log. device_name: the device as the user calls it.
+
+        Raises Interrupted once `stop` is true, Diverged when training becomes NaN.
+        """
+        task, learner = self.task, self.learner
+        task.paths.root.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(task.paths.root)
+        console = Console(
+            stream, task.paths.progress, epochs=task.config.epochs, labels=learner.labels
+        )
+        device = f"{device_name} ({self._precision}), process {os.getpid()}"
+        console.banner(learner.title, learner.settings(device))
+        for text in (*(f"NOTE: {notice}" for notice in self._notices), *self._remarks):
+            console.line(text)
+        learner.prepare(console, stop)
+        with self._profiler or nullcontext():
+            self._train(console, stop)
+        self._history.write(task.paths.history)
+        best_epoch = self._best.epoch or None
+        fields = learner.finish(console, self._history, best_epoch)
+        result = FoldResult(
+            **fields,
+            identity=task.identity,
+            fold=task.fold,
+            best_epoch=best_epoch,
+            last_epoch=self._history.epochs,
+            stopped_early=self._history.epochs < task.config.epochs,
+            untrained=self._untrained,
+            device=str(self._device),
+            environment=describe_environment(self._device, self._precision, self._ranks.size),
+            seconds=time.monotonic() - self._started,
+            notices=[*self._notices, *learner.final_notices()],
+            train_seconds=self._train_seconds,
+            peak_memory_bytes=(
+                torch.cuda.max_memory_reserved(self._device)
+                if self._device.type == "cuda"
+                else None
+            ),
+        )
+        best = f"best epoch {best_epoch} ({learner.monitor}), " if learner.monitor else ""
+        console.line(
+            f"{task.title.capitalize()} done: {best}last epoch {result.last_epoch}, "
+            f"{result.seconds:.1f} s"
+        )
+        return result
+
+    def follow(self) -> None:
+        """Compute this rank's share of what the first rank orders, until it is done."""
+        for order, argument in self._ranks.orders():
+            if order == TRAIN:
+                self._train_epoch(argument)
+            else:
+                self.learner.follow(order, argument)
+
+    def _train(self, console: Console, stop: Stop) -> None:
         """Train the epochs that are left, until the last or until patience runs out."""
-        setup, config = self._setup, self._setup.config
-        labels = part_labels(config.loss, config.aux_losses)
-        curves = FoldCurves(setup.task.curves, labels, self._history)
+        task, learner, history, profiler = self.task, self.learner, self._history, self._profiler
+        total, per_epoch = task.config.epochs, len(learner.batches)
+        curves = FoldCurves(task.curves, learner.labels, history, learner.curve_tags)
         steps = StepCurves(
-            setup.task.curves,
-            labels,
-            total_steps=len(setup.train) * config.epochs,
-            done=len(setup.train) * self._history.epochs,
+            task.curves,
+            learner.labels,
+            total_steps=per_epoch * total,
+            done=per_epoch * history.epochs,
         )
         with curves, steps:
-            if setup.val.size and not self._untrained:
-                self._untrained = evaluation_columns(
-                    "val", self._evaluate("val", epoch=0), self._weights
-                )
-            if self._goes_on:
-                self._record()
-            while self._goes_on:
-                self._profiler.before_epoch(self._history.epochs + 1)
-                self._epoch(self._history.epochs + 1, steps)
-                curves.add(self._history)
-                if self._stop:
+            if not self._untrained:
+                self._untrained = learner.evaluate_untrained(console)
+            if not self._is_done:
+                notice = learner.before_first_step(history.epochs + 1)
+                if notice is not None:
+                    self._notices.append(notice)
+                    console.line(f"NOTE: {notice}")
+            while not self._is_done:
+                if profiler is not None:
+                    profiler.before_epoch(history.epochs + 1)
+                self._epoch(history.epochs + 1, steps, console, stop)
+                curves.add(history)
+                if stop:
                     self._save()
                     raise Interrupted
                 if self._cadence.due():
                     self._save()
         self._save(finished=True)
-        self._profiler.finish(self._history.epochs)
+        if profiler is not None:
+            for line in profiler.finish(history.epochs):
+                console.line(line)
 
     @property
-    def _goes_on(self) -> bool:
-        return self._history.epochs < self._setup.config.epochs and not self._best.should_stop
+    def _is_done(self) -> bool:
+        return self._history.epochs >= self.task.config.epochs or self._best.should_stop
 
-    def _record(self) -> None:
-        told = self._passes.record(self._history.epochs + 1)
-        if told is not None:
-            self._notices.append(told)
-            self._console.line(f"NOTE: {told}")
+    def _epoch(self, epoch: int, curves: StepCurves, console: Console, stop: Stop) -> None:
+        """Train and evaluate one epoch and log it."""
+        learner, batches = self.learner, self.learner.batches
+        started, steps = time.monotonic(), len(batches)
+        learning_rate = learner.peak_rate * learner.optimisation.factor
+        progress = console.phase("train", epoch=epoch, steps=steps, batch_size=batches.batch_size)
 
-    def _epoch(self, epoch: int, curves: StepCurves) -> None:
-        started = time.monotonic()
-        setup, config = self._setup, self._setup.config
-        # The config's rate; towers and losses may have factors of their own on it.
-        learning_rate = config.learning_rate * setup.optimisation.factor
-        train = self._train(epoch, curves)
-        trained = time.monotonic() - started
-        self._train_seconds += trained
-        scores = self._validate(epoch) if setup.val.size else {}
-        row: dict[str, float | None] = {
-            "train_loss": train.loss,
-            "train_acc": 100 * train.accuracy,
-            **loss_columns("train", train, self._weights),
-            **scores,
-            "learning_rate": learning_rate,
-            "temperature": 1 / float(setup.model.logit_scale().detach()),
-            "epoch_seconds": time.monotonic() - started,
-            "train_images_per_second": len(setup.train) * config.batch_size / trained,
-        }
-        self._history.append(row)
-        improved = self._last is not None and self._is_best(epoch, row, self._last)
-        self._history.write(setup.task.paths.history)
-        self._console.epoch_lines(
-            train,
-            None if self._last is None else self._last.scores,
-            row.get("val_mAP"),
-            monitored=row.get(self._monitor),
-            remark=f"Best epoch so far by {self._monitor}" if improved else "",
-        )
+        def on_step(done: int, output: LossOutput, fetch: Fetch) -> None:
+            curves.add(output)
+            progress(done, fetch)
+            if self._profiler is not None:
+                self._profiler.after_step(epoch, done)
+            if stop and done < steps:
+                raise Interrupted  # the epoch is repeated; an unsaved best model stays unsaved
 
-    def _validate(self, epoch: int) -> dict[str, float | None]:
-        """Look at the held-out images; returns the columns of what was seen."""
-        inner = None if self._setup.inner is None else self._evaluate("inner", epoch=epoch)
-        val = self._last = self._evaluate("val", epoch=epoch)
-        with self._profiler.phases("validation"):
-            scores = evaluation_columns("val", val, self._weights)
-            if inner is not None:
-                scores |= evaluation_columns("inner_val", inner, self._weights)
-        return scores
-
-    def _is_best(self, epoch: int, row: Row, val: Evaluation) -> bool:
-        """Whether the epoch is the best so far; then its model is kept."""
-        self._best = self._best.after(epoch, row[self._monitor])
-        if self._best.epoch != epoch:
-            return False
-        with self._profiler.phases("checkpoint"):
-            self._pending = snapshot(self._setup, epoch, row, val)
-        return True
-
-    def _train(self, epoch: int, curves: StepCurves) -> EpochScores:
-        steps = len(self._setup.train)
-        progress = self._console.phase(
-            "train", epoch=epoch, steps=steps, batch_size=self._setup.config.batch_size
-        )
-
-        def on_step(done: int, scores: Any) -> None:
-            progress(done, scores)
-            self._profiler.after_step(epoch, done)
-            if self._stop and done < steps:
-                raise Interrupted  # the epoch is repeated; what was pending is still pending
-
-        started = time.monotonic()
-        train = self._passes.train(epoch, on_output=curves.add, on_step=on_step)
+        self._ranks.announce(TRAIN, epoch)
+        train = self._train_epoch(epoch, on_step)
         curves.flush()
-        self._console.phase_done(
-            "train", steps=steps, seconds=time.monotonic() - started, scores=train
-        )
-        return train
+        trained = time.monotonic() - started
+        console.phase_done("train", steps=steps, seconds=trained, scores=train)
+        self._train_seconds += trained
+        row: Columns = {"train_loss": train.loss}
+        if train.accuracy is not None:
+            row["train_acc"] = 100 * train.accuracy
+        row |= loss_columns("train", train, learner.weights)
+        row |= learner.evaluate(epoch, console)
+        row["learning_rate"] = learning_rate
+        row |= learner.extra_columns()
+        row["epoch_seconds"] = time.monotonic() - started
+        row["train_images_per_second"] = steps * batches.batch_size / trained
+        self._history.append(row)
+        improved = False
+        if learner.monitor is not None:
+            self._best = self._best.after(epoch, row[learner.monitor])
+            improved = self._best.epoch == epoch
+        if improved:
+            with self._phases("checkpoint"):
+                learner.keep_best(epoch, row)
+        self._history.write(self.task.paths.history)
+        learner.log_epoch(console, train, row, improved=improved)
 
-    def _evaluate(self, side: Side, *, epoch: int) -> Evaluation:
-        steps = len(self._setup.side(side).batches)
-        phase = "test" if side == "test" else "val"
-        progress = self._console.phase(
-            phase, epoch=epoch, steps=steps, batch_size=self._setup.config.batch_size
+    def _train_epoch(self, epoch: int, on_step: OnStep | None = None) -> EpochScores:
+        learner = self.learner
+        learner.start_epoch(epoch)
+        return train_epoch(
+            learner.train_on,
+            learner.batches.epoch(epoch),
+            learner.optimisation,
+            device=self._device,
+            phases=self._phases,
+            on_step=on_step,
         )
-        started = time.monotonic()
-        evaluation = self._passes.evaluate(side, on_step=progress)
-        if not np.isfinite(evaluation.probabilities).all():
-            raise Diverged(f"the model's outputs are not finite after epoch {epoch}")
-        if epoch > 0:
-            self._console.phase_done(
-                phase, steps=steps, seconds=time.monotonic() - started, scores=evaluation.scores
-            )
-        return evaluation
-
-    # --- files
 
     def _save(self, *, finished: bool = False) -> None:
         """Write the best model if it is new, then the latest state.
 
-        In this order: a latest checkpoint never claims a best one that was not written.
+        In this order: a latest checkpoint never refers to a best one that was not written. A
+        finished training is never resumed, so its optimiser, two thirds of the file, is left out.
         """
-        with self._profiler.phases("checkpoint"):
-            self._write(finished=finished)
-
-    def _write(self, *, finished: bool) -> None:
-        started = time.monotonic()
-        if self._pending is not None:
-            write_best(self._setup, self._pending)
-            self._pending = None
-        epoch = self._history.epochs
-        write_latest(
-            self._setup,
-            epoch=epoch,
-            metrics=self._history.row(epoch),
-            run_state={
-                "history": self._history.columns,
-                "best": vars(self._best),
-                "untrained": self._untrained,
-                "train_seconds": self._train_seconds,
-            },
-            finished=finished,
-        )
+        started, task, learner = time.monotonic(), self.task, self.learner
+        with self._phases("checkpoint"):
+            learner.write_best()
+            save_checkpoint(
+                task.paths.checkpoint_latest,
+                {
+                    **identification(task),
+                    "epoch": self._history.epochs,
+                    "metrics": self._history.row(self._history.epochs),
+                    "history": self._history.columns,
+                    "best": vars(self._best),
+                    "untrained": self._untrained,
+                    "train_seconds": self._train_seconds,
+                    "optimisation": None if finished else learner.optimisation.state_dict(),
+                    **learner.state(),
+                },
+            )
         self._cadence.record(time.monotonic() - started)
 
-    def result(self, seconds: float) -> FoldResult:
-        """Write the files of the end and return what the fold achieved."""
-        setup, paths = self._setup, self._setup.task.paths
-        last_epoch, best_epoch = self._history.epochs, self._best.epoch or None
-        if setup.val.size:
-            # There is no last look where it stopped between the last epoch and the result.
-            last = self._last or self._evaluate("val", epoch=last_epoch)
-            predictions(setup.val, last).write(paths.predictions_last)
-        self._history.write(paths.history)
-        write_exposure(setup, last_epoch)
-        test = self._test(best_epoch or last_epoch)
-        columns = [name for name in self._history.columns if name.startswith("val_")]
 
-        def scores(epoch: int) -> dict[str, float | None]:
-            row = self._history.row(epoch)
-            return {name: row[name] for name in columns}
+def identification(task: Task) -> dict[str, Any]:
+    """What says in a checkpoint whose it is."""
+    return {
+        "identity": asdict(task.identity),
+        "fold": task.fold,
+        "config": dump_canonical(task.config),
+    }
 
-        return FoldResult(
-            identity=setup.task.identity,
-            fold=setup.task.fold,
-            n_train=len(setup.train_indices),
-            n_val=setup.val.size,
-            best_epoch=best_epoch,
-            last_epoch=last_epoch,
-            stopped_early=last_epoch < setup.config.epochs,
-            best={} if best_epoch is None else scores(best_epoch),
-            last=scores(last_epoch),
-            untrained=self._untrained,
-            chosen_on=self._chosen_on(),
-            device=str(setup.device),
-            environment=describe_environment(setup.device, setup.precision, setup.ranks.size),
-            seconds=seconds,
-            train_seconds=self._train_seconds,
-            peak_memory_bytes=(
-                torch.cuda.max_memory_reserved(setup.device)
-                if setup.device.type == "cuda"
-                else None
-            ),
-            notices=self._notices,
-            n_test=0 if setup.test is None else setup.test.size,
-            test=test,
+
+def checkpoint_to_resume(task: Task) -> tuple[Path | None, dict[str, Any] | None]:
+    """Path and content of the checkpoint that a task resumes from; None and None if it starts.
+
+    Raises CheckpointError if it is not of this training of this run.
+    """
+    source = task.checkpoint_to_resume
+    if source is None:
+        return None, None
+    state = load_checkpoint(source)
+    differences = task.identity.differences(identity_from_json(state["identity"]))
+    if state["fold"] != task.fold:
+        differences.append(f"fold ({state['fold']} instead of {task.fold})")
+    if differences:
+        raise CheckpointError(
+            f"{source} belongs to another run: its {', '.join(differences)} differ; use the "
+            "settings it was made with, or start a new run without it"
         )
-
-    def _test(self, epoch: int) -> dict[str, float | None]:
-        """Look at the test images, once, with the model of `epoch`; nothing is trained after it."""
-        setup, paths = self._setup, self._setup.task.paths
-        if setup.test is None:
-            return {}
-        if epoch != self._history.epochs:
-            found = self._passes.go_back(paths.checkpoint_best)
-            assert found == epoch, f"the best checkpoint is of epoch {found}, not {epoch}"
-        evaluation = self._evaluate("test", epoch=epoch)
-        predictions(setup.test, evaluation).write(paths.test_predictions)
-        scores = test_columns(evaluation, self._weights)
-        self._console.test_line(evaluation.scores, scores["test_mAP"], epoch)
-        if not setup.config.save_best:
-            paths.checkpoint_best.unlink(missing_ok=True)
-        return scores
-
-    def _chosen_on(self) -> Literal["reported fold", "inner validation split", "no image"]:
-        if not self._setup.val.size:
-            return "no image"
-        return "reported fold" if self._setup.inner is None else "inner validation split"
+    return source, state

@@ -1,4 +1,6 @@
-"""Looks at what a pre-training has learned so far; what they see changes nothing.
+"""How well a pre-training learns: spread of its features, and a probe of them with labels.
+
+Neither affects the training.
 
 Legend: N images, D size of a feature, P size that the loss compares.
 """
@@ -6,8 +8,6 @@ Legend: N images, D size of a feature, P size that the loss compares.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,15 +32,14 @@ from clip_pkg.metrics.representation import (
 from clip_pkg.models.precision import Precision
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Splits, inner_split
-from clip_pkg.training.pretraining_step import ViewsOutcome
 
-MOST_PAIRS = 2048  # the last of an epoch, whose spread is measured
-MOST_PROBED = 10_000  # images, so that a look costs little beside an epoch
-HELD_OUT = 0.1  # of these, which neighbours and probe are asked about
-# Features are taken to have collapsed below. Healthy ones use tens of dimensions, and their
-# standard deviation is near 1/√P; it is 0 where all are one (Chen and He 2021, figure 2).
-LOWEST_RANK = 2.0
-LOWEST_SPREAD = 0.1  # of 1/√P
+MAX_PAIRS = 2048  # the last of an epoch, whose spread is measured
+MAX_PROBED = 10_000  # images, so that a probe costs little beside an epoch
+HELD_OUT = 0.1  # share of these that neighbours and probe classify
+# Features count as collapsed below. Healthy ones use tens of dimensions, and their standard deviation
+# is near 1/√P; it is 0 where all are the same (Chen and He 2021, figure 2).
+MIN_RANK = 2.0
+MIN_SPREAD = 0.1  # of 1/√P
 
 LABEL_COLUMNS = ("knn_acc", "probe_acc")
 TAGS = {
@@ -59,11 +58,11 @@ class RecentPairs:
 
     _batches: deque[tuple[Tensor, Tensor]] = field(default_factory=deque)
 
-    def add(self, outcome: ViewsOutcome) -> None:
-        """Take in a batch, and let go of those that are no longer needed."""
-        self._batches.append((outcome.first.float(), outcome.second.float()))
+    def add(self, first: Tensor, second: Tensor) -> None:
+        """Add a batch of views [B, P], and drop those that are no longer needed."""
+        self._batches.append((first.float(), second.float()))
         later = sum(len(first) for first, _ in self._batches) - len(self._batches[0][0])
-        if later >= MOST_PAIRS:
+        if later >= MAX_PAIRS:
             self._batches.popleft()
 
     def measures(self) -> dict[str, float | None]:
@@ -78,14 +77,14 @@ class RecentPairs:
 
 
 def collapse(row: dict[str, float | None], dim: int) -> str | None:
-    """Say that projected features [N, dim] have collapsed, and what helps; None if they have not.
+    """Message if projected features [N, dim] have collapsed, with a remedy; None if not.
 
     row: has the columns of `RecentPairs.measures`.
     """
     rank, std, spread = row["effective_rank"], row["feature_std"], dim**-0.5
     assert rank is not None
     assert std is not None
-    if rank >= LOWEST_RANK and std >= LOWEST_SPREAD * spread:
+    if rank >= MIN_RANK and std >= MIN_SPREAD * spread:
         return None
     return (
         f"The features have collapsed: all images look nearly alike to the encoder (effective "
@@ -96,54 +95,49 @@ def collapse(row: dict[str, float | None], dim: int) -> str | None:
     )
 
 
-class LabelledLook:
-    """Asks neighbours and a linear probe of an encoder's features about held-out images.
+class LabelProbe:
+    """Classifies held-out images by nearest neighbours and a linear probe of an encoder's features.
 
-    known, asked: images of the pre-training itself, apart from each other.
+    fitted, held_out: images of the pre-training itself, apart from each other.
     """
 
-    def __init__(self, known: EvalBatches, asked: EvalBatches) -> None:
-        self._known = known
-        self._asked = asked
+    def __init__(self, fitted: EvalBatches, held_out: EvalBatches) -> None:
+        self._fitted = fitted
+        self._held_out = held_out
 
     @property
     def batch_size(self) -> int:
-        """Images that the encoder sees at once."""
-        return self._known.batch_size
+        """Images in the encoder at once."""
+        return self._fitted.batch_size
 
     def __call__(self, encoder: nn.Module, precision: Precision) -> dict[str, float | None]:
         """Columns of an epoch's row, in percent."""
-        known, labels = features(encoder, self._known, precision)
-        asked, answers = features(encoder, self._asked, precision)
+        fitted = _features(encoder, self._fitted, precision)
+        held_out = _features(encoder, self._held_out, precision)
         found = (
-            neighbour_accuracy(known, labels, asked, answers),
-            probe_accuracy(known, labels, asked, answers),
+            neighbour_accuracy(*fitted, *held_out),
+            probe_accuracy(*fitted, *held_out),
         )
         return {name: 100 * value for name, value in zip(LABEL_COLUMNS, found, strict=True)}
 
 
 @torch.inference_mode()
-def features(
+def _features(
     encoder: nn.Module, batches: EvalBatches, precision: Precision
 ) -> tuple[Tensor, Tensor]:
     """Features [N, D] and labels [N] of all batches, in evaluation mode."""
-    with _evaluating(encoder), precision.autocast():
-        found = [(encoder(batch.images).float(), batch.targets) for batch in batches]
-    values, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with precision.autocast():
+            found = [(encoder(batch.images).float(), batch.targets) for batch in batches]
+    finally:
+        encoder.train(was_training)
+    values, labels = (torch.cat(tensors) for tensors in zip(*found, strict=True))
     return values, labels
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
-def labelled_look(
+def label_probe(
     config: RunConfig,
     source: PixelSource,
     manifest: Manifest,
@@ -152,21 +146,21 @@ def labelled_look(
     indices: NDArray[np.int64],
     augmentation: Augmentation,
     fold: int,
-) -> LabelledLook | None:
-    """Hold a tenth of the images out; None where there is nothing to ask about.
+) -> LabelProbe | None:
+    """Hold a tenth of the images out, by patients; None where labels cannot be used.
 
-    That is where the images have one class, where validation images, whose labels nothing may see,
-    are among them, or where there are too few to hold any out. Patients stay on one side.
+    That is where the images have one class, where validation images are among them, whose labels
+    must not be seen, or where there are too few to hold any out.
     """
     assert config.pretrain is not None, "this is a pre-training"
     if not config.pretrain.is_per_fold or len(np.unique(manifest.labels[indices])) < 2:
         return None
     seed = derive_seed(config.random_state, fold, "probed images")
-    if len(indices) > MOST_PROBED:
-        chosen = np.random.default_rng(seed).choice(len(indices), MOST_PROBED, replace=False)
+    if len(indices) > MAX_PROBED:
+        chosen = np.random.default_rng(seed).choice(len(indices), MAX_PROBED, replace=False)
         indices = indices[np.sort(chosen)]
     try:
-        known, asked = inner_split(
+        fitted, held_out = inner_split(
             manifest, indices, HELD_OUT, seed=config.random_state, linked=splits.linked
         )
     except DataError:
@@ -182,4 +176,4 @@ def labelled_look(
             most=config.micro_batch_size,
         )
 
-    return LabelledLook(batches(known), batches(asked))
+    return LabelProbe(batches(fitted), batches(held_out))

@@ -1,0 +1,465 @@
+"""The composition root: builds everything that a task trains with, once, in the order of need."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clip_pkg.base.errors import DataError
+from clip_pkg.base.paths import FoldPaths
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.data.augmentation import Augmentation, LabelMixing
+from clip_pkg.data.batches import EvalBatches, TrainBatches
+from clip_pkg.data.image_decoder import ImageDecoder
+from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
+from clip_pkg.data.pixel_store import PixelStore, store_size
+from clip_pkg.data.sampling import class_weights, derive_seed
+from clip_pkg.data.text_cache import TextCache
+from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches
+from clip_pkg.losses.two_views import build_views_loss
+from clip_pkg.models.checkpoint import load_checkpoint
+from clip_pkg.models.classifier import objective_for
+from clip_pkg.models.image_encoder import ImageEncoder
+from clip_pkg.models.image_text import build_model
+from clip_pkg.models.precision import Precision, choose_precision
+from clip_pkg.models.state_dicts import load_strictly
+from clip_pkg.scheduling.devices import usable_cores
+from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.splits import Splits, inner_split, splits_from_json, undivided
+from clip_pkg.study.tasks import ModelTask, PretrainTask, RefitTask, Task
+from clip_pkg.training.banner import fold_notices
+from clip_pkg.training.batch_norm import share_statistics
+from clip_pkg.training.compilation import Shapes, compile_image_encoder
+from clip_pkg.training.fold import EvalSplit, FoldLearner
+from clip_pkg.training.frozen_features import features_fit, sees_the_same_images
+from clip_pkg.training.image_forward import Embed, MicroBatches, WholeBatch, micro_batch_sizes
+from clip_pkg.training.optimisation import Optimisation
+from clip_pkg.training.pretraining import (
+    EncoderLearner,
+    build_views_model,
+    optimizer_factory,
+    peak_rate,
+    slow_copy,
+)
+from clip_pkg.training.pretraining_measures import label_probe
+from clip_pkg.training.profiling import FoldProfiler, Stopwatch, unmeasured
+from clip_pkg.training.ranks import ALONE, Ranks
+from clip_pkg.training.step import TrainingStep
+from clip_pkg.training.trainer import Trainer, checkpoint_to_resume
+
+
+def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
+    """Build a task's trainer, as the checkpoint left it if there is one.
+
+    Of several ranks all build at once, and all get the weights of the first.
+
+    Raises DataError if there are too few images, CheckpointError if the checkpoint is of another
+    run, and UserError if the encoder has to be compiled and cannot be.
+    """
+    source, state = checkpoint_to_resume(task)
+    if isinstance(task, PretrainTask):
+        trainer = _build_pretraining(task, device, state)
+    else:
+        trainer = _build_fold(task, device, ranks, state)
+    if source is not None and state is not None:
+        trainer.resume(state, source)
+    return trainer
+
+
+def _build_fold(
+    task: ModelTask, device: torch.device, ranks: Ranks, state: Mapping[str, Any] | None
+) -> Trainer:
+    started, config = time.monotonic(), task.config
+
+    # Images and texts.
+    manifest = read_manifest(task.manifest_file)
+    texts = ClassTexts.from_json(json.loads(task.class_texts_file.read_text(encoding="utf-8")))
+    splits = _splits(task, manifest)
+    fold = next(fold for fold in splits.folds if fold.number == task.fold)
+    train_indices, inner_indices = fold.train, None
+    if config.inner_val_fraction > 0:
+        train_indices, inner_indices = inner_split(
+            manifest,
+            fold.train,
+            config.inner_val_fraction,
+            seed=config.random_state,
+            linked=splits.linked,
+        )
+    if len(train_indices) < config.smallest_batch:
+        raise DataError(
+            f"{task.display_name}: {len(train_indices)} training images make no batch; "
+            f"the loss needs at least {config.smallest_batch}"
+        )
+    class_counts = np.bincount(manifest.labels[train_indices], minlength=len(manifest.classes))
+
+    # Model and objective. Initial weights depend on (random_state, fold) alone, so that configs
+    # that differ only in their loss start from the same model. Those of a frozen text tower depend
+    # on random_state alone: one forward pass of it serves all folds.
+    remarks: list[str] = []
+    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
+    model = build_model(
+        config,
+        texts.classes,
+        texts.prompts,
+        state=None if state is None else state["model"],
+        text_seed=derive_seed(config.random_state, "frozen text encoder"),
+        text_features=TextCache(task.cache_dir, task.cache_limit, remarks.append).features,
+    )
+    if state is None and task.starts_from is not None:
+        encoder = FoldPaths(task.starts_from).encoder
+        content = load_checkpoint(encoder)
+        load_strictly(model.image_encoder, content["image_encoder"], source=str(encoder))
+        remarks.append(
+            f"The image encoder starts from {encoder}, pre-trained for {content['epoch']} epochs"
+        )
+    model = model.to(device)
+    if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
+        share_statistics(model.image_encoder)
+    if config.activation_checkpointing:
+        model.image_encoder.recompute_activations()
+    precision = _precision(config, device, model.image_encoder)
+    model = model.to(memory_format=precision.memory_format)
+    objective = objective_for(config, class_counts.tolist(), model.vocabulary_size).to(device)
+    for module in (model, objective):
+        ranks.copy_from_leader([*module.parameters(), *module.buffers()])
+
+    # Pixels and batches; after the model, because pixels may take a share of the memory left.
+    pixels = open_pixels(_host_images(task.pixel_store, config, manifest, ranks), device)
+    augmentation = _augmentation(config, model.image_encoder, device, precision)
+    batches = TrainBatches(
+        pixels,
+        manifest.labels,
+        train_indices,
+        batch_size=config.batch_size,
+        augmentation=augmentation,
+        weights=(
+            class_weights(class_counts, config.weight_method, config.weight_smooth_factor)
+            if config.use_weighted_sampling
+            else None
+        ),
+        seed=config.random_state,
+        fold=task.fold,
+    )
+    max_images = None if task.images_at_once == config.batch_size else task.images_at_once
+
+    def split(
+        name: str,
+        indices: NDArray[np.int64],
+        images: Manifest = manifest,
+        source: PixelSource = pixels,
+    ) -> EvalSplit:
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(config.random_state, task.fold, f"loss order {name}"))
+        return EvalSplit(
+            images,
+            EvalBatches(
+                source,
+                images.labels,
+                indices[ranks.share(len(indices))],
+                batch_size=config.batch_size,
+                augmentation=augmentation,
+                most=None if max_images is None else -(-max_images // ranks.size),
+            ),
+            torch.randperm(len(indices), generator=generator),
+        )
+
+    val = split("val", fold.val)
+    inner = None if inner_indices is None else split("inner", inner_indices)
+    test, sources = None, [pixels]
+    if task.test_manifest_file is not None:
+        test_images = read_manifest(task.test_manifest_file)
+        store = _host_images(task.test_pixel_store, config, test_images, ranks)
+        sources.append(open_pixels(store, device, resident=False))  # they are read only once
+        test = split("test", np.arange(len(test_images)), test_images, sources[-1])
+
+    # Optimisation and step.
+    steps = len(batches) * config.epochs
+    optimisation = Optimisation(
+        [
+            *model.parameter_groups(
+                config.learning_rate,
+                config.weight_decay,
+                image_lr_scale=config.image_lr_scale,
+                text_lr_scale=config.text_lr_scale,
+            ),
+            *objective.parameter_groups(config.learning_rate, config.weight_decay),
+        ],
+        precision=precision,
+        total_steps=steps,
+        warmup_steps=len(batches) * config.warmup_epochs,
+        grad_clip_norm=config.grad_clip_norm,
+    )
+    never_changes = sees_the_same_images(config, augmentation)
+    compiled = compile_image_encoder(
+        False if config.compile == "auto" and never_changes else config.compile,
+        model,
+        precision,
+        Shapes(
+            micro_batch_sizes(config.batch_size, max_images),
+            val.batches.batch_size,
+            config.img_size,
+        ),
+        steps=steps,
+        ranks=ranks,
+    )
+    embed: Embed = WholeBatch(model, precision)
+    if max_images is not None or ranks.are_several:
+        embed = MicroBatches(model, objective, precision, max_images=max_images, ranks=ranks)
+    profiler = None
+    if task.profile:
+        profiler = FoldProfiler(
+            task,
+            Stopwatch(device),
+            device=device,
+            ranks=ranks.size,
+            steps=len(batches),
+            images=len(batches.order(1)),
+            epochs_done=0 if state is None else int(state["epoch"]),
+        )
+    step = TrainingStep(
+        model,
+        objective,
+        embed,
+        optimisation,
+        precision=precision,
+        mixing=LabelMixing(
+            len(manifest.classes),
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            label_smoothing=config.label_smoothing,
+        ),
+        needs_tokens=config.needs_tokens,
+        prompt_generator=torch.Generator(),
+        negatives_generator=torch.Generator(device),
+        phases=unmeasured if profiler is None else profiler.phases,
+    )
+
+    # Features of a frozen encoder are computed once, unless batches are cut up, over ranks or over
+    # time, because memory is short, or the encoder was compiled.
+    feature_batches = None
+    if never_changes and isinstance(embed, WholeBatch) and not model.image_encoder.is_compiled:
+        seen = [train_indices, fold.val, *([] if inner_indices is None else [inner_indices])]
+        every = np.unique(np.concatenate(seen))
+        if features_fit(len(every), model.image_encoder.num_features, device):
+            feature_batches = EvalBatches(
+                pixels,
+                manifest.labels,
+                every,
+                batch_size=config.batch_size,
+                augmentation=augmentation,
+            )
+
+    learner = FoldLearner(
+        task=task,
+        step=step,
+        batches=batches,
+        val=val,
+        inner=inner,
+        test=test,
+        manifest=manifest,
+        texts=texts,
+        train_indices=train_indices,
+        store_size=augmentation.store_size,
+        device=device,
+        ranks=ranks,
+        feature_batches=feature_batches,
+    )
+    return Trainer(
+        task,
+        learner,
+        device=device,
+        precision=precision,
+        pixels=sources,
+        started=started,
+        ranks=ranks,
+        profiler=profiler,
+        notices=[*fold_notices(task, model, ranks), *([compiled] if compiled else [])],
+        remarks=remarks,
+    )
+
+
+def _build_pretraining(
+    task: PretrainTask, device: torch.device, state: Mapping[str, Any] | None
+) -> Trainer:
+    started, config = time.monotonic(), task.config
+    block = config.pretrain
+    assert block is not None, "the task is a pre-training"
+
+    # Images.
+    manifest = read_manifest(task.manifest_file)
+    splits = _splits(task, manifest)
+    indices = next(fold for fold in splits.folds if fold.number == task.fold).train
+    if len(indices) < block.loss.smallest_batch:
+        raise DataError(
+            f"{task.display_name}: {len(indices)} images make no batch; the loss needs at least "
+            f"{block.loss.smallest_batch}"
+        )
+
+    # Model and loss. The encoder's initial weights are those that a fold without a pre-training
+    # would start from.
+    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
+    model = build_views_model(config, block, trained=state is not None)
+    if state is not None:
+        load_strictly(model, state["model"], source="the checkpoint")
+    if config.activation_checkpointing:
+        model.image_encoder.recompute_activations()
+    precision = _precision(config, device, model.image_encoder)
+    model = model.to(device).to(memory_format=precision.memory_format)
+    slow = None if block.queue is None else slow_copy(model)
+    loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
+
+    # Pixels and batches. Stored squares have the size of the config's augmentation, whichever
+    # makes the views.
+    pixels = open_pixels(_host_images(task.pixel_store, config, manifest), device)
+    augmentation = _augmentation(config, model.image_encoder, device, precision)
+    batches = TwoViewBatches(
+        pixels,
+        manifest.labels,
+        indices,
+        batch_size=config.batch_size,
+        views=(
+            StandardViews(augmentation)
+            if block.augmentation == "standard"
+            else SimClrViews(
+                img_size=config.img_size,
+                mean=model.image_encoder.mean,
+                std=model.image_encoder.std,
+                smallest_crop=block.smallest_crop,
+                horizontal_flip=config.horizontal_flip,
+                vertical_flip=config.vertical_flip,
+                device=device,
+                memory_format=precision.memory_format,
+            )
+        ),
+        seed=config.random_state,
+        fold=task.fold,
+    )
+    probe = label_probe(
+        config,
+        pixels,
+        manifest,
+        splits,
+        indices=indices,
+        augmentation=augmentation,
+        fold=task.fold,
+    )
+
+    # Optimisation and step. With a slow copy each view is a batch of its own, never cut up.
+    rate, steps = peak_rate(block, batches.batch_size), len(batches) * config.epochs
+    optimisation = Optimisation(
+        model.parameter_groups(rate, block.optimizer.weight_decay),
+        precision=precision,
+        total_steps=steps,
+        warmup_steps=len(batches) * block.optimizer.warmup_epochs,
+        grad_clip_norm=block.grad_clip_norm,
+        optimizer=optimizer_factory(block),
+    )
+    max_images = None
+    if slow is None and task.images_at_once < config.batch_size:
+        max_images = 2 * task.images_at_once  # two views of each
+    embed: Embed = WholeBatch(model, precision)
+    if max_images is not None:
+        embed = MicroBatches(model, model.head, precision, max_images=max_images)
+    notices = []
+    if batches.batch_size < config.batch_size:
+        notices.append(
+            f"The pre-training has {len(indices)} images, fewer than its batch_size of "
+            f"{config.batch_size}: every batch was all of them."
+        )
+    compiled = compile_image_encoder(  # not the slow copy
+        config.compile,
+        model,
+        precision,
+        Shapes(
+            micro_batch_sizes(batches.batch_size * (2 if slow is None else 1), max_images),
+            None if probe is None else probe.batch_size,
+            config.img_size,
+        ),
+        steps=steps,
+        ranks=ALONE,
+    )
+    if compiled is not None:
+        notices.append(compiled)
+
+    learner = EncoderLearner(
+        task=task,
+        block=block,
+        model=model,
+        slow=slow,
+        loss=loss,
+        embed=embed,
+        optimisation=optimisation,
+        precision=precision,
+        batches=batches,
+        probe=probe,
+        images=indices,
+        peak_rate=rate,
+    )
+    return Trainer(
+        task,
+        learner,
+        device=device,
+        precision=precision,
+        pixels=[pixels],
+        started=started,
+        notices=notices,
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _splits(task: Task, manifest: Manifest) -> Splits:
+    """Folds of a task; a single one of all images where none is held out."""
+    if isinstance(task, RefitTask) or task.folds_info_file is None:
+        return undivided(manifest)
+    return splits_from_json(task.folds_info_file, manifest)
+
+
+def _precision(config: RunConfig, device: torch.device, encoder: ImageEncoder) -> Precision:
+    return choose_precision(
+        device,
+        encoder,
+        img_size=config.img_size,
+        use_amp=config.use_amp,
+        amp_dtype=config.amp_dtype,
+    )
+
+
+def _augmentation(
+    config: RunConfig, encoder: ImageEncoder, device: torch.device, precision: Precision
+) -> Augmentation:
+    return Augmentation(
+        config.augmentation,
+        img_size=config.img_size,
+        mean=encoder.mean,
+        std=encoder.std,
+        horizontal_flip=config.horizontal_flip,
+        vertical_flip=config.vertical_flip,
+        device=device,
+        memory_format=precision.memory_format,
+    )
+
+
+def _host_images(
+    store: Path | None, config: RunConfig, manifest: Manifest, ranks: Ranks = ALONE
+) -> HostImages:
+    """Open the pixel store, or decode in this process where there was no room for one."""
+    if store is not None:
+        return PixelStore.open(store, manifest)
+    workers = min(config.num_workers, usable_cores())
+    # Every rank reads whole batches, so every rank decodes them.
+    return ImageDecoder(
+        manifest,
+        store_size(config.img_size, config.augmentation),
+        workers=max(1, workers // ranks.size) if workers else 0,
+    )
