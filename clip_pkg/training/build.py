@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from clip_pkg.data.pixel_store import PixelStore, store_size
 from clip_pkg.data.sampling import class_weights, derive_seed
 from clip_pkg.data.text_cache import TextCache
 from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches
+from clip_pkg.losses.contract import Objective
 from clip_pkg.losses.two_views import build_views_loss
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.classifier import objective_for
 from clip_pkg.models.image_encoder import ImageEncoder
-from clip_pkg.models.image_text import build_model
-from clip_pkg.models.precision import Precision, choose_precision
+from clip_pkg.models.image_text import ImageTextModel, build_model
+from clip_pkg.models.precision import Precision, choose_precision, flushed_denormals
 from clip_pkg.models.state_dicts import load_strictly
 from clip_pkg.scheduling.devices import usable_cores
 from clip_pkg.study.class_texts import ClassTexts
@@ -56,6 +58,15 @@ from clip_pkg.training.step import TrainingStep
 from clip_pkg.training.trainer import Trainer, checkpoint_to_resume
 
 
+@contextmanager
+def trainer_for(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Iterator[Trainer]:
+    """A task's trainer, with torch set up, process-wide, for training: few shapes, many times."""
+    # Kernels are timed once per shape, which has to be off where torch is to be deterministic.
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    with flushed_denormals(), closing(build(task, device, ranks)) as trainer:
+        yield trainer
+
+
 def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
     """Build a task's trainer, as the checkpoint left it if there is one.
 
@@ -79,7 +90,7 @@ def _build_fold(
 ) -> Trainer:
     started, config = time.monotonic(), task.config
 
-    # Images and texts.
+    # Images, texts and folds.
     manifest = read_manifest(task.manifest_file)
     texts = ClassTexts.from_json(json.loads(task.class_texts_file.read_text(encoding="utf-8")))
     splits = _splits(task, manifest)
@@ -100,36 +111,10 @@ def _build_fold(
         )
     class_counts = np.bincount(manifest.labels[train_indices], minlength=len(manifest.classes))
 
-    # Model and objective. Initial weights depend on (random_state, fold) alone, so that configs
-    # that differ only in their loss start from the same model. Those of a frozen text tower depend
-    # on random_state alone: one forward pass of it serves all folds.
     remarks: list[str] = []
-    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
-    model = build_model(
-        config,
-        texts.classes,
-        texts.prompts,
-        state=None if state is None else state["model"],
-        text_seed=derive_seed(config.random_state, "frozen text encoder"),
-        text_features=TextCache(task.cache_dir, task.cache_limit, remarks.append).features,
+    model, objective, precision = _build_model(
+        task, texts, class_counts, device=device, ranks=ranks, state=state, remarks=remarks
     )
-    if state is None and task.starts_from is not None:
-        encoder = FoldPaths(task.starts_from).encoder
-        content = load_checkpoint(encoder)
-        load_strictly(model.image_encoder, content["image_encoder"], source=str(encoder))
-        remarks.append(
-            f"The image encoder starts from {encoder}, pre-trained for {content['epoch']} epochs"
-        )
-    model = model.to(device)
-    if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
-        share_statistics(model.image_encoder)
-    if config.activation_checkpointing:
-        model.image_encoder.recompute_activations()
-    precision = _precision(config, device, model.image_encoder)
-    model = model.to(memory_format=precision.memory_format)
-    objective = objective_for(config, class_counts.tolist(), model.vocabulary_size).to(device)
-    for module in (model, objective):
-        ranks.copy_from_leader([*module.parameters(), *module.buffers()])
 
     # Pixels and batches; after the model, because pixels may take a share of the memory left.
     pixels = open_pixels(_host_images(task.pixel_store, config, manifest, ranks), device)
@@ -213,9 +198,8 @@ def _build_fold(
     embed: Embed = WholeBatch(model, precision)
     if max_images is not None or ranks.are_several:
         embed = MicroBatches(model, objective, precision, max_images=max_images, ranks=ranks)
-    profiler = None
-    if task.profile:
-        profiler = FoldProfiler(
+    profiler = (
+        FoldProfiler(
             task,
             Stopwatch(device),
             device=device,
@@ -224,6 +208,9 @@ def _build_fold(
             images=len(batches.order(1)),
             epochs_done=0 if state is None else int(state["epoch"]),
         )
+        if task.profile
+        else None
+    )
     step = TrainingStep(
         model,
         objective,
@@ -239,7 +226,7 @@ def _build_fold(
         needs_tokens=config.needs_tokens,
         prompt_generator=torch.Generator(),
         negatives_generator=torch.Generator(device),
-        phases=unmeasured if profiler is None else profiler.phases,
+        phases=profiler.phases if profiler else unmeasured,
     )
 
     # Features of a frozen encoder are computed once, unless batches are cut up, over ranks or over
@@ -284,6 +271,55 @@ def _build_fold(
         notices=[*fold_notices(task, model, ranks), *([compiled] if compiled else [])],
         remarks=remarks,
     )
+
+
+def _build_model(
+    task: ModelTask,
+    texts: ClassTexts,
+    class_counts: NDArray[np.int64],
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    state: Mapping[str, Any] | None,
+    remarks: list[str],
+) -> tuple[ImageTextModel, Objective, Precision]:
+    """Build model and objective in the memory format of their precision.
+
+    `state` of a checkpoint replaces initial or pretrained weights. Initial weights depend on
+    (random_state, fold) alone, so that configs that differ only in their loss start from the same
+    model. Those of a frozen text tower depend on random_state alone: one forward pass of it serves
+    all folds.
+
+    class_counts: training images per class, [C]. remarks: gets lines for the log.
+    """
+    config = task.config
+    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
+    model = build_model(
+        config,
+        texts.classes,
+        texts.prompts,
+        state=None if state is None else state["model"],
+        text_seed=derive_seed(config.random_state, "frozen text encoder"),
+        text_features=TextCache(task.cache_dir, task.cache_limit, remarks.append).features,
+    )
+    if state is None and task.starts_from is not None:
+        encoder = FoldPaths(task.starts_from).encoder
+        content = load_checkpoint(encoder)
+        load_strictly(model.image_encoder, content["image_encoder"], source=str(encoder))
+        remarks.append(
+            f"The image encoder starts from {encoder}, pre-trained for {content['epoch']} epochs"
+        )
+    model = model.to(device)
+    if ranks.are_several and device.type == "cuda" and not config.freeze_image_encoder:
+        share_statistics(model.image_encoder)
+    if config.activation_checkpointing:
+        model.image_encoder.recompute_activations()
+    precision = _precision(config, device, model.image_encoder)
+    model = model.to(memory_format=precision.memory_format)
+    objective = objective_for(config, class_counts.tolist(), model.vocabulary_size).to(device)
+    for module in (model, objective):
+        ranks.copy_from_leader([*module.parameters(), *module.buffers()])
+    return model, objective, precision
 
 
 def _build_pretraining(

@@ -61,9 +61,7 @@ class Console(LogLines):
         self._monitored: float | None = None
         self._updated = 0.0
 
-    def phase(
-        self, name: str, *, epoch: int, steps: int, batch_size: int
-    ) -> Callable[..., None]:
+    def phase(self, name: str, *, epoch: int, steps: int, batch_size: int) -> Callable[..., None]:
         """Begin a phase (`train`, `val`, `test`, `features`) of `epoch`.
 
         Returns what is called after each step with the number of steps done and, in training, a

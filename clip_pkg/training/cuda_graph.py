@@ -101,9 +101,11 @@ def obstacle(
     n_train: training images. profiles: whether --profile is on.
     """
     encoder = step.model.image_encoder
-    rows = {config.loss.type: LOSSES[config.loss.type]}
-    rows |= {aux.type: AUXILIARY[aux.type] for aux in config.aux_losses}
-    waiting = [f'"{kind}"' for kind, row in rows.items() if not row.can_be_recorded]
+    rows = [LOSSES[config.loss.type], *(AUXILIARY[aux.type] for aux in config.aux_losses)]
+    kinds = [config.loss.type, *(aux.type for aux in config.aux_losses)]
+    waiting = [
+        f'"{kind}"' for kind, row in zip(kinds, rows, strict=True) if not row.can_be_recorded
+    ]
     obstacles = {
         f"it runs on {device}, and only NVIDIA GPUs can": recorder_for(device, []) is None,
         "batches go through the image encoder in micro-batches, or over several processes": (

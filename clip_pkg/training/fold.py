@@ -138,10 +138,6 @@ class FoldLearner(Learner):
         self.objective.train()
 
     def train_on(self, batch: Batch, running: RunningScores) -> LossOutput:
-        # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout for
-        # the rest of the epoch, unnoticed.
-        assert self.model.training, "the model left training mode within an epoch"
-        assert self.objective.training, "the loss left training mode within an epoch"
         outcome = self._take(batch)
         running.add(outcome.output, outcome.logits, outcome.targets)
         return outcome.output
@@ -188,9 +184,9 @@ class FoldLearner(Learner):
             n_train=len(self.train_indices),
             profiles=self.task.profile,
         )
-        if config.cuda_graphs == "auto":
-            if reason is not None or not pays(config, len(self.batches) * config.epochs):
-                return None
+        is_useful = reason is None and pays(config, len(self.batches) * config.epochs)
+        if config.cuda_graphs == "auto" and not is_useful:
+            return None
         if reason is None:
             recorder = recorder_for(self.device, [self.step.negatives_generator])
             assert recorder is not None, "that would be an obstacle"

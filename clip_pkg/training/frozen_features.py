@@ -1,5 +1,4 @@
-"""Features of a frozen image encoder as pixels: computed once where every epoch sees the same
-images.
+"""Features of a frozen image encoder, computed once where every epoch sees the same images.
 
 A step then trains projections and classifiers on rows of a table. The encoder would compute the
 same features in every epoch: it is in evaluation mode, and images are not augmented.

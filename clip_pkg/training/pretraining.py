@@ -207,7 +207,7 @@ class EncoderLearner(Learner):
             else:
                 with torch.no_grad():
                     first, second = projected, self.slow(batch.second)
-        output = self.loss(first, second, batch.targets)
+        output: LossOutput = self.loss(first, second, batch.targets)
         self.optimisation.apply(output.total, backward)
         if self.slow is not None:
             assert self.block.queue is not None, "a slow copy belongs to a queue"

@@ -36,8 +36,8 @@ from clip_pkg.study.splits import Splits, inner_split
 MAX_PAIRS = 2048  # the last of an epoch, whose spread is measured
 MAX_PROBED = 10_000  # images, so that a probe costs little beside an epoch
 HELD_OUT = 0.1  # share of these that neighbours and probe classify
-# Features count as collapsed below. Healthy ones use tens of dimensions, and their standard deviation
-# is near 1/√P; it is 0 where all are the same (Chen and He 2021, figure 2).
+# Features count as collapsed below. Healthy ones use tens of dimensions, and their standard
+# deviation is near 1/√P; it is 0 where all are the same (Chen and He 2021, figure 2).
 MIN_RANK = 2.0
 MIN_SPREAD = 0.1  # of 1/√P
 

@@ -29,7 +29,7 @@ def main() -> int:
 
     # Imported only now, so that a starter that ends meanwhile is noticed.
     from clip_pkg.training import ranks  # noqa: PLC0415
-    from clip_pkg.training.fold import follow_fold  # noqa: PLC0415
+    from clip_pkg.training.build import trainer_for  # noqa: PLC0415
 
     board = ranks.connect()
 
@@ -40,7 +40,8 @@ def main() -> int:
             train_here(task, replace(place, device=str(device)), sys.stdout, stop, group)
             group.announce()
         else:
-            follow_fold(task, device=device, ranks=group)
+            with trainer_for(task, device, group) as trainer:
+                trainer.follow()
 
     report = attempt(task, place, train)
     board.set(f"report/{os.environ['RANK']}", json.dumps({**asdict(report), "moment": time.time()}))

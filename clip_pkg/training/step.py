@@ -79,6 +79,10 @@ class TrainingStep:
 
     def prepare(self, batch: Batch) -> StepInputs:
         """Draw mixed labels and prompts, on the host."""
+        # A metric that leaves the model in evaluation mode would freeze BatchNorm and dropout for
+        # the rest of the epoch, unnoticed.
+        assert self.model.training, "the model left training mode within an epoch"
+        assert self.objective.training, "the loss left training mode within an epoch"
         with self.phases("data"):
             images, targets, soft_targets = self.mixing(batch.images, batch.targets)
             rows = self.model.draw_prompts(self.prompt_generator)

@@ -15,13 +15,15 @@ from clip_pkg.base.event_files import ScalarWriter
 from clip_pkg.losses.contract import LossOutput, PartLabel
 from clip_pkg.training.history import History
 
-SIDES = ("train", "val", "inner_val")
+SPLITS = ("train", "val", "inner_val")
+MAX_POINTS = 10_000  # per curve; TensorBoard shows a thousand of them
+POINTS_PER_FETCH = 200  # steps for which the device is waited for once
 
 
 class FoldCurves:
     """Writes the rows of `history`, those of an interrupted attempt first, then one per epoch.
 
-    parts: of the loss. others: tags of further columns of the training side.
+    parts: the loss's terms. others: tags of further columns of the training split.
     """
 
     def __init__(
@@ -57,30 +59,32 @@ class FoldCurves:
 
     def _write(self, epoch: int, history: History) -> None:
         row = history.row(epoch)
-        for side in SIDES:
+        for split in SPLITS:
             values = {
                 tag: value
-                for name, tag in self._tags(side).items()
+                for name, tag in self._tags(split).items()
                 if (value := row.get(name)) is not None
             }
             if values:
-                if side not in self._writers:
-                    self._writers[side] = ScalarWriter(self._folder / side)
-                self._writers[side].add(epoch, values)
-                self._writers[side].flush()
+                if split not in self._writers:
+                    self._writers[split] = ScalarWriter(self._folder / split)
+                self._writers[split].add(epoch, values)
+                self._writers[split].flush()
 
-    def _tags(self, side: str) -> dict[str, str]:
-        tags = {f"{side}_loss": "Loss/Total"}
-        tags |= {f"{side}_{name}_loss": part.tag for name, part in self._parts.items()}
-        tags |= {f"{side}_{name}_weighted": part.weighted_tag for name, part in self._parts.items()}
-        tags |= {f"{side}_{name}_share": part.share_tag for name, part in self._parts.items()}
-        logits = f"{side}_logits_"
+    def _tags(self, split: str) -> dict[str, str]:
+        tags = {f"{split}_loss": "Loss/Total"}
+        tags |= {f"{split}_{name}_loss": part.tag for name, part in self._parts.items()}
+        tags |= {
+            f"{split}_{name}_weighted": part.weighted_tag for name, part in self._parts.items()
+        }
+        tags |= {f"{split}_{name}_share": part.share_tag for name, part in self._parts.items()}
+        logits = f"{split}_logits_"
         tags |= {
             name: f"Logits/{name.removeprefix(logits)}"
             for name in self._history.columns
             if name.startswith(logits)
         }
-        if side == "train":
+        if split == "train":
             tags |= self._others
             tags |= {
                 "learning_rate": "Optimisation/learning_rate",
@@ -93,21 +97,17 @@ class FoldCurves:
             }
         known = set(tags)
         for name in self._history.columns:
-            if name.startswith(f"{side}_") and name not in known:
-                tags[name] = f"Metrics/{name.removeprefix(f'{side}_')}"
+            if name.startswith(f"{split}_") and name not in known:
+                tags[name] = f"Metrics/{name.removeprefix(f'{split}_')}"
         return tags
 
 
-MOST_POINTS = 10_000  # per curve; TensorBoard shows a thousand of them
-POINTS_PER_FETCH = 200  # the device is waited for once for so many
-
-
 class StepCurves:
-    """Collects the losses of steps on the device and writes them now and then.
+    """Collects the losses of steps on the device and writes them once in many steps.
 
     folder: the fold's TensorBoard folder. total_steps: of the whole training; when they exceed
-    `MOST_POINTS`, every n-th is kept. done: steps that an interrupted attempt took and that count;
-    their points stay, later ones go.
+    `MAX_POINTS`, every n-th is kept. done: steps of an interrupted attempt that count; their points
+    stay, later ones are dropped.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class StepCurves:
         done: int,
     ) -> None:
         self._parts = parts
-        self._every = math.ceil(total_steps / MOST_POINTS)
+        self._every = math.ceil(total_steps / MAX_POINTS)
         self._step = done
         self._tags: list[str] = []
         self._pending: list[tuple[int, float, Tensor]] = []
@@ -137,7 +137,7 @@ class StepCurves:
         self._writer.close()
 
     def add(self, output: LossOutput) -> None:
-        """Note the loss of the next step. Waits for the device once in many steps."""
+        """Add the loss of the next step. Waits for the device once in many steps."""
         self._step += 1
         if self._step % self._every:
             return

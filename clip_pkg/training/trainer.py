@@ -103,9 +103,7 @@ class Learner(ABC):
 
     @abstractmethod
     def start_epoch(self, epoch: int) -> None:
-        """Seed the epoch's random numbers, so that a resumed run draws the same ones; enter
-        training mode.
-        """
+        """Enter training mode and seed the random numbers; a resumed run draws the same ones."""
 
     @abstractmethod
     def train_on(self, batch: Any, running: RunningScores) -> LossOutput:
@@ -139,6 +137,7 @@ class Learner(ABC):
 
     def prepare(self, console: Console, stop: Stop) -> None:
         """Compute what all epochs share."""
+        del console, stop
 
     def final_notices(self) -> list[str]:
         """Notices that are known only at the end."""
@@ -155,9 +154,11 @@ class Learner(ABC):
 
     def keep_best(self, epoch: int, row: Columns) -> None:
         """Keep a copy of the model: the epoch is the best so far."""
+        del epoch, row
 
     def write_best(self) -> None:
         """Write the copy, if it is new."""
+        return
 
     def follow(self, order: str, argument: Any) -> None:
         """Take part in what the first rank does besides training an epoch."""

@@ -34,7 +34,6 @@ from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
 from clip_pkg.study.tasks import (
     FailureKind,
     FoldFailure,
-    PretrainTask,
     Task,
     finished,
     read_task,
@@ -114,7 +113,7 @@ def train_here(
     # Imported here so that reading the command line needs no torch.
     import torch  # noqa: PLC0415
 
-    from clip_pkg.training.fold import run_fold  # noqa: PLC0415
+    from clip_pkg.training.build import trainer_for  # noqa: PLC0415
     from clip_pkg.training.ranks import ALONE  # noqa: PLC0415
 
     if task.identity.numerics != NUMERICS_VERSION:  # another node, or an update in the meantime
@@ -126,22 +125,8 @@ def train_here(
     # A worker that lost its launcher may still be ending; two must never write one folder.
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
         if finished(task) is None:
-            device = torch.device(place.device)
-            if isinstance(task, PretrainTask):
-                from clip_pkg.training.pretraining_run import run_pretraining  # noqa: PLC0415
-
-                result = run_pretraining(
-                    task, device=device, device_id=place.device_id, stream=stream, stop=stop
-                )
-            else:
-                result = run_fold(
-                    task,
-                    device=device,
-                    device_id=place.device_id,
-                    stream=stream,
-                    stop=stop,
-                    ranks=ranks or ALONE,
-                )
+            with trainer_for(task, torch.device(place.device), ranks or ALONE) as trainer:
+                result = trainer.run(stream, place.device_id, stop)
             write_record(task.paths.result, result)
 
 

@@ -99,5 +99,5 @@ def test_an_interrupted_fold_goes_on_without_the_cache(
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert log.count("Found the features of 3 texts") == 1
     assert "damaged" not in log
-    assert "Going on after epoch 1" in log
+    assert "Resumed after epoch 1" in log
     assert outcome(moved.paths.root) == whole

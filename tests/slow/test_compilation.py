@@ -16,8 +16,8 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.batches import Batch
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.training import compilation
-from clip_pkg.training.compilation import PAYS_FROM_STEPS, Shapes, compile_image_encoder, part_sizes
-from clip_pkg.training.image_forward import Parts, WholeBatch, deal
+from clip_pkg.training.compilation import PAYS_FROM_STEPS, Shapes, compile_image_encoder
+from clip_pkg.training.image_forward import MicroBatches, WholeBatch, micro_batch_sizes
 from clip_pkg.training.ranks import ALONE, Ranks
 from support.tiny import TINY
 from support.training_steps import CLASSES, FLOAT32, MICRO, PROMPTS, a_batch, build, distance, step
@@ -88,12 +88,12 @@ def test_steps_and_evaluations_are_those_of_the_eager_encoder(graphs: list[int])
 
 
 def test_micro_batches_are_compiled_by_their_sizes(graphs: list[int]) -> None:
-    sizes = part_sizes(deal(8, MICRO, ranks=1, smallest=2))
+    sizes = micro_batch_sizes(8, MICRO)
     assert sizes == {2, 3}
     eager, traced = (build("clip", (), torch.float32, 0.0) for _ in range(2))
     compiled(traced[0], Shapes(sizes, 3, 32))
     for model, objective in (eager, traced):
-        step(model, objective, Parts(model, objective, FLOAT32, most=MICRO), a_batch())
+        step(model, objective, MicroBatches(model, objective, FLOAT32, max_images=MICRO), a_batch())
     assert distance(traced, eager) <= 1e-5
     assert set(graphs) == sizes
 

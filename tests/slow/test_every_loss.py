@@ -82,7 +82,7 @@ def test_row_trains_and_resumes_and_reproduces(
     assert len(read(tmp_path / "second/a/fold_1/history.json")["train_loss"]) == 1
     train("--config-file", path, output="second")
     log = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("logs/*/*.log"))
-    assert "Going on after epoch 1 from" in log
+    assert "Resumed after epoch 1 from" in log
     first = summary(tmp_path / "first/a")
     assert first == summary(tmp_path / "second/a")
     assert first["complete"]

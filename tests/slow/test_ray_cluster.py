@@ -182,7 +182,7 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
     log = Path(lost["log_file"])
     assert log.name.startswith(f"{lost['config']}_ray_fold{lost['fold']}_")
     text = log.read_text(encoding="utf-8")
-    assert "Going on after epoch" in text
+    assert "Resumed after epoch" in text
     assert "Ray gave a GPU" in text
 
     train("--config-file", configs, "--multi-config", output="local")

@@ -253,5 +253,5 @@ def test_whatever_happens_to_them_they_end_together_and_go_on_later(
         assert job.poll() is JobState.DONE, job.failure
     finally:
         executor.close()
-    assert "Going on after epoch" in log.read_text(encoding="utf-8")
+    assert "Resumed after epoch" in log.read_text(encoding="utf-8")
     assert outcome(tmp_path / "a") == outcome(two_processes / "a")

@@ -24,7 +24,7 @@ from support.slurm_cluster import DEVICES, Interval, SlurmCluster, slurm_cluster
 from support.tiny import TINY, command, one_core, program_environment
 
 pytestmark = pytest.mark.slow
-RESUMED = "Going on after epoch"
+RESUMED = "Resumed after epoch"
 PATIENCE = 600  # seconds; importing torch takes many on a busy machine
 ON_SLURM = (
     *("--executor", "slurm", "--partition", "main", "--time", "00:20:00", "--gres", "gpu:1"),

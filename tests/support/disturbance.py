@@ -12,7 +12,7 @@ import importlib.abc, importlib.util, os, pathlib, sys, time
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "clip_pkg.training.fold":
+        if name != "clip_pkg.training.build":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -20,13 +20,13 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def execute_and_disturb(module):
             execute(module)
-            run = module.run_fold
+            build = module.build
 
-            def run_fold(task, **rest):
+            def build_disturbed(task, *rest):
 {code}
-                return run(task, **rest)
+                return build(task, *rest)
 
-            module.run_fold = run_fold
+            module.build = build_disturbed
 
         spec.loader.exec_module = execute_and_disturb
         return spec

@@ -15,7 +15,7 @@ from clip_pkg.study.pretraining import pretraining_of
 from clip_pkg.study.scan import scan
 from clip_pkg.study.splits import make_splits, splits_to_json, undivided
 from clip_pkg.study.tasks import FoldResult, PretrainTask
-from clip_pkg.training.pretraining_run import run_pretraining
+from clip_pkg.training.build import trainer_for
 from support.tiny import TINY
 
 
@@ -61,7 +61,6 @@ def task_of(
 def carry_out(task: PretrainTask, *, stop: Any = False) -> tuple[FoldResult, str]:
     """Pre-train on the CPU; returns the result and the log."""
     log = io.StringIO()
-    result = run_pretraining(
-        task, device=torch.device("cpu"), device_id="cpu", stream=log, stop=stop
-    )
+    with trainer_for(task, torch.device("cpu")) as trainer:
+        result = trainer.run(log, "cpu", stop)
     return result, log.getvalue()

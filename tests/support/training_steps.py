@@ -27,7 +27,7 @@ from clip_pkg.losses.registry import LOSSES, build_objective
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision
 from clip_pkg.training import ranks
-from clip_pkg.training.image_forward import ImageSide, Parts
+from clip_pkg.training.image_forward import Embed, MicroBatches
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.step import TrainingStep
 from support.tiny import TINY
@@ -59,14 +59,14 @@ def build(
     return model.to(dtype), objective.to(dtype)
 
 
-def step(model: ImageTextModel, objective: Objective, image_side: ImageSide, batch: Batch) -> None:
+def step(model: ImageTextModel, objective: Objective, embed: Embed, batch: Batch) -> None:
     """One step at the learning rate 0, which leaves the gradients behind."""
     groups = [*model.parameter_groups(0, 0), *objective.parameter_groups(0, 0)]
     torch.manual_seed(1)
     TrainingStep(
         model,
         objective,
-        image_side,
+        embed,
         Optimisation(groups, precision=FLOAT32, total_steps=9, warmup_steps=1, grad_clip_norm=None),
         precision=FLOAT32,
         mixing=LabelMixing(3),
@@ -109,9 +109,9 @@ def compare(case: dict[str, Any], group: ranks.Ranks) -> dict[str, Any]:
     together, alone = one(), one()
     batch = a_batch(torch.float64, case.get("images", BATCH_SIZE))
     most = case.get("most")
-    step(*together, Parts(*together, FLOAT32, most=most, ranks=group), batch)
+    step(*together, MicroBatches(*together, FLOAT32, max_images=most, ranks=group), batch)
     size = min(most or len(batch.targets), len(batch.targets))
-    parts = Parts(*alone, FLOAT32, most=-(-size // group.size))
+    parts = MicroBatches(*alone, FLOAT32, max_images=-(-size // group.size))
     step(*alone, parts, batch)
     found = {**dict(gradients(*together)), **dict(together[0].named_buffers())}
     same = True

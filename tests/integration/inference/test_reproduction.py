@@ -11,7 +11,7 @@ import pytest
 from integration.inference.conftest import CONFIGS, read_table
 
 from clip_pkg.training.early_stopping import BestEpoch
-from clip_pkg.training.outputs import Cadence
+from clip_pkg.training.trainer import Cadence
 
 
 @pytest.mark.parametrize("name", CONFIGS)

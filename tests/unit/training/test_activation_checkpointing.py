@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.measurement import peak_bytes
 from clip_pkg.models.image_text import ImageTextModel
-from clip_pkg.training.image_forward import ImageSide, Parts, WholeBatch
+from clip_pkg.training.image_forward import Embed, MicroBatches, WholeBatch
 from support.training_steps import FLOAT32, a_batch, build, distance, step
 
 FAMILIES = {  # name: whether its norms look at the batch
@@ -29,12 +29,12 @@ FAMILIES = {  # name: whether its norms look at the batch
 CPU = torch.device("cpu")
 
 
-def whole(model: ImageTextModel, objective: nn.Module) -> ImageSide:
+def whole(model: ImageTextModel, objective: nn.Module) -> Embed:
     return WholeBatch(model, FLOAT32)
 
 
-def parts(model: ImageTextModel, objective: nn.Module) -> ImageSide:
-    return Parts(model, objective, FLOAT32, most=4)
+def micro_batches(model: ImageTextModel, objective: nn.Module) -> Embed:
+    return MicroBatches(model, objective, FLOAT32, max_images=4)
 
 
 def count_calls(encoder: nn.Module) -> Counter[str]:
@@ -46,9 +46,9 @@ def count_calls(encoder: nn.Module) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("side", [whole, parts])
+@pytest.mark.parametrize("way", [whole, micro_batches])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_and_statistics_are_the_same(name: str, side: Callable[..., ImageSide]) -> None:
+def test_gradients_and_statistics_are_the_same(name: str, way: Callable[..., Embed]) -> None:
     kept, recomputed = (
         build("clip", (), torch.float64, dropout=0.2, encoder=f"{name}:scratch") for _ in range(2)
     )
@@ -56,7 +56,7 @@ def test_gradients_and_statistics_are_the_same(name: str, side: Callable[..., Im
     calls = [count_calls(model.image_encoder) for model, _ in (kept, recomputed)]
     for _ in range(2):
         for model, objective in (kept, recomputed):
-            step(model, objective, side(model, objective), a_batch(torch.float64))
+            step(model, objective, way(model, objective), a_batch(torch.float64))
         assert distance(recomputed, kept) <= 1e-12
     again = [name for name, count in calls[1].items() if count > calls[0][name]]
     assert len(again) > len(calls[0]) / 3  # or else nothing was saved
@@ -78,12 +78,14 @@ def memory_per_image(
     model, objective = build("clip", (), torch.float32, dropout=0.0, encoder=encoder)
     if recomputes:
         model.image_encoder.recompute_activations()
-    side = Parts(model, objective, FLOAT32, most=most) if most else WholeBatch(model, FLOAT32)
+    embed: Embed = WholeBatch(model, FLOAT32)
+    if most is not None:
+        embed = MicroBatches(model, objective, FLOAT32, max_images=most)
 
     def peak(images: torch.Tensor) -> int:
         def one() -> None:
-            embedded = side(images)
-            embedded.backward(embedded.embeddings.square().sum())
+            embeddings, backward = embed(images)
+            backward(embeddings.square().sum())
 
         one()  # gradients and workspaces are there from now on
         return peak_bytes(one, CPU)

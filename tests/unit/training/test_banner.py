@@ -14,8 +14,8 @@ from support.loss_batches import TRAINING_SET
 PROXY = ["Proxy Type: ProxyAnchorLoss", "Proxy α (alpha): 32.0", "Proxy δ (delta): 0.1"]
 FOCAL = "Proxy Type: FocalStyleProxyAnchorLoss"
 FOCUS = ["Proxy γ⁺ (gamma_pos): 2.0", "Proxy γ⁻ (gamma_neg): 0.5"]
-CLASSIFIER = ["Classifier: text", "Class weighting: none"]
-PAIRS = ["Loss Temperature: 0.2", "Num negatives: none"]
+CLASSIFIER = ["classifier: text", "class_weighting: none"]
+PAIRS = ["Loss Temperature: 0.2", "num_negatives: none"]
 
 
 def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list[str]:
@@ -28,10 +28,10 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
     ("loss", "shown"),
     [
         ({"type": "ce"}, CLASSIFIER),
-        ({"type": "proxy"}, [*PROXY, "Proxy lr scale: 100.0"]),
+        ({"type": "proxy"}, [*PROXY, "proxy_lr_scale: 100.0"]),
         (
             {"type": "proxy", "proxy_type": "FocalStyleProxyAnchorLoss", "gamma_neg": 0.5},
-            [FOCAL, *PROXY[1:], *FOCUS, "Proxy lr scale: 100.0"],
+            [FOCAL, *PROXY[1:], *FOCUS, "proxy_lr_scale: 100.0"],
         ),
         (
             {"type": "combined", "lambda_combined": 0.7},
@@ -40,7 +40,7 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
                 "λ (lambda): 0.70",
                 "  → CE weight: 0.70",
                 "  → Proxy weight: 0.30",
-                "Proxy lr scale: 100.0",
+                "proxy_lr_scale: 100.0",
                 *CLASSIFIER,
             ],
         ),
@@ -50,8 +50,8 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
                 "  → CE weight: 1.00",
                 "  → InfoNCE weight: 2.00",
                 *CLASSIFIER,
-                "Contrast weight: 2.0",
-                "Infonce temp: 0.07",
+                "contrast_weight: 2.0",
+                "infonce_temp: 0.07",
             ],
         ),
         ({"type": "infonce"}, PAIRS),
@@ -62,11 +62,11 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
             [
                 "  → Class weight: 0.125",
                 "  → Contrastive weight: 1.00",
-                "Class loss weight: 0.125",
-                "Contrastive loss weight: 1.00",
-                "Positives: same_class",
-                "Class weighting: auto",
-                "Focal: gamma 1.0, alpha none",
+                "class_loss_weight: 0.125",
+                "contrastive_loss_weight: 1.00",
+                "positives: same_class",
+                "class_weighting: auto",
+                "focal: gamma 1.0, alpha none",
             ],
         ),
     ],

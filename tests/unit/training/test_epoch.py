@@ -13,11 +13,11 @@ from clip_pkg.config.losses import ClipLossConfig, SuperClipLossConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
-from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
+from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, TrainingSet
 from clip_pkg.losses.registry import build_objective
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision
-from clip_pkg.training.epoch import EpochScores, evaluate, train_epoch
+from clip_pkg.training.epoch import EpochScores, RunningScores, evaluate, train_epoch
 from clip_pkg.training.image_forward import WholeBatch
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.step import TrainingStep
@@ -65,13 +65,14 @@ def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> EpochScore
         prompt_generator=torch.Generator().manual_seed(0),
         negatives_generator=torch.Generator().manual_seed(0),
     )
-    return train_epoch(
-        step,
-        batches(),
-        device=CPU,
-        on_output=lambda output: None,
-        on_step=lambda done, scores: None,
-    )
+    model.train()
+
+    def take_step(batch: Batch, running: RunningScores) -> LossOutput:
+        outcome = step(batch)
+        running.add(outcome.output, outcome.logits, outcome.targets)
+        return outcome.output
+
+    return train_epoch(take_step, batches(), step.optimisation, device=CPU)
 
 
 def look(model: ImageTextModel, loss: Objective, sizes: tuple[int, int] = (3, 4)) -> object:

@@ -18,8 +18,9 @@ from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.image_encoder import build_image_encoder
 from clip_pkg.study.tasks import FoldTask
 from clip_pkg.training import compilation
+from clip_pkg.training.epoch import RunningScores
 from clip_pkg.training.optimisation import Diverged
-from clip_pkg.training.pretraining_step import OneEncoderStep, SlowCopyStep
+from clip_pkg.training.pretraining import EncoderLearner
 from clip_pkg.training.trainer import Interrupted
 from support.pretraining_tasks import carry_out, task_of
 
@@ -100,7 +101,7 @@ def test_interrupted_and_continued_to_the_bit(
     assert not cut.paths.encoder.exists()
     _, log = carry_out(cut)
     assert_alike(cut, whole)
-    assert ("Going on after epoch" in log) == (asked > 1)
+    assert ("Resumed after epoch" in log) == (asked > 1)
 
 
 def test_what_was_finished_but_for_its_result_is_not_trained_again(
@@ -122,7 +123,7 @@ def test_images_whose_labels_may_not_be_seen_are_watched_without(
     assert (result.fold, result.n_train) == (0, 30)
     assert result.untrained == {}
     assert result.last["knn_acc"] is None
-    assert "watched without labels" in log
+    assert "evaluated without labels" in log
 
 
 def test_collapse_is_told_with_a_remedy(images: Path, tmp_path: Path) -> None:
@@ -161,16 +162,16 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Gradients of the first step of a pre-training whose encoder has no batch norm."""
     found: dict[str, Tensor] = {}
-    step = OneEncoderStep.__call__
+    train_on = EncoderLearner.train_on
 
-    def noted(self: OneEncoderStep, views: Any) -> Any:
-        outcome = step(self, views)
+    def noted(self: EncoderLearner, views: Any, running: RunningScores) -> Any:
+        outcome = train_on(self, views, running)
         if not found:
             named = self.model.named_parameters()
             found.update({n: p.grad.clone() for n, p in named if p.grad is not None})
         return outcome
 
-    monkeypatch.setattr(OneEncoderStep, "__call__", noted)
+    monkeypatch.setattr(EncoderLearner, "train_on", noted)
     block = {"micro_batch_size": micro, "epochs": 1}
     config = {"image_encoder_name": "test_vit:scratch", "use_amp": False}
     carry_out(task_of(images, root, block, **config))
@@ -192,18 +193,19 @@ def test_micro_batches_have_the_gradients_of_the_whole_batch(
 def test_the_slow_copy_follows(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, pairs = SlowCopyStep.__call__, []
+    train_on, pairs = EncoderLearner.train_on, []
 
-    def noted(self: SlowCopyStep, views: Any) -> Any:
+    def noted(self: EncoderLearner, views: Any, running: RunningScores) -> Any:
+        assert self.slow is not None
         before = [p.clone() for p in self.slow.parameters()]
-        outcome = step(self, views)
+        outcome = train_on(self, views, running)
         pairs.append((before, [p.clone() for p in self.slow.parameters()], self.model))
         if len(pairs) == 1:
             for old, new, ours in zip(*pairs[0][:2], self.model.parameters(), strict=True):
                 torch.testing.assert_close(new, 0.9 * old + 0.1 * ours.detach())
         return outcome
 
-    monkeypatch.setattr(SlowCopyStep, "__call__", noted)
+    monkeypatch.setattr(EncoderLearner, "train_on", noted)
     block = {**QUEUE, "queue": {"size": 12, "momentum": 0.9}}
     carry_out(task_of(images, tmp_path, block))
     assert len(pairs) == 6
@@ -215,7 +217,7 @@ def test_looks_change_nothing(
     often = task_of(images, tmp_path / "often", {"probe_every": 1, "epochs": 3})
     never = task_of(images, tmp_path / "never", {"epochs": 3})
     carry_out(often)
-    monkeypatch.setattr("clip_pkg.training.pretraining_setup.labelled_look", lambda *_, **__: None)
+    monkeypatch.setattr("clip_pkg.training.build.label_probe", lambda *_, **__: None)
     carry_out(never)
     mine, theirs = encoder(often), encoder(never)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clip_pkg.study.progress import PHASES, FoldProfile, read_profile
-from clip_pkg.training.phases import Stopwatch, fetched, unmeasured
+from clip_pkg.training.profiling import Stopwatch, fetched, unmeasured
 
 IN_A_STEP = {"data", "image forward", "text forward", "loss", "backward", "optimiser"}
 TIMES = ("epoch_seconds", "train_images_per_second")

@@ -22,19 +22,21 @@ from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
 from clip_pkg.losses.registry import AUXILIARY, LOSSES
 from clip_pkg.models.precision import Precision
-from clip_pkg.training import passes, recording_choice
-from clip_pkg.training.cuda_graph import CudaRecorder
-from clip_pkg.training.image_forward import Parts, WholeBatch
-from clip_pkg.training.optimisation import Optimisation
-from clip_pkg.training.ranks import Ranks
-from clip_pkg.training.recording import Unrecordable, with_recording
-from clip_pkg.training.recording_choice import (
+from clip_pkg.training import cuda_graph
+from clip_pkg.training import fold as fold_module
+from clip_pkg.training.cuda_graph import (
     PAYS_FROM_STEPS,
     PAYS_UP_TO_PIXELS,
-    is_wanted,
+    CudaRecorder,
+    RecordedStep,
+    Unrecordable,
     obstacle,
+    pays,
+    with_recording,
 )
-from clip_pkg.training.setup import FoldSetup
+from clip_pkg.training.fold import FoldLearner
+from clip_pkg.training.image_forward import MicroBatches, WholeBatch
+from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.step import StepInputs, StepOutcome, TrainingStep
 from support.outcomes import outcome
 from support.training_steps import FLOAT32, a_batch, build
@@ -154,14 +156,15 @@ def batch_on(device: str, size: int = 8) -> Batch:
     return Batch(*(value.to(device) for value in vars(batch).values()))
 
 
-def take(step: TrainingStep, sizes: Sequence[int] = (8, 5, 8)) -> list[Tensor]:
+def take(way: TrainingStep | RecordedStep, sizes: Sequence[int] = (8, 5, 8)) -> list[Tensor]:
     """What steps with batches of so many images put out, copied."""
     torch.manual_seed(2)
+    step = way.step if isinstance(way, RecordedStep) else way
     device = step.negatives_generator.device.type
     step.prompt_generator.manual_seed(3)
     step.negatives_generator.manual_seed(3)
     return [
-        value.detach().clone() for size in sizes for value in tensors(step(batch_on(device, size)))
+        value.detach().clone() for size in sizes for value in tensors(way(batch_on(device, size)))
     ]
 
 
@@ -209,24 +212,22 @@ def test_recorded_steps_are_the_steps(settings: dict[str, Any]) -> None:
     eager = a_step(**settings)
     step = a_step(**settings)
     recorded = with_recording(step, batch_on("cpu"), Again())
-    assert recorded.recorded is not None
     expected = take(eager)
     assert_same(take(recorded), expected)
-    assert_same(state_of(recorded), state_of(eager))
+    assert_same(state_of(step), state_of(eager))
     # and on, from a checkpoint
-    checkpoint = state_of(recorded)
+    checkpoint = state_of(step)
     resumed = a_step(**settings)
     resumed.model.load_state_dict(checkpoint["model"])
     resumed.objective.load_state_dict(checkpoint["objective"])
     resumed.optimisation.load_state_dict(checkpoint["optimisation"])
-    resumed = with_recording(resumed, batch_on("cpu"), Again())
-    assert_same(take(resumed), take(eager))
+    assert_same(take(with_recording(resumed, batch_on("cpu"), Again())), take(eager))
     assert_same(state_of(resumed), state_of(eager))
 
 
 def test_numbers_of_chance_differ_between_steps_and_repeat_under_the_seed() -> None:
     recorded = with_recording(a_step(), batch_on("cpu"), Again())
-    for group in recorded.optimisation._peaks_there:
+    for group in recorded.step.optimisation._peaks_there:
         group.zero_()  # the parameters stay, only chance differs
     first, second = (take(recorded, (8, 8)) for _ in range(2))
     assert not torch.equal(first[0], first[len(first) // 2])
@@ -263,7 +264,7 @@ def test_one_small_parameter_gives_a_recording_away(by: float, is_seen: bool) ->
         with pytest.raises(Unrecordable, match=r"parameter \d+ is off by .* are allowed"):
             with_recording(step, batch_on("cpu"), recorder)
     else:
-        assert with_recording(step, batch_on("cpu"), recorder).recorded is not None
+        with_recording(step, batch_on("cpu"), recorder)
 
 
 def test_a_device_that_adds_up_in_any_order_is_given_its_own_spread() -> None:
@@ -276,7 +277,7 @@ def test_a_device_that_adds_up_in_any_order_is_given_its_own_spread() -> None:
             scale.detach().mul_(1 + self.by * strictly)
             return found
 
-    assert with_recording(step, batch_on("cpu"), Noisy(scale, 0.05)).recorded is not None
+    with_recording(step, batch_on("cpu"), Noisy(scale, 0.05))
 
 
 def test_a_first_step_that_is_not_finite_is_left_to_the_guard() -> None:
@@ -317,7 +318,7 @@ def test_the_devices_part_of_a_step_never_turns_to_the_host(kind: str) -> None:
         precision = Precision("cuda", None)
         step = replace(
             step,
-            image_side=WholeBatch(step.model, precision),
+            embed=WholeBatch(step.model, precision),
             precision=precision,
             negatives_generator=None,  # the device's own; there is no other to pretend
         )
@@ -331,10 +332,15 @@ def test_the_devices_part_of_a_step_never_turns_to_the_host(kind: str) -> None:
 # --- in a fold
 
 
+def patched(monkeypatch: pytest.MonkeyPatch, recorder: Again) -> None:
+    for module in (fold_module, cuda_graph):
+        monkeypatch.setattr(module, "recorder_for", lambda *_: recorder)
+
+
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Again], None]:
     """Let folds on a CPU be recorded by a stand-in."""
-    return lambda which: monkeypatch.setattr(recording_choice, "recorder_for", lambda *_: which)
+    return lambda which: patched(monkeypatch, which)
 
 
 @pytest.fixture
@@ -398,7 +404,7 @@ def test_a_recorded_fold_has_the_numbers_of_an_eager_one_interrupted_or_not(
     assert "goes on" in train("--config-file", path, output="resumed", check=130)
     train("--config-file", path, output="resumed")
     log = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("logs/*/*.log"))
-    assert "Going on after epoch 1 from" in log
+    assert "Resumed after epoch 1 from" in log
     eager = numbers(tmp_path / "eager")
     for run in ("recorded", "resumed"):
         (notice,) = read(tmp_path / run / "a/cv_summary.json")["notices"]
@@ -434,76 +440,75 @@ def test_on_a_cpu_the_key_has_a_notice_and_no_other_consequence(
 
 
 @pytest.fixture
-def setup(
+def learner(
     train: Callable[..., str],
     write_configs: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     recorder: Callable[[Again], None],
-) -> FoldSetup:
-    """A fold that can be recorded, on a device that can."""
-    found: list[FoldSetup] = []
-
-    def look(fold: FoldSetup) -> bool:
-        found.append(fold)
-        return False
-
-    monkeypatch.setattr(passes, "is_wanted", look)
+) -> FoldLearner:
+    """A fold whose step can be recorded, on a device that can."""
+    found: list[FoldLearner] = []
+    monkeypatch.setattr(FoldLearner, "before_first_step", lambda fold, _: found.append(fold))
     train("--config-file", write_configs({**CONFIG, "epochs": 1, "cuda_graphs": "auto"}))
     recorder(Again())
     return found[0]
 
 
-def test_what_cannot_be_recorded(setup: FoldSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def with_config(**changes: Any) -> FoldSetup:
-        return replace(setup, config=setup.config.model_copy(update=changes))
+def reason(learner: FoldLearner, step: TrainingStep | None = None, **changes: Any) -> str:
+    settings = {"device": torch.device("cpu"), "n_train": 15, "profiles": False}
+    config = changes.pop("config", learner.task.config)
+    return obstacle(step or learner.step, config, **{**settings, **changes}) or ""
 
-    assert obstacle(setup) is None
-    parts = Parts(setup.model, setup.objective, FLOAT32, most=3)
-    found = {
-        "several processes": replace(setup, ranks=Ranks(0, 2)),
-        "in parts": replace(setup, image_side=parts),
-        "float16": replace(setup, precision=Precision("cuda", torch.float16)),
-        "--profile": replace(setup, task=replace(setup.task, profile=True)),
-        "no batch has 4096 images": with_config(batch_size=4096),
-    }
-    for words, fold in found.items():
-        assert words in (obstacle(fold) or "")
-    encoder = setup.model.image_encoder
+
+def test_what_cannot_be_recorded(learner: FoldLearner, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, config = learner.step, learner.task.config
+    assert reason(learner) == ""
+    embed = MicroBatches(learner.model, learner.objective, FLOAT32, max_images=3)
+    large = config.model_copy(update={"batch_size": 4096})
+    half = Precision("cuda", torch.float16)
+    assert "in micro-batches" in reason(learner, replace(step, embed=embed))
+    assert "float16" in reason(learner, replace(step, precision=half))
+    assert "--profile" in reason(learner, profiles=True)
+    assert "no batch has 4096 images" in reason(learner, config=large)
+    encoder = learner.model.image_encoder
     encoder.compute_by(encoder._eager, {7})
-    assert "is compiled" in (obstacle(setup) or "")
+    assert "is compiled" in reason(learner)
     encoder.compute_eagerly()
     monkeypatch.setattr(encoder, "recomputes", True)
-    assert "activation_checkpointing" in (obstacle(setup) or "")
+    assert "activation_checkpointing" in reason(learner)
     monkeypatch.undo()
-    assert "only NVIDIA GPUs" in (obstacle(setup) or "")
+    assert "only NVIDIA GPUs" in reason(learner)
 
 
 def test_a_loss_that_says_it_waits_is_not_recorded(
-    setup: FoldSetup, monkeypatch: pytest.MonkeyPatch
+    learner: FoldLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(LOSSES["superclip"], can_be_recorded=False)
-    monkeypatch.setattr(recording_choice, "LOSSES", {**LOSSES, "superclip": row})
-    assert obstacle(setup) == 'the loss "superclip" waits for the device'
+    monkeypatch.setattr(cuda_graph, "LOSSES", {**LOSSES, "superclip": row})
+    assert reason(learner) == 'the loss "superclip" waits for the device'
     assert all(row.can_be_recorded for row in (*LOSSES.values(), *AUXILIARY.values()))
 
 
-def test_auto_records_where_it_pays(setup: FoldSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wanted(**changes: Any) -> bool:
-        config = setup.config.model_copy(update={"epochs": PAYS_FROM_STEPS, **changes})
-        return is_wanted(replace(setup, config=config))
-
+def test_auto_records_where_it_pays() -> None:
+    config = RunConfig.model_validate({"batch_size": 7, "img_size": 32})
     side = int((PAYS_UP_TO_PIXELS / 7) ** 0.5)
-    assert wanted()
-    assert wanted(img_size=side)
-    assert not wanted(img_size=side + 1)
-    assert not wanted(epochs=PAYS_FROM_STEPS // len(setup.train) - 1)
-    assert wanted(epochs=1, cuda_graphs=True)
-    assert not wanted(cuda_graphs=False)
-    monkeypatch.undo()
-    assert not wanted()  # on a CPU
+    assert pays(config, PAYS_FROM_STEPS)
+    assert not pays(config, PAYS_FROM_STEPS - 1)
+    assert pays(config.model_copy(update={"img_size": side}), PAYS_FROM_STEPS)
+    assert not pays(config.model_copy(update={"img_size": side + 1}), PAYS_FROM_STEPS)
     description = str(RunConfig.model_fields["cuda_graphs"].description)
     assert f"{PAYS_FROM_STEPS} steps" in description
     assert f"{PAYS_UP_TO_PIXELS // 224**2} images of 224 px" in description
+
+
+def test_auto_on_a_cpu_has_no_notice(
+    train: Callable[..., str], write_configs: Callable[..., Path], tmp_path: Path
+) -> None:
+    train("--config-file", write_configs({**CONFIG, "epochs": 1, "cuda_graphs": "auto"}))
+    assert (
+        "notices" not in read(tmp_path / "out/a/cv_summary.json")
+        or not read(tmp_path / "out/a/cv_summary.json")["notices"]
+    )
 
 
 # --- on a GPU
@@ -518,7 +523,7 @@ def test_a_cuda_graph_is_the_step(settings: dict[str, Any]) -> None:
     recorded = with_recording(step, batch_on("cuda"), graph)
     for ours, theirs in zip(take(recorded), take(eager), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(state_of(recorded), state_of(eager), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(state_of(step), state_of(eager), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.gpu
@@ -527,7 +532,7 @@ def test_a_cuda_graph_draws_other_numbers_in_every_step_and_the_same_under_a_see
     step = a_step(device="cuda")
     graph = CudaRecorder(torch.device("cuda"), [step.negatives_generator])
     recorded = with_recording(step, batch_on("cuda"), graph)
-    recorded.optimisation._peaks_there.zero_()
+    recorded.step.optimisation._peaks_there.zero_()
     first, second = (take(recorded, (8, 8)) for _ in range(2))
     assert not torch.equal(first[0], first[len(first) // 2])
     torch.testing.assert_close(first, second)

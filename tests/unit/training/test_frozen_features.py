@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from clip_pkg.models.image_encoder import ImageEncoder
-from clip_pkg.training import fold as fold_module
+from clip_pkg.training import build as build_module
+from clip_pkg.training.trainer import Interrupted, Trainer
 
 FROZEN = {
     "freeze_image_encoder": True,
@@ -60,7 +61,7 @@ def test_the_fold_is_the_same_and_the_encoder_looks_once(
     train("--config-file", config, output="once")
     assert sum(seen) - 1 == 30  # the check of the encoder is the one image more
     assert TOLD in logs(tmp_path)
-    monkeypatch.setattr(fold_module, "keeps_features", lambda setup: False)
+    monkeypatch.setattr(build_module, "features_fit", lambda *_: False)
     train("--config-file", config, output="always")
     once, always = (tmp_path / name / "probe" / "fold_1" for name in ("once", "always"))
     mine, theirs = history(once), history(always)
@@ -104,15 +105,15 @@ def test_an_interrupted_fold_goes_on_to_the_same_bits(
     config = write_configs(FROZEN)
     train("--config-file", config, output="whole")
 
-    def broken(self: Any, epoch: int, curves: Any) -> None:
+    def broken(self: Trainer, epoch: int, *rest: Any) -> None:
         if epoch == 2:
             self._save()
-            raise fold_module.Interrupted
-        whole(self, epoch, curves)
+            raise Interrupted
+        whole(self, epoch, *rest)
 
-    whole = fold_module.FoldTraining._epoch
+    whole = Trainer._epoch
     with monkeypatch.context() as patched:
-        patched.setattr(fold_module.FoldTraining, "_epoch", broken)
+        patched.setattr(Trainer, "_epoch", broken)
         train("--config-file", config, output="parts", check=130)
     train("--config-file", config, output="parts")
     mine, theirs = (history(tmp_path / name / "probe" / "fold_1") for name in ("whole", "parts"))

@@ -13,7 +13,13 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.losses.registry import AUXILIARY, LOSSES
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.training.batch_norm import batch_norms
-from clip_pkg.training.image_forward import SEEDS, Embedded, Parts, WholeBatch, deal
+from clip_pkg.training.image_forward import (
+    MAX_SEED,
+    Backward,
+    MicroBatches,
+    WholeBatch,
+    micro_batch_bounds,
+)
 from support.tiny import TINY
 from support.training_steps import CLASSES, FLOAT32, PROMPTS, a_batch, build, distance, step
 
@@ -26,14 +32,14 @@ class OneGraph:
     def __init__(self, model: ImageTextModel, sizes: list[int]) -> None:
         self._model, self._sizes = model, sizes
 
-    def __call__(self, images: Tensor) -> Embedded:
-        seed = int(torch.randint(SEEDS, ()))
+    def __call__(self, images: Tensor) -> tuple[Tensor, Backward]:
+        seed = int(torch.randint(MAX_SEED, ()))
         parts = []
         for number, part in enumerate(images.split(self._sizes)):
             with torch.random.fork_rng():
                 torch.manual_seed(seed + number)
                 parts.append(self._model.image_embeddings(part))
-        return Embedded(torch.cat(parts), Tensor.backward)
+        return torch.cat(parts), Tensor.backward
 
 
 @pytest.mark.parametrize("aux", [(), tuple(AUXILIARY)], ids=["alone", "with auxiliaries"])
@@ -42,7 +48,7 @@ def test_gradients_are_those_of_the_whole_batch(kind: str, aux: tuple[str, ...])
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
         whole, parts = (build(kind, aux, dtype, dropout=0.0) for _ in range(2))
         step(*whole, WholeBatch(whole[0], FLOAT32), a_batch(dtype))
-        step(*parts, Parts(*parts, FLOAT32, most=MICRO), a_batch(dtype))
+        step(*parts, MicroBatches(*parts, FLOAT32, max_images=MICRO), a_batch(dtype))
         assert distance(parts, whole) <= tolerance
 
 
@@ -51,7 +57,7 @@ def test_both_passes_drop_the_same(dtype: torch.dtype, tolerance: float) -> None
     whole, parts, other = (build("clip", ("triplet",), dtype, dropout=0.3) for _ in range(3))
     step(*whole, OneGraph(whole[0], [2, 3, 3]), a_batch(dtype))
     drawn = torch.rand(3)
-    step(*parts, Parts(*parts, FLOAT32, most=MICRO), a_batch(dtype))
+    step(*parts, MicroBatches(*parts, FLOAT32, max_images=MICRO), a_batch(dtype))
     assert distance(parts, whole) <= tolerance
     assert torch.equal(torch.rand(3), drawn)  # what comes next draws as if there were no parts
     step(*other, WholeBatch(other[0], FLOAT32), a_batch(dtype))
@@ -64,7 +70,7 @@ def test_no_more_images_than_allowed_are_in_the_encoder_with_a_graph() -> None:
     model.image_encoder.register_forward_hook(
         lambda module, inputs, output: seen.append((len(inputs[0]), output.requires_grad))
     )
-    step(model, objective, Parts(model, objective, FLOAT32, most=MICRO), a_batch())
+    step(model, objective, MicroBatches(model, objective, FLOAT32, max_images=MICRO), a_batch())
     assert seen == [(2, False), (3, False), (3, False), (2, True), (3, True), (3, True)]
 
 
@@ -73,7 +79,7 @@ def test_running_statistics_count_each_image_once() -> None:
     (first, *_) = layers = batch_norms(model.image_encoder)
     seen: list[Tensor] = []
     first.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0].detach()))
-    step(model, objective, Parts(model, objective, FLOAT32, most=4), a_batch())
+    step(model, objective, MicroBatches(model, objective, FLOAT32, max_images=4), a_batch())
     assert len(seen) == 4
     assert all(int(layer.num_batches_tracked) == 2 for layer in layers)
     assert {layer.momentum for layer in layers} == {0.1}
@@ -97,7 +103,7 @@ def test_a_frozen_encoder_has_no_batch_statistics() -> None:
 def test_parts_are_few_even_and_no_larger_than_they_must_be(
     images: int, most: int | None, ranks: int, smallest: int
 ) -> None:
-    dealt = deal(images, most, ranks=ranks, smallest=smallest)
+    dealt = micro_batch_bounds(images, most, ranks=ranks, smallest=smallest)
     assert len(dealt) == ranks
     assert len({len(of_rank) for of_rank in dealt}) == 1  # all go through as many exchanges
     parts = [part for of_rank in dealt for part in of_rank]
