@@ -185,14 +185,14 @@ class ConfigKeys(BaseModel):
         ),
     )
     compile: Annotated[Literal["auto"] | bool, NoEffectOnNumbers()] = Field(
-        "auto",
+        False,
         description=(
             "torch.compile for the image encoder. `auto`: on a GPU, in trainings of at least 10000 "
             "steps per fold."
         ),
     )
     cuda_graphs: Annotated[Literal["auto"] | bool, NoEffectOnNumbers()] = Field(
-        "auto",
+        False,
         description=(
             "Record the training step once and replay it as a CUDA graph, which saves small models "
             "the launch of every kernel. `auto`: on an NVIDIA GPU, for batches of at most as many "
