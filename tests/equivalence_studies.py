@@ -345,7 +345,7 @@ STUDIES = (
         "old_folder",
         named({"done": PRETRAIN, "half": {"epochs": 20, **PRETRAIN}, "waiting": {}}),
         [
-            *(TRAIN, "summarize out", "compare out --output compare.json", "report out"),
+            *(TRAIN, "summarize out", "compare out --output compare.json", "report out/done"),
             "predict out/half --images ../../data/test --output half.csv",
             "predict out/half --images ../../data/images --out-of-fold --output out_of_fold.csv",
             "refit out/done --executor inline",
