@@ -285,7 +285,7 @@ STUDIES = (
         [
             TRAIN,
             "compare out --output compare.json compare.csv",
-            "report out",
+            "report out/queue --no-images",
             "refit out/folds --executor inline",
         ],
     ),
