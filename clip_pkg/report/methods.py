@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.keys import keys_without_effect
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.metrics.table import lower_is_better
 from clip_pkg.report.loss_words import WEIGHTINGS, loss_phrase, number
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
-from clip_pkg.study.identity import NO_PART_OF_THE_RESULT
 
 MAX_DESCRIBED = 4  # configs that get a sentence each; of more, the keys that differ are named
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "lars": "LARS"}
@@ -103,10 +103,11 @@ def _models(outcomes: Sequence[ConfigOutcome]) -> list[str]:
 def differing_keys(configs: Sequence[RunConfig]) -> list[str]:
     """Keys whose values differ among the configs and that affect results."""
     values = [config.model_dump(mode="json") for config in configs]
+    without_effect = keys_without_effect()
     return [
         key
         for key in values[0]
-        if key not in NO_PART_OF_THE_RESULT and any(one[key] != values[0][key] for one in values)
+        if key not in without_effect and any(one[key] != values[0][key] for one in values)
     ]
 
 

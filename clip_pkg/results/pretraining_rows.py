@@ -14,10 +14,11 @@ from typing import Any
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import FoldPaths, RunPaths
+from clip_pkg.config.keys import keys_without_effect
 from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.results.comparison_records import PretrainingRow, Spread
 from clip_pkg.results.folders import ConfigFiles, Epoch, History, read_json
-from clip_pkg.study.identity import NO_PART_OF_THE_RESULT, digest
+from clip_pkg.study.identity import digest
 from clip_pkg.study.predictions import Predictions, read_predictions
 from clip_pkg.study.tasks import FoldResult, FoldTask, read_record, read_task
 
@@ -142,7 +143,7 @@ def pretraining_rows(configs: Sequence[ConfigFiles], epoch: Epoch) -> tuple[Pret
 
 def _without_seed(one: ConfigFiles) -> str:
     """Equal for configs that differ in their name and seed only."""
-    ignored = {*NO_PART_OF_THE_RESULT, SEED}
+    ignored = {*keys_without_effect(), SEED}
     return digest({key: value for key, value in one.config.items() if key not in ignored})
 
 

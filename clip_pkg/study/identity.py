@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, TypeAdapter
 
+from clip_pkg.config.keys import keys_without_effect
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
 
@@ -75,25 +76,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# Settings that say where, how fast or in how much memory a config runs, not what comes out.
-NO_PART_OF_THE_RESULT = frozenset(
-    {
-        "name",
-        "activation_checkpointing",
-        "compile",
-        "cuda_graphs",
-        "gpu_id",
-        "gpus_per_task",
-        "num_workers",
-        "test_dir",
-    }
-)
-
-
 def config_digest(config: RunConfig) -> str:
     """Digest of the settings that affect the numbers."""
-    canonical = dump_canonical(config)
-    return digest({key: canonical[key] for key in canonical if key not in NO_PART_OF_THE_RESULT})
+    canonical, without_effect = dump_canonical(config), keys_without_effect()
+    return digest({key: canonical[key] for key in canonical if key not in without_effect})
 
 
 def version_mark() -> str:
