@@ -14,6 +14,8 @@ import sklearn.metrics
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.results import bootstrap
+from clip_pkg.results.bootstrap import confidence_intervals
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.identity import Identity
@@ -129,6 +131,24 @@ def test_an_undefined_score_is_counted_and_not_averaged_as_zero(folder: ConfigPa
     averages = summarize(folder)["average_results"]
     assert averages["avg_val_auroc"] == pytest.approx(0.9)
     assert averages["n_val_auroc"] == 2
+
+
+def test_intervals_are_computed_again_only_for_other_predictions(
+    folder: ConfigPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+
+    def counted(found: Predictions, clusters: Any) -> Any:
+        computed.append(len(found.paths))
+        return confidence_intervals(found, clusters)
+
+    monkeypatch.setattr(bootstrap, "confidence_intervals", counted)
+    first = summarize(folder)
+    assert summarize(folder)["confidence_intervals"] == first["confidence_intervals"]
+    assert computed == [6]
+    predictions(1, seed=2).write(folder.fold(1).predictions)
+    assert summarize(folder)["confidence_intervals"] != first["confidence_intervals"]
+    assert computed == [6, 6]
 
 
 def test_folds_of_another_run_are_refused(folder: ConfigPaths) -> None:
