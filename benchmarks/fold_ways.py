@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.measurement import interleaved
-from clip_pkg.scheduling.devices import Device, child_environment, gpu_memory, usable_cores
+from clip_pkg.base.cores import usable_cores
+from clip_pkg.scheduling.devices import Device, child_environment, gpu_memory
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ENCODER, BATCH = "resnet18", 32

@@ -29,13 +29,8 @@ from benchmarks.fold_ways import BATCH, CHECKOUT, ENCODER, ONE_BY_ONE, Measured,
 from benchmarks.measurement import spread
 from benchmarks.results import measured_on, write_section
 from benchmarks.utilisation import Utilisation
-from clip_pkg.scheduling.devices import (
-    Device,
-    child_environment,
-    find_devices,
-    mps_is_running,
-    usable_cores,
-)
+from clip_pkg.base.cores import usable_cores
+from clip_pkg.scheduling.devices import Device, child_environment, find_devices, mps_is_running
 from clip_pkg.study.demo import make_demo
 
 SIZES = {"cpu": (32, 64), "cuda": (32, 64, 224)}

@@ -26,7 +26,7 @@ from benchmarks.results import measured_on, write_section
 from benchmarks.sides import EXPLAINED, HEAD, Cost, in_turn, line
 from benchmarks.trainer import train
 from benchmarks.user_script import TEMPLATE
-from clip_pkg.scheduling.devices import usable_cores
+from clip_pkg.base.cores import usable_cores
 
 
 @dataclass(frozen=True)

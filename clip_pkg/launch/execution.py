@@ -8,12 +8,13 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import RunView, Terminal
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.summary import summarize
-from clip_pkg.scheduling.devices import Device, usable_cores
+from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome

@@ -72,13 +72,6 @@ def mps_is_running(environment: Mapping[str, str]) -> bool:
     return (folder / "control").exists()
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may use: a cluster or a container can allow fewer than exist."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 # --- finding devices
 
 

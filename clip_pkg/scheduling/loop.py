@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from clip_pkg.scheduling.devices import Device, DeviceGate, Verdict, usable_cores
+from clip_pkg.base.cores import usable_cores
+from clip_pkg.scheduling.devices import Device, DeviceGate, Verdict
 from clip_pkg.scheduling.job import Assignment, Executor, Job, JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import TaskQueue

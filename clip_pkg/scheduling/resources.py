@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal, TypeAlias
 
+from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.errors import UserError
 from clip_pkg.scheduling.devices import (
     Device,
@@ -22,7 +23,6 @@ from clip_pkg.scheduling.devices import (
     gpu_memory,
     mps_is_running,
     parse_ids,
-    usable_cores,
 )
 from clip_pkg.scheduling.job import Executor, Slot
 from clip_pkg.scheduling.slurm_options import SlurmOptions

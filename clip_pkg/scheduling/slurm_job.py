@@ -21,8 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.files import write_text
-from clip_pkg.scheduling.devices import find_devices, has_nvidia_library, usable_cores
+from clip_pkg.scheduling.devices import find_devices, has_nvidia_library
 from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, read_task, write_record
 
 REQUEUE_SIGNAL = signal.SIGUSR2  # NCCL may use SIGUSR1

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.errors import DataError
 from clip_pkg.base.paths import FoldPaths
 from clip_pkg.config.schema import RunConfig
@@ -32,7 +33,6 @@ from clip_pkg.models.image_encoder import ImageEncoder
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision, choose_precision, flushed_denormals
 from clip_pkg.models.state_dicts import load_strictly
-from clip_pkg.scheduling.devices import usable_cores
 from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Splits, inner_split, splits_from_json, undivided
