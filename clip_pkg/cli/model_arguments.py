@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clip_pkg.inference.images import FoundImages
     from clip_pkg.launch.terminal import Terminal
     from clip_pkg.study.decoding import UnreadableImage
-    from clip_pkg.study.inspection import Progress
+    from clip_pkg.study.inspection import OnProgress
 
 EVERY_FOLD = (
     "a config's result folder, for all its finished folds; the folder of a fold or refit; or a "
@@ -109,7 +109,7 @@ def load(checkpoints: Sequence[Path], device: str | None, terminal: Terminal) ->
 
 
 @contextmanager
-def decoding(terminal: Terminal, what: str) -> Iterator[Progress]:
+def decoding(terminal: Terminal, what: str) -> Iterator[OnProgress]:
     """Show the progress of work that decodes images.
 
     Pillow's warnings (size, odd EXIF) are silenced: such images are refused or decode correctly.

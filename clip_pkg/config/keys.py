@@ -38,6 +38,11 @@ class NoEffectOnNumbers:
     """
 
 
+@dataclass(frozen=True)
+class UsedByPretraining:
+    """Marks a key that a pre-training takes over; all others have their defaults there."""
+
+
 class ConfigKeys(BaseModel):
     """The fields of `RunConfig`. Units: learning rates per step, sizes in pixels, epochs ≥ 1."""
 
@@ -46,7 +51,7 @@ class ConfigKeys(BaseModel):
     name: Annotated[str, Section("Name and model"), NoEffectOnNumbers()] = Field(
         "", description="Folder of the results. Default: the names of the encoders."
     )
-    image_encoder_name: str = Field(
+    image_encoder_name: Annotated[str, UsedByPretraining()] = Field(
         "resnet18",
         description=(
             "Any timm name or `clip:<model>`; `:pretrained` (default) or `:scratch` after it."
@@ -60,14 +65,14 @@ class ConfigKeys(BaseModel):
             "initialised with its features), or `none`; `:pretrained` or `:scratch` after it."
         ),
     )
-    stem: Literal["standard", "cifar"] = Field(
+    stem: Annotated[Literal["standard", "cifar"], UsedByPretraining()] = Field(
         "standard",
         description=(
             "`cifar`: first layers of a ResNet for images of about 32 px, a 3×3 convolution with "
             "stride 1 and no pooling."
         ),
     )
-    weights_dir: str | None = Field(
+    weights_dir: Annotated[str | None, UsedByPretraining()] = Field(
         None, description="Folder or file with pretrained weights, for machines without network."
     )
     embed_dim: int = Field(512, ge=1, le=65536, description="Dimension of the joint embedding.")
@@ -77,7 +82,7 @@ class ConfigKeys(BaseModel):
     freeze_image_encoder: bool = Field(False, description="Do not train the image encoder.")
     freeze_text_encoder: bool = Field(False, description="Do not train the text encoder.")
 
-    img_size: Annotated[int, Section("Images")] = Field(
+    img_size: Annotated[int, Section("Images"), UsedByPretraining()] = Field(
         224, ge=8, le=4096, description="Width and height of the encoder's input, px."
     )
     augmentation: Literal["none", "minimal", "standard"] = Field(
@@ -87,14 +92,16 @@ class ConfigKeys(BaseModel):
             "and contrast."
         ),
     )
-    horizontal_flip: bool | None = Field(
+    horizontal_flip: Annotated[bool | None, UsedByPretraining()] = Field(
         None,
         description=(
             "Mirror half of the images; false if left and right matter. null: unless `augmentation`"
             " is `none`."
         ),
     )
-    vertical_flip: bool = Field(False, description="Flip half of the images upside down.")
+    vertical_flip: Annotated[bool, UsedByPretraining()] = Field(
+        False, description="Flip half of the images upside down."
+    )
     mixup_alpha: NonNegative = Field(
         0.0,
         le=100,
@@ -108,7 +115,7 @@ class ConfigKeys(BaseModel):
     label_smoothing: NonNegative = Field(
         0.0, lt=1, description="Share of each training label that is spread over all classes."
     )
-    num_workers: Annotated[int, NoEffectOnNumbers()] = Field(
+    num_workers: Annotated[int, NoEffectOnNumbers(), UsedByPretraining()] = Field(
         4,
         ge=0,
         le=256,
@@ -145,7 +152,7 @@ class ConfigKeys(BaseModel):
             " memory; losses and their negatives still use the whole batch. null: the whole batch."
         ),
     )
-    activation_checkpointing: Annotated[bool, NoEffectOnNumbers()] = Field(
+    activation_checkpointing: Annotated[bool, NoEffectOnNumbers(), UsedByPretraining()] = Field(
         False,
         description=(
             "Recompute activations of the image encoder in the backward pass instead of storing "
@@ -171,20 +178,20 @@ class ConfigKeys(BaseModel):
     grad_clip_norm: Positive | None = Field(
         1.0, description="Maximum gradient norm over all parameters; null: no clipping."
     )
-    use_amp: bool = Field(
+    use_amp: Annotated[bool, UsedByPretraining()] = Field(
         True,
         description=(
             "Mixed precision on devices that benefit from it; logits and losses stay in float32."
         ),
     )
-    amp_dtype: Literal["auto", "bfloat16", "float16"] = Field(
+    amp_dtype: Annotated[Literal["auto", "bfloat16", "float16"], UsedByPretraining()] = Field(
         "auto",
         description=(
             "`auto`: bfloat16 on devices that support it and benefit from it, else float16 with "
             "scaling (GPUs) or float32 (CPUs)."
         ),
     )
-    compile: Annotated[Literal["auto"] | bool, NoEffectOnNumbers()] = Field(
+    compile: Annotated[Literal["auto"] | bool, NoEffectOnNumbers(), UsedByPretraining()] = Field(
         False,
         description=(
             "torch.compile for the image encoder. `auto`: on a GPU, in trainings of at least 10000 "
@@ -207,12 +214,14 @@ class ConfigKeys(BaseModel):
         description='Losses added to the main loss: names, or objects `{"type": …, "weight": …}`.',
     )
 
-    pretrain: Annotated[PretrainConfig | None, Section("Before the folds")] = Field(
-        None,
-        description=(
-            "Pre-train the image encoder without labels: an object with `loss`, `images`, `epochs` "
-            "and more. null: no pre-training."
-        ),
+    pretrain: Annotated[PretrainConfig | None, Section("Before the folds"), UsedByPretraining()] = (
+        Field(
+            None,
+            description=(
+                "Pre-train the image encoder without labels: an object with `loss`, `images`, "
+                "`epochs` and more. null: no pre-training."
+            ),
+        )
     )
 
     use_weighted_sampling: Annotated[bool, Section("Imbalance")] = Field(
@@ -254,7 +263,9 @@ class ConfigKeys(BaseModel):
             "Regular expression on the file name; images with equal first group stay in one fold."
         ),
     )
-    random_state: int = Field(42, ge=0, le=2**32 - 1, description="Seed of folds and training.")
+    random_state: Annotated[int, UsedByPretraining()] = Field(
+        42, ge=0, le=2**32 - 1, description="Seed of folds and training."
+    )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Epochs without improvement before a fold stops; null: never."
     )
@@ -265,7 +276,7 @@ class ConfigKeys(BaseModel):
         "val_loss", description="Metric that early stopping and the best checkpoint use."
     )
     save_best: bool = Field(True, description="Write `checkpoint_best.pth`.")
-    gpu_id: Annotated[int | str | None, NoEffectOnNumbers()] = Field(
+    gpu_id: Annotated[int | str | None, NoEffectOnNumbers(), UsedByPretraining()] = Field(
         None, description="Run this config on this device only."
     )
     gpus_per_task: Annotated[int, NoEffectOnNumbers()] = Field(
@@ -323,8 +334,16 @@ class ConfigKeys(BaseModel):
 
 def keys_without_effect() -> frozenset[str]:
     """Keys that never change a trained number."""
+    return _marked(NoEffectOnNumbers)
+
+
+def keys_of_pretraining() -> frozenset[str]:
+    """Keys that a pre-training takes over."""
+    return _marked(UsedByPretraining)
+
+
+def _marked(mark: type[object]) -> frozenset[str]:
+    fields = ConfigKeys.model_fields.items()
     return frozenset(
-        key
-        for key, field in ConfigKeys.model_fields.items()
-        if any(isinstance(mark, NoEffectOnNumbers) for mark in field.metadata)
+        key for key, field in fields if any(isinstance(one, mark) for one in field.metadata)
     )

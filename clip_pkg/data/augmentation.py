@@ -1,11 +1,11 @@
-"""Stored pixels → what the encoder sees: crops, flips, brightness and contrast, normalisation.
+"""Stored pixels → encoder inputs: crops, flips, brightness and contrast, normalisation.
 
-Legend: B images, S side of the stored square, H side of what the encoder sees (H ≤ S), 3 channels.
+Legend: B images, S size of the stored squares, H size of the encoder's inputs (H ≤ S), 3 channels.
 
-All images of a batch are worked on at once, where they are (CPU or GPU). Every image has its own
-parameters, made from its own row of uniform numbers, so that they depend on nothing else in the
-batch. Brightness and contrast follow torchvision's `adjust_brightness` and `adjust_contrast` on
-float images, in this order; values stay within [0, 1] after each.
+Processes whole batches on their device (CPU or GPU). The parameters of an image come from its own
+row of uniform numbers, and so do not depend on the rest of the batch. Brightness and contrast
+follow torchvision's `adjust_brightness` and `adjust_contrast` on float images, in this order;
+values stay within [0, 1] after each.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from clip_pkg.data.pixel_store import store_size
 
 PolicyName: TypeAlias = Literal["none", "minimal", "standard"]
 
-# Meaning of the columns of `uniforms`. All are drawn whatever the policy, so that two configs with
-# one seed see the same crops even if only one of them flips.
+# Columns of `uniforms`. All are drawn under every policy, so that two configs with the same seed
+# have the same crops even if only one of them flips.
 CROP_TOP, CROP_LEFT, FLIP_HORIZONTAL, FLIP_VERTICAL, BRIGHTNESS, CONTRAST = range(6)
 DRAWS = 6
 
@@ -35,10 +35,10 @@ GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # luma of ITU-R BT.601, with torchvision'
 
 @dataclass(frozen=True)
 class Placement:
-    """Where each image is cut and how it is turned; tensors [B] on the device of the images.
+    """Crop and flips of each image; tensors [B] on the device of the images.
 
     top, left: int64, first row and column of the crop in the stored square, in pixels.
-    mirrored: left and right swapped. upside_down: top and bottom swapped. Both bool.
+    mirrored: left and right swapped. upside_down: top and bottom swapped; both bool.
     """
 
     top: Tensor
@@ -48,7 +48,7 @@ class Placement:
 
 
 class Views(Protocol):
-    """What becomes of stored images before a model gets them: one way to train, one to evaluate."""
+    """Transforms stored images to model inputs, for training and for evaluation."""
 
     @property
     def img_size(self) -> int:
@@ -56,22 +56,22 @@ class Views(Protocol):
         ...
 
     def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        """Views of a batch, made with a row of uniform numbers [DRAWS] per image."""
+        """Random view of each image, from a row of uniform numbers [DRAWS] per image."""
         ...
 
     def evaluate(self, images: Tensor) -> Tensor:
-        """The one view of each image that nothing varies."""
+        """Fixed view of each image."""
         ...
 
 
 class Augmentation:
-    """The transforms of one config: `train` draws, `evaluate` does not.
+    """The transforms of one config: random in `train`, fixed in `evaluate`.
 
     policy: `standard` crops a random H×H square from the stored one and varies brightness and
         contrast by ±20 %; `none` and `minimal` do neither.
     img_size: H, pixels. mean, std: [3] of the encoder, for pixel values in [0, 1].
     horizontal_flip, vertical_flip: applied to half of the images each.
-    memory_format: of the result; its shape is [B, 3, H, H] in any.
+    memory_format: of the result, whose shape is always [B, 3, H, H].
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Augmentation:
 
     @property
     def varies(self) -> bool:
-        """Whether an image looks different from one epoch to the next."""
+        """Whether the view of an image differs between epochs."""
         return self.crops or self.jitters or self.horizontal_flip or self.vertical_flip
 
     def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
@@ -121,9 +121,11 @@ class Augmentation:
         return result.sub_(self._mean).div_(self._std)
 
     def placement(self, uniforms: Tensor) -> Placement:
-        """Crop offsets, uniform over all places, and flips of each image."""
+        """Crop offsets, uniform over all positions, and flips of each image."""
         places = self.store_size - self.img_size + 1
-        offsets = (uniforms[:, [CROP_TOP, CROP_LEFT]] * places).long()  # 0 where there is one place
+        offsets = (
+            uniforms[:, [CROP_TOP, CROP_LEFT]] * places
+        ).long()  # 0 if there is only one position
         flips = uniforms[:, [FLIP_HORIZONTAL, FLIP_VERTICAL]] < FLIP_PROBABILITY
         return Placement(
             top=offsets[:, 0],
@@ -138,35 +140,32 @@ class Augmentation:
         assert images.shape[1:] == expected, f"images {tuple(images.shape[1:])}, need {expected}"
 
     def _per_row(self, values: Sequence[float], device: torch.device | str) -> Tensor:
-        """Spread [3] over one row of pixels, [1, 3, 1, H].
+        """Repeat [3] over one row of pixels: [1, 3, 1, H].
 
-        Laid out like the images, so that elementwise operations run over whole rows: on a CPU 5
+        In the layout of the images, so that elementwise operations run over whole rows: on a CPU, 5
         times faster than broadcasting a last dimension of 3.
         """
         row = torch.tensor(values, dtype=torch.float32, device=device).repeat(self.img_size, 1)
         return row.T[None, :, None, :].contiguous(memory_format=self._format)
 
     def _floats(self, pixels: Tensor) -> Tensor:
-        """[B, H, H, 3] in 0..255 → new [B, 3, H, H] in [0, 1], in the memory format asked for."""
+        """[B, H, H, 3] in 0..255 → new [B, 3, H, H] in [0, 1], in the configured memory format."""
         planes = pixels.permute(0, 3, 1, 2)
         return planes.to(torch.float32, memory_format=self._format, copy=True).div_(255)
 
     def _jitter_(self, images: Tensor, brightness: Tensor, contrast: Tensor) -> None:
-        """Vary images in [0, 1] in place, by a pair of factors [B] per image."""
+        """Apply brightness and contrast factors [B] to images in [0, 1], in place."""
         images.mul_(brightness[:, None, None, None]).clamp_(0, 1)
-        # No matrix product: it would run in half precision where the caller has autocast on.
+        # Not a matrix product, which would run in half precision under autocast.
         grey = (images.mean(dim=(2, 3)) * self._grey).sum(dim=1)
         shift = (1 - contrast) * grey
         images.mul_(contrast[:, None, None, None]).add_(shift[:, None, None, None]).clamp_(0, 1)
 
 
 def cut(images: Tensor, placement: Placement, size: int) -> Tensor:
-    """Cut a size×size square out of each image and turn it: [B, S, S, 3] → [B, size, size, 3].
-
-    Pixels are copied, never interpolated.
-    """
-    # 32 images, 256 → 224 pixels, one core: slices 1 ms, index arrays 16 ms. On a GPU the slices
-    # would cost two launches per image and a wait for the offsets.
+    """Crop and flip each image: [B, S, S, 3] → [B, size, size, 3]; pixels are not interpolated."""
+    # 32 images, 256 → 224 pixels, one core: slices 1 ms, index arrays 16 ms. On a GPU, slices would
+    # cost two launches per image and a synchronisation for the offsets.
     return (_cut_by_slices if images.is_cpu else _cut_by_index)(images, placement, size)
 
 
@@ -191,10 +190,10 @@ def _cut_by_index(images: Tensor, placement: Placement, size: int) -> Tensor:
 
 
 class LabelMixing:
-    """What happens to a training batch after its images were augmented.
+    """Mixup, CutMix and label smoothing of an augmented training batch.
 
-    mixup_alpha, cutmix_alpha: parameters of the Beta distributions that shares are drawn from, 0
-    for none; with both, each batch gets one of them. label_smoothing: share of every label that is
+    mixup_alpha, cutmix_alpha: parameters of the Beta distributions of the shares, 0 for none; with
+    both, each batch gets one of them at random. label_smoothing: share of every label that is
     spread over all classes. Draws from torch's global generator.
     """
 

@@ -1,7 +1,7 @@
-"""Batches on the device: the training fold in a drawn order, augmented; a validation fold whole.
+"""Batches on the device: training images in random order, augmented; validation images in order.
 
-Legend: N images of the manifest, M images of the fold's side, B images of a batch, H side of what
-the encoder sees, C classes.
+Legend: N images of the manifest, M images of the fold's split, B images of a batch, H size of the
+encoder's inputs, C classes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from clip_pkg.data.sampling import (
     uniforms,
 )
 
-EVALUATION_FACTOR = 4  # evaluation keeps no activations for gradients
-# But large images need a bound, in pixels per batch. On a CPU only small images gain by larger
-# batches (resnet18, one core, 128 instead of 32: 26 % faster at 32 pixels, slower at 224), and
-# tensors beyond 32 MiB come from the system anew each time.
+EVALUATION_FACTOR = 4  # evaluation stores no activations for gradients
+# Maximum pixels per evaluation batch. On a CPU, only small images benefit from larger batches
+# (resnet18, one core, 128 instead of 32: 26 % faster at 32 pixels, slower at 224), and tensors of
+# more than 32 MiB are allocated from the system each time.
 EVALUATION_PIXELS_CPU = 32 * 224 * 224
 EVALUATION_PIXELS = 256 * 224 * 224
 
@@ -43,7 +43,7 @@ AnyBatches = TypeVar("AnyBatches", bound="TrainBatches | EvalBatches")
 class Batch:
     """One batch, all on the device.
 
-    images: float32 [B, 3, H, H], normalised, or what a frozen encoder made of them, [B, F].
+    images: float32 [B, 3, H, H], normalised, or features of a frozen encoder, [B, F].
     targets: int64 [B], classes. index: int64 [B], positions in the manifest.
     """
 
@@ -53,13 +53,12 @@ class Batch:
 
 
 class TrainBatches:
-    """The training side of a fold; each `epoch(number)` is a function of (seed, fold, number).
+    """Training batches of a fold; each `epoch(number)` is a function of (seed, fold, number).
 
     source: pixels of all N images. labels: int64 [N], classes of all images. indices: int64 [M],
         the fold's training images. weights: float64 [C], sampling weights; None shuffles.
-    Batches are exactly as the order makes them: same images, crops and flips on any device and
-    after any interruption. An image that weighted sampling draws again within an epoch gets new
-    crops and flips each time.
+    Images, crops and flips are the same on any device and after any interruption. An image that
+    weighted sampling draws several times in an epoch gets new crops and flips each time.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class TrainBatches:
         self._weights = weights
 
     def of(self, source: PixelSource, augmentation: Views) -> Self:
-        """The same batches of the same images, from another source."""
+        """The same batches from another source and augmentation."""
         return _from_source(self, source, augmentation)
 
     def __len__(self) -> int:
@@ -109,19 +108,19 @@ class TrainBatches:
         """Batches of epoch `number`, which counts from 1."""
         order = self.order(number)
         index = self._indices[order]
-        # An image's n-th view in the epoch has numbers of its own.
+        # The n-th view of an image in the epoch has its own random numbers.
         views = index + len(self._labels) * occurrences(order)
         key = StreamKey(self._seed, self._fold, number, "augmentation")
         draws = torch.from_numpy(uniforms(key, views, DRAWS)).to(self._source.device)
         pieces = _pieces(self._source, self._labels, index, self.batch_size)
-        parts = zip(torch.split(draws, self.batch_size), pieces, strict=True)
-        for draw, (pixels, targets, positions) in parts:
+        pairs = zip(torch.split(draws, self.batch_size), pieces, strict=True)
+        for draw, (pixels, targets, positions) in pairs:
             yield Batch(self._augmentation.train(pixels, draw), targets, positions)
 
     def exposure(self, epochs: int) -> Exposure:
-        """How often each of the M images was shown in the epochs 1 … `epochs`.
+        """How often each of the M images was shown in epochs 1 … `epochs`.
 
-        Recomputed from the orders, so there is no counter to save when a run is interrupted.
+        Recomputed from the orders, so that interrupted runs need no saved counter.
         """
         exposure = Exposure(np.zeros(len(self._indices), dtype=np.int64))
         for number in range(1, epochs + 1):
@@ -130,10 +129,10 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Every image of `indices` [M] once, in that order; iterate as often as needed.
+    """Every image of `indices` [M] once, in that order; can be iterated repeatedly.
 
-    batch_size: the training batch size; evaluation may take more at once. most: but never more
-    than so many, where memory is known to be short.
+    batch_size: the training batch size; evaluation batches may be larger. most: maximum size, if
+    memory is known to be short.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class EvalBatches:
         return self._indices
 
     def of(self, source: PixelSource, augmentation: Views) -> Self:
-        """The same batches of the same images, from another source."""
+        """The same batches from another source and augmentation."""
         return _from_source(self, source, augmentation)
 
     def __len__(self) -> int:
@@ -173,7 +172,7 @@ class EvalBatches:
 
 
 def evaluation_batch_size(batch_size: int, img_size: int, device_type: str) -> int:
-    """Up to four times the training batch size where that pays, never less than it."""
+    """Up to four times the training batch size where that is faster, never less than it."""
     pixels = EVALUATION_PIXELS_CPU if device_type == "cpu" else EVALUATION_PIXELS
     return max(batch_size, min(EVALUATION_FACTOR * batch_size, pixels // img_size**2))
 
@@ -189,7 +188,7 @@ def _pieces(
     source: PixelSource, labels: NDArray[np.int64], index: NDArray[np.int64], size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Pixels, targets and manifest positions of each batch, on the device."""
-    # Copied to the device once per pass, cut up there: a copy per batch would make the host wait.
+    # One copy to the device per pass: a copy per batch would make the host wait.
     targets = torch.tensor(labels[index], device=source.device)
     positions = torch.tensor(index, device=source.device)
     pixels = source.stream(index, size)

@@ -1,4 +1,4 @@
-"""Numbers of bytes, as people write them: 50GB, 500MiB."""
+"""The cache folder of pixel stores and text features: locks, size limit, removal of old files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parse_bytes(text: str) -> int:
     """
     found = WRITTEN.fullmatch(text.strip())
     if found is None or (found[3] and not found[2]):
-        raise ValueError(f"{text!r} is no size such as 50GB, 500MiB or 0")
+        raise ValueError(f"{text!r} is not a size such as 50GB, 500MiB or 0")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** POWERS[(found[2] or "").lower()])
 
@@ -44,23 +44,23 @@ def shown_bytes(count: int) -> str:
     return f"{count / 1000**power:.1f} {UNITS[power - 1]}"
 
 
-SPACE_TO_LEAVE = 64 * 2**20  # bytes that a store leaves free on the disk, for logs and checkpoints
-# Names of what holds numbers, and of what may be beside it.
+MIN_FREE_BYTES = 64 * 2**20  # left free on the disk for logs and checkpoints
+# Patterns of data files, each with patterns of files that may accompany it.
 KINDS = {"pixels-*.npy": ("pixels-*.json",), "texts-*.safetensors": ()}
 
 Notify: TypeAlias = Callable[[str], None]  # one sentence for the user
 
 
 class NoRoom(UserError):
-    """A file of the cache does not fit onto the disk, or into what the user allows."""
+    """A file does not fit on the disk or into the cache limit."""
 
 
 @dataclass(frozen=True)
 class CachedEntry:
-    """A pixel store or text features in the folder, or what is there of them.
+    """A pixel store or text features in the folder, possibly incomplete.
 
-    path: the file that holds the numbers. files: all there are. size: bytes of the numbers. used:
-    when it was opened last, in seconds since 1970.
+    path: the data file. files: all existing files. size: bytes of data. used: time of the last use,
+    in seconds since 1970.
     """
 
     path: Path
@@ -70,17 +70,17 @@ class CachedEntry:
 
 
 def cached_entries(folder: Path) -> list[CachedEntry]:
-    """List what the folder holds, the least recently used first."""
-    parts: dict[Path, list[Path]] = {}
+    """Entries of the folder, the least recently used first."""
+    found: dict[Path, list[Path]] = {}
     for name, beside in KINDS.items():
         suffix = Path(name).suffix
         for file in (file for pattern in (name, *beside) for file in folder.glob(pattern)):
-            parts.setdefault(file.with_suffix(suffix), []).append(file)
-        for file in folder.glob(f".{name}.*.tmp"):  # is being built, or its builder was killed
+            found.setdefault(file.with_suffix(suffix), []).append(file)
+        for file in folder.glob(f".{name}.*.tmp"):  # being built, or left by a killed builder
             stem, _, _ = file.name.removeprefix(".").partition(f"{suffix}.")
-            parts.setdefault(folder / f"{stem}{suffix}", []).append(file)
+            found.setdefault(folder / f"{stem}{suffix}", []).append(file)
     entries = []
-    for path, files in parts.items():
+    for path, files in found.items():
         states = {file: status for file in files if (status := _status(file)) is not None}
         if states:
             used = max(status.st_mtime for status in states.values())
@@ -90,7 +90,7 @@ def cached_entries(folder: Path) -> list[CachedEntry]:
 
 
 def _status(file: Path) -> os.stat_result | None:
-    """State of a file that another process may remove at any time."""
+    """`stat` of a file that another process may remove at any time; None if it is gone."""
     try:
         return file.stat()
     except FileNotFoundError:
@@ -98,39 +98,39 @@ def _status(file: Path) -> os.stat_result | None:
 
 
 def opened_store(path: Path) -> BinaryIO:
-    """Open a store's `.npy` file; nobody removes it as long as the file is open.
+    """Open the `.npy` file of a store, which is not removed while the file is open.
 
-    Raises OSError if it is not there.
+    Raises OSError if it does not exist.
     """
     stream = path.open("rb")
-    # Where files cannot be locked, nobody can lock this one to remove it either.
+    # Without file locks, no process can lock the file to remove it either.
     with contextlib.suppress(OSError):
         fcntl.flock(stream, fcntl.LOCK_SH)
-    with contextlib.suppress(OSError):  # a folder that may only be read keeps its times
+    with contextlib.suppress(OSError):  # read-only folders keep their times
         os.utime(path.with_suffix(".json"))
     return stream
 
 
 def is_there(stream: BinaryIO, path: Path) -> bool:
-    """Whether an open file still is the one at `path`."""
+    """Whether an open file is still the one at `path`."""
     status = _status(path)
     return status is not None and os.path.samestat(os.fstat(stream.fileno()), status)
 
 
 def builder_lock(path: Path) -> FileLock:
-    """Lock of whoever builds, or removes, what is at `path`."""
+    """Lock for building or removing the file at `path`."""
     return FileLock(path.with_suffix(".lock"))
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what killed builders of `path` left; the caller holds the `builder_lock`."""
+    """Remove temporary files of killed builders of `path`; requires the `builder_lock`."""
     for leftover in path.parent.glob(f".{path.stem}.*.tmp"):
         leftover.unlink()
 
 
 @contextmanager
 def sole_changer(folder: Path) -> Iterator[None]:
-    """Hold the folder while its files are counted and room is taken; never for long."""
+    """Lock the folder while its files are counted and space is reserved; only briefly."""
     with FileLock(folder / "pixels.lock"):
         yield
 
@@ -138,25 +138,22 @@ def sole_changer(folder: Path) -> Iterator[None]:
 def room_for(
     path: Path, needed: int, *, limit: int | None, kept: Collection[Path], say: Notify
 ) -> None:
-    """Make room for what is to be at `path`, and tell what went for it.
-
-    As `make_room`, which says who calls it and what it raises.
-    """
+    """`make_room` for a file at `path`; reports what was removed."""
     removed = make_room(path.parent, needed, limit=limit, kept={path, *kept})
     if removed:
-        assert limit is not None, "only a limit makes files go"
+        assert limit is not None, "files are removed only to keep a limit"
         names = ", ".join(f"{entry.path.name} ({shown_bytes(entry.size)})" for entry in removed)
-        say(f"removed, to keep the cache within {shown_bytes(limit)}: {names}")
+        say(f"removed to keep the cache within {shown_bytes(limit)}: {names}")
 
 
 def make_room(
     folder: Path, needed: int, *, limit: int | None, kept: Collection[Path]
 ) -> tuple[CachedEntry, ...]:
-    """Remove what was not used for the longest time until `needed` bytes more are within `limit`.
+    """Remove the least recently used entries until `needed` more bytes are within `limit`.
 
-    What is in `kept` stays, and stores that any process has open. With `needed` = 0 as much goes as
-    can; otherwise nothing does unless it helps. The caller is the `sole_changer`. Returns what was
-    removed; raises NoRoom.
+    Entries in `kept` and entries that any process has open stay. With `needed` = 0, removes as much
+    as possible; otherwise nothing unless that makes enough room. Requires the lock `sole_changer`.
+    Returns the removed entries; raises NoRoom.
     """
     entries = cached_entries(folder)
     taken = sum(entry.size for entry in entries)
@@ -173,7 +170,7 @@ def make_room(
             freed = sum(entry.size for entry in removed)
             _check(folder, needed, limit, excess=excess, others=taken - freed, freed=freed)
         for entry in removed:
-            # The record first: pixels without one are not read.
+            # The record first: pixels without a record are not read.
             for file in sorted(entry.files, key=lambda file: file.suffix != ".json"):
                 file.unlink(missing_ok=True)
     return tuple(removed)
@@ -183,26 +180,26 @@ def _check(
     folder: Path, needed: int, limit: int | None, *, excess: int, others: int, freed: int
 ) -> None:
     if limit is not None and excess > 0:
-        beside = f" beside {shown_bytes(others)} that are in use" if others else ""
+        beside = f" in addition to {shown_bytes(others)} in use" if others else ""
         raise NoRoom(
-            f"they need {shown_bytes(needed)}{beside}, the cache limit is {shown_bytes(limit)}"
+            f"they need {shown_bytes(needed)}{beside}, but the cache limit is {shown_bytes(limit)}"
         )
     free = shutil.disk_usage(folder).free + freed
-    if free < needed + SPACE_TO_LEAVE:
+    if free < needed + MIN_FREE_BYTES:
         raise NoRoom(
-            f"{folder} needs {needed + SPACE_TO_LEAVE:,} bytes for them, {free:,} are free"
+            f"{folder} needs {needed + MIN_FREE_BYTES:,} bytes for them, but only {free:,} are free"
         )
 
 
 def _locked(entry: CachedEntry, locks: ExitStack) -> bool:
-    """Lock an entry for removal, until `locks` are left; False if somebody builds or uses it."""
+    """Lock an entry for removal until `locks` exit; False if a process builds or uses it."""
     with ExitStack() as mine:
         try:
             mine.enter_context(_at_once(builder_lock(entry.path)))
             if entry.path in entry.files:
                 stream = mine.enter_context(entry.path.open("r+b"))
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (Timeout, OSError):  # in use; or another user's, or not to be locked at all
+        except (Timeout, OSError):  # in use, another user's, or on a file system without locks
             return False
         locks.enter_context(mine.pop_all())
         return True

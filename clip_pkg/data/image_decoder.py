@@ -1,9 +1,12 @@
-"""Images decoded when they are needed, a few batches ahead: what there is where no store fits.
+"""Decodes images during training, a few batches ahead, if no pixel store fits on the disk.
 
-Legend: N images of the manifest, B images of a batch, S side of the square in pixels.
+Legend: N images of the manifest, B images of a batch, S width and height of the squares in pixels.
 
-The pixels are those of a store, made by the same function from files with the same digest. Files
-are addressed by their place in the manifest, so nothing is kept per image. No torch here.
+The pixels equal those of a store: the same function decodes files with the same digest. The
+decoding processes import no torch, start in a fraction of a second and serve all passes of a fold;
+they ignore signals that are meant for the trainer, which finishes its epoch first. torch's
+DataLoader would need a torch import per worker, its own signal handling, and new workers for each
+pass.
 """
 
 from __future__ import annotations
@@ -33,21 +36,21 @@ from clip_pkg.base.errors import DataError
 from clip_pkg.data.pixel_blocks import square
 from clip_pkg.study.manifest import Manifest
 
-# What asks for an end may reach all processes of a terminal or of a cluster's job. The one that
-# decodes for a fold goes on until the fold needs it no more.
-FOR_THE_STARTER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Terminals and clusters send these to all processes of a job. A decoding process ignores them and
+# ends when the trainer closes its input.
+SIGNALS_FOR_THE_TRAINER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_TO_END = 5.0
 
 
 class DecodeProcess:
-    """One such process, as the one that started it sees it; for one thread at a time."""
+    """Handle of a decoding process; one thread may use it at a time."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "clip_pkg.data.image_decoder"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Importable there whatever made it importable here.
+            # The package is importable there however it became importable here.
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
@@ -55,36 +58,36 @@ class DecodeProcess:
     def fill(
         self, pixels: NDArray[np.uint8], files: Sequence[Path], digests: Sequence[str]
     ) -> None:
-        """Decode B files into `pixels` [B, S, S, 3]; digests: sha256 (hex) of what is in them.
+        """Decode B files into `pixels` [B, S, S, 3]; digests: their expected sha256 (hex).
 
         Raises DataError naming the file that changed or cannot be decoded; ChildProcessError if the
-        process is gone.
+        process was killed.
         """
-        requests, answers = self._process.stdin, self._process.stdout
+        requests, replies = self._process.stdin, self._process.stdout
         assert requests is not None, "a pipe"
-        assert answers is not None, "a pipe"
+        assert replies is not None, "a pipe"
         images = [[str(file), digest] for file, digest in zip(files, digests, strict=True)]
         try:
             requests.write(json.dumps([pixels.shape[1], images]).encode("ascii") + b"\n")
             requests.flush()
-            problem = json.loads(answers.readline() or b"{}")
+            problem = json.loads(replies.readline() or b"{}")
             room = memoryview(pixels.reshape(-1).data)
             while problem is None and room:
-                if not (count := answers.readinto(room)):  # type: ignore[attr-defined]
+                if not (count := replies.readinto(room)):  # type: ignore[attr-defined]
                     raise EOFError
                 room = room[count:]
         except (BrokenPipeError, EOFError):
             problem = {}
         if problem == {}:
             raise ChildProcessError(
-                "a process that decodes images was killed, as happens when memory runs out; lower "
+                "a process that decodes images was killed, probably because memory ran out; lower "
                 f"`num_workers` (exit code {self._process.wait()})"
             )
         if problem is not None:
             raise DataError(problem)
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         try:
             self._process.communicate(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
@@ -93,15 +96,15 @@ class DecodeProcess:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    for number in FOR_THE_STARTER:
+    """Reply to requests until the input ends."""
+    for number in SIGNALS_FOR_THE_TRAINER:
         signal.signal(number, signal.SIG_IGN)
-    # What Pillow warns of was said when the images were checked.
+    # The check of the images has reported what Pillow warns about.
     warnings.filterwarnings("ignore", module="PIL")
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    with os.fdopen(os.dup(1), "wb") as answers, contextlib.suppress(BrokenPipeError):
-        os.dup2(2, 1)  # only answers go there
+    with os.fdopen(os.dup(1), "wb") as replies, contextlib.suppress(BrokenPipeError):
+        os.dup2(2, 1)  # keeps anything else out of the replies
         while True:
             size, images = json.loads(requests.get())
             pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
@@ -109,15 +112,15 @@ def main() -> None:
                 for row, (file, digest) in enumerate(images):
                     pixels[row] = square(Path(file), digest, size)
             except DataError as error:
-                answers.write(json.dumps(str(error)).encode("ascii") + b"\n")
+                replies.write(json.dumps(str(error)).encode("ascii") + b"\n")
             else:
-                answers.write(b"null\n")
-                answers.write(pixels.data)
-            answers.flush()
+                replies.write(b"null\n")
+                replies.write(pixels.data)
+            replies.flush()
 
 
 def _listen(requests: queue.SimpleQueue[bytes]) -> None:
-    """Read requests; whoever made them is gone when the input ends."""
+    """Queue requests; end this process when the input ends, because the trainer has ended."""
     with open(0, "rb", closefd=False) as stream:
         for line in stream:
             requests.put(line)
@@ -129,34 +132,34 @@ if __name__ == "__main__":
 
 
 BATCHES_AHEAD = 2
-MOST_AT_ONCE = 32  # images that one process gets at a time
+MAX_IMAGES_PER_REQUEST = 32
 
 Chunk: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class _Begun:
-    """A batch that is being decoded: pixels [B, S, S, 3], whole when all parts are done."""
+class _PendingBatch:
+    """A batch that is being decoded: pixels [B, S, S, 3], complete when all requests are."""
 
     pixels: NDArray[np.uint8]
-    parts: list[Future[None]]
+    requests: list[Future[None]]
 
-    def whole(self) -> NDArray[np.uint8]:
-        for part in self.parts:
-            part.result()
+    def result(self) -> NDArray[np.uint8]:
+        for request in self.requests:
+            request.result()
         return self.pixels
 
     def cancel(self) -> None:
-        for part in self.parts:
-            part.cancel()
+        for request in self.requests:
+            request.cancel()
 
 
 class ImageDecoder:
     """Decodes images of a manifest to squares.
 
-    manifest: the N images. size: S, pixels; see `store_size`. workers: processes that decode, each
-    watched over by a thread; with 0 this process does, when a batch is asked for. They start with
-    the first batch and live until `close`.
+    manifest: the N images. size: S, pixels; see `store_size`. workers: decoding processes, each
+    with a thread here; with 0, this process decodes each batch when it is requested. The processes
+    start with the first batch and run until `close`.
     """
 
     def __init__(self, manifest: Manifest, size: int, *, workers: int) -> None:
@@ -168,10 +171,10 @@ class ImageDecoder:
         self._idle: SimpleQueue[DecodeProcess] = SimpleQueue()
 
     def batches(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.uint8]]:
-        """Images at each of `chunks` [B]: uint8 [B, S, S, 3], one after another.
+        """Images at each of `chunks` [B]: uint8 [B, S, S, 3], in order.
 
-        Raises DataError naming the image that changed or cannot be decoded; ChildProcessError when
-        a process that decodes was killed.
+        Raises DataError naming the image that changed or cannot be decoded; ChildProcessError if a
+        decoding process was killed.
         """
         return self._ahead(chunks) if self._workers else map(self._here, chunks)
 
@@ -198,14 +201,14 @@ class ImageDecoder:
     def _ahead(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.uint8]]:
         threads = self._started()
         waiting = iter(chunks)
-        begun = deque(self._begin(threads, one) for one in islice(waiting, 1 + BATCHES_AHEAD))
+        pending = deque(self._start(threads, one) for one in islice(waiting, 1 + BATCHES_AHEAD))
         try:
-            while begun:
-                pixels = begun.popleft().whole()
-                begun.extend(self._begin(threads, one) for one in islice(waiting, 1))
+            while pending:
+                pixels = pending.popleft().result()
+                pending.extend(self._start(threads, one) for one in islice(waiting, 1))
                 yield pixels
         finally:
-            for batch in begun:
+            for batch in pending:
                 batch.cancel()
 
     def _started(self) -> ThreadPoolExecutor:
@@ -216,14 +219,14 @@ class ImageDecoder:
                 self._idle.put(self._processes[-1])
         return self._threads
 
-    def _begin(self, threads: ThreadPoolExecutor, chunk: Chunk) -> _Begun:
+    def _start(self, threads: ThreadPoolExecutor, chunk: Chunk) -> _PendingBatch:
         pixels = self._empty(chunk)
-        most = min(MOST_AT_ONCE, -(-len(chunk) // self._workers))
-        parts = [
-            threads.submit(self._fill, pixels[first : first + most], chunk[first : first + most])
-            for first in range(0, len(chunk), most)
+        count = min(MAX_IMAGES_PER_REQUEST, -(-len(chunk) // self._workers))
+        requests = [
+            threads.submit(self._fill, pixels[first : first + count], chunk[first : first + count])
+            for first in range(0, len(chunk), count)
         ]
-        return _Begun(pixels, parts)
+        return _PendingBatch(pixels, requests)
 
     def _fill(self, pixels: NDArray[np.uint8], chunk: Chunk) -> None:
         process = self._idle.get()

@@ -1,9 +1,9 @@
-"""Decoding images into their places of a pixel file; if it takes long, in several processes.
+"""Decodes images into a pixel file, in several processes if it takes long.
 
-Legend: N images, S side of the stored square in pixels, a block is a run of up to 32 images.
+Legend: N images, S width and height of the stored squares in pixels; a block is up to 32 images.
 
-No torch here: decoding processes should start fast and be small. They write their rows into the
-file themselves, so that no pixels pass between processes.
+No torch here: decoding processes start fast and stay small. They write their pixels into the file
+themselves, so that no pixels pass between processes.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ from clip_pkg.base.errors import DataError, shown
 from clip_pkg.study.decoding import decode, read_file
 
 IMAGES_PER_BLOCK = 32
-# Small sets are done before further processes have started.
-SECONDS_ALONE = 1.5
-BLOCKS_PER_PROCESS = 4  # in work or waiting for it
+SECONDS_ALONE = 1.5  # before further processes start; small image sets need none
+BLOCKS_PER_PROCESS = 4  # submitted at a time
 
 
 @dataclass(frozen=True)
 class Block:
-    """Images `first`, `first` + 1, … of a pixel file, and where their pixels go.
+    """Images `first`, `first` + 1, … of a pixel file, and the place of their pixels.
 
     files, digests: path and expected sha256 (hex) of each image. size: S.
-    target: the pixel file. offset: byte at which image `first` begins.
+    target: the pixel file. offset: byte of image `first`.
     """
 
     first: int
@@ -53,7 +52,7 @@ class Block:
 
 @dataclass(frozen=True)
 class FilledBlock:
-    """What is known of a block once it is in the file: its first image, length and CRC-32."""
+    """A block in the file: its first image, length and CRC-32."""
 
     first: int
     images: int
@@ -61,11 +60,11 @@ class FilledBlock:
 
 
 def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Resize [height, width, 3] to [size, size, 3]; the whole image, so its aspect ratio changes.
+    """Resize [height, width, 3] to [size, size, 3]; the aspect ratio is not kept.
 
-    Bicubic, with Pillow's antialiasing when it shrinks: it is what CLIP's and most of timm's
-    weights were trained on, and it overshoots less at hard edges (an implant on an X-ray) than
-    Lanczos, which rings, while a box filter blurs when enlarging is needed as well.
+    Bicubic, antialiased when shrinking, as in the training of CLIP's and most of timm's weights. At
+    sharp edges (an implant on an X-ray) it rings less than Lanczos; a box filter would blur
+    enlarged images.
     """
     if image.shape[:2] == (size, size):
         return image
@@ -76,10 +75,10 @@ def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[FilledBlock]:
     """Decode all blocks, in any order, with up to `workers` processes (0 and 1: this one).
 
-    Only a few blocks per process are asked for at a time.
+    Takes only a few blocks per process from `blocks` at a time.
 
-    Raises DataError naming the image that cannot be decoded or changed since it was listed; OSError
-    if the target cannot be written.
+    Raises DataError naming the image that changed or cannot be decoded; OSError if the target
+    cannot be written.
     """
     begin = time.monotonic()
     waiting = iter(blocks)
@@ -88,37 +87,37 @@ def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[FilledBloc
         if block is None:
             return
         yield fill(block)
-    begun = list(islice(waiting, workers * BLOCKS_PER_PROCESS))
-    if begun:
-        yield from _fill_in_processes(begun, waiting, min(workers, len(begun)))
+    first = list(islice(waiting, workers * BLOCKS_PER_PROCESS))
+    if first:
+        yield from _fill_in_processes(first, waiting, min(workers, len(first)))
 
 
 def _fill_in_processes(
     first: Iterable[Block], others: Iterator[Block], workers: int
 ) -> Iterator[FilledBlock]:
-    # Spawned, because a forked copy of a process with threads may hang in a lock.
+    # Spawned, because a forked copy of a process with threads can deadlock.
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_live_with_the_parent,
+        initializer=_end_with_parent,
     )
     try:
-        begun = {pool.submit(fill, block) for block in first}
-        while begun:
-            done, begun = wait(begun, return_when=FIRST_COMPLETED)
-            begun |= {pool.submit(fill, block) for block in islice(others, len(done))}
+        pending = {pool.submit(fill, block) for block in first}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            pending |= {pool.submit(fill, block) for block in islice(others, len(done))}
             yield from (one.result() for one in done)
     except BrokenProcessPool:
         raise DataError(
-            "a process that decodes images was killed, as happens when memory runs out; lower "
+            "a process that decodes images was killed, probably because memory ran out; lower "
             "`num_workers`"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _live_with_the_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however it ends."""
+def _end_with_parent() -> None:
+    """Ignore Ctrl-C, and end when the parent process ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a child process"
@@ -142,11 +141,13 @@ def fill(block: Block) -> FilledBlock:
 
 
 def square(file: Path, digest: str, size: int) -> NDArray[np.uint8]:
-    """Pixels [size, size, 3] of an image file, if it still has the bytes that were listed.
+    """Pixels [size, size, 3] of an image file with the digest `digest` (sha256, hex).
 
-    digest: sha256 (hex) of these. Raises DataError naming the file if it changed or is unreadable.
+    Raises DataError naming the file if it changed or cannot be decoded.
     """
     content = read_file(file)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(f"{shown(file)}: changed since the images were checked; start again")
+        raise DataError(
+            f"{shown(file)}: changed since the images were checked; run the command again"
+        )
     return squash(decode(content, file).pixels, size)

@@ -1,8 +1,8 @@
-"""Where a batch's pixels come from, by device and by how much fits on it.
+"""Sources of pixel batches: resident on the device, streamed to it, or in host memory.
 
-On the host they come from a pixel store or, where none fits, from an `ImageDecoder`.
+The host reads them from a pixel store or, if none fits, from an `ImageDecoder`.
 
-Legend: N images of the manifest, B images of a batch, S side of the stored square in pixels.
+Legend: N images of the manifest, B images of a batch, S width and height of stored squares, pixels.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from clip_pkg.data.pixel_store import PixelStore
 
-RESIDENT_SHARE = 0.25  # of the device's free memory that pixels may take by default
-UPLOAD_IMAGES = 1024  # images copied at once, so that the host holds little
+RESIDENT_SHARE = 0.25  # maximum share of the device's free memory for resident pixels
+UPLOAD_IMAGES = 1024  # images copied at once, to bound host memory
 
 Item = TypeVar("Item")
 
 
 class HostImages(Protocol):
-    """Pixels in the host's memory, of all N images: a `PixelStore` or an `ImageDecoder`."""
+    """Pixels of all N images in host memory: a `PixelStore` or an `ImageDecoder`."""
 
     @property
     def size(self) -> int:
@@ -33,36 +33,36 @@ class HostImages(Protocol):
         ...
 
     def batches(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
-        """Images at each of `chunks` [B]: uint8 [B, S, S, 3], arrays of their own."""
+        """Images at each of `chunks` [B]: uint8 [B, S, S, 3], new arrays."""
         ...
 
     def close(self) -> None:
-        """Let go of files and processes."""
+        """Release files and processes."""
         ...
 
 
 class PixelSource(Protocol):
-    """Pixels batch by batch, on one device."""
+    """Batches of pixels on one device."""
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Device of the batches."""
         ...
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-        """Images at the positions `order` in runs of `batch_size`: uint8 [B, S, S, 3] each."""
+        """Images at positions `order`, in batches of `batch_size`: uint8 [B, S, S, 3] each."""
         ...
 
     def close(self) -> None:
-        """Let go of files and processes."""
+        """Release files and processes."""
         ...
 
 
 class HostPixels:
-    """Taken from the host's memory as batches are asked for.
+    """Reads each batch from host memory when it is requested.
 
-    No thread reads a store ahead: 32 images of 256×256 pixels take 0.5 ms from the page cache,
-    against a second and more for a training step on a CPU.
+    No thread reads ahead: 32 images of 256×256 pixels take 0.5 ms from the page cache, a training
+    step on a CPU at least a second.
     """
 
     def __init__(self, images: HostImages, device: torch.device) -> None:
@@ -71,33 +71,31 @@ class HostPixels:
         self.close = images.close
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-        """See `PixelSource`."""
         for pixels in self._images.batches(_chunks(order, batch_size)):
             yield torch.from_numpy(pixels).to(self.device)
 
 
 class ResidentPixels:
-    """The whole store copied to the device once; a batch is an index operation there."""
+    """Copies the whole store to the device once; a batch is an index operation there."""
 
     def __init__(self, store: PixelStore, device: torch.device) -> None:
         self.device = device
         self._images = torch.empty(store.images.shape, dtype=torch.uint8, device=device)
         for first in range(0, len(store.images), UPLOAD_IMAGES):
-            part = np.array(store.images[first : first + UPLOAD_IMAGES])
-            self._images[first : first + UPLOAD_IMAGES] = torch.from_numpy(part)
+            images = np.array(store.images[first : first + UPLOAD_IMAGES])
+            self._images[first : first + UPLOAD_IMAGES] = torch.from_numpy(images)
         self.close = store.close
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-        """See `PixelSource`."""
-        # The order goes over once: a small copy per batch would make the host wait for the device.
+        # One copy of the order: a small copy per batch would make the host wait for the device.
         for chunk in torch.split(torch.tensor(order, device=self.device), batch_size):
             yield self._images[chunk]
 
 
 class StreamedPixels:
-    """Copied to a CUDA device batch by batch, each while the device works on the one before.
+    """Copies batches to a CUDA device, each while the device processes the previous one.
 
-    Two pinned buffers take turns; the copies run on a stream of their own.
+    Alternates between two pinned buffers; the copies run on a separate stream.
     """
 
     def __init__(self, images: HostImages, device: torch.device) -> None:
@@ -107,11 +105,10 @@ class StreamedPixels:
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-        """See `PixelSource`."""
         for pixels, copied in one_ahead(self._uploads(order, batch_size)):
             consumer = torch.cuda.current_stream(self.device)
             consumer.wait_event(copied)
-            pixels.record_stream(consumer)  # memory of one stream, used on another
+            pixels.record_stream(consumer)  # allocated on one stream, used on another
             yield pixels
 
     def _uploads(
@@ -137,10 +134,10 @@ class StreamedPixels:
 def open_pixels(
     images: HostImages, device: torch.device, *, resident: bool | None = None
 ) -> PixelSource:
-    """Choose the source for a device.
+    """Choose the source for a device; one source serves training and validation.
 
-    `resident`: whether to keep all pixels of a store on the device. None: on CUDA if they take at
-    most a quarter of its free memory, elsewhere not. One source serves all sides of a fold.
+    resident: whether to keep all pixels of a store on the device. None: only on CUDA, and if they
+    take at most a quarter of its free memory.
     """
     if isinstance(images, PixelStore):
         if resident is None:
@@ -151,12 +148,12 @@ def open_pixels(
 
 
 def fits(store: PixelStore, free_bytes: int) -> bool:
-    """Whether the store may be resident where `free_bytes` are free."""
+    """Whether a store may be resident on a device with `free_bytes` of free memory."""
     return store.images.nbytes <= RESIDENT_SHARE * free_bytes
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield the same items, each after its successor was made."""
+    """Yield the same items, each after the next one has been created."""
     iterator = iter(items)
     waiting = list(islice(iterator, 1))
     for following in iterator:

@@ -1,11 +1,11 @@
-"""Every image decoded once: a memory-mapped uint8 file that all folds, configs and processes share.
+"""Decoded images in a memory-mapped uint8 file that all folds, configs and processes share.
 
-Legend: N images in the manifest's order, S side of the stored square in pixels.
+Legend: N images in the manifest's order, S width and height of the stored squares in pixels.
 
-`pixels-<digest of the images>-<S>.npy` holds [N, S, S, 3]; the `.json` file beside it says what
-the pixels were made from and how, with a CRC-32 per block. A store is used only if all of that fits
-the manifest in hand, and made again otherwise. What a store holds follows from the bytes of the
-images alone: other labels or patients for the same images share it.
+`pixels-<digest of the images>-<S>.npy` holds [N, S, S, 3]; the `.json` file beside it records the
+images, how the pixels were made, and a CRC-32 per block. A store is used only if all of these match
+the manifest, and built again otherwise. Its content depends only on the bytes of the images: the
+same images with other labels or patients share it.
 
 No torch here: the launcher builds stores, and it does not import torch.
 """
@@ -25,19 +25,22 @@ import PIL
 from numpy.typing import NDArray
 
 from clip_pkg.base.errors import DataError
-from clip_pkg.data import pixel_blocks
 from clip_pkg.data.cache import opened_store
-from clip_pkg.study import decoding
 from clip_pkg.study.manifest import Manifest
 
-# How pixels come about; a store made in another way is made again. The modules' own text stands
-# for their version, because a number would be forgotten some day.
-RECIPE = {
+# Raised when `decode_image` or `squash` give other pixels than before; a test pins what they give.
+PIXELS_VERSION = 1
+# How the pixels of a store were made; a store made in another way is built again.
+RECIPE = {"pillow": PIL.__version__, "version": str(PIXELS_VERSION)}
+# Earlier stores name the digests of two source files instead. These have the pixels of version 1.
+EARLIER_RECIPE = {
     "pillow": PIL.__version__,
-    **{
-        module.__name__: hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
-        for module in (decoding, pixel_blocks)
-    },
+    "clip_pkg.planning.decoding": (
+        "73d9685ece86d66647c2f6af9be84248e8958d424db4970f0cc7fccf02e15e55"
+    ),
+    "clip_pkg.data.pixel_blocks": (
+        "01e6d10fff0390b47a19d24f78d5066a32dd0b8f6914790aea4e876aefff6271"
+    ),
 }
 
 
@@ -49,7 +52,7 @@ class StoreError(DataError):
 class StoreRecord:
     """The `.json` file of a store.
 
-    images: digest of the images, see `images_digest`. size: S. recipe: how pixels came about.
+    images: digest of the images, see `images_digest`. size: S. recipe: how the pixels were made.
     checksums: CRC-32 of each run of `images_per_block` images. file_bytes, modified_ns: length and
     modification time of the `.npy` file.
     """
@@ -67,8 +70,8 @@ class StoreRecord:
 class PixelStore:
     """An open store.
 
-    images: uint8 [N, S, S, 3], read-only, read from the disk as it is used. file: keeps it from
-    being removed as long as it is open, see `cache_files`.
+    images: uint8 [N, S, S, 3], read-only, read from disk when used. file: while it is open, the
+    store is not removed, see `cache`.
     """
 
     images: NDArray[np.uint8]
@@ -78,13 +81,14 @@ class PixelStore:
     def open(cls, path: Path, manifest: Manifest, *, verify: bool = False) -> PixelStore:
         """Open the `.npy` file at `path` if it holds the pixels of `manifest`.
 
-        Length, header and modification time are always checked; every byte with `verify`, and
-        when only the modification time differs (a copied folder). Raises StoreError.
+        Length, header and modification time are always checked; every byte with `verify`, or if
+        the modification time differs (a copied folder). Raises StoreError.
         """
         record = read_record(path)
-        made_from = (record.images, record.recipe)
-        if made_from != (images_digest(manifest), RECIPE):
-            raise StoreError(f"{path} was made from other images or in another way")
+        if record.images != images_digest(manifest):
+            raise StoreError(f"{path} was made from other images")
+        if record.recipe not in (RECIPE, EARLIER_RECIPE):
+            raise StoreError(f"{path} was made by another version of clip_pkg or Pillow")
         try:
             file = opened_store(path)
         except OSError as error:
@@ -107,8 +111,8 @@ class PixelStore:
         shape = (len(manifest.paths), record.size, record.size, 3)
         whole = status.st_size == record.file_bytes and images.shape == shape
         if not whole or images.dtype != np.uint8:
-            raise StoreError(f"{path} is damaged: it is not as long as it was written")
-        store = cls(np.asarray(images), file)  # the plain view indexes faster than np.memmap
+            raise StoreError(f"{path} is damaged: its length has changed")
+        store = cls(np.asarray(images), file)  # a plain array indexes faster than np.memmap
         if verify or status.st_mtime_ns != record.modified_ns:
             store._check_bytes(path, record)
         return store
@@ -123,7 +127,7 @@ class PixelStore:
         return map(self.gather, chunks)
 
     def close(self) -> None:
-        """Say that it may be removed; what has `images` can still read them."""
+        """Allow the store to be removed; existing references to `images` stay readable."""
         if self.file is not None:
             self.file.close()
 
@@ -140,22 +144,22 @@ class PixelStore:
 
 
 def store_size(img_size: int, policy: Literal["none", "minimal", "standard"]) -> int:
-    """S for an encoder that sees `img_size` pixels: room for random crops where the policy cuts."""
+    """S for an encoder with inputs of `img_size` pixels; larger for policies with random crops."""
     return round(img_size * 8 / 7) if policy == "standard" else img_size
 
 
 def images_digest(manifest: Manifest) -> str:
-    """Digest, hex, of the images' bytes in their order; labels, groups and names have no part."""
+    """Digest (hex) of the images' bytes in their order; independent of labels, groups, names."""
     return hashlib.sha256("\n".join(manifest.digests).encode("ascii")).hexdigest()
 
 
 def store_path(manifest: Manifest, size: int, cache_dir: Path) -> Path:
-    """Where the store of these images at this size is, or will be."""
+    """Path of the store of these images at this size."""
     return cache_dir / f"pixels-{images_digest(manifest)[:16]}-{size}.npy"
 
 
 def read_record(path: Path) -> StoreRecord:
-    """Read the record beside `path`."""
+    """Read the record beside `path`. Raises StoreError."""
     record_path = path.with_suffix(".json")
     try:
         value: dict[str, Any] = json.loads(record_path.read_text("utf-8"))

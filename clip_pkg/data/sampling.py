@@ -1,9 +1,9 @@
-"""Which training images an epoch shows, in which order, and how much a class weighs.
+"""Order of the training images in an epoch, and class weights.
 
-Legend: C classes, N images of the training fold. Weights and counts have no unit.
+Legend: C classes, N images of the training fold.
 
-Everything here concerns the training side only; validation is complete and in order. Orders are
-functions of (seed, fold, epoch), so a resumed run draws what the uninterrupted one would have.
+Concerns training images only; validation is complete and in order. Orders are functions of (seed,
+fold, epoch), so that a resumed run draws the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MANTISSA_SHIFT = np.uint64(11)  # 64 bits to the 53 that a float64 holds exactly
 
 
 class StreamKey(NamedTuple):
-    """Which numbers: those of `stream` ("augmentation", "order", …) in one epoch of one fold."""
+    """A stream of random numbers ("augmentation", "order", …) in one epoch of one fold."""
 
     seed: int
     fold: int
@@ -36,9 +36,9 @@ class StreamKey(NamedTuple):
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hash `parts` to an integer in [0, 2^63): equal in every process, version and machine.
+    """Hash `parts` to an integer in [0, 2^63), equal on every machine and in every process.
 
-    Meant for seeds of library generators, as in
+    For seeds of library generators, as in
     `generator.manual_seed(derive_seed(seed, fold, "initial weights"))`. 1 and "1" differ.
     """
     text = json.dumps([part if isinstance(part, str) else int(part) for part in parts])
@@ -50,8 +50,8 @@ def uniforms(
 ) -> NDArray[np.float64]:
     """Independent uniform numbers in [0, 1): `count` = R of them for each of B images, [B, R].
 
-    `image_index` [B] are integers ≥ 0. A row depends on the key and on its own index alone, and
-    the first numbers of a row do not depend on R.
+    `image_index` [B] are integers ≥ 0. A row depends only on the key and its own index; its first
+    numbers do not depend on R.
     """
     start = np.uint64(derive_seed(*key))
     states = _mix(start + (image_index.astype(np.uint64) + np.uint64(1)) * GAMMA)
@@ -118,7 +118,7 @@ def epoch_order(
     count = len(labels)
     if count < 2:
         raise DataError(
-            f"the training side of fold {fold} has {count} image{'' if count == 1 else 's'}; a "
+            f"the training split of fold {fold} has {count} image{'' if count == 1 else 's'}; a "
             "training step needs at least 2: add images or use fewer folds"
         )
     numbers = uniforms(StreamKey(seed, fold, epoch, "order"), np.arange(count), 1)[:, 0]

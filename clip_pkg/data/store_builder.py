@@ -1,4 +1,4 @@
-"""Builds pixel stores: decodes every image of a set once, if there is room for the result.
+"""Builds pixel stores: decodes every image of a set once, if the result fits on the disk.
 
 No torch here: the launcher builds stores, and it does not import torch.
 """
@@ -39,10 +39,10 @@ from clip_pkg.data.pixel_store import (
     images_digest,
     store_path,
 )
+from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.manifest import Manifest
 
-Progress = Callable[[int, int], None]  # images done, images in all
-Room = Callable[[Path, int], None]  # makes room for a store of so many bytes
+MakeRoom = Callable[[Path, int], None]  # makes room for a store of that many bytes
 
 
 def build_store(
@@ -53,29 +53,29 @@ def build_store(
     workers: int = 1,
     limit: int | None = None,
     kept: Collection[Path] = (),
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     notify: Notify | None = None,
 ) -> Path:
-    """Make sure that a whole, fitting store of `size`×`size` squares exists; returns its path.
+    """Make sure that a valid store of `size`×`size` squares exists; returns its path.
 
-    An existing one is read and checked to the last byte. One process builds, others wait for it.
+    An existing store is checked to the last byte. One process builds, others wait for it.
 
     Args:
-        manifest: The images; decoding checks that the files still have the listed bytes.
+        manifest: The images; files that have changed since then are an error.
         size: S, pixels; see `store_size`.
-        cache_dir: Folder of the stores, made if missing.
-        workers: Processes that decode; 0 and 1 mean this one.
-        limit: Bytes that all files of the cache may take; others are removed to make room.
-        kept: Stores that must not be removed for it, used or not.
-        progress: Called as images get done, not at all if there is nothing to do.
-        notify: Told why something is done again or waited for, and what was removed.
+        cache_dir: Folder of the stores; created if missing.
+        workers: Decoding processes; 0 and 1 mean this process.
+        limit: Maximum bytes of all files of the cache; other files are removed to make room.
+        kept: Stores that must not be removed.
+        progress: Called with (done, total) after each block; not if the store exists.
+        notify: Receives one sentence about each rebuild, wait and removal.
 
     Raises:
         DataError: An image cannot be decoded or has changed since the manifest was made.
-        NoRoom: The store does not fit onto the disk or into the limit.
+        NoRoom: The store does not fit on the disk or into the limit.
         UserError: The store cannot be written.
     """
-    assert len(manifest.paths) > 0, "a manifest without images"
+    assert len(manifest.paths) > 0, "the manifest has no images"
     path = store_path(manifest, size, cache_dir)
     say = notify or (lambda _: None)
     with _sentences_for_write_errors(path), _sole_builder(path, say):
@@ -88,13 +88,13 @@ def build_store(
                 _stay_within(limit, path, kept, say)
                 return path
         room = partial(room_for, limit=limit, kept=kept, say=say)
-        tell = progress or (lambda *_: None)
-        _build(manifest, size, path, workers=workers, room=room, progress=tell)
+        show = progress or (lambda *_: None)
+        _build(manifest, size, path, workers=workers, room=room, progress=show)
     return path
 
 
 def _build(
-    manifest: Manifest, size: int, path: Path, *, workers: int, room: Room, progress: Progress
+    manifest: Manifest, size: int, path: Path, *, workers: int, room: MakeRoom, progress: OnProgress
 ) -> None:
     """Write the store; the caller holds the lock."""
     remove_unfinished(path)
@@ -111,7 +111,7 @@ def _build(
             stream = stack.enter_context(replacing(path))
             stream.write(header)
             stream.flush()
-            # At once as long as it will be: others who look for room are to know.
+            # Full length from the start, so that others see the space as taken.
             os.truncate(stream.fileno(), len(header) + math.prod(shape))
         blocks = _blocks(manifest, size, Path(stream.name), len(header))
         for block in fill_blocks(blocks, workers=workers):
@@ -132,7 +132,7 @@ def _build(
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """Beginning of the `.npy` file of a uint8 array."""
+    """Header of the `.npy` file of a uint8 array."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -141,7 +141,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _stay_within(limit: int | None, path: Path, kept: Collection[Path], say: Notify) -> None:
-    """Remove what is too much beside a store that is there already."""
+    """Remove other files while the cache with an existing store exceeds its limit."""
     if limit is None:
         return
     with sole_changer(path.parent):
@@ -150,12 +150,12 @@ def _stay_within(limit: int | None, path: Path, kept: Collection[Path], say: Not
     if taken > limit:
         say(
             f"the cache takes {shown_bytes(taken)}, more than its limit of "
-            f"{shown_bytes(limit)}: all of it is in use"
+            f"{shown_bytes(limit)}, but all of it is in use"
         )
 
 
 def _blocks(manifest: Manifest, size: int, target: Path, begin: int) -> Iterator[Block]:
-    """Cut the manifest into blocks; pixels begin at byte `begin` of `target`."""
+    """Divide the manifest into blocks; pixels start at byte `begin` of `target`."""
     for first in range(0, len(manifest.paths), IMAGES_PER_BLOCK):
         rows = slice(first, first + IMAGES_PER_BLOCK)
         yield Block(
@@ -170,13 +170,13 @@ def _blocks(manifest: Manifest, size: int, target: Path, begin: int) -> Iterator
 
 @contextmanager
 def _sole_builder(path: Path, say: Notify) -> Iterator[None]:
-    """Hold the lock of the store at `path`; the system releases it if we are killed."""
+    """Hold the lock of the store at `path`; the system releases it if this process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = builder_lock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"waiting for another process that prepares {path.name}")
+        say(f"waiting for another process that builds {path.name}")
         lock.acquire()
     try:
         yield
@@ -186,12 +186,12 @@ def _sole_builder(path: Path, say: Notify) -> Iterator[None]:
 
 @contextmanager
 def _sentences_for_write_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into a sentence."""
+    """Convert errors of a full disk or a read-only folder to messages."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoRoom(f"{path.parent} filled up on the way ({error.strerror})") from None
+            raise NoRoom(f"the disk of {path.parent} is full ({error.strerror})") from None
         raise UserError(
             f"{path.parent}: the decoded images cannot be written ({error.strerror or error}); "
             "check the folder"

@@ -1,10 +1,8 @@
-"""Features of class texts that no fold computes again: one small file of the cache folder each.
+"""Cached features of class texts: computed once for all folds, configs and runs.
 
-`texts-<digest>.safetensors` holds `features` [M, F], float32, with a CRC-32 of them. The digest is
-of everything that the features follow from, so that whoever asks for the same finds them: all folds
-of a run, its configs with the same text encoder and texts, and later runs.
-
-The folder is a convenience. Where it cannot be used, features are computed, and they are the same.
+`texts-<digest>.safetensors` in the cache folder holds `features` [M, F], float32, with their
+CRC-32. The digest covers everything that determines the features. If the folder cannot be used,
+the features are computed for the fold; the result is the same.
 """
 
 from __future__ import annotations
@@ -35,21 +33,20 @@ from clip_pkg.data.cache import (
 from clip_pkg.models.text_encoder import FrozenText
 from clip_pkg.study.identity import NUMERICS_VERSION, digest
 
-# Longer than a file server keeps the locks of a machine that is gone. Whoever has waited so long
-# computes for itself.
-SECONDS_TO_WAIT = 300.0
+# Longer than a file server keeps the locks of a lost machine; then, the fold computes for itself.
+MAX_SECONDS_TO_WAIT = 300.0
 
 
 class DamagedFeatures(DataError):
-    """A file of text features does not hold what was written."""
+    """A file of text features is damaged."""
 
 
 @dataclass(frozen=True)
 class TextCache:
     """Text features in a folder.
 
-    limit: bytes that all files of the folder may take. say: told where features came from, and why
-    some are not kept.
+    limit: maximum bytes of all files of the folder. say: receives messages about the origin of
+    features and about features that were not saved.
     """
 
     folder: Path
@@ -57,14 +54,14 @@ class TextCache:
     say: Notify
 
     def features(self, text: FrozenText) -> Tensor:
-        """Look the features [M, F] of a text encoder up, or compute and keep them.
+        """Load the features [M, F] of a text encoder, or compute and save them.
 
-        Of several processes that ask at the same time one computes, the others wait for it.
+        One process computes, others that need the same features wait for it.
         Raises WeightsError, CheckpointError and UserError as `FrozenText.features` does.
         """
         path = self.folder / f"texts-{_digest(text)[:24]}.safetensors"
         what = f"the features of {len(text.prompts)} texts by {text.spec.written}"
-        # Most folds find them, and need no lock that another one may hold.
+        # Most folds find the file, and need no lock.
         with suppress(OSError, DamagedFeatures):
             return self._found(path, text, what)
         with self._locked(path) as unlocked:
@@ -84,22 +81,27 @@ class TextCache:
 
     def _found(self, path: Path, text: FrozenText, what: str) -> Tensor:
         features = read_features(path, rows=len(text.prompts))
-        with suppress(OSError):  # a folder that may only be read keeps its times
+        with suppress(OSError):  # read-only folders keep their times
             os.utime(path)
         self.say(f"Found {what} in {path.name}")
         return features
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[str]:
-        """Hold the lock of whoever makes the file; gives the reason where that is not to be had."""
+        """Lock the file for writing; yields the reason if that fails, else an empty string."""
         lock = builder_lock(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=SECONDS_TO_WAIT)
+            lock.acquire(timeout=MAX_SECONDS_TO_WAIT)
             reason = ""
         except Timeout:
-            reason = f"another process has been making {path.name} for {SECONDS_TO_WAIT:.0f} s"
-        except (OSError, NotImplementedError) as error:  # a folder or a file system without locks
+            reason = (
+                f"another process has been computing {path.name} for {MAX_SECONDS_TO_WAIT:.0f} s"
+            )
+        except (
+            OSError,
+            NotImplementedError,
+        ) as error:  # no such folder, or a file system without locks
             reason = str(error)
         try:
             yield reason
@@ -107,14 +109,14 @@ class TextCache:
             lock.release()
 
     def _kept(self, path: Path, features: Tensor) -> str:
-        """Write the file; gives the reason where that is not possible."""
+        """Write the file; returns the reason if that is impossible, else an empty string."""
         content = safetensors.torch.save(
             {"features": features}, metadata={"crc32": str(_checksum(features))}
         )
         try:
             with sole_changer(self.folder):
                 remove_unfinished(path)
-                path.unlink(missing_ok=True)  # a damaged one takes no room
+                path.unlink(missing_ok=True)  # a damaged file must not count
                 room_for(path, len(content), limit=self.limit, kept=(), say=self.say)
                 write_bytes(path, content)
         except (OSError, NotImplementedError, NoRoom) as error:
@@ -123,9 +125,9 @@ class TextCache:
 
 
 def read_features(path: Path, *, rows: int) -> Tensor:
-    """Read the features [M = rows, F] of a file, checked to the last byte.
+    """Read the features [M = rows, F] of a file and check them to the last byte.
 
-    Raises FileNotFoundError, other OSErrors, and DamagedFeatures.
+    Raises OSError and DamagedFeatures.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -135,7 +137,7 @@ def read_features(path: Path, *, rows: int) -> Tensor:
         raise DamagedFeatures(f"{path} is damaged: {error}") from None
     whole = features.dtype == torch.float32 and features.ndim == 2 and len(features) == rows
     if not whole or str(_checksum(features)) != checksum:
-        raise DamagedFeatures(f"{path} is damaged: it does not hold what was written")
+        raise DamagedFeatures(f"{path} is damaged: its checksum or shape is wrong")
     return features
 
 

@@ -1,7 +1,7 @@
-"""Batches of two augmented views of each image, made where the images are.
+"""Batches of two augmented views of each image, computed on the device of the images.
 
-Legend: M images of the training side, B images of a batch, S side of the stored square, H side of
-what the encoder sees.
+Legend: M training images, B images of a batch, S size of the stored squares, H size of the
+encoder's inputs.
 
 A view is linear in the pixels up to one clamp at its end: cropping, resampling and blurring are one
 matrix for the rows and one for the columns of an image, brightness, contrast, saturation, hue and
@@ -25,7 +25,7 @@ from clip_pkg.data.augmentation import FLIP_PROBABILITY, GREY_WEIGHTS, Augmentat
 from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.data.sampling import StreamKey, epoch_order, uniforms
 
-# Meaning of the columns of `uniforms`; see `Augmentation` for why all are always drawn.
+# Columns of `uniforms`; all are always drawn, as in `augmentation`.
 (
     AREA,
     RATIO,
@@ -55,7 +55,7 @@ YIQ = (GREY_WEIGHTS, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 class Views(Protocol):
-    """Makes one view of each image. draws: R, uniform numbers per image."""
+    """Creates one view of each image. draws: R, uniform numbers per image."""
 
     draws: int
 
@@ -111,7 +111,6 @@ class SimClrViews:
         self._rgb = torch.linalg.inv(self._yiq)
 
     def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        """See `Views`."""
         draws = uniforms.to(torch.float32)
         rows, columns = self._resampling(draws, images.shape[1])
         planes = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

@@ -21,7 +21,7 @@ from clip_pkg.inference.fold_classifier import FoldClassifier, memory_of
 from clip_pkg.inference.held_out import HeldOut, held_out_images
 from clip_pkg.inference.images import ImageFile, readable_batches
 from clip_pkg.study.decoding import UnreadableImage
-from clip_pkg.study.inspection import Progress
+from clip_pkg.study.inspection import OnProgress
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def embed(
     images: Sequence[ImageFile],
     *,
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Embeddings:
     """Embed images with one fold's model; for unreadable ones see `readable_batches`."""
     names: list[str] = []
@@ -71,7 +71,7 @@ def embed(
 
 
 def embed_out_of_fold(
-    paths: ConfigPaths, data_dir: Path, device: torch.device, *, progress: Progress | None = None
+    paths: ConfigPaths, data_dir: Path, device: torch.device, *, progress: OnProgress | None = None
 ) -> Embeddings:
     """Embed the training images of a config, each with the fold that held it out.
 
@@ -82,7 +82,7 @@ def embed_out_of_fold(
 
 
 def embed_held_out(
-    held_out: HeldOut, device: torch.device, *, progress: Progress | None = None
+    held_out: HeldOut, device: torch.device, *, progress: OnProgress | None = None
 ) -> Embeddings:
     folds: list[Embeddings] = []
     done = 0

@@ -20,7 +20,7 @@ from clip_pkg.inference.held_out import HeldOut, HeldOutFold
 from clip_pkg.inference.images import ImageFile, readable_batches
 from clip_pkg.metrics.calibration import tempered
 from clip_pkg.study.identity import Identity
-from clip_pkg.study.inspection import Progress
+from clip_pkg.study.inspection import OnProgress
 
 
 def check_one_run(members: Sequence[tuple[Path, Sequence[str], Identity]]) -> None:
@@ -77,7 +77,7 @@ class Ensemble:
         images: Sequence[ImageFile],
         *,
         skip_unreadable: bool = False,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
     ) -> Iterator[Answers]:
         """Predict all images while the next ones are decoded; see `readable_batches`."""
         first = self.folds[0]
@@ -114,7 +114,7 @@ def out_of_fold_answers(
     device: torch.device,
     prepared: Callable[[FoldClassifier], Ensemble],
     *,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Iterator[Answers]:
     """Predict held-out images fold by fold, with their labels.
 

@@ -34,7 +34,7 @@ from clip_pkg.inference.spatial_layer import SpatialLayer, find_spatial_layer
 from clip_pkg.models.classifier import Classifier
 from clip_pkg.models.precision import flushed_denormals
 from clip_pkg.study.decoding import UnreadableImage
-from clip_pkg.study.inspection import Progress
+from clip_pkg.study.inspection import OnProgress
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ def explanations(
     *,
     explained: int | None = None,
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Iterator[Explanations]:
     """Explain images in batches; for unreadable ones and `progress` see `readable_batches`.
 

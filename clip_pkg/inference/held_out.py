@@ -18,7 +18,7 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.inference.images import ImageFile
 from clip_pkg.study.folds_info import splits_from_json
-from clip_pkg.study.inspection import Progress
+from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.scan import known_images
 
 
@@ -53,7 +53,7 @@ class HeldOut:
 
 
 def held_out_images(
-    paths: ConfigPaths, data_dir: Path, *, progress: Progress | None = None
+    paths: ConfigPaths, data_dir: Path, *, progress: OnProgress | None = None
 ) -> HeldOut:
     """Find the training images of a config in its data folder or CSV file.
 

@@ -25,13 +25,13 @@ from clip_pkg.data.pixel_blocks import squash
 from clip_pkg.study.decoding import SUFFIXES, UnreadableImage, decode_image
 from clip_pkg.study.image_folder import (
     KINDS,
-    LEFT_BY_SYSTEMS,
     OTHER_IMAGES,
+    SYSTEM_FOLDERS,
     is_folder,
     is_utf8,
 )
 from clip_pkg.study.image_table import DELIMITERS
-from clip_pkg.study.inspection import Progress
+from clip_pkg.study.inspection import OnProgress
 
 COLUMN = "path"
 NaturalKey: TypeAlias = tuple[tuple[tuple[bool, int, str], ...], ...]
@@ -140,7 +140,7 @@ def _files_below(root: Path) -> Iterator[PurePath]:
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(root / relative) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name in LEFT_BY_SYSTEMS:
+                if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                     continue
                 path = relative / entry.name
                 if is_folder(entry):
@@ -241,7 +241,7 @@ def readable_batches(
     size: int,
     batch_size: int,
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Iterator[SquareBatch]:
     """Batches of `square_batches`, decoded ahead of their use.
 

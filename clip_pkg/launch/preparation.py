@@ -13,6 +13,7 @@ from clip_pkg.launch.request import StudyRequest
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.audit import Audit, check_folds, fold_table
 from clip_pkg.study.class_texts import ClassTexts, resolve_class_texts
+from clip_pkg.study.folds_info import splits_from_json
 from clip_pkg.study.identity import Identity, code_digest, config_digest, digest
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.pretraining import (
@@ -22,7 +23,7 @@ from clip_pkg.study.pretraining import (
     unlabelled_folder,
 )
 from clip_pkg.study.scan import ScanResult, scan, scan_unlabelled
-from clip_pkg.study.splits import Splits, make_splits, splits_from_json
+from clip_pkg.study.splits import Splits, make_splits
 from clip_pkg.study.test_set import ImageTestSet, find_test_dir, match_test_set
 
 NAMES_IN_A_NOTICE = 3
@@ -121,7 +122,7 @@ def prepare(request: StudyRequest, probe: Probe, terminal: Terminal) -> Preparat
         notices += check_folds(prepared.manifest, prepared.splits)
         notices += prepared.seen_before
     if any(prepared.config.flips_horizontally for prepared in configs):
-        notices += scanned.audit.side_warnings
+        notices += scanned.audit.laterality_warnings
     return Preparation(tuple(configs), scanned.audit, tuple(dict.fromkeys(notices)))
 
 

@@ -22,9 +22,9 @@ from clip_pkg.launch.pixels import pixel_store, pretraining_store
 from clip_pkg.launch.preparation import Preparation, PreparedConfig, audit_json, identity_json
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import Terminal
+from clip_pkg.study.folds_info import splits_to_json
 from clip_pkg.study.identity import Identity, identity_from_json
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.splits import splits_to_json
 from clip_pkg.study.tasks import (
     ALL_IMAGES,
     FoldTask,

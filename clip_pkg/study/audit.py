@@ -1,4 +1,4 @@
-"""What a look at all images found, before anything is trained; and what the folds make of it."""
+"""Facts about an image set and its folds that a user should know before training."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from typing import Any
 
 from clip_pkg.base.errors import shown, some
 from clip_pkg.study.duplicates import Clusters, Duplicates
-from clip_pkg.study.fold import Splits
 from clip_pkg.study.image_folder import Listing
 from clip_pkg.study.inspection import Inspection
 from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.splits import Splits
 
-# Sure on their own, in the languages that X-ray archives are labelled in.
-SIDES = frozenset(
+# Unambiguous words, in the languages of common X-ray archives.
+LATERALITY = frozenset(
     {"left", "links", "gauche", "izquierda", "izquierdo", "sinistra", "sinistro"}
     | {"right", "rechts", "droite", "droit", "derecha", "derecho", "destra", "destro"}
 )
-# Too short or too common alone; they count where the other one is named as well.
+# Too short or too common alone; they count only if the opposite occurs as well.
 PAIRS = (("l", "r"), ("lt", "rt"), ("li", "re"), ("sx", "dx"), ("izq", "der"), ("lhs", "rhs"))
-CHARACTERS = ("左", "右")  # parts of many words, so both must occur too
+CHARACTERS = ("左", "右")  # parts of many words, so both must occur
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
-def side_words(names: Iterable[str]) -> tuple[str, ...]:
-    """Pick the names that look like left or right, sorted.
+def laterality_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Class and file names that mention left or right, sorted.
 
-    `names` are class names and file names. `left`, `Rechts` and the like count alone; `L`, `dx`
-    and the Chinese characters only if some name says the other side in the same way.
+    Words such as `left` and `Rechts` count alone; `L`, `dx` and the Chinese characters only if
+    another name has their opposite.
     """
     words = {name: frozenset(word.lower() for word in WORD.findall(name)) for name in set(names)}
-    found = {name for name, parts in words.items() if parts & SIDES}
+    found = {name for name, own in words.items() if own & LATERALITY}
     for pair in PAIRS:
         found |= _paired(words, *pair)
     found |= _paired({name: frozenset(name) for name in words}, *CHARACTERS)
     return tuple(sorted(found))
 
 
-def _paired(parts: dict[str, frozenset[str]], left: str, right: str) -> set[str]:
-    """Names with either part, if there are some with each."""
-    sides = [{name for name, have in parts.items() if side in have} for side in (left, right)]
-    return sides[0] | sides[1] if all(sides) else set()
+def _paired(words: dict[str, frozenset[str]], left: str, right: str) -> set[str]:
+    """Names with either word, if both words occur."""
+    lefts = {name for name, own in words.items() if left in own}
+    rights = {name for name, own in words.items() if right in own}
+    return lefts | rights if lefts and rights else set()
 
 
-COLUMNS = 12  # folds shown side by side; more are summed up
-DARK = 1 / 8  # share of the bit depth's range below which 16-bit images come out black
+MAX_COLUMNS = 12  # folds shown in columns of their own
+DARK = 1 / 8  # share of the bit depth's range below which 16-bit images are nearly black
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,20 @@ class Audit:
     """Facts of an image set. Paths are relative to `data_dir`.
 
     Args:
-        data_dir: Where the images lie.
+        data_dir: Folder of the images.
         images: Readable images.
         classes: Images per class, in class order.
         formats: Images per file format.
         modes: Images per stored pixel type.
         width: Smallest, median and largest width in pixels.
-        height: The same of the height.
+        height: Smallest, median and largest height in pixels.
         unreadable: (path, reason) of images that were left out on request.
-        ignored: (path, reason) of what lies there and takes no part.
+        ignored: (path, reason) of files that are not used.
         exact_duplicates: Clusters of paths with the same bytes or pixels.
-        near_duplicates: Clusters of paths of copies that differ a little; share a fold too.
+        near_duplicates: Clusters of paths of near copies; they share a fold too.
         look_alikes: Clusters too large to be copies; they do not share a fold.
-        side_names: Class and file names that speak of left and right.
-        notices: What the user should know, one sentence each.
+        side_names: Class and file names that mention left or right.
+        notices: One sentence each.
     """
 
     data_dir: str
@@ -95,17 +96,17 @@ class Audit:
         return max(self.classes.values()) / min(self.classes.values())
 
     @property
-    def side_warnings(self) -> tuple[str, ...]:
-        """What to say when images are mirrored sideways."""
+    def laterality_warnings(self) -> tuple[str, ...]:
+        """Warnings if images are flipped horizontally."""
         if not self.side_names:
             return ()
         return (
-            f"{len(self.side_names)} name(s) speak of left or right ({some(self.side_names)}), and "
-            "flips swap the sides: set horizontal_flip to false if the side matters",
+            f"{len(self.side_names)} name(s) mention left or right ({some(self.side_names)}), and "
+            "horizontal flips swap them: set horizontal_flip to false if laterality matters",
         )
 
     def lines(self) -> list[str]:
-        """Report for a terminal, without notices."""
+        """Summary for the terminal, without notices."""
         sizes = _range(self.width, self.height)
         formats = ", ".join(f"{name} {count}" for name, count in self.formats.items())
         modes = ", ".join(self.modes)
@@ -127,11 +128,11 @@ class Audit:
             )
         if self.unreadable:
             paths = some(path for path, _ in self.unreadable)
-            lines.append(f"  unreadable and left out: {len(self.unreadable)} ({paths})")
+            lines.append(f"  unreadable, left out: {len(self.unreadable)} ({paths})")
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Everything as JSON values."""
         return {**asdict(self), "imbalance_ratio": self.imbalance_ratio}
 
 
@@ -142,7 +143,7 @@ def make_audit(
     listing: Listing,
     unreadable: Sequence[tuple[str, str]],
 ) -> Audit:
-    """Put together what scanning found; `inspections` are in the manifest's order."""
+    """Summarise a scan; `inspections` are in the manifest's order."""
     names = [PurePosixPath(path).name for path in manifest.paths]
     counts = manifest.class_counts.tolist()
     return Audit(
@@ -158,7 +159,7 @@ def make_audit(
         exact_duplicates=_paths(manifest, duplicates.exact),
         near_duplicates=_paths(manifest, duplicates.near),
         look_alikes=_paths(manifest, duplicates.look_alikes),
-        side_names=side_words([*manifest.classes, *names]),
+        side_names=laterality_names([*manifest.classes, *names]),
         notices=(
             *listing.notices,
             *_image_notices(manifest, inspections),
@@ -187,7 +188,7 @@ def _paths(manifest: Manifest, clusters: Clusters) -> tuple[tuple[str, ...], ...
 
 def _image_notices(manifest: Manifest, inspections: Sequence[Inspection]) -> list[str]:
     pairs = list(zip(manifest.paths, inspections, strict=True))
-    # A JPEG with a second picture (MPO) is what phones write; nobody misses the second one.
+    # Phones write JPEG files with a second picture (MPO), which is not needed.
     paged = [path for path, one in pairs if one.frames > 1 and one.format != "MPO"]
     blank = [path for path, one in pairs if one.blank]
     peaks = [one.peak for _, one in pairs if one.peak is not None]
@@ -197,11 +198,11 @@ def _image_notices(manifest: Manifest, inspections: Sequence[Inspection]) -> lis
             f"{len(paged)} file(s) have several pages or frames, the first is used: {some(paged)}"
         )
     if blank:
-        notices.append(f"{len(blank)} image(s) are of one single level: {some(blank)}")
+        notices.append(f"{len(blank)} image(s) have the same level everywhere: {some(blank)}")
     if peaks and max(peaks) < DARK:
         notices.append(
-            f"the {len(peaks)} images of more than 8 bits use at most {max(peaks):.1%} of their "
-            "range and come out nearly black: save them with levels up to 65535"
+            f"the {len(peaks)} images with more than 8 bits use at most {max(peaks):.1%} of their "
+            "range and are nearly black after decoding: save them with levels up to 65535"
         )
     return notices
 
@@ -212,7 +213,7 @@ def _duplicate_notices(manifest: Manifest, duplicates: Duplicates) -> list[str]:
         labels = sorted({manifest.classes[manifest.labels[index]] for index in cluster})
         if len(labels) > 1:
             notices.append(
-                f"nearly the same image under different labels ({some(labels)}): "
+                f"nearly the same image with different labels ({some(labels)}): "
                 f"{some(manifest.paths[index] for index in cluster)}"
             )
     groups = manifest.groups
@@ -221,30 +222,32 @@ def _duplicate_notices(manifest: Manifest, duplicates: Duplicates) -> list[str]:
         if crossing:
             paths = [manifest.paths[index] for index in crossing[0]]
             notices.append(
-                f"{len(crossing)} cluster(s) of copies reach over groups, which then share a fold: "
+                f"{len(crossing)} cluster(s) of copies span several groups, which share a fold: "
                 f"{some(paths)}"
             )
     if duplicates.look_alikes:
         count = sum(len(cluster) for cluster in duplicates.look_alikes)
         first = some(manifest.paths[index] for index in duplicates.look_alikes[0])
         notices.append(
-            f"{count} images look alike, too many of their class to be copies ({first}); they may "
-            "fall into different folds: give groups if they show the same thing"
+            f"{count} images are similar, but too many of their class to be copies ({first}); they "
+            "may be in different folds: set groups if they show the same thing"
         )
     if not duplicates.searched:
-        notices.append("the set is too large to search for near copies; only exact ones were found")
+        notices.append(
+            "the set is too large to search for near copies; only exact copies were found"
+        )
     return notices
 
 
 def fold_table(manifest: Manifest, splits: Splits) -> list[str]:
-    """Lines of a table of validation images, class × fold."""
+    """Table of validation images, class × fold, as lines."""
     counts = [manifest.counts_of(fold.val) for fold in splits.folds]
-    if len(counts) <= COLUMNS:
+    if len(counts) <= MAX_COLUMNS:
         heads = [f"fold {fold.number}" for fold in splits.folds]
         cells = [[str(count[row]) for count in counts] for row in range(len(manifest.classes))]
         sums = [str(len(fold.val)) for fold in splits.folds]
     else:
-        heads = [f"least of {len(counts)} folds", "most"]
+        heads = [f"min of {len(counts)} folds", "max"]
         rows = [[int(count[row]) for count in counts] for row in range(len(manifest.classes))]
         cells = [[str(min(row)), str(max(row))] for row in rows]
         sizes = [len(fold.val) for fold in splits.folds]
@@ -257,7 +260,7 @@ def fold_table(manifest: Manifest, splits: Splits) -> list[str]:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
+    """Lines with the first column left-aligned and the others right-aligned."""
     widths = [max(_cells(line[column]) for line in table) for column in range(len(table[0]))]
     lines = []
     for line in table:
@@ -268,7 +271,7 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cells(text: str) -> int:
-    """Columns that a text takes on a terminal: Chinese characters take two, accents none."""
+    """Width of a text on a terminal: Chinese characters take two columns, accents none."""
     return sum(
         0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
         for char in text
@@ -276,7 +279,7 @@ def _cells(text: str) -> int:
 
 
 def check_folds(manifest: Manifest, splits: Splits) -> list[str]:
-    """Warn of classes whose scores on a fold rest on a single image."""
+    """Warnings about classes with a single validation image in a fold."""
     notices = []
     for label, name in enumerate(manifest.classes):
         single = [fold.number for fold in splits.folds if manifest.counts_of(fold.val)[label] < 2]

@@ -1,4 +1,4 @@
-"""What the text encoder reads for each class."""
+"""Class texts: the prompts of each class, from a file or a template."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ClassTexts:
     Args:
         classes: C names in the manifest's order.
         prompts: C tuples of at least one prompt each, aligned with `classes`.
-        source: The file, or how the texts were made.
-        notices: What the user should know, one sentence each.
+        source: The file, or a description of how the texts were made.
+        notices: One sentence each.
     """
 
     classes: tuple[str, ...]
@@ -36,7 +36,7 @@ class ClassTexts:
     notices: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values; `from_json` reads it back."""
+        """Everything as JSON values; `from_json` reads them."""
         texts = zip(self.classes, self.prompts, strict=True)
         return {
             "schema_version": SCHEMA_VERSION,
@@ -47,7 +47,7 @@ class ClassTexts:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ClassTexts:
-        """Read what `to_json` wrote. Raises DataError if it is something else."""
+        """Read the output of `to_json`. Raises DataError for anything else."""
         try:
             if value["schema_version"] != SCHEMA_VERSION:
                 raise DataError(
@@ -78,23 +78,23 @@ def resolve_class_texts(
     Args:
         classes: Names in the manifest's order.
         class_texts_file: JSON, comments allowed: class → text, or class → list of prompts.
-            A relative path is looked up in each of `search_dirs`, in the folder `class_texts` of
-            each, and in `class_texts` of the checkout.
-        text_template: Makes the text of classes that the file lacks, or of all without a file;
-            `{}` stands for the class name, whose underscores and hyphens become blanks.
-        prompts_per_class: Use the first so many prompts of each class; None for all.
+            A relative path is searched in `search_dirs`, in their folders `class_texts`, and in
+            `class_texts` of the checkout.
+        text_template: Text of classes that the file lacks, or of all without a file; `{}` stands
+            for the class name, whose underscores and hyphens become spaces.
+        prompts_per_class: Number of prompts of each class to use, the first ones; None for all.
         search_dirs: The config file's folder and the working directory.
 
     Raises:
-        DataError: No such file, or with every problem as DataErrors: mistakes in the file, classes
-            without text, classes that have the same texts.
+        DataError: No such file. As DataErrors with all problems: errors in the file, classes
+            without text, classes with the same texts.
     """
     if class_texts_file is None:
         made = [_from_template(name, text_template) for name in classes]
         source, notice = "class names", "no class_texts_file: the class names are the texts"
         if text_template is not None:
             source = f"text_template {text_template!r}"
-            notice = f"no class_texts_file: all texts are made by {source}"
+            notice = f"no class_texts_file: all texts come from {source}"
         return _class_texts(classes, made, source, [notice], prompts_per_class)
     file = _find(class_texts_file, search_dirs)
     texts, problems = _read(file)
@@ -105,7 +105,9 @@ def resolve_class_texts(
     if unused:
         notices.append(f"{shown(file)}: no images of {some(unused)}; their texts are not used")
     if missing and text_template is not None:
-        notices.append(f"{shown(file)}: lacks {some(missing)}; made by {text_template!r}")
+        notices.append(
+            f"{shown(file)}: has no {some(missing)}; their texts come from {text_template!r}"
+        )
     elif missing:
         problems += [_missing(name, unused) for name in missing]
     if problems:
@@ -118,19 +120,19 @@ def read_class_texts(file: Path) -> ClassTexts:
     """Read all classes of a file, in its order, each with all its prompts.
 
     Raises:
-        DataError: No such file, or with every problem as DataErrors, see `resolve_class_texts`; a
-            single class cannot be told from others.
+        DataError: No such file, or fewer than two classes. As DataErrors with all problems, see
+            `resolve_class_texts`.
     """
     texts, problems = _read(file)
     if not problems and len(texts) < 2:
-        problems = [f"names {len(texts)} class(es); there must be two to choose from"]
+        problems = [f"has {len(texts)} class(es); at least two are needed"]
     if problems:
         raise DataErrors(file, problems)
     return _class_texts(tuple(texts), tuple(texts.values()), str(file), (), None)
 
 
 def write_template(classes: Sequence[str], path: Path, template: str) -> None:
-    """Write a class-texts file to edit: each class with the text that `template` makes for it.
+    """Write a class-texts file to edit: each class with its text from `template`.
 
     Raises:
         DataError: The file exists, cannot be written, or `template` lacks its `{}`.
@@ -139,7 +141,7 @@ def write_template(classes: Sequence[str], path: Path, template: str) -> None:
         raise DataError(f"the template {template!r} needs {{}} once, where the class name goes")
     try:
         if path.exists() or path.is_symlink():
-            raise DataError(f"{shown(path)}: exists already; give another name or move it away")
+            raise DataError(f"{shown(path)}: already exists; choose another name, or move it")
         write_json(path, {name: list(_from_template(name, template)) for name in classes})
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be written: {error.strerror}") from None
@@ -162,7 +164,7 @@ def _class_texts(
     for name, texts in zip(classes, used, strict=True):
         same[tuple(sorted(" ".join(text.casefold().split()) for text in texts))].append(name)
     problems = [
-        f"classes {some(names)} have the same text '{shown(texts[0])}' and cannot be told apart"
+        f"classes {some(names)} have the same text '{shown(texts[0])}' and cannot be distinguished"
         for texts, names in same.items()
         if len(names) > 1
     ]
@@ -184,7 +186,7 @@ def _find(name: str, search_dirs: Sequence[Path]) -> Path:
         if is_file(place):
             return place.absolute()
     tried = dict.fromkeys(shown(place.absolute()) for place in places)
-    raise DataError(f"class_texts_file {name!r} was not found; looked for {', '.join(tried)}")
+    raise DataError(f"class_texts_file {name!r} was not found; searched {', '.join(tried)}")
 
 
 def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
@@ -204,7 +206,7 @@ def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     for key, value in document.value.items():
         name, where = label_of(key), _line(document, key)
         if name in texts:
-            problems.append(f"{where}class '{shown(name)}' is given in two spellings")
+            problems.append(f"{where}class '{shown(name)}' occurs in two spellings")
         prompts = [value] if isinstance(value, str) else value
         if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts):
             problems.append(f"{where}class '{shown(name)}' needs a text or a list of texts")

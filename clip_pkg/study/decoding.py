@@ -1,4 +1,4 @@
-"""An image file's bytes, turned into upright 8-bit RGB; or the reason why that cannot be."""
+"""Decodes image files to upright 8-bit RGB, or explains why a file cannot be decoded."""
 
 from __future__ import annotations
 
@@ -14,39 +14,38 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from clip_pkg.base.errors import DataError, shown
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-# Pillow tries every format it knows otherwise, among them some that start other programs.
+# Otherwise, Pillow tries every format that it knows, including some that start other programs.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-# Pillow's own first limit; we refuse where it only warns, whatever the host program has set there.
+# Pillow's limit for a warning, here an error whatever the host program has set in Pillow.
 MAX_PIXELS = 89_478_485
 MAX_FILE_BYTES = 1 << 30
 INTEGER_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 WITH_ALPHA = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 WHITE_IS_ZERO = 0
-DEEP = 65535  # largest level of 16-bit grey
+MAX_LEVEL_16_BIT = 65535
 
 
 class UnreadableImage(DataError):
-    """A file that should be an image cannot be turned into pixels."""
+    """A file that should be an image cannot be decoded."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         self.path, self.reason = Path(path), reason
         super().__init__(f"{shown(path)}: {reason}")
 
     def __reduce__(self) -> tuple[type[UnreadableImage], tuple[Path, str]]:
-        """Travel between processes with both parts."""
         return (type(self), (self.path, self.reason))
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """Pixels and what the file said about itself.
+    """Pixels and metadata of an image file.
 
     Args:
         pixels: uint8 [H, W, 3], RGB, upright.
         format: Pillow's name of the file format, such as `PNG`.
         mode: Pillow's name of the stored pixel type, such as `L` or `I;16`.
-        frames: Pages or frames in the file; only the first one is in `pixels`.
-        peak: Largest stored level, as a share of what the bit depth allows; None for 8-bit images.
+        frames: Pages or frames in the file; `pixels` holds the first one.
+        peak: Largest stored level as a share of the bit depth's maximum; None for 8-bit images.
     """
 
     pixels: NDArray[np.uint8]
@@ -60,10 +59,9 @@ def decode_image(path: Path) -> NDArray[np.uint8]:
     """Read an image file as uint8 RGB [H, W, 3], levels 0..255, EXIF orientation applied.
 
     Grey becomes three equal channels. 16-bit grey is scaled by its bit depth (65535 → 255, 12-bit
-    TIFF 4095 → 255), not stretched to its own darkest and brightest pixel, so that images stay
-    comparable. Transparency is laid over black: it is what surrounds the body in an X-ray, while
-    white would put the brightest level where nothing was measured. Of several pages or frames the
-    first is taken.
+    TIFF 4095 → 255), not stretched to its own minimum and maximum, so that images stay
+    comparable. Transparent pixels become black, the background of an X-ray; white would be the
+    brightest level where nothing was measured. Of several pages or frames, the first is used.
 
     Raises:
         UnreadableImage: The file is missing, empty, truncated, of another format, larger than
@@ -73,20 +71,20 @@ def decode_image(path: Path) -> NDArray[np.uint8]:
 
 
 def read_file(path: Path) -> bytes:
-    """Read an image file whole.
+    """Read the bytes of an image file.
 
     Raises:
-        UnreadableImage: It is missing, empty, no plain file, or larger than `MAX_FILE_BYTES`.
+        UnreadableImage: It is missing, empty, not a regular file, or larger than `MAX_FILE_BYTES`.
     """
     try:
-        if not path.is_file():  # a named pipe would block for ever
+        if not path.is_file():  # a named pipe would block forever
             reason = "is not a regular file" if path.exists() else "does not exist"
             raise UnreadableImage(path, "is a broken link" if path.is_symlink() else reason)
         size = path.stat().st_size
         if size == 0:
             raise UnreadableImage(path, "the file is empty")
         if size > MAX_FILE_BYTES:
-            raise UnreadableImage(path, f"the file has {size} bytes; {MAX_FILE_BYTES} is the limit")
+            raise UnreadableImage(path, f"the file has {size} bytes; the limit is {MAX_FILE_BYTES}")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -94,7 +92,7 @@ def read_file(path: Path) -> bytes:
 
 
 def decode(content: bytes, path: Path) -> DecodedImage:
-    """Decode the bytes of an image file, as `decode_image` says; `path` is for the messages.
+    """Decode the bytes of an image file like `decode_image`; `path` is for messages.
 
     Raises:
         UnreadableImage: See `decode_image`.
@@ -110,15 +108,17 @@ def decode(content: bytes, path: Path) -> DecodedImage:
     except UnreadableImage:
         raise
     except Exception as error:
-        # Decoders fed with damaged bytes raise whatever comes: OSError, SyntaxError, struct.error,
-        # IndexError … Each means that this file cannot be read; none may stop the check of others.
-        reason = f"damaged or cut off ({shown(error) or type(error).__name__})"
+        # Damaged bytes make decoders raise OSError, SyntaxError, struct.error, IndexError …, which
+        # must not stop the check of other files.
+        reason = f"damaged or truncated ({shown(error) or type(error).__name__})"
         raise UnreadableImage(path, reason) from None
 
 
 def _bomb(size: tuple[int, int] | None = None) -> str:
-    told = f" ({size[0]} × {size[1]})" if size else ""
-    return f"has more than {MAX_PIXELS} pixels{told}: refused as a decompression bomb; resize it"
+    dimensions = f" ({size[0]} × {size[1]})" if size else ""
+    return (
+        f"has more than {MAX_PIXELS} pixels{dimensions}: refused as a decompression bomb; resize it"
+    )
 
 
 def _decoded(image: Image.Image, path: Path) -> DecodedImage:
@@ -143,7 +143,7 @@ def _decoded(image: Image.Image, path: Path) -> DecodedImage:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a block that is no EXIF says nothing about it."""
+    """Apply the EXIF orientation; invalid EXIF data is ignored."""
     try:
         return ImageOps.exif_transpose(image)
     except SyntaxError:
@@ -151,16 +151,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _largest_level(image: Image.Image) -> int:
-    """Level of white in an integer image: TIFF may say 12 bits, all others have 16."""
+    """Level of white in an integer image: TIFF may declare 12 bits, all others have 16."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
         if 8 < bits < 16:
             return int(2**bits - 1)
-    return DEEP
+    return MAX_LEVEL_16_BIT
 
 
 def _photometric(image: Image.Image) -> int | None:
-    """Whether a TIFF counts from white; Pillow heeds it for 8 bits only."""
+    """Photometric interpretation of a TIFF, which Pillow applies to 8-bit images only."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         value = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
         return None if value is None else int(value)
@@ -170,25 +170,25 @@ def _photometric(image: Image.Image) -> int | None:
 def _scaled_integers(
     levels: NDArray[np.generic], top: int, path: Path
 ) -> tuple[NDArray[np.uint8], float]:
-    """Scale 0..`top` to 0..255, rounded. Also gives the brightest level's share of `top`."""
+    """Scale 0..`top` to 0..255, rounded; also returns the brightest level as a share of `top`."""
     low, high = int(levels.min()), int(levels.max())
     if low < 0 or high > top:
         raise UnreadableImage(
             path,
-            f"has levels from {low} to {high}, whose black and white are unknown; save it as 8-bit "
-            "or unsigned 16-bit grey",
+            f"has levels from {low} to {high}, whose meaning is unknown; save it as 8-bit or "
+            "unsigned 16-bit grey",
         )
     scaled = (levels.astype(np.uint32) * 255 + top // 2) // top
     return scaled.astype(np.uint8), high / top
 
 
 def _scaled_floats(levels: NDArray[np.float32], path: Path) -> NDArray[np.uint8]:
-    """Scale 0..1 to 0..255, rounded; no other range of floats is a convention."""
+    """Scale 0..1 to 0..255, rounded; other ranges of floats have no standard meaning."""
     low, high = float(levels.min()), float(levels.max())
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise UnreadableImage(
             path,
-            f"has floating-point levels from {low:g} to {high:g}; only 0 to 1 has a known meaning: "
+            f"has floating-point levels from {low:g} to {high:g}; only 0 to 1 has a known meaning; "
             "save it as 8-bit or 16-bit grey",
         )
     return np.rint(levels * 255).astype(np.uint8)
@@ -200,6 +200,6 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
     whole = image.convert("RGBA") if image.mode != "La" else image.convert("LA").convert("RGBA")
     if whole.getchannel("A").getextrema() == (0, 0):
-        raise UnreadableImage(path, "is transparent everywhere: there is nothing to see")
+        raise UnreadableImage(path, "is completely transparent")
     black = Image.new("RGBA", whole.size, "black")
     return np.array(Image.alpha_composite(black, whole).convert("RGB"))

@@ -1,7 +1,7 @@
-"""A long-tailed folder of handwritten digits: `python -m clip_pkg.study.demo FOLDER`.
+"""Writes a long-tailed image folder of digits: `python -m clip_pkg.study.demo FOLDER`.
 
-The images are the test part of the UCI "Optical Recognition of Handwritten Digits" set (E. Alpaydin
-and C. Kaynak, 1998) as scikit-learn ships it, so nothing is downloaded.
+The images are the test split of the UCI set "Optical Recognition of Handwritten Digits" (E.
+Alpaydin and C. Kaynak, 1998) as scikit-learn ships it, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from clip_pkg.base.errors import DataError
 from clip_pkg.base.exit_codes import ExitCode, exit_code
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-MOST_IMAGES = 170  # of the first class; scikit-learn has 174 or more of each digit
-FEWEST_IMAGES = 20  # of the last class
-SIDE = 32  # pixels; the originals have 8
-BRIGHTEST = 16  # grey levels of the originals run from 0 to 16
+MAX_IMAGES = 170  # of the first class; scikit-learn has 174 or more of each digit
+MIN_IMAGES = 20  # of the last class
+SIZE = 32  # pixels; the originals have 8
+MAX_LEVEL = 16  # grey levels of the originals run from 0 to 16
 
 
 def class_counts() -> dict[str, int]:
-    """How many images each class gets: falling geometrically from the first class to the last."""
-    step = (FEWEST_IMAGES / MOST_IMAGES) ** (1 / (len(DIGIT_NAMES) - 1))
-    return {name: round(MOST_IMAGES * step**digit) for digit, name in enumerate(DIGIT_NAMES)}
+    """Images per class, decreasing geometrically from the first class to the last."""
+    step = (MIN_IMAGES / MAX_IMAGES) ** (1 / (len(DIGIT_NAMES) - 1))
+    return {name: round(MAX_IMAGES * step**digit) for digit, name in enumerate(DIGIT_NAMES)}
 
 
 def digit_image(levels: NDArray[np.float64]) -> Image.Image:
-    """Draw one digit, `levels` [8, 8] in 0..16, as a grey image of 32 × 32 pixels."""
-    grey = np.round(levels * (255 / BRIGHTEST)).astype(np.uint8)
-    return Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    """One digit, `levels` [8, 8] in 0..16, as a grey image of 32 × 32 pixels."""
+    grey = np.round(levels * (255 / MAX_LEVEL)).astype(np.uint8)
+    return Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
 def write_digits(folder: Path) -> int:
-    """Write the images as `folder/<class>/digit_<number>.png`; returns how many there are.
+    """Write `folder/<class>/digit_<number>.png`; returns the number of images.
 
-    The number is the image's position in scikit-learn's set. The same files come out every time.
+    The number in the name is the position in scikit-learn's set. The files are the same every time.
     """
     digits = load_digits()
     written = 0
@@ -57,21 +57,21 @@ def write_digits(folder: Path) -> int:
 
 
 def make_demo(folder: Path) -> int:
-    """Make the demo data at `folder`, whole or not at all; returns the number of images.
+    """Write the demo data to `folder`, completely or not at all; returns the number of images.
 
     Raises DataError if `folder` exists or cannot be made.
     """
     if folder.exists() or folder.is_symlink():
-        raise DataError(f"{folder} exists already; the demo data goes into a new folder")
+        raise DataError(f"{folder} already exists; choose a new folder for the demo data")
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         written = write_digits(temporary)
-        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        temporary.chmod(0o755)  # mkdtemp's folders are private
         temporary.rename(folder)
     except OSError as error:
-        raise DataError(f"cannot make the demo data at {folder}: {error}") from error
+        raise DataError(f"cannot write the demo data to {folder}: {error}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -79,7 +79,7 @@ def make_demo(folder: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make the folder named on the command line; returns the exit code."""
+    """Write the folder given on the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m clip_pkg.study.demo",
         description="Make a long-tailed image folder of scikit-learn's handwritten digits.",

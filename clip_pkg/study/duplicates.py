@@ -1,17 +1,17 @@
-"""Copies among the images: the same one, saved again, resized or cropped by a hair.
+"""Copies among the images: identical, re-encoded, resized or slightly cropped.
 
-A copy in the validation fold of an image in the training fold is a leak, so copies share a fold.
+A validation image with a copy among the training images is a leak, so copies share a fold.
 
-Exact copies have the same bytes or the same decoded pixels. Near copies are found on the 32 × 32
-luminance thumbnails, each brought to zero mean: two are alike if they correlate by at least
-`MIN_CORRELATION` and differ, at equal contrast, by at most `MAX_DIFFERENCE` levels on average.
+Exact copies have the same bytes or the same decoded pixels. Near copies are found on 32 × 32
+luminance thumbnails with zero mean: two are alike if their correlation is at least
+`MIN_CORRELATION` and their mean difference, at equal contrast, at most `MAX_DIFFERENCE` levels.
 Measured: JPEG copies down to quality 30, copies at half size and crops by one pixel of 331 px
-X-rays differ by at most 1.8 levels; among 206 hip X-rays, all of one standard view, the rule finds
-four pairs, each of them two crops of one X-ray (3.7 to 5.5 levels), and nothing else; it finds one
-pair in 1,797 handwritten digits of 8 × 8 px and none in 10,000 natural images of 32 × 32 px.
+X-rays differ by at most 1.8 levels. Among 206 hip X-rays in one standard view, the rule finds four
+pairs, each of them two crops of one X-ray (3.7 to 5.5 levels), and nothing else. It finds one pair
+among 1,797 handwritten digits of 8 × 8 px and none among 10,000 natural images of 32 × 32 px.
 
-Copies come in twos and threes. Where a larger part of a set looks alike, that is the look of the
-set (a fixed camera, frames of a video), not copying: such clusters are reported and not linked.
+Copies come in small clusters. A large cluster of similar images usually has another reason (a fixed
+camera, frames of a video): it is reported, and not linked.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from clip_pkg.study.inspection import THUMBNAIL, Inspection
 
 MIN_CORRELATION = 0.97
 MAX_DIFFERENCE = 6.0  # levels of 0..255
-MAX_COPIES = 10  # a larger cluster is a look, not copies
-MAX_SEARCHED = 300_000  # every image is compared with every other one: beyond, it takes too long
-MIN_CONTRAST = 0.5  # standard deviation in levels; below, there is nothing to correlate
-COARSE = 8  # side of the averaged thumbnail that rules most pairs out
-TILE = 2_048  # images compared with as many others at once
+MAX_COPIES = 10  # larger clusters are similar scenes, not copies
+MAX_SEARCHED = 300_000  # images; all pairs are compared, which takes too long for more
+MIN_CONTRAST = 0.5  # standard deviation in levels; below, correlation is meaningless
+COARSE = 8  # width and height of the averaged thumbnails that exclude most pairs
+TILE = 2_048  # images per block of the pairwise comparison
 CHECKED_PAIRS = 4_096
 
 Indices: TypeAlias = NDArray[np.int64]
@@ -46,9 +46,9 @@ class Duplicates:
     Args:
         exact: Same bytes or same pixels.
         near: Linked near copies; a cluster may contain exact ones.
-        look_alikes: Alike, but too many to be copies; not linked.
-        linked: `exact` and `near` put together: clusters that must share a fold.
-        searched: Whether near copies were looked for.
+        look_alikes: Similar, but too many to be copies; not linked.
+        linked: `exact` and `near` merged: clusters that must share a fold.
+        searched: Whether near copies were searched for.
     """
 
     exact: Clusters
@@ -65,12 +65,12 @@ class DisjointSets:
         self._parent = np.arange(count, dtype=np.int64)
 
     def join(self, first: int, second: int) -> None:
-        """Make the sets of both one."""
+        """Merge the sets of both members."""
         roots = self._root(first), self._root(second)
         self._parent[max(roots)] = min(roots)
 
     def names(self) -> Indices:
-        """[count] the set that each member is in."""
+        """[count] set of each member."""
         while True:
             above = self._parent[self._parent]
             if np.array_equal(above, self._parent):
@@ -78,7 +78,7 @@ class DisjointSets:
             self._parent = above
 
     def clusters(self) -> Clusters:
-        """List the sets of two and more."""
+        """Sets with at least two members."""
         members: dict[int, list[int]] = defaultdict(list)
         for index, name in enumerate(self.names().tolist()):
             members[name].append(index)
@@ -141,7 +141,7 @@ def _equal(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _are_copies(cluster: Sequence[int], labels: Indices, sizes: Indices) -> bool:
-    """Tell copies from a common look: few, and at most half of any class."""
+    """Whether a cluster is copies, not similar scenes: few images, at most half of any class."""
     if len(cluster) > MAX_COPIES:
         return False
     members = np.bincount(labels[list(cluster)], minlength=len(sizes))
@@ -149,7 +149,7 @@ def _are_copies(cluster: Sequence[int], labels: Indices, sizes: Indices) -> bool
 
 
 def similar_clusters(thumbnails: NDArray[np.uint8]) -> Clusters:
-    """Cluster thumbnails [N, 32, 32] that are alike, directly or through others."""
+    """Clusters of thumbnails [N, 32, 32] that are alike, directly or through others."""
     flat = thumbnails.reshape(len(thumbnails), -1)
     sets = DisjointSets(len(flat))
     for pairs in _candidates(flat):
@@ -163,7 +163,7 @@ def similar_clusters(thumbnails: NDArray[np.uint8]) -> Clusters:
 
 
 def _apart(pairs: Indices, sets: DisjointSets) -> Indices:
-    """Keep the pairs [2, P] that are not in one set yet: joined ones need no second look."""
+    """Pairs [2, P] that are not in one set yet; joined ones need no comparison."""
     names = sets.names()
     return pairs[:, names[pairs[0]] != names[pairs[1]]]
 
@@ -186,14 +186,14 @@ def _standardised(flat: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray
 
 
 def _candidates(flat: NDArray[np.uint8]) -> Iterator[Indices]:
-    """Yield pairs [2, P] that may be alike, first < second; no pair that is alike is left out.
+    """Yield pairs [2, P] that may be alike, first < second; includes every pair that is alike.
 
-    Averaging blocks never moves two thumbnails apart. So where the averaged ones are farther apart
-    than `MIN_CORRELATION` allows, the whole ones are too, and one matrix product tells.
+    Averaging blocks never increases the distance of two thumbnails. Where the averaged ones are
+    farther apart than `MIN_CORRELATION` allows, so are the full ones; one matrix product shows it.
     """
     coarse = _coarse(flat)
     half = (coarse * coarse).sum(axis=1, keepdims=True) / 2
-    half[half == 0] = np.inf  # no contrast: close to nothing
+    half[half == 0] = np.inf  # no contrast: never close
     one = np.ones_like(half)
     # One product for a·b − |a|²/2 − |b|²/2 = −|a − b|²/2, which is at least r − 1 for unit vectors.
     left = np.concatenate([coarse, -half, -one], axis=1)
@@ -202,7 +202,7 @@ def _candidates(flat: NDArray[np.uint8]) -> Iterator[Indices]:
     for row in range(0, len(flat), TILE):
         for column in range(row, len(flat), TILE):
             closeness = left[row : row + TILE] @ right[column : column + TILE].T
-            if closeness.max() < least:  # as nearly always; faster to tell than to look for pairs
+            if closeness.max() < least:  # the usual case, and faster than a search for pairs
                 continue
             pairs = np.stack(np.nonzero(closeness >= least)) + np.array([[row], [column]])
             pairs = pairs[:, pairs[0] < pairs[1]]
@@ -211,13 +211,13 @@ def _candidates(flat: NDArray[np.uint8]) -> Iterator[Indices]:
 
 
 def _coarse(flat: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Average unit thumbnails to 8 × 8, scaled so that distances can only shrink: [N, 64]."""
+    """Unit thumbnails averaged to 8 × 8, scaled so that distances never grow: [N, 64]."""
     block = THUMBNAIL // COARSE
     coarse = np.zeros((len(flat), COARSE * COARSE), dtype=np.float32)
     for start in range(0, len(flat), CHECKED_PAIRS):
-        part = slice(start, start + CHECKED_PAIRS)
-        standard, spread = _standardised(flat[part])
+        rows = slice(start, start + CHECKED_PAIRS)
+        standard, spread = _standardised(flat[rows])
         unit = standard / THUMBNAIL  # the norm of 32 × 32 values of unit variance
         blocks = unit.reshape(-1, COARSE, block, COARSE, block).mean(axis=(2, 4)) * block
-        coarse[part] = blocks.reshape(len(unit), -1) * (spread >= MIN_CONTRAST)[:, None]
+        coarse[rows] = blocks.reshape(len(unit), -1) * (spread >= MIN_CONTRAST)[:, None]
     return coarse

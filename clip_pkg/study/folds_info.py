@@ -1,4 +1,4 @@
-"""`folds_info.json`: folds as lists of paths, written for readers and read back as splits."""
+"""`folds_info.json`: folds as lists of paths, written, and imported as splits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from clip_pkg.base.errors import DataError, DataErrors, shown, some
 from clip_pkg.study.duplicates import Clusters, merge_clusters
-from clip_pkg.study.fold import Fold, Splits, missing_classes, splits_hash, unit_numbers
 from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.splits import Fold, Splits, missing_classes, splits_hash, unit_numbers
 
 SCHEMA_VERSION = 1
 
 
 def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
-    """Everything about the folds as plain values; folds count from 1."""
+    """Everything about the folds as JSON values; folds count from 1."""
 
     def paths(indices: Any) -> list[str]:
         return [manifest.paths[index] for index in indices]
@@ -58,13 +58,13 @@ def splits_from_json(
 ) -> Splits:
     """Import folds for the images of `manifest`.
 
-    A file of `splits_to_json`, or one made elsewhere: `{"folds": [{"val": [paths]}, …]}` is enough,
-    `train` being the rest. `linked` clusters of copies must not be torn apart by it.
+    Reads files of `splits_to_json` and of other programs: `{"folds": [{"val": [paths]}, …]}` is
+    enough, `train` is then the rest. No fold may divide a `linked` cluster of copies.
 
     Raises:
-        DataError: The file is no such JSON, or was made for other images. As DataErrors with all
+        DataError: The file has another format, or was made for other images. As DataErrors with all
             problems: a fold number out of range, unknown or repeated paths, images in no fold or in
-            several, a group or copies in two folds, a class that a fold lacks.
+            several, a group or copies in two folds, a fold without a class.
     """
     value = _read(file)
     _refuse_other_images(file, value, manifest)
@@ -82,8 +82,8 @@ def splits_from_json(
     made_hash = splits_hash(manifest, folds)
     if value.get("splits_hash") not in (None, made_hash):
         raise DataError(
-            f"{shown(file)}: splits_hash does not fit the folds: they were edited. To use them as "
-            "they are now, remove the line with splits_hash"
+            f"{shown(file)}: splits_hash does not match the folds, so they were edited. To use "
+            "them as they are, remove the line with splits_hash"
         )
     seed = value.get("random_state")
     return Splits(
@@ -98,7 +98,7 @@ def splits_from_json(
 
 
 def _groups(manifest: Manifest) -> list[list[str]] | None:
-    """Images of each group (patient), without its name; None where images have none."""
+    """Images of each group (patient), without its name; None without groups."""
     if manifest.groups is None:
         return None
     members: dict[str, list[str]] = {}
@@ -113,7 +113,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{shown(file)}: is no JSON: {error}") from None
+        raise DataError(f"{shown(file)}: is not JSON: {error}") from None
     if not isinstance(value, dict) or not isinstance(value.get("folds"), list):
         raise DataError(f"{shown(file)}: has no list `folds`; expected a folds_info.json")
     version = value.get("schema_version", SCHEMA_VERSION)
@@ -134,24 +134,24 @@ def _refuse_other_images(file: Path, value: Mapping[str, Any], manifest: Manifes
         path
         for fold in value["folds"]
         if isinstance(fold, dict)
-        for side in ("train", "val")
-        if isinstance(fold.get(side), list)
-        for path in fold[side]
+        for split in ("train", "val")
+        if isinstance(fold.get(split), list)
+        for path in fold[split]
         if isinstance(path, str)
     }
-    there = set(manifest.paths)
-    added, removed = sorted(there - listed), sorted(listed - there)
+    present = set(manifest.paths)
+    added, removed = sorted(present - listed), sorted(listed - present)
     differences = []
     if added:
         differences.append(f"{len(added)} image(s) are new ({some(added)})")
     if removed:
         differences.append(f"{len(removed)} image(s) are gone ({some(removed)})")
     if not differences:
-        differences.append("the paths are the same, but contents, labels or groups are not")
+        differences.append("the paths are the same, but contents, labels or groups differ")
     raise DataError(
         f"{shown(file)}: these folds were made for other images than those in "
-        f"{shown(manifest.data_dir)}: {'; '.join(differences)}. Use the images they were made for, "
-        "or make new folds"
+        f"{shown(manifest.data_dir)}: {'; '.join(differences)}. Use the same "
+        "images, or make new folds"
     )
 
 
@@ -161,14 +161,14 @@ def _folds(
     count, folds = len(entries), {}
     for position, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
-            problems.append(f"folds[{position - 1}]: is no object")
+            problems.append(f"folds[{position - 1}]: is not an object")
             continue
         number = entry.get("fold", position)
         where = f"fold {number!r}"
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= count:
             problems.append(f"folds[{position - 1}]: {where} is out of range: 1 to {count}")
         elif number in folds:
-            problems.append(f"folds[{position - 1}]: {where} is there twice")
+            problems.append(f"folds[{position - 1}]: {where} is listed twice")
         else:
             val = _indices(entry.get("val"), f"{where}, val", place, problems)
             rest = np.setdiff1d(np.arange(len(place)), val)
@@ -183,7 +183,7 @@ def _indices(
     paths: Any, where: str, place: Mapping[str, int], problems: list[str]
 ) -> NDArray[np.int64]:
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        problems.append(f"{where}: is no list of paths")
+        problems.append(f"{where}: is not a list of paths")
         return np.array([], dtype=np.int64)
     unknown = [path for path in paths if path not in place]
     if unknown:
@@ -196,7 +196,7 @@ def _indices(
 
 
 def _stored_links(value: Mapping[str, Any], place: Mapping[str, int]) -> Clusters:
-    """Read the copies that were kept together when the folds were made."""
+    """Clusters of copies that shared a fold when the folds were made."""
     clusters = value.get("linked", [])
     if not isinstance(clusters, list) or not all(isinstance(one, list) for one in clusters):
         return ()
@@ -226,7 +226,7 @@ def _coverage_problems(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
 
 
 def _torn_units(manifest: Manifest, folds: Sequence[Fold], linked: Clusters) -> list[str]:
-    """Name the groups and copies with images on both sides of a fold."""
+    """Groups and clusters of copies that a fold divides."""
     units = unit_numbers(manifest, linked)
     problems = []
     for fold in folds:

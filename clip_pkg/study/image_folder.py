@@ -1,4 +1,4 @@
-"""A folder with one folder of images per class."""
+"""Lists the images of a folder with one folder per class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clip_pkg.study.decoding import SUFFIXES
 
 @dataclass(frozen=True, slots=True)  # there may be a million of them
 class ListedImage:
-    """One image: posix path relative to the listing's root, label, group if there are groups."""
+    """One image: posix path relative to the listing's root, label, and group, if any."""
 
     path: str
     label: str
@@ -24,14 +24,14 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found and what is wrong with it.
+    """Images of a folder or table, and problems with them.
 
     Args:
         root: Folder that paths are relative to.
         images: Sorted by path, paths unique.
-        ignored: (path, reason) of what lies there and takes no part.
-        problems: Mistakes that keep the set from being used, one sentence each.
-        notices: What the user should know, one sentence each.
+        ignored: (path, reason) of files that are not used.
+        problems: Errors that make the set unusable, one sentence each.
+        notices: One sentence each.
     """
 
     root: Path
@@ -42,7 +42,7 @@ class Listing:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether there is such a file; a name that cannot be one, or be looked at, is none."""
+    """`Path.is_file`, and false for names that the file system rejects."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -50,12 +50,12 @@ def is_file(path: Path) -> bool:
 
 
 def label_of(name: str) -> str:
-    """Give the class called `name`: NFC-normalised, as it is compared with names in text files."""
+    """Class label of a name: NFC-normalised and stripped, to compare with names in text files."""
     return unicodedata.normalize("NFC", name).strip()
 
 
 def check_names(names: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """Check class names, given as (place, name as written); returns problems and notices."""
+    """Check class names, pairs of (place, name as written); returns problems and notices."""
     problems: list[str] = []
     spellings: dict[str, dict[str, str]] = defaultdict(dict)
     for place, name in names:
@@ -64,7 +64,7 @@ def check_names(names: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]
             problems.append(f"{place}: the label is empty")
         elif any(unicodedata.category(char) in {"Cc", "Cs"} for char in label):
             problems.append(
-                f"{place}: '{shown(name)}' has control characters or is no UTF-8: rename it"
+                f"{place}: '{shown(name)}' has control characters or is not UTF-8: rename it"
             )
         else:
             spellings[label].setdefault(name, place)
@@ -72,7 +72,7 @@ def check_names(names: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]
         if len(places) > 1:
             problems.append(
                 f"{some(places.values())}: {len(places)} spellings of one class '{shown(label)}', "
-                "which differ in Unicode form or outer blanks only: use one"
+                "which differ only in Unicode form or outer white space: use one"
             )
     return problems, _case_notices(spellings)
 
@@ -82,17 +82,17 @@ def _case_notices(labels: Iterable[str]) -> list[str]:
     for label in labels:
         by_letters[label.casefold()].append(label)
     return [
-        f"classes {some(same)} differ in upper and lower case only"
+        f"classes {some(same)} differ only in upper and lower case"
         for same in by_letters.values()
         if len(same) > 1
     ]
 
 
-# What systems and archivers leave behind, beside everything that starts with a dot.
-LEFT_BY_SYSTEMS = frozenset(
+# Folders of operating systems and archivers, in addition to names that start with a dot.
+SYSTEM_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
 )
-# Images that people have and that are not read here; passing over them silently would lose data.
+# Image formats that are not supported; ignoring them silently would lose data.
 OTHER_IMAGES = frozenset(
     {".avif", ".dcm", ".dicom", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".mha", ".nii"}
     | {".npy", ".pgm", ".ppm", ".psd", ".svg", ".tga"}
@@ -104,7 +104,7 @@ KINDS = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
 
 @dataclass
 class _Walk:
-    """What a walk over the folders gathers."""
+    """Collects the results of a walk over folders."""
 
     images: list[ListedImage] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
@@ -112,7 +112,7 @@ class _Walk:
     notices: list[str] = field(default_factory=list)
 
     def entries(self, folder: Path, relative: PurePosixPath) -> list[os.DirEntry[str]]:
-        """List a folder by name; hidden entries and names that no JSON can hold are set aside."""
+        """Entries of a folder, sorted; without hidden entries and names that JSON cannot hold."""
         try:
             with os.scandir(folder) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
@@ -121,8 +121,8 @@ class _Walk:
             return []
         kept = []
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in LEFT_BY_SYSTEMS:
-                self.ignored.append((shown(relative / entry.name), "hidden or left by the system"))
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+                self.ignored.append((shown(relative / entry.name), "hidden, or made by the system"))
             elif not is_utf8(entry.name):
                 self.problems.append(
                     f"{shown(folder / entry.name)}: the name is not valid UTF-8: rename it"
@@ -133,9 +133,9 @@ class _Walk:
 
 
 def list_folder(data_dir: Path) -> Listing:
-    """List the images below each class folder of `data_dir`, nested folders included.
+    """List the images in each class folder of `data_dir` and its subfolders.
 
-    Each real folder of a class is read once, so that links that lead back up end.
+    Each real folder of a class is read once, so that cyclic links end.
     """
     walk = _Walk()
     classes: list[str] = []
@@ -145,14 +145,14 @@ def list_folder(data_dir: Path) -> Listing:
             classes.append(entry.name)
         elif _suffix(entry.name) in SUFFIXES:
             stray.append(entry.name)
-            walk.ignored.append((entry.name, "lies beside the class folders"))
+            walk.ignored.append((entry.name, "not in a class folder"))
         else:
             walk.ignored.append((entry.name, "not an image"))
     for name in classes:
         _list_class(walk, data_dir, name)
     if stray:
         walk.notices.append(
-            f"{len(stray)} image(s) directly in {shown(data_dir)} belong to no class and are "
+            f"{len(stray)} image(s) directly in {shown(data_dir)} have no class and are "
             f"ignored: {some(stray)}"
         )
     _note_other_images(walk)
@@ -165,13 +165,13 @@ def list_folder(data_dir: Path) -> Listing:
 
 
 def list_unlabelled(data_dir: Path) -> Listing:
-    """List all images below `data_dir`, nested folders included, under one label."""
+    """List all images in `data_dir` and its subfolders, with one label."""
     walk = _Walk()
     _list_images(walk, data_dir, PurePosixPath(), UNLABELLED)
     _note_other_images(walk)
     problems = list(walk.problems)
     if not walk.images:
-        problems.append(f"there is no image ({KINDS}) in {shown(data_dir)} or below it")
+        problems.append(f"no image ({KINDS}) in {shown(data_dir)} or its subfolders")
     images = tuple(sorted(walk.images, key=lambda image: image.path))
     return Listing(data_dir, images, tuple(walk.ignored), tuple(problems), tuple(walk.notices))
 
@@ -187,16 +187,16 @@ def _list_class(walk: _Walk, data_dir: Path, name: str) -> None:
 
 
 def _list_images(walk: _Walk, data_dir: Path, start: PurePosixPath, label: str) -> None:
-    """Gather the images of the folder `start` in `data_dir` and of those below it."""
+    """Collect the images of the folder `start` in `data_dir` and of its subfolders."""
     seen: set[tuple[int, int]] = set()
-    # Real folders first: an image then has the same path whether or not a link leads to it as well.
+    # Real folders first, so that an image has the same path whether or not a link leads to it too.
     folders, links = deque([start]), deque[PurePosixPath]()
     while folders or links:
         relative = folders.popleft() if folders else links.popleft()
         folder = data_dir / relative
         identity = _identity(folder)
         if identity in seen:
-            walk.ignored.append((shown(relative), "link to a folder that was read already"))
+            walk.ignored.append((shown(relative), "link to a folder that has been read"))
             continue
         seen.add(identity)
         for entry in walk.entries(folder, relative):
@@ -210,23 +210,29 @@ def _list_images(walk: _Walk, data_dir: Path, start: PurePosixPath, label: str) 
 
 
 def _layout_problems(data_dir: Path, classes: list[str], stray: list[str]) -> list[str]:
-    """Say what the layout looks like when it is not one folder per class."""
+    """Describe a layout that is not one folder per class."""
     place = shown(data_dir)
     if len(classes) < 2:
         found = f"only one class folder, '{shown(classes[0])}'" if classes else "no class folder"
-        hint = "each class's images go into a folder of their own, and there are at least two"
+        hint = (
+            "put the images of each class into a folder of its own; at least two classes are needed"
+        )
         tables = sorted(path.name for path in data_dir.glob("*.csv"))
         if tables:
-            hint += f"; to take labels from a table, give {shown(data_dir / tables[0])} as data"
+            hint += (
+                f"; to read labels from a table, use {shown(data_dir / tables[0])} as --data-dir"
+            )
         elif classes:
-            hint += f"; if the classes are inside it, give {shown(data_dir / classes[0])} as data"
+            hint += (
+                f"; if the classes are inside it, use {shown(data_dir / classes[0])} as --data-dir"
+            )
         elif stray:
-            hint += f"; the {len(stray)} images lying in it directly have no label"
+            hint += f"; the {len(stray)} images directly in it have no label"
         return [f"{place} has {found}: {hint}"]
     if all(name.casefold() in SPLIT_NAMES for name in classes):
         return [
-            f"{place} holds parts of a split ({some(classes)}), not classes: give one of them as "
-            "data, or put them together; the folds are made here"
+            f"{place} contains splits ({some(classes)}), not classes: use one of them as "
+            "--data-dir, or merge them; clip_pkg makes the folds itself"
         ]
     return []
 
@@ -236,7 +242,7 @@ def _note_other_images(walk: _Walk) -> None:
     for suffix, count in sorted(counts.items()):
         if suffix in OTHER_IMAGES:
             walk.notices.append(
-                f"{count} {suffix} file(s) are ignored: that kind is not read; convert to {KINDS}"
+                f"{count} {suffix} file(s) are ignored: unsupported format; convert them to {KINDS}"
             )
 
 
@@ -250,7 +256,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a folder or a link to one."""
+    """Whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
@@ -258,7 +264,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_utf8(name: str) -> bool:
-    """Tell whether a file's name is text that a CSV or JSON file can hold."""
+    """Whether a file name can be written into a CSV or JSON file."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

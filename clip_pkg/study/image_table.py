@@ -1,4 +1,4 @@
-"""A CSV file with the columns path, label and, for images that belong together, group."""
+"""Lists the images of a CSV file with the columns path, label and, optionally, group."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DELIMITERS = (",", ";", "\t")
 
 @dataclass
 class _Table:
-    """What reading the lines gathers."""
+    """Collects the results of reading the lines."""
 
     file: Path
     rows: dict[str, ListedImage] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)  # path → line it is on
+    lines: dict[str, int] = field(default_factory=dict)  # path → its line
     names: list[tuple[str, str]] = field(default_factory=list)  # (place, label as written)
     problems: list[str] = field(default_factory=list)
 
@@ -37,12 +37,12 @@ class _Table:
 def list_table(table_file: Path) -> Listing:
     """List the images that a CSV file names.
 
-    Paths are relative to the file's folder, which they must not leave, or absolute. The file is
+    Paths are absolute, or relative to the file's folder and inside it. The file is
     UTF-8, with or without byte order mark; columns are separated by commas, semicolons or tabs.
 
     Raises:
-        DataError: The file cannot be read as a table at all. Mistakes on single lines are in the
-            listing's `problems`, with their line numbers.
+        DataError: The file cannot be read as a table. Errors on single lines are in the listing's
+            `problems`, with their line numbers.
     """
     table = _Table(table_file)
     records = _records(table)
@@ -52,12 +52,12 @@ def list_table(table_file: Path) -> Listing:
         for line, record in records:
             _read_row(table, line, record, len(header), columns)
         if not table.rows and not table.problems:
-            table.problems.append(f"{table.place(header_line)}: no image below the header")
+            table.problems.append(f"{table.place(header_line)}: no images below the header")
     problems, case_notices = check_names(table.names)
     classes = {image.label for image in table.rows.values()}
     if len(classes) == 1 and not table.problems:
         problems.append(
-            f"{shown(table_file.name)}: only one class, '{shown(min(classes))}'; two are the least"
+            f"{shown(table_file.name)}: only one class, '{shown(min(classes))}'; two are needed"
         )
     images = tuple(sorted(table.rows.values(), key=lambda image: image.path))
     return Listing(
@@ -81,16 +81,16 @@ def _records(table: _Table) -> Iterator[tuple[int, list[str]]]:
             if any(value.strip() for value in record):
                 yield reader.line_num, record
     except csv.Error as error:
-        table.problems.append(f"{table.place(reader.line_num)}: is no CSV: {error}")
+        table.problems.append(f"{table.place(reader.line_num)}: is not valid CSV: {error}")
 
 
 def _columns(table: _Table, line: int, header: list[str]) -> tuple[dict[str, int], list[str]]:
-    """Find the known columns in the header; empty if one that must be there is missing."""
+    """Positions of the known columns; empty if a required one is missing."""
     names = [name.strip().casefold() for name in header]
     place = table.place(line)
     columns = {name: names.index(name) for name in COLUMNS if name in names}
     problems = [
-        f"{place}: column `{name}` is there {names.count(name)} times"
+        f"{place}: column `{name}` occurs {names.count(name)} times"
         for name in columns
         if names.count(name) > 1
     ]
@@ -125,13 +125,13 @@ def _read_row(
     group = label_of(record[columns["group"]]) if "group" in columns else None
     table.names.append((place, label))
     if group == "":
-        table.problems.append(f"{place}: the group is empty; every image needs one, or none")
+        table.problems.append(f"{place}: the group is empty; either all images have one, or none")
     path, reason = _path(table.file.parent, written)
     if reason:
         table.problems.append(f"{place}: {reason}")
     elif path in table.lines:
         table.problems.append(
-            f"{place}: {shown(written)} is on line {table.lines[path]} already; one line per image"
+            f"{place}: {shown(written)} is already on line {table.lines[path]}; keep one of them"
         )
     else:
         table.lines[path] = line
@@ -139,7 +139,7 @@ def _read_row(
 
 
 def _path(root: Path, written: str) -> tuple[str, str]:
-    """Turn a path as written into (path relative to `root`, reason why it cannot be used)."""
+    """Convert a path as written to (path relative to `root`, reason why it is invalid)."""
     if not written:
         return "", "the path is empty"
     if any(unicodedata.category(char) == "Cc" for char in written):
@@ -151,11 +151,11 @@ def _path(root: Path, written: str) -> tuple[str, str]:
     elif PurePosixPath(path).parts[:1] == ("..",):
         return (
             "",
-            f"{shown(written)} leads out of {shown(root)}; write an absolute path if that is meant",
+            f"{shown(written)} is outside {shown(root)}; write an absolute path if intended",
         )
     if PurePosixPath(path).suffix.lower() not in SUFFIXES:
         return "", f"{shown(written)} is not one of {', '.join(sorted(SUFFIXES))}"
     if not is_file(root / path):
         hint = "; write / between folders" if "\\" in written else ""
-        return "", f"there is no file {shown(root / path)}{hint}"
+        return "", f"no file {shown(root / path)}{hint}"
     return PurePosixPath(path).as_posix(), ""

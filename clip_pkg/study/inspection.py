@@ -1,4 +1,4 @@
-"""One look into every image file: can it be decoded, what is in it, what does it resemble."""
+"""Reads and decodes every image file once: digests, size, format and a thumbnail of each."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from PIL import Image
 
 from clip_pkg.study.decoding import UnreadableImage, decode, read_file
 
-THUMBNAIL = 32  # side in pixels
-MAX_THREADS = 16  # each may hold a few hundred megabytes of a huge image
-FILES_PER_THREAD = 8  # in work or waiting for it
-Progress: TypeAlias = Callable[[int, int], None]
+THUMBNAIL = 32  # width and height, pixels
+MAX_THREADS = 16  # a huge image takes a few hundred megabytes in each
+FILES_PER_THREAD = 8  # submitted at a time
+
+OnProgress: TypeAlias = Callable[[int, int], None]  # called with (done, total)
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False, slots=True)  # there may be a million of them
 class Inspection:
-    """What one readable image file holds.
+    """Content of one readable image file.
 
     Args:
         digest: sha256 (hex) of the file's bytes.
@@ -84,16 +85,16 @@ def inspect_file(path: Path) -> Inspection:
 
 
 def inspect_files(
-    root: Path, names: Sequence[str], progress: Progress | None = None
+    root: Path, names: Sequence[str], progress: OnProgress | None = None
 ) -> list[Inspection | UnreadableImage]:
-    """Inspect the files called `names` in `root`; see `_each_file`."""
+    """Inspect the files `names` in `root`, in parallel; the result is in their order."""
     return _each_file(inspect_file, root, names, progress)
 
 
 def file_digests(
-    root: Path, names: Sequence[str], progress: Progress | None = None
+    root: Path, names: Sequence[str], progress: OnProgress | None = None
 ) -> list[str | UnreadableImage]:
-    """sha256 (hex) of the files called `names` in `root`, which are not decoded."""
+    """sha256 (hex) of the files `names` in `root`, which are not decoded."""
     return _each_file(_digest, root, names, progress)
 
 
@@ -102,17 +103,16 @@ def _digest(path: Path) -> str:
 
 
 def _each_file(
-    look: Callable[[Path], Found], root: Path, names: Sequence[str], progress: Progress | None
+    read: Callable[[Path], Found], root: Path, names: Sequence[str], progress: OnProgress | None
 ) -> list[Found | UnreadableImage]:
-    """Look at the files called `names` in `root`, in parallel; the result is in their order.
+    """Call `read` on the files `names` in `root`; `progress` is called from this thread.
 
-    Threads do: Pillow and hashlib let go of the interpreter lock while they work, and threads need
-    neither a fork nor a second import. `progress` is called with (done, total) from this thread.
+    Threads are enough: Pillow and hashlib release the interpreter lock while they work.
     """
 
     def attempt(name: str) -> Found | UnreadableImage:
         try:
-            return look(root / name)
+            return read(root / name)
         except UnreadableImage as error:
             return error
 
@@ -122,16 +122,16 @@ def _each_file(
     pool = ThreadPoolExecutor(threads)
     try:
         with warnings.catch_warnings():
-            # What Pillow warns of (size, odd EXIF) is either refused or of no consequence here.
+            # Pillow warns of size and odd EXIF; here, these are errors or do not matter.
             warnings.filterwarnings("ignore", module="PIL")
-            begun = deque(
+            pending = deque(
                 pool.submit(attempt, name) for name in islice(waiting, threads * FILES_PER_THREAD)
             )
-            while begun:
-                found.append(begun.popleft().result())
-                begun.extend(pool.submit(attempt, name) for name in islice(waiting, 1))
+            while pending:
+                found.append(pending.popleft().result())
+                pending.extend(pool.submit(attempt, name) for name in islice(waiting, 1))
                 if progress is not None:
                     progress(len(found), len(names))
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images in work, not for all
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for running threads only
     return found

@@ -1,4 +1,4 @@
-"""Which images there are, of which class and patient: the one description all folds stand on."""
+"""The images of a study with their classes and patients; folds are indices into this list."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """N images in the order of their paths; every array of indices elsewhere counts in this order.
+    """N images sorted by path; all arrays of indices refer to this order.
 
     Args:
-        data_dir: Folder that `paths` are relative to. Where it lies has no part in `fingerprint`.
+        data_dir: Folder that `paths` are relative to; not part of `fingerprint`.
         classes: C names, NFC-normalised and sorted; `labels` index them.
-        paths: N posix paths relative to `data_dir`, sorted; absolute only where a CSV file says so.
+        paths: N posix paths relative to `data_dir`, sorted; absolute where a CSV file has such.
         labels: [N] int64 in 0..C-1, read-only.
-        groups: N names such as patients, whose images must share a fold; None without groups.
+        groups: N names, such as patients; images of one group share a fold. None without groups.
         digests: N sha256 digests (hex) of the files' bytes.
     """
 
@@ -53,7 +53,7 @@ class Manifest:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) over path, label, digest and group of every image; moves with the folder."""
+        """sha256 (hex) of each image's path, label, digest and group; independent of `data_dir`."""
         digest = hashlib.sha256()
         for index, path in enumerate(self.paths):
             group = None if self.groups is None else self.groups[index]
@@ -71,11 +71,11 @@ class Manifest:
         return np.bincount(self.labels[indices], minlength=len(self.classes)).astype(np.int64)
 
     def file(self, index: int) -> Path:
-        """Where image `index` lies."""
+        """Path of image `index`."""
         return self.data_dir / self.paths[index]
 
     def grouped(self, pattern: str | None) -> Manifest:
-        """Give every image the group that `pattern` captures in its file name.
+        """Assign to every image the group that `pattern` captures in its file name.
 
         Args:
             pattern: Regular expression, searched in the file name without its folder; the first
@@ -88,8 +88,8 @@ class Manifest:
             return self
         if self.groups is not None:
             raise DataError(
-                f"{shown(self.data_dir)}: groups come from the CSV file's column `group` and from "
-                f"group_pattern {pattern!r}; use one of them"
+                f"{shown(self.data_dir)}: the CSV file has a column `group`, and group_pattern is "
+                f"{pattern!r}; use one of them"
             )
         found = [re.search(pattern, PurePosixPath(path).name) for path in self.paths]
         groups = ["" if match is None else match.group(1) or "" for match in found]
@@ -102,7 +102,7 @@ class Manifest:
         return replace(self, groups=tuple(groups))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values; `from_json` reads it back."""
+        """Everything as JSON values; `from_json` reads them."""
         groups = self.groups or (None,) * len(self)
         return {
             "schema_version": SCHEMA_VERSION,
@@ -122,7 +122,7 @@ class Manifest:
         """Read what `to_json` wrote.
 
         Raises:
-            DataError: The value has another version, lacks something or does not fit its own
+            DataError: The value has another version, is incomplete, or does not match its own
                 fingerprint.
         """
         if value.get("schema_version") != SCHEMA_VERSION:
@@ -147,5 +147,5 @@ class Manifest:
                 f"this image list is damaged ({error}): scan the images again"
             ) from None
         if manifest.fingerprint != written:
-            raise DataError("this image list was edited or cut: scan the images again")
+            raise DataError("this image list was edited or truncated: scan the images again")
         return manifest

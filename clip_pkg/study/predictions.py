@@ -1,4 +1,4 @@
-"""`predictions.csv`: what a fold's model said about each validation image."""
+"""`predictions.csv`: predicted probabilities of each validation image of a fold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROBABILITY_PREFIX = "prob_"
 
 @dataclass(frozen=True)
 class Predictions:
-    """N answers over C classes.
+    """Predictions for N images over C classes.
 
     paths: N, as in the manifest. targets: [N] int64 class positions. probabilities: [N, C] float64.
     """
@@ -31,7 +31,7 @@ class Predictions:
     probabilities: NDArray[np.float64]
 
     def write(self, path: Path) -> None:
-        """Write the CSV; probabilities with all digits, so that every metric can be recomputed."""
+        """Write the CSV, with all digits, so that every metric can be recomputed."""
         stream = io.StringIO(newline="")
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([*LEADING_COLUMNS, *(PROBABILITY_PREFIX + name for name in self.classes)])
@@ -45,7 +45,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read a CSV that `Predictions.write` made. Raises RunFolderError if it is not one."""
+    """Read the output of `Predictions.write`. Raises RunFolderError for anything else."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             header, *rows = list(csv.reader(stream))
@@ -63,14 +63,14 @@ def read_predictions(path: Path) -> Predictions:
         raise RunFolderError(f"{path} cannot be read as predictions: {error!r}") from None
 
 
-def pooled(parts: Sequence[Predictions]) -> Predictions:
-    """Join the folds' validation predictions. Raises RunFolderError when they do not fit."""
-    classes = parts[0].classes
-    if any(part.classes != classes for part in parts):
+def pooled(folds: Sequence[Predictions]) -> Predictions:
+    """Concatenate the predictions of several folds. Raises RunFolderError if they do not match."""
+    classes = folds[0].classes
+    if any(fold.classes != classes for fold in folds):
         raise RunFolderError(
-            "the folds' predictions name different classes; they do not belong together"
+            "the folds' predictions have different classes; they do not belong together"
         )
-    paths = tuple(path for part in parts for path in part.paths)
+    paths = tuple(path for fold in folds for path in fold.paths)
     if len(set(paths)) != len(paths):
         raise RunFolderError(
             "an image was predicted in two folds; the folds do not belong together"
@@ -78,6 +78,6 @@ def pooled(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(
         classes=classes,
         paths=paths,
-        targets=np.concatenate([part.targets for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
+        targets=np.concatenate([fold.targets for fold in folds]),
+        probabilities=np.concatenate([fold.probabilities for fold in folds]),
     )

@@ -1,7 +1,7 @@
-"""Which pre-trainings a run needs, and which folds of which configs start from each.
+"""The pre-trainings of a run, and which folds of which configs start from each.
 
-What a pre-training learns follows from a part of the config, its images and the seed. Configs that
-differ only in what comes after it share one, and so do folds where it does not depend on them.
+A pre-training depends on some keys of the config, on its images and the seed. Configs that differ
+only in other keys share it, and so do folds if its images do not depend on them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clip_pkg.base.errors import DataError, shown, some
 from clip_pkg.base.paths import folder_name
+from clip_pkg.config.keys import keys_of_pretraining
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.identity import Identity, code_digest, config_digest, digest, version_mark
@@ -19,21 +20,6 @@ from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Splits
 from clip_pkg.study.tasks import ALL_IMAGES
 
-# What of a config decides what its pre-training learns; all else has its default there.
-DECIDING_KEYS = (
-    "image_encoder_name",
-    "stem",
-    "weights_dir",
-    "img_size",
-    "horizontal_flip",
-    "vertical_flip",
-    "use_amp",
-    "amp_dtype",
-    "random_state",
-    "pretrain",
-)
-# Where and how fast it runs.
-CARRIED_KEYS = ("gpu_id", "num_workers", "activation_checkpointing", "compile")
 DIGITS_OF_A_NAME = 8
 
 
@@ -41,9 +27,8 @@ DIGITS_OF_A_NAME = 8
 class Pretraining:
     """One pre-training.
 
-    config: as its task has it; `name`, `epochs`, `batch_size` and `augmentation` are those of the
-    pre-training. fold: whose training images it looks at; `ALL_IMAGES` where it looks at all of
-    `manifest`.
+    config: as in its task; `name`, `epochs`, `batch_size` and `augmentation` are those of the
+    pre-training. fold: the fold whose training images it uses, or `ALL_IMAGES` of `manifest`.
     """
 
     config: RunConfig
@@ -60,10 +45,10 @@ class Pretraining:
 def pretraining_of(
     config: RunConfig, manifest: Manifest, splits: Splits, fold: int, unlabelled: Manifest | None
 ) -> Pretraining | None:
-    """What a fold of a config starts from; None where the config asks for no pre-training.
+    """The pre-training that a fold of a config starts from; None without `pretrain`.
 
-    unlabelled: the images of `pretrain.images` where that is a folder. A training that holds no
-    image out has none to keep from its pre-training, which then looks at all.
+    unlabelled: the images of `pretrain.images` if that is a folder. Without held-out images, the
+    pre-training uses all images.
     """
     block = config.pretrain
     if block is None:
@@ -92,23 +77,23 @@ def pretraining_of(
 
 
 def seen_before(unlabelled: Manifest, manifest: Manifest, test: Manifest | None) -> str:
-    """Say how many images of the folds are in the folder of a pre-training; empty if none is.
+    """Notice about images of the folds in the folder of a pre-training; empty if there are none.
 
-    Raises DataError if test images are, byte for byte: nothing may learn from these.
+    Raises DataError if the folder contains test images, which no training may see.
     """
     known = set(unlabelled.digests)
     tested = [] if test is None else _among(test, known)
     if tested:
         raise DataError(
-            f"{len(tested)} test image(s) are in the folder that the pre-training learns from, "
-            f"{shown(unlabelled.data_dir)}: {some(tested)}; take them out of it"
+            f"{len(tested)} test image(s) are in the folder of the pre-training, "
+            f"{shown(unlabelled.data_dir)}: {some(tested)}; remove them from it"
         )
     count = len(_among(manifest, known))
     if not count:
         return ""
     return (
-        f"{count} of the {len(manifest)} images are in {shown(unlabelled.data_dir)} as well: the "
-        "pre-training sees their pixels, never their labels, before they validate"
+        f"{count} of the {len(manifest)} images are also in {shown(unlabelled.data_dir)}: the "
+        "pre-training sees the pixels of validation images, but never their labels"
     )
 
 
@@ -118,7 +103,7 @@ def _among(manifest: Manifest, digests: Set[str]) -> list[str]:
 
 
 def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:
-    """Find the folder that `pretrain.images` names: as written, or below one of `beside`."""
+    """Find the folder of `pretrain.images`: as written, or relative to one of `beside`."""
     written = Path(name).expanduser()
     places = [written, *(folder / written for folder in beside)]
     return next((place for place in places if place.exists()), written)
@@ -129,7 +114,7 @@ def _reduced(config: RunConfig) -> RunConfig:
     block = config.pretrain
     assert block is not None, "asked for one"
     whole = dump_canonical(config)
-    values = {key: whole[key] for key in (*DECIDING_KEYS, *CARRIED_KEYS)}
+    values = {key: whole[key] for key in keys_of_pretraining()}
     return RunConfig.model_validate(
         {
             **values,

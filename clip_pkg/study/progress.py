@@ -1,4 +1,4 @@
-"""Small files that a worker writes and any process may read: its progress and its profile."""
+"""Files that a worker writes for other processes: progress and profile of a fold."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clip_pkg.base.files import write_json
 
 @dataclass(frozen=True)
 class Progress:
-    """One look at a fold that trains.
+    """State of a fold in training.
 
-    phase: `train` or `val`, or what is being prepared. epoch and step count from 1. monitored: the
-    monitored metric after the last epoch. updated: seconds since the epoch (1970).
+    phase: `train`, `val`, or what is being prepared. epoch, step: from 1. monitored: monitored
+    metric after the last epoch. updated: seconds since 1970.
     """
 
     phase: str
@@ -32,13 +32,13 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Part of all epochs that is done, 0 to 1."""
+        """Finished share of all epochs, 0 to 1."""
         within = self.step / self.steps if self.steps and self.phase == "train" else 1.0
         return min(1.0, max(0.0, (self.epoch - 1 + within) / self.epochs)) if self.epochs else 0.0
 
 
 def read_progress(path: Path) -> Progress | None:
-    """Read a progress file; None while there is none, or none that can be read."""
+    """Read a progress file; None if it is missing or unreadable."""
     try:
         return Progress(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -62,10 +62,10 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 class FoldProfile:
     """Seconds of a fold by phase, over some of its epochs.
 
-    first_epoch, last_epoch: of those measured, from 1. steps, images: of training in them. seconds:
-    by phase; what is in none of them is `other`, so that they add up to `total_seconds`. ranks:
-    processes that trained the fold together; the seconds and the device are those of rank 0, the
-    images those of all.
+    first_epoch, last_epoch: measured epochs, from 1. steps, images: of training in these epochs.
+    seconds: by phase, with `other` for the rest, so that they add up to `total_seconds`. ranks:
+    processes that train the fold together; seconds and device are those of rank 0, images those of
+    all ranks.
     """
 
     config: str
@@ -81,18 +81,18 @@ class FoldProfile:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Percent of the whole time by phase; they add up to 100."""
+        """Percent of the total time by phase; they add up to 100."""
         whole = sum(self.seconds.values())
         return {name: 100 * seconds / whole for name, seconds in self.seconds.items()}
 
     @property
     def whose(self) -> str:
-        """Which of several processes was looked at, in words; empty for one."""
+        """Which of several ranks was measured, in words; empty for a single process."""
         return f", rank 0 of {self.ranks}" if self.ranks > 1 else ""
 
     @property
     def title(self) -> str:
-        """What was measured, in a line."""
+        """One line that describes the measurement."""
         epochs = f"epochs {self.first_epoch}–{self.last_epoch}"
         if self.first_epoch == self.last_epoch:
             epochs = f"epoch {self.first_epoch}"
@@ -103,7 +103,7 @@ class FoldProfile:
         )
 
     def rows(self) -> Sequence[tuple[str, str, str]]:
-        """Phase, seconds and percent as text; the sum at the end."""
+        """Phase, seconds and percent as text; the last row is the sum."""
         rows = [
             (name, f"{seconds:.3f}", f"{self.shares[name]:.1f}")
             for name, seconds in self.seconds.items()
@@ -111,12 +111,12 @@ class FoldProfile:
         return [*rows, ("sum", f"{self.total_seconds:.3f}", "100.0")]
 
     def write(self, path: Path) -> None:
-        """Write the file that `read_profile` reads, with the shares for other readers."""
+        """Write the file for `read_profile`, with the shares for other readers."""
         write_json(path, {**vars(self), "shares": self.shares})
 
 
 def read_profile(path: Path) -> FoldProfile | None:
-    """Read a profile; None while there is none, or none that can be read."""
+    """Read a profile; None if it is missing or unreadable."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         content.pop("shares", None)

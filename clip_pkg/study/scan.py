@@ -1,4 +1,4 @@
-"""From a data folder or table to a manifest: every file opened once, every problem told at once."""
+"""From a data folder or table to a manifest; reads each file once, reports all problems at once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from clip_pkg.study.decoding import UnreadableImage
 from clip_pkg.study.duplicates import Clusters, find_duplicates
 from clip_pkg.study.image_folder import ListedImage, Listing, list_folder, list_unlabelled
 from clip_pkg.study.image_table import list_table
-from clip_pkg.study.inspection import Inspection, Progress, file_digests, inspect_files
+from clip_pkg.study.inspection import Inspection, OnProgress, file_digests, inspect_files
 from clip_pkg.study.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """The images, what was found out about them, and the copies among them.
+    """The images, facts about them, and the copies among them.
 
-    `linked` holds clusters of indices into the manifest that must share a fold; `inspections` are
-    in the manifest's order.
+    linked: clusters of indices into the manifest that must share a fold. inspections: in the
+    manifest's order.
     """
 
     manifest: Manifest
@@ -35,18 +35,18 @@ class ScanResult:
 
 
 def list_images(data_dir: Path) -> Listing:
-    """List the images of a folder per class, or of a CSV file.
+    """List the images of a folder with one folder per class, or of a CSV file.
 
     Raises:
         DataError: There is no such folder or table.
     """
     root = data_dir.absolute()
     try:
-        str(root).encode("utf-8")  # it is written into JSON files
+        str(root).encode("utf-8")  # JSON files contain it
         if root.is_dir():
             return list_folder(root)
         if not root.exists():
-            raise DataError(f"{shown(data_dir)}: there is no such data folder or CSV file")
+            raise DataError(f"{shown(data_dir)}: no such data folder or CSV file")
     except (OSError, UnicodeEncodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the name is not valid UTF-8"
         raise DataError(f"{shown(data_dir)}: cannot be read: {reason}") from None
@@ -56,7 +56,7 @@ def list_images(data_dir: Path) -> Listing:
 
 
 def class_names(data_dir: Path) -> tuple[str, ...]:
-    """Names of the classes in `data_dir`, sorted, without opening an image.
+    """Names of the classes in `data_dir`, sorted; opens no image.
 
     Raises:
         DataError: See `scan`.
@@ -72,19 +72,19 @@ def scan(
     *,
     group_pattern: str | None = None,
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> ScanResult:
-    """Open every image once and describe the set.
+    """Open every image once and describe the image set.
 
     Args:
         data_dir: A folder with one folder of images per class, or a CSV file (path,label[,group]).
         group_pattern: See `Manifest.grouped`.
-        skip_unreadable: Leave out files that cannot be decoded instead of refusing the set.
+        skip_unreadable: Leave out files that cannot be decoded, instead of raising.
         progress: Called with (done, total) after each image.
 
     Raises:
-        DataErrors: Everything that is wrong with the set: its layout, empty classes, unreadable
-            files, identical images under different labels, file names without a group.
+        DataErrors: All problems of the set: its layout, empty classes, unreadable files, identical
+            images with different labels, file names without a group.
     """
     listing = list_images(Path(data_dir))
     found = inspect_files(listing.root, [image.path for image in listing.images], progress)
@@ -114,10 +114,10 @@ def scan(
     return ScanResult(manifest, audit, duplicates.linked, tuple(inspections))
 
 
-def scan_unlabelled(data_dir: Path, *, progress: Progress | None = None) -> Manifest:
-    """Open every image of a folder, nested folders included, and describe the set.
+def scan_unlabelled(data_dir: Path, *, progress: OnProgress | None = None) -> Manifest:
+    """Open every image of a folder and its subfolders, and describe the image set.
 
-    All are of one class; files that cannot be decoded are an error, as in `scan`.
+    All images have one label; files that cannot be decoded are an error, as in `scan`.
 
     Raises:
         DataErrors: Files cannot be read, or there is no image.
@@ -125,7 +125,7 @@ def scan_unlabelled(data_dir: Path, *, progress: Progress | None = None) -> Mani
     """
     root = data_dir.absolute()
     if not root.is_dir():
-        raise DataError(f"{shown(data_dir)}: there is no such folder of images")
+        raise DataError(f"{shown(data_dir)}: no such folder of images")
     listing = list_unlabelled(root)
     found = inspect_files(root, [image.path for image in listing.images], progress)
     unreadable = [
@@ -144,14 +144,14 @@ def known_images(
     paths: Collection[str],
     *,
     group_pattern: str | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Manifest:
-    """Describe those images of `data_dir` that are among `paths`, of a scan that was made before.
+    """Describe the images of `data_dir` that are among `paths`, which an earlier scan has checked.
 
-    Files are read, but not decoded: whether they are the same as then, the fingerprint tells.
+    Files are read but not decoded; the fingerprint shows whether they have changed.
 
     Raises:
-        DataErrors: Files cannot be read, or file names are without a group.
+        DataErrors: Files cannot be read, or file names have no group.
         DataError: There is no such folder or table.
     """
     listing = list_images(data_dir)
@@ -201,7 +201,7 @@ def _contradictions(images: Sequence[ListedImage], exact: Clusters) -> list[str]
         labels = sorted({images[index].label for index in cluster})
         if len(labels) > 1:
             problems.append(
-                f"the same image under different labels ({some(labels)}): "
-                f"{some((images[index].path for index in cluster), 10)}; keep the one that is right"
+                f"the same image with different labels ({some(labels)}): "
+                f"{some((images[index].path for index in cluster), 10)}; keep the correct one"
             )
     return problems

@@ -1,4 +1,4 @@
-"""Test images beside the training images: the same classes, and none of the images themselves."""
+"""Test images (`test_dir`): checks that classes match and that no training image is among them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from clip_pkg.study.scan import ScanResult
 
 @dataclass(frozen=True)
 class ImageTestSet:
-    """manifest: the test images, whose labels index the training classes. notices: on them."""
+    """Test images. manifest: its labels index the training classes."""
 
     manifest: Manifest
     notices: tuple[str, ...]
 
 
 def find_test_dir(written: str, search_dirs: list[Path]) -> Path:
-    """Where `test_dir` is: as it is written, or in the first of `search_dirs` that has it.
+    """Find `test_dir`: an absolute path, or the first match in `search_dirs`.
 
-    Raises DataError where it is in none of them.
+    Raises DataError if there is none.
     """
     given = Path(written).expanduser()
     places = [given] if given.is_absolute() else [folder / given for folder in search_dirs]
@@ -32,22 +32,22 @@ def find_test_dir(written: str, search_dirs: list[Path]) -> Path:
         if place.exists():
             return place.absolute()
     tried = dict.fromkeys(shown(place.absolute()) for place in places)
-    raise DataError(f"test_dir {written!r} was not found; looked for {', '.join(tried)}")
+    raise DataError(f"test_dir {written!r} was not found; searched {', '.join(tried)}")
 
 
 def match_test_set(found: ScanResult, training: ScanResult) -> ImageTestSet:
-    """Bring scanned test images to the classes of the training images.
+    """Map scanned test images to the classes of the training images.
 
     Raises:
-        DataErrors: Classes that are not trained, files that are training images too.
+        DataErrors: Classes without training images, files that are also training images.
     """
     test, trained = found.manifest, training.manifest
     unknown = [name for name in test.classes if name not in trained.classes]
     problems = []
     if unknown:
         problems.append(
-            f"class(es) {some(unknown)} have no training images; the training images in "
-            f"{shown(trained.data_dir)} are of {some(trained.classes)}"
+            f"class(es) {some(unknown)} have no training images; the classes in "
+            f"{shown(trained.data_dir)} are {some(trained.classes)}"
         )
     problems += _leaks(test, trained)
     if problems:
@@ -64,18 +64,18 @@ def match_test_set(found: ScanResult, training: ScanResult) -> ImageTestSet:
 
 
 def _leaks(test: Manifest, trained: Manifest) -> list[str]:
-    """Files that are among the training images, byte for byte."""
+    """Files that are identical to training images."""
     by_digest = dict(zip(trained.digests, trained.paths, strict=True))
     return [
-        f"{shown(path)}: is the training image {shown(by_digest[digest])}, so that its score would "
-        "tell nothing; take it out of one of the two"
+        f"{shown(path)}: is also the training image {shown(by_digest[digest])}, so its score would "
+        "be meaningless; remove one of the two"
         for path, digest in zip(test.paths, test.digests, strict=True)
         if digest in by_digest
     ]
 
 
 def _near_copies(found: ScanResult, training: ScanResult, test: Manifest) -> list[str]:
-    """Tell of test images that are alike to training images: re-encoded, resized, cropped."""
+    """Warnings about test images that are near copies of training images."""
     first = len(training.inspections)
     duplicates = find_duplicates(
         [*training.inspections, *found.inspections],
@@ -89,7 +89,7 @@ def _near_copies(found: ScanResult, training: ScanResult, test: Manifest) -> lis
         if index >= first
     ]
     if not duplicates.searched:
-        return ["too many to look for near copies of training images among them"]
+        return ["too many images to search for near copies of training images"]
     if not copies:
         return []
     names = some(test.paths[index] for index in sorted(copies))

@@ -34,8 +34,9 @@ from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision, choose_precision, flushed_denormals
 from clip_pkg.models.state_dicts import load_strictly
 from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.folds_info import splits_from_json
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.splits import Splits, inner_split, splits_from_json, undivided
+from clip_pkg.study.splits import Splits, inner_split, undivided
 from clip_pkg.study.tasks import ModelTask, PretrainTask, RefitTask, Task
 from clip_pkg.training.banner import fold_notices
 from clip_pkg.training.batch_norm import share_statistics

@@ -11,9 +11,10 @@ import torch
 
 from clip_pkg.base.files import write_json
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.folds_info import splits_to_json
 from clip_pkg.study.pretraining import pretraining_of
 from clip_pkg.study.scan import scan
-from clip_pkg.study.splits import make_splits, splits_to_json, undivided
+from clip_pkg.study.splits import make_splits, undivided
 from clip_pkg.study.tasks import FoldResult, PretrainTask
 from clip_pkg.training.build import trainer_for
 from support.tiny import TINY

@@ -154,7 +154,7 @@ def test_wrong_images_are_told(lists: tuple[list[str], np.ndarray], data: Path) 
         model.fit(paths, labels[1:])
     with pytest.raises(DataError, match="same as text"):
         model.fit(paths[:2], [1, "1"])
-    with pytest.raises(DataError, match="there is no such data folder"):
+    with pytest.raises(DataError, match="no such data folder"):
         model.fit(data / "absent")
     with pytest.raises(UserError, match="executor"):
         ImageTextClassifier(executor="threads").fit(data)

@@ -24,8 +24,13 @@ from clip_pkg.base.errors import DataError, UserError
 from clip_pkg.data import cache as cache_files
 from clip_pkg.data import pixel_blocks, store_builder
 from clip_pkg.data.cache import NoRoom
-from clip_pkg.data.pixel_blocks import squash
-from clip_pkg.data.pixel_store import PixelStore, StoreError
+from clip_pkg.data.pixel_blocks import square, squash
+from clip_pkg.data.pixel_store import (
+    EARLIER_RECIPE,
+    PIXELS_VERSION,
+    PixelStore,
+    StoreError,
+)
 from clip_pkg.data.store_builder import build_store
 from clip_pkg.study.manifest import Manifest
 
@@ -184,6 +189,34 @@ def _older_recipe(path: Path) -> None:
     path.with_suffix(".json").write_text(json.dumps(record))
 
 
+def test_stores_of_the_version_before_recipes_were_declared_are_used(
+    manifest: Manifest, cache: Path
+) -> None:
+    path = build_store(manifest, 16, cache)
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["recipe"] = EARLIER_RECIPE
+    path.with_suffix(".json").write_text(json.dumps(record))
+    notices: list[str] = []
+    assert build_store(manifest, 16, cache, notify=notices.append) == path
+    assert not notices
+
+
+def test_pixels_are_those_of_their_declared_version(tmp_path: Path) -> None:
+    """If this fails on purpose, raise PIXELS_VERSION: existing stores hold other pixels."""
+    rows, columns = np.mgrid[:48, :64]
+    colours = np.stack([4 * columns, 5 * rows, (rows * columns) % 256], axis=2).astype(np.uint8)
+    grey = (rows * 1300 + columns).astype(np.uint16)
+    sums = []
+    for name, array in (("colour.png", colours), ("grey.png", grey)):
+        file = tmp_path / name
+        Image.fromarray(array).save(file)
+        for size in (24, 80):
+            pixels = square(file, hashlib.sha256(file.read_bytes()).hexdigest(), size)
+            sums.append([int(pixels.astype(np.int64).sum()), int(pixels[::5, ::7].sum())])
+    assert PIXELS_VERSION == 1
+    assert sums == [[207043, 6109], [2297173, 67049], [205995, 6246], [2284698, 65082]]
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -248,7 +281,7 @@ def test_a_full_disk_is_noticed_before_decoding(
     manifest: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
-    needed = 128 + 70 * 16 * 16 * 3 + cache_files.SPACE_TO_LEAVE
+    needed = 128 + 70 * 16 * 16 * 3 + cache_files.MIN_FREE_BYTES
     with pytest.raises(NoRoom, match=f"{needed:,} bytes for them, 1,000,000 are free") as caught:
         build_store(manifest, 16, cache)
     assert str(cache) in str(caught.value)
@@ -262,7 +295,7 @@ def test_a_disk_that_fills_up_is_a_sentence(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store_builder, "fill_blocks", full)
-    with pytest.raises(NoRoom, match="filled up on the way .No space left on device"):
+    with pytest.raises(NoRoom, match="disk of .* is full .No space left on device"):
         build_store(manifest, 16, cache)
     assert leftovers(cache) == []
 
@@ -308,7 +341,7 @@ def test_two_launchers_build_once(manifest: Manifest, cache: Path) -> None:
     deadline = time.monotonic() + 10
     while not told and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert told == [f"waiting for another process that prepares {path.name}"]
+    assert told == [f"waiting for another process that builds {path.name}"]
     assert not path.exists()
     lock.release()
     second.join()

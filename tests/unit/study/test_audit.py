@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_pkg.study.audit import check_folds, fold_table, side_words
+from clip_pkg.study.audit import check_folds, fold_table, laterality_names
 from clip_pkg.study.scan import scan
 from clip_pkg.study.splits import make_splits
 
@@ -52,7 +52,7 @@ def test_12_bit_levels_in_16_bit_files_are_mentioned(tmp_path: Path) -> None:
         Image.fromarray(levels).save(tmp_path / f"{label}" / "x.png")
     notices = scan(tmp_path).audit.notices
     assert len(notices) == 1
-    assert "the 2 images of more than 8 bits use at most 6.2% of their range" in notices[0]
+    assert "the 2 images with more than 8 bits use at most 6.2% of their range" in notices[0]
     levels = np.random.default_rng(7).integers(0, 65536, (40, 40)).astype(np.uint16)
     Image.fromarray(levels).save(tmp_path / "0" / "full.png")
     assert scan(tmp_path).audit.notices == ()
@@ -79,7 +79,7 @@ def test_fold_table_of_many_folds_is_summed_up(image_set: ImageSet) -> None:
     manifest = scan(image_set({"a": 20, "b": 13})).manifest
     splits = make_splits(manifest, **{**DEFAULTS, "n_splits": 13})
     assert fold_table(manifest, splits) == [
-        "validation images  all  least of 13 folds  most",
+        "validation images  all  min of 13 folds  max",
         "a                   20                  1     2",
         "b                   13                  1     1",
         "all classes         33                  2     3",
@@ -91,16 +91,16 @@ def test_copies_that_reach_over_groups_are_mentioned(image_set: ImageSet) -> Non
     (root / "a" / "p9.png").write_bytes((root / "a" / "000.png").read_bytes())
     notices = scan(root, group_pattern=r"(.*)\.png").audit.notices
     assert len(notices) == 1
-    assert "reach over groups" in notices[0]
+    assert "span several groups" in notices[0]
     assert "a/000.png, a/p9.png" in notices[0]
 
 
 def test_side_names_warn_only_of_flips(image_set: ImageSet) -> None:
     audit = scan(image_set({"left hip": 1, "right hip": 1})).audit
     assert audit.notices == ()
-    assert len(audit.side_warnings) == 1
-    assert "left hip, right hip" in audit.side_warnings[0]
-    assert scan(image_set({"a": 1, "b": 1}, name="plain")).audit.side_warnings == ()
+    assert len(audit.laterality_warnings) == 1
+    assert "left hip, right hip" in audit.laterality_warnings[0]
+    assert scan(image_set({"a": 1, "b": 1}, name="plain")).audit.laterality_warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,5 @@ def test_side_names_warn_only_of_flips(image_set: ImageSet) -> None:
         (set(), set()),
     ],
 )
-def test_side_words(names: set[str], found: set[str]) -> None:
-    assert set(side_words(names)) == found
+def test_laterality_names(names: set[str], found: set[str]) -> None:
+    assert set(laterality_names(names)) == found

@@ -65,7 +65,7 @@ def test_without_a_file_the_template_or_the_names_speak() -> None:
     assert plain.notices == ("no class_texts_file: the class names are the texts",)
     made = resolve(names, template="an X-ray: {}.")
     assert made.prompts == (("an X-ray: Good Place.",), ("an X-ray: stem loosening.",))
-    assert "all texts are made by text_template" in made.notices[0]
+    assert "all texts come from text_template" in made.notices[0]
     assert resolve(("-", "a")).prompts == (("-",), ("a",))
 
 
@@ -82,7 +82,7 @@ def test_classes_without_text_are_errors_with_the_nearest_key(texts: Path) -> No
 def test_template_serves_classes_that_the_file_lacks(texts: Path) -> None:
     found = resolve(("Fracture", "Spacer", "Wear"), texts, template="a hip with {}")
     assert found.prompts[0] == ("a hip with Fracture",)
-    assert "lacks Fracture" in found.notices[0]
+    assert "has no Fracture" in found.notices[0]
 
 
 def test_keys_without_images_are_mentioned(texts: Path) -> None:
@@ -108,13 +108,13 @@ def test_names_are_compared_in_one_unicode_form(texts: Path) -> None:
         (b'{"a": ["x", null], "b": "x"}', "class 'a' needs a text or a list of texts"),
         (b'{"a": {"x": "y"}, "b": "x"}', "class 'a' needs a text or a list of texts"),
         (b'{"a": "x", "b": "y", "a": "z"}', "texts.json:1"),
-        ('{"e\u0301": "x", "\u00e9": "y"}'.encode(), "class 'é' is given in two spellings"),
+        ('{"e\u0301": "x", "\u00e9": "y"}'.encode(), "class 'é' occurs in two spellings"),
         (b'{"a": "x" "b": "y"}', "texts.json:1"),
         (b"", "texts.json"),
         (b'["a", "b"]', "must be an object"),
         (b'{"a": "\xff"}', "is not UTF-8"),
         (b'{"a": "The  same", "b": ["the same"]}', "classes a, b have the same text 'the same'"),
-        (b'{"a": ["x", "y"], "b": ["y", "X"]}', "cannot be told apart"),
+        (b'{"a": ["x", "y"], "b": ["y", "X"]}', "cannot be distinguished"),
     ],
 )
 def test_mistakes_in_the_file(content: bytes, reason: str, texts: Path) -> None:
@@ -143,7 +143,7 @@ def test_where_a_file_is_looked_for(tmp_path: Path) -> None:
         resolve(("a", "b"), "none.json", search=(config, work))
     for place in [*places, CHECKOUT / "class_texts"]:
         assert str(place / "none.json") in str(caught.value)
-    with pytest.raises(DataError, match=f"looked for {tmp_path / 'none.json'}$"):
+    with pytest.raises(DataError, match=f"searched {tmp_path / 'none.json'}$"):
         resolve(("a", "b"), tmp_path / "none.json", search=(config, work))
 
 
@@ -184,7 +184,7 @@ def test_template_file_can_be_used_as_it_is(tmp_path: Path) -> None:
         ("an X-ray of Good Place",), ("an X-ray of 股骨",),
     )  # fmt: skip
     before = path.read_bytes()
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         write_template(("a",), path, "{}")
     assert path.read_bytes() == before
     with pytest.raises(DataError, match="once, where the class name goes"):

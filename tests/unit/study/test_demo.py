@@ -87,7 +87,7 @@ def test_an_existing_folder_is_left_alone(
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     assert demo.main([str(tmp_path)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -105,5 +105,5 @@ def test_an_interrupted_demo_leaves_nothing(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot make the demo data at .*file/digits"):
+    with pytest.raises(DataError, match="cannot write the demo data to .*file/digits"):
         demo.make_demo(tmp_path / "file" / "digits")

@@ -85,7 +85,7 @@ def test_near_copies_under_different_labels_are_mentioned(tmp_path: Path) -> Non
     jpeg(smooth(1), 80).save(tmp_path / "b" / "copy.jpg")
     result = scan(tmp_path)
     assert [result.manifest.paths[index] for index in result.linked[0]] == ["a/1.png", "b/copy.jpg"]
-    notice = "nearly the same image under different labels (a, b): a/1.png, b/copy.jpg"
+    notice = "nearly the same image with different labels (a, b): a/1.png, b/copy.jpg"
     assert notice in result.audit.notices
 
 
@@ -100,7 +100,7 @@ def test_a_set_that_looks_alike_is_reported_but_not_glued_together(tmp_path: Pat
     result = scan(tmp_path)
     assert result.linked == ()
     assert len(result.audit.look_alikes[0]) == 30
-    assert any("30 images look alike" in notice for notice in result.audit.notices)
+    assert any("30 images are similar" in notice for notice in result.audit.notices)
 
 
 def test_blank_images_are_no_near_copies(image_set: ImageSet) -> None:
@@ -109,7 +109,9 @@ def test_blank_images_are_no_near_copies(image_set: ImageSet) -> None:
     Image.new("L", (40, 40), 200).save(root / "a" / "bright.png")
     result = scan(root)
     assert result.linked == ()
-    assert any("2 image(s) are of one single level" in notice for notice in result.audit.notices)
+    assert any(
+        "2 image(s) are have the same level everywhere" in notice for notice in result.audit.notices
+    )
 
 
 def test_hip_xrays_hold_four_pairs_of_crops(hip_xrays: Path) -> None:

@@ -57,7 +57,7 @@ def test_nested_folders_and_what_is_ignored(
     assert set(ignored) == {
         "a/.hidden", "a/Thumbs.db", "b/scan.dcm", "__MACOSX", "loose.png", "readme.txt",
     }  # fmt: skip
-    assert ignored["loose.png"] == "lies beside the class folders"
+    assert ignored["loose.png"] == "not in a class folder"
     notices = "\n".join(result.audit.notices)
     assert "1 image(s) directly in" in notices
     assert "1 .dcm file(s) are ignored" in notices
@@ -75,7 +75,7 @@ def test_links_are_followed_and_loops_end(
     (root / "b" / "extra twice").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(root / "b")
     (root / "b" / "self").symlink_to("self")
-    with pytest.raises(DataError, match="under different labels"):
+    with pytest.raises(DataError, match="with different labels"):
         scan(root)  # `0 root` brings the images of b into a
     (root / "a" / "0 root").unlink()
     result = scan(root)
@@ -175,7 +175,7 @@ def test_damaged_manifest_is_refused(image_set: ImageSet) -> None:
     value = scan(image_set({"a": 3, "b": 2})).manifest.to_json()
     for change, reason in (
         ({"schema_version": 9}, "schema_version 9"),
-        ({"images": value["images"][:-1]}, "edited or cut"),
+        ({"images": value["images"][:-1]}, "edited or truncated"),
         ({"images": value["images"][::-1]}, "damaged"),
         ({"images": [{"path": "a"}]}, "damaged"),
         ({"classes": ["a"]}, "damaged"),
@@ -288,7 +288,7 @@ def test_folder_that_cannot_be_listed(image_set: ImageSet, monkeypatch: pytest.M
 def test_names_too_long_for_a_file_are_missing_files(image_set: ImageSet) -> None:
     table = image_set({"a": 1, "b": 1}) / "t.csv"
     table.write_text(f"path,label\na/000.png,a\n{'x' * 5000}.png,b\n")
-    with pytest.raises(DataError, match=r"t\.csv:3: there is no file"):
+    with pytest.raises(DataError, match=r"t\.csv:3: no file"):
         scan(table)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_pkg.base.errors import DataError
-from clip_pkg.study.fold import unit_numbers
+from clip_pkg.study.folds_info import splits_from_json, splits_to_json
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.scan import scan
 from clip_pkg.study.splits import (
@@ -18,9 +18,8 @@ from clip_pkg.study.splits import (
     fold_class_counts,
     inner_split,
     make_splits,
-    splits_from_json,
-    splits_to_json,
     stratified_folds,
+    unit_numbers,
     units_per_class,
 )
 
@@ -122,7 +121,7 @@ def test_holdout_takes_its_share_of_each_class(
     manifest = manifest_of(labels)
     options = {**DEFAULTS, "use_cv": False, "val_fraction": fraction, "random_state": seed}
     if manifest.class_counts.min() < 2:
-        with pytest.raises(DataError, match="too few for a training and a validation part"):
+        with pytest.raises(DataError, match="too few for a training and a validation split"):
             make_splits(manifest, **options)
         return
     splits = make_splits(manifest, **options)
