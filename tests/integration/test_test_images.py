@@ -103,8 +103,8 @@ def test_a_refit_is_tested_with_its_last_epoch(
     ("change", "sentence"),
     [
         ("unknown class", "class(es) green have no training images"),
-        ("leak", "is the training image"),
-        ("nowhere", "was not found; looked for"),
+        ("leak", "is also the training image"),
+        ("nowhere", "was not found; searched"),
     ],
 )
 def test_unfit_test_images_are_a_sentence(
