@@ -64,7 +64,7 @@ def run(parsed: argparse.Namespace) -> int:
     from clip_pkg.launch.execution import estimates_of
     from clip_pkg.launch.preparation import prepare
     from clip_pkg.launch.probe import NoProbe
-    from clip_pkg.launch.run_folder import fold_tasks, pretraining_tasks
+    from clip_pkg.launch.tasks import fold_tasks, pretraining_tasks
     from clip_pkg.launch.terminal import Terminal
     from clip_pkg.scheduling.simulation import numbered_gpus, simulate
     from clip_pkg.study.tasks import nouns, unfinished

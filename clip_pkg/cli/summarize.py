@@ -25,7 +25,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rebuild the summary of one config's folder, or of every one in a folder."""
-    from clip_pkg.launch.terminal import Terminal, results_table
+    from clip_pkg.launch.tables import results_table
+    from clip_pkg.launch.terminal import Terminal
     from clip_pkg.results.folders import left_out, result_folders
     from clip_pkg.results.summary import summarize
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.request import RunFolders
-from clip_pkg.launch.terminal import RunView, Terminal
-from clip_pkg.results.curves import write_mean_curves
-from clip_pkg.results.summary import summarize
+from clip_pkg.launch.run_view import RunView
+from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
@@ -39,8 +37,10 @@ def execute(
     tasks: Sequence[Task],
     resources: Resources,
     terminal: Terminal,
+    *,
+    on_ended: Callable[[str], None],
 ) -> Outcome:
-    """Run every task that is not finished."""
+    """Run every task that is not finished; `on_ended` is called with the name of each that ends."""
     run = folders.run
     waiting = unfinished(tasks)
     if len(waiting) < len(tasks):
@@ -64,10 +64,9 @@ def execute(
         waiting=len(waiting),
     )
     _note_unrecorded(tasks, ledger, read_ledger(run.ledger))
-    sum_up = partial(_sum_up, run, terminal)
     with (
         resources.stop.watching(),
-        RunView(terminal, waiting, len(tasks) - len(waiting), sum_up, estimates) as view,
+        RunView(terminal, waiting, len(tasks) - len(waiting), on_ended, estimates) as view,
     ):
         outcome = Loop(
             pool=SlotPool(devices, jobs),
@@ -125,17 +124,6 @@ def _log_names(log_dir: Path) -> Callable[[Task, Slot], Path]:
 def _last_progress(task: Task) -> float | None:
     progress = read_progress(task.paths.progress)
     return None if progress is None else progress.updated
-
-
-def _sum_up(run: RunPaths, terminal: Terminal, name: str) -> None:
-    """Rewrite a config's summary while others train; a full disk must not end the run."""
-    if not run.config(name).config.exists():
-        return  # a pre-training is no config
-    try:
-        summarize(run.config(name))
-        write_mean_curves(run.config(name))
-    except OSError as error:
-        terminal.line(f"The summary of {name} could not be written yet: {error}", "yellow")
 
 
 def estimates_of(run: RunPaths) -> Estimates:

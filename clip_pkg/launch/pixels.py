@@ -12,10 +12,10 @@ from clip_pkg.base.cores import usable_cores
 from clip_pkg.data.cache import NoRoom, is_there, opened_store
 from clip_pkg.data.pixel_store import store_path, store_size
 from clip_pkg.data.store_builder import build_store
-from clip_pkg.launch.preparation import PreparedConfig
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.preflight import PreparedConfig
 from clip_pkg.study.pretraining import Pretraining
 
 

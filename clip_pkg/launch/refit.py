@@ -15,20 +15,9 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
-from clip_pkg.launch.preparation import (
-    ImageTestSets,
-    Preparation,
-    PreparedConfig,
-    unlabelled_images,
-)
+from clip_pkg.launch.preparation import ImageTestSets, unlabelled_images
 from clip_pkg.launch.request import RefitRequest
-from clip_pkg.launch.run_folder import (
-    fold_tasks,
-    refuse_folder_in_use,
-    set_aside,
-    sole_launcher,
-    write_tasks,
-)
+from clip_pkg.launch.tasks import fold_tasks, write_tasks
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.launch.training import ask, report_failures
 from clip_pkg.results.comparison_records import spread_of
@@ -40,6 +29,8 @@ from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
 from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.identity import identity_from_json
 from clip_pkg.study.manifest import Manifest
+from clip_pkg.study.preflight import Preparation, PreparedConfig
+from clip_pkg.study.run_folder import refuse_folder_in_use, set_aside, sole_launcher
 from clip_pkg.study.scan import ScanResult, scan
 from clip_pkg.study.splits import undivided
 from clip_pkg.study.tasks import FoldResult, finished, read_record, read_task
@@ -80,7 +71,7 @@ def refit(request: RefitRequest, terminal: Terminal) -> ExitCode:
         terminal.notes([*resources.notices, *preparation.notices])
         with sole_launcher(run):
             if is_replaced:
-                set_aside(run, paths.refit.root, terminal)
+                terminal.note(f"{paths.refit.root} was moved to {set_aside(run, paths.refit.root)}")
             return _train(request, source, preparation, resources, terminal)
     finally:
         resources.executor.close()
@@ -102,7 +93,7 @@ def _train(
         manifest = configs[0].manifest
         counts = dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True))
         write_json(source.paths.refit_summary, refit_summary(source.summary, source.length, counts))
-        execute(folders, request.execution, tasks, resources, terminal)
+        execute(folders, request.execution, tasks, resources, terminal, on_ended=lambda name: None)
     if finished(tasks[-1]) is None:
         if report_failures(tasks, terminal):
             return ExitCode.FAILED

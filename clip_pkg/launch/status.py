@@ -15,7 +15,8 @@ from rich.text import Text
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths, RunPaths
-from clip_pkg.launch.terminal import Terminal, duration, progress_cells, shortened
+from clip_pkg.launch.run_view import progress_cells
+from clip_pkg.launch.terminal import Terminal, duration, shortened
 from clip_pkg.scheduling.devices import Device, find_devices, gpu_utilization
 from clip_pkg.scheduling.ledger import RunRecord, TaskRecord, read_ledger
 from clip_pkg.scheduling.loop import SECONDS_BETWEEN_HEARTBEATS

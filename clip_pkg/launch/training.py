@@ -10,12 +10,7 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.continuation import report_continuation
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
-from clip_pkg.launch.preparation import (
-    Preparation,
-    PreparedConfig,
-    prepare,
-    show_report,
-)
+from clip_pkg.launch.preparation import prepare, show_report
 from clip_pkg.launch.probe import (
     InlineProbe,
     Probe,
@@ -24,18 +19,10 @@ from clip_pkg.launch.probe import (
     start_child_probe,
 )
 from clip_pkg.launch.request import TrainRequest
-from clip_pkg.launch.run_folder import (
-    fold_tasks,
-    folders_to_replace,
-    refuse_folder_in_use,
-    set_aside,
-    sole_launcher,
-    write_config_files,
-    write_tasks,
-)
-from clip_pkg.launch.terminal import Terminal, failures_table, profile_table, results_table
-from clip_pkg.results.curves import write_mean_curves
-from clip_pkg.results.summary import summarize
+from clip_pkg.launch.summaries import Summaries
+from clip_pkg.launch.tables import failures_table, profile_table, results_table
+from clip_pkg.launch.tasks import fold_tasks, write_tasks
+from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.executors import open_executor
 from clip_pkg.scheduling.inline import InlineExecutor
@@ -43,7 +30,15 @@ from clip_pkg.scheduling.job import JobState
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
+from clip_pkg.study.preflight import Preparation, PreparedConfig
 from clip_pkg.study.progress import read_profile
+from clip_pkg.study.run_folder import (
+    folders_to_replace,
+    refuse_folder_in_use,
+    set_aside,
+    sole_launcher,
+    write_config_files,
+)
 from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read_record
 
 
@@ -63,7 +58,7 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
             if kept:
                 resources.cancel_leftovers()
             for old in kept:
-                set_aside(run, old.root, terminal)
+                terminal.note(f"{old.root} was moved to {set_aside(run, old.root)}")
             write_config_files(run, preparation)
             planned = fold_tasks(configs, folders, resume_from=request.resume_from)
             check_gpus_per_task(planned, resources)
@@ -84,8 +79,16 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
                     pretraining=request.report_pretraining,
                     training=request.report_training,
                 )
-                outcome = execute(folders, request.execution, tasks, resources, terminal)
-            return _finish(run, preparation, tasks, outcome, terminal)
+                summaries = Summaries(run, terminal)
+                outcome = execute(
+                    folders,
+                    request.execution,
+                    tasks,
+                    resources,
+                    terminal,
+                    on_ended=summaries.update,
+                )
+            return _finish(run, summaries, preparation, tasks, outcome, terminal=terminal)
     finally:
         resources.executor.close()
 
@@ -123,16 +126,15 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
 
 def _finish(
     run: RunPaths,
+    written: Summaries,
     preparation: Preparation,
     tasks: Sequence[Task],
     outcome: Outcome,
+    *,
     terminal: Terminal,
 ) -> ExitCode:
     configs: list[RunConfig] = [one.config for one in preparation.configs]
-    summaries = []
-    for config in configs:
-        summaries.append(summarize(run.config(config.name)))
-        write_mean_curves(run.config(config.name))
+    summaries = [written.of(config.name) for config in configs]
     terminal.line()
     terminal.show(results_table(summaries))
     terminal.line(f"Epochs: {summaries[0]['epoch_choice']}.")

@@ -17,10 +17,10 @@ from clip_pkg.base.errors import CheckpointError, TrainingError
 from clip_pkg.base.files import remove_leftovers, write_json
 from clip_pkg.base.paths import ConfigPaths, FoldPaths, RunPaths
 from clip_pkg.data.sampling import derive_seed
-from clip_pkg.launch.run_folder import sole_launcher
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.models.checkpoint import save_checkpoint
 from clip_pkg.models.precision import Precision
+from clip_pkg.study.run_folder import sole_launcher
 from clip_pkg.training.console import LogLines
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment

@@ -1,0 +1,42 @@
+"""The summary of each config, made again when one of its folds ends, and only then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clip_pkg.base.paths import RunPaths
+from clip_pkg.launch.terminal import Terminal
+from clip_pkg.results.curves import write_mean_curves
+from clip_pkg.results.summary import summarize
+
+
+class Summaries:
+    """`cv_summary.json` and the mean curves of a run's configs."""
+
+    def __init__(self, run: RunPaths, terminal: Terminal) -> None:
+        self._run = run
+        self._terminal = terminal
+        self._current: dict[str, dict[str, Any]] = {}
+
+    def update(self, name: str) -> None:
+        """Write the summary of a config while others train; a full disk must not end the run.
+
+        name: of a task; pre-trainings have no summary.
+        """
+        self._current.pop(name, None)
+        if not self._run.config(name).config.exists():
+            return
+        try:
+            self.of(name)
+        except OSError as error:
+            self._terminal.line(
+                f"The summary of {name} could not be written yet: {error}", "yellow"
+            )
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Summary of a config, written now unless it was since the config's last fold ended."""
+        if name not in self._current:
+            summary = summarize(self._run.config(name))
+            write_mean_curves(self._run.config(name))
+            self._current[name] = summary
+        return self._current[name]

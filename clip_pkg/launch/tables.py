@@ -1,0 +1,74 @@
+"""Tables of results, failures and profiles, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from clip_pkg.launch.terminal import shortened
+from clip_pkg.metrics.table import HEADLINE_METRICS
+from clip_pkg.results.comparison_records import spread_of
+from clip_pkg.results.comparison_tables import shown_spread, title
+from clip_pkg.study.progress import FoldProfile
+from clip_pkg.study.tasks import FoldFailure, Task
+
+
+def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per config: mean ± SD over folds at the best epoch, and accuracy at the last."""
+    table = Table(
+        title="Validation, mean ± SD over folds at the best epoch; Last: at the last epoch"
+    )
+    table.add_column("Config", overflow="fold", min_width=7)
+    table.add_column("Folds", justify="right")
+    for name in (row.name for row in HEADLINE_METRICS):
+        table.add_column(title(name), justify="right")
+    table.add_column("Last acc %", justify="right")
+    is_tested = any(summary["test"] for summary in summaries)
+    if is_tested:
+        table.add_column("Test acc %", justify="right")
+    prefix, names = shortened([summary["config"]["name"] for summary in summaries])
+    table.caption = f"… stands for {prefix}" if prefix else None
+    for name, summary in zip(names, summaries, strict=True):
+        best, last = summary["average_results"], summary["last_epoch"]["average_results"]
+        table.add_row(
+            name,
+            f"{best['n']}/{summary['n_folds']}",
+            *(shown_spread(spread_of(best, row.name), row.name) for row in HEADLINE_METRICS),
+            shown_spread(spread_of(last, "acc"), "acc"),
+            *([_tested(summary)] if is_tested else []),
+        )
+    return table
+
+
+def _tested(summary: Mapping[str, Any]) -> str:
+    """Accuracy on the test images; empty for a config without any."""
+    if summary["test"] is None:
+        return ""
+    return shown_spread(spread_of(summary["test"]["average_results"], "acc", "test"), "acc")
+
+
+def failures_table(failures: Sequence[tuple[Task, FoldFailure]]) -> Table:
+    """One row per fold that failed: why, and where to read more."""
+    table = Table(title="Failed folds", title_style="bold red")
+    table.add_column("Config", overflow="fold", min_width=7)
+    table.add_column("Fold", justify="right")
+    table.add_column("Reason", overflow="fold", ratio=2)
+    table.add_column("Log", overflow="fold", ratio=1)
+    for task, failure in failures:
+        reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
+        table.add_row(Text(task.name), task.short_title, reason, Text(failure.log_file))
+    return table
+
+
+def profile_table(found: FoldProfile) -> Table:
+    """One row per phase: seconds and percent."""
+    table = Table()
+    table.add_column("Phase")
+    for name in ("Seconds", "%"):
+        table.add_column(name, justify="right")
+    for row in found.rows():
+        table.add_row(*row)
+    return table

@@ -1,0 +1,107 @@
+"""The output folder of a run: its lock, what is replaced, and the files that all folds share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.files import write_json
+from clip_pkg.base.paths import ConfigPaths, RunPaths
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.study.folds_info import splits_to_json
+from clip_pkg.study.identity import Identity, identity_from_json
+from clip_pkg.study.preflight import Preparation, PreparedConfig, audit_json, identity_json
+
+
+def refuse_folder_in_use(run: RunPaths) -> None:
+    """Raise RunFolderError at once if another launcher works there; writes nothing."""
+    if run.lock.exists():
+        with _acquired(run):
+            pass
+
+
+@contextmanager
+def sole_launcher(run: RunPaths) -> Iterator[None]:
+    """Hold the output folder; the operating system lets go of the lock when the process ends."""
+    run.output_dir.mkdir(parents=True, exist_ok=True)
+    with _acquired(run):
+        run.holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        try:
+            yield
+        finally:
+            run.holder.unlink(missing_ok=True)
+
+
+def _acquired(run: RunPaths) -> AbstractContextManager[object]:
+    lock = FileLock(run.lock)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        known = run.holder.exists()
+        who = run.holder.read_text(encoding="utf-8") if known else "an unknown process"
+        raise RunFolderError(
+            f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
+        ) from None
+
+
+def folders_to_replace(
+    run: RunPaths, configs: Sequence[PreparedConfig], *, overwrite: bool
+) -> list[ConfigPaths]:
+    """Folders to be set aside; raises RunFolderError for foreign ones unless `overwrite`."""
+    replaced, problems = [], []
+    for prepared in configs:
+        paths = run.config(prepared.config.name)
+        if not paths.root.exists() or not any(paths.root.iterdir()):
+            continue
+        reason = _mismatch(paths, prepared.identity)
+        if overwrite:
+            replaced.append(paths)
+        elif reason:
+            problems.append(f"{paths.root}: {reason}")
+    if problems:
+        raise RunFolderError(
+            "\n  ".join(["these folders hold other results, nothing was started:", *problems])
+            + "\nUse --overwrite to start anew (what is there moves to "
+            f"{run.replaced}), another --output-dir, or another `name`."
+        )
+    return replaced
+
+
+def _mismatch(paths: ConfigPaths, identity: Identity) -> str:
+    try:
+        found = identity_from_json(json.loads(paths.identity.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return "it is not empty and holds no run of this program"
+    except (ValueError, TypeError):
+        return f"{paths.identity.name} is damaged"
+    differences = identity.differences(found)
+    return f"made with different {', '.join(differences)}" if differences else ""
+
+
+def set_aside(run: RunPaths, old: Path) -> Path:
+    """Move an old result folder of the run to where `--overwrite` keeps it; returns its place."""
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    target = run.replaced / f"{'-'.join(old.relative_to(run.output_dir).parts)}-{stamp}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(old, target)
+    return target
+
+
+def write_config_files(run: RunPaths, preparation: Preparation) -> None:
+    """Write what all folds of each config share."""
+    for prepared in preparation.configs:
+        paths = run.config(prepared.config.name)
+        # First of all: from here on the folder is known as this run's.
+        write_json(paths.identity, identity_json(prepared))
+        write_json(paths.config, dump_canonical(prepared.config))
+        write_json(paths.folds_info, splits_to_json(prepared.splits, prepared.manifest))
+        write_json(paths.class_texts, prepared.texts.to_json())
+        write_json(paths.preflight, audit_json(preparation))
