@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["ImageTextClassifier", "Run", "__version__", "load_run"]
 
-# Imported once somebody asks: workers and `--help` need neither pandas nor scikit-learn.
+# Imported on first use: workers and `--help` need neither pandas nor scikit-learn.
 _MODULES = {
     "ImageTextClassifier": "clip_pkg.api.estimator",
     "Run": "clip_pkg.api.run",

@@ -1,1 +1,1 @@
-"""What Python programs use: results as data frames, training as a scikit-learn estimator."""
+"""For Python programs: results as data frames, training as a scikit-learn estimator."""

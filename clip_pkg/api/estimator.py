@@ -47,7 +47,7 @@ BY_KEY = Source(name=lambda path: path_text(path[1:]))
 
 
 class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """One config, trained and cross-validated by `fit`, answering with the mean of its folds.
+    """One config, trained and cross-validated by `fit`; predicts with the mean of its folds.
 
     Parameters are the keys of a config (the README has the table; older flat spellings work too),
     and:
@@ -95,7 +95,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return own | {key: getattr(self, key) for key in self._flat}
 
     def set_params(self, **params: Any) -> ImageTextClassifier:
-        """Change parameters. Raises ConfigErrors for keys that there are not."""
+        """Change parameters. Raises ConfigErrors for unknown keys."""
         mine = {key: value for key, value in params.items() if key in OWN_PARAMETERS}
         self._set_config({key: value for key, value in params.items() if key not in mine})
         for key, value in mine.items():
@@ -110,7 +110,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X: a folder of class folders or a CSV file, as `--data-dir`; or N paths, with y, N labels,
         and groups, N names of what must not be torn apart by folds (patients).
 
-        Raises UserError in words of the command line, TrainingError when folds failed.
+        Raises UserError as the command line does, TrainingError when folds failed.
         """
         loaded = self._loaded()
         temporary, folder = None, self.output_dir
@@ -125,7 +125,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not summary["complete"]:
             raise TrainingError(
                 f"{paths.root}: {', '.join(left_out(summary))}; the logs are in {run.logs}, and "
-                "another fit with the same output_dir goes on where this one stopped"
+                "call fit with the same output_dir to resume"
             )
         names: list[str] = read_json(paths.folds_info)["classes"]
         self.classes_ = np.array(names) if labels is None else np.unique(list(labels.values()))
@@ -159,7 +159,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> float:
         """Accuracy, a fraction. Without y, X is a folder of class folders or a CSV file.
 
-        Images that were trained on are answered too well: `cv_summary_` has the honest scores.
+        Scores on training images are too high: `cv_summary_` has the cross-validated ones.
         """
         if y is None:
             X, y = labelled_files(X)
@@ -195,7 +195,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._flat += tuple(key for key in config if key not in {*DEFAULTS, *self._flat})
 
     def _loaded(self) -> LoadedConfigs:
-        """Check the config. What has its default counts as not given, for flat spellings' sake."""
+        """Check the config; values equal to their default count as not given."""
         given = {key: _plain(getattr(self, key)) for key in (*DEFAULTS, *self._flat)}
         return configs_from_mapping(
             [{k: v for k, v in given.items() if k not in DEFAULTS or v != DEFAULTS[k]}], BY_KEY
@@ -225,7 +225,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _plain(value: Any) -> Any:
-    """What a JSON file would hold: grids of parameters are made of numpy's numbers."""
+    """The JSON value: grids of parameters hold numpy's numbers."""
     if isinstance(value, np.generic):
         return value.item()
     return os.fspath(value) if isinstance(value, os.PathLike) else value

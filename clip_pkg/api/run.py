@@ -1,4 +1,4 @@
-"""Results of a run as data frames: `load_run(DIR)`. Reads files only; knows no torch."""
+"""Results of a run as data frames: `load_run(DIR)`. Reads files only; needs no torch."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ _SUMMARY_COLUMNS += ["out_of_fold", "low", "high", "mean_untrained"]
 def load_run(directory: str | Path) -> Run:
     """Load the results of a config's folder, or of all configs in an output folder.
 
-    Folds without a result are left out of all scores, and told in a warning.
+    Folds without a result are left out of all scores, with a warning.
 
     Raises RunFolderError when the folder holds no results or its files contradict each other.
     """

@@ -160,7 +160,7 @@ def _ensemble(
     weights_dir: Path | None,
     temperature: float,
 ) -> Ensemble:
-    """Folds with the class texts and the temperature that were asked for."""
+    """Folds with the class texts and the temperature of the command line."""
     from clip_pkg.inference.ensemble import Ensemble
 
     if texts is not None:

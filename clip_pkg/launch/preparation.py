@@ -28,7 +28,7 @@ NAMES_IN_A_NOTICE = 3
 def prepare(request: StudyRequest, probe: Probe, terminal: Terminal) -> Preparation:
     """Check images, texts, folds and weights for every config; report all that is wrong at once.
 
-    `probe` was asked about the encoders already and answers meanwhile.
+    probe: a check of the encoders that was started before.
     """
     try:
         with terminal.counting("Checking images") as progress:
@@ -60,7 +60,7 @@ def prepare(request: StudyRequest, probe: Probe, terminal: Terminal) -> Preparat
 
 
 def _all_text_notices(configs: Sequence[PreparedConfig]) -> list[str]:
-    """What there is to say about class texts, each thing once, with the configs it concerns."""
+    """Notices on class texts, each once, with the configs that it concerns."""
     concerned: dict[str, list[str]] = {}
     for prepared in configs:
         for text in _text_notices(prepared):
@@ -77,7 +77,7 @@ def _listed(names: Sequence[str], total: int) -> str:
 
 
 def _text_notices(prepared: PreparedConfig) -> list[str]:
-    """What there is to say about the class texts, if anything reads them."""
+    """Notices on the class texts of a config, if it reads them."""
     config = prepared.config
     if config.text_encoder.family in ("prompts", "none") and config.text_encoder.start is None:
         if config.class_texts_file is None:
@@ -117,7 +117,7 @@ def unlabelled_images(
 
 
 class ImageTestSets:
-    """The test images of configs, each set looked at once. notices: on all of them so far."""
+    """The test images of configs, each set checked once. notices: on all of them so far."""
 
     def __init__(self, training: ScanResult, skip_unreadable: bool, terminal: Terminal) -> None:
         self._training = training

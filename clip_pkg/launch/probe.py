@@ -1,8 +1,8 @@
-"""Questions that only torch can answer: whether encoders can be built and their weights are here.
+"""Checks that need torch: whether encoders can be built and their weights are on this machine.
 
 The launcher itself never imports torch: it starts in a fraction of a second and holds no memory
-and no CUDA context while the workers train. It asks a process that has torch, and goes on with
-the images meanwhile.
+and no CUDA context while the workers train. A process with torch does the check, while the launcher
+checks the images.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SECONDS_BETWEEN_LOOKS = 0.02
 
 
 class Probe(Protocol):
-    """A question that was asked and not answered yet."""
+    """A check of encoders that is under way."""
 
     def problems(self) -> list[str]:
-        """Wait for the answer: one sentence per problem, without repetition."""
+        """Wait for the result: one sentence per problem, without repetition."""
         ...
 
     def cancel(self) -> None:
-        """The answer is not needed any more."""
+        """Stop the check."""
         ...
 
 
@@ -109,7 +109,7 @@ class InlineProbe:
 
 
 def encoder_requests(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
-    """What is asked of the configs' encoders."""
+    """Settings of the configs' encoders to check."""
     return [{name: getattr(config, name) for name in ENCODER_FIELDS} for config in configs]
 
 

@@ -139,9 +139,9 @@ def _prepare(
         manifest = scanned.manifest.grouped(source.config.group_pattern)
         if manifest.fingerprint != source.summary["data_fingerprint"]:
             raise DataError(
-                f"{shown(manifest.data_dir)} holds other images, labels or groups than those that "
-                f"the folds of {source.paths.root.name} were made of; a refit needs the same ones. "
-                "--data-dir DIR names where they are, and the training command trains on new ones"
+                f"{shown(manifest.data_dir)} holds other images, labels or groups than the folds "
+                f"of {source.paths.root.name}; a refit needs the same ones. Use --data-dir DIR to "
+                "say where they are, or train again on the new ones"
             )
         unlabelled = unlabelled_images([source.config], [], terminal)
         texts = ClassTexts.from_json(
@@ -193,22 +193,21 @@ def _test_images(
 
 
 def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanResult:
-    """Look at the images again, as they were looked at before the folds were trained."""
+    """Check the images as before the cross-validation."""
     if data_dir is None:
         file = source.paths.preflight
         try:
             data_dir = Path(json.loads(file.read_text(encoding="utf-8"))["data_dir"])
         except (OSError, ValueError, KeyError, TypeError):
             raise RunFolderError(
-                f"{shown(file)} does not tell where the images are; --data-dir DIR does"
+                f"{shown(file)} does not say where the images are; use --data-dir DIR"
             ) from None
         if not data_dir.exists():
             raise RunFolderError(
-                f"the images are not in {shown(data_dir)} any more; --data-dir DIR names where "
-                "they are"
+                f"the images are not in {shown(data_dir)} any more; use --data-dir DIR"
             )
     with terminal.counting("Checking images") as progress:
-        # What was left out then is left out again; whether it was, the fingerprint tells.
+        # Unreadable images were left out then, too, or the fingerprint differs.
         return scan(data_dir, skip_unreadable=True, progress=progress)
 
 

@@ -46,7 +46,7 @@ class RunView(Observer):
             self._live.stop()
 
     def started(self, assignment: Assignment) -> None:
-        """A fold has begun, or waits for a cluster to begin it."""
+        """A task was started, or handed to a cluster."""
         attempt = f" (attempt {assignment.attempt})" if assignment.attempt > 1 else ""
         verb = "handed to" if assignment.device.cluster else "started on"
         self.terminal.line(
@@ -56,7 +56,7 @@ class RunView(Observer):
     def ended(
         self, assignment: Assignment, state: JobState, failure: FoldFailure | None = None
     ) -> None:
-        """A fold has ended: say how, and let the config be summarised."""
+        """A task has ended: print how, and summarise its config."""
         task = assignment.task
         self._left.pop(task.display_name, None)
         result = finished(task)

@@ -32,8 +32,8 @@ from clip_pkg.study.tasks import (
     read_task,
 )
 
-SECONDS_BETWEEN_LOOKS = 2.0
-MOST_FOLD_COLUMNS = 10
+SECONDS_BETWEEN_READS = 2.0
+MAX_FOLD_COLUMNS = 10
 NARROW = 100  # columns of a terminal below which details are left out
 FAILURES_SHOWN = 5
 LINES_OF_A_LOG = 3
@@ -41,7 +41,7 @@ LINES_OF_A_LOG = 3
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """What the files say about one fold."""
+    """State of one task."""
 
     task: Task
     record: TaskRecord
@@ -51,7 +51,7 @@ class FoldStatus:
 
     @property
     def is_running(self) -> bool:
-        """Whether somebody works on it, as far as the ledger knows."""
+        """Whether the ledger says that it is being trained."""
         return self.result is None and self.record.state == "running"
 
     @property
@@ -62,7 +62,7 @@ class FoldStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What the files say about a run. `launcher`: who works on it; empty if nobody does."""
+    """State of a run. launcher: the process that runs it; empty if none does."""
 
     run: RunPaths
     record: RunRecord
@@ -133,7 +133,7 @@ def _launcher(run: RunPaths, record: RunRecord) -> str:
         except ProcessLookupError:
             return ""
         except PermissionError:
-            pass  # it lives, and belongs to somebody else
+            pass  # it is alive and belongs to another user
     elif time.time() - record.last > 3 * SECONDS_BETWEEN_HEARTBEATS:
         return ""
     return f"process {record.pid} on {record.host}"
@@ -147,13 +147,13 @@ def show_status(output_dir: Path, *, watch: bool) -> int:
         console = terminal.console
         with Live(render(status, console), console=console, auto_refresh=False) as live:
             while not status.is_over:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_READS)
                 status = read_status(output_dir)
                 live.update(render(status, console), refresh=True)
     else:
         terminal.show(render(status, terminal.console))
         while watch and not status.is_over:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_READS)
             status = read_status(output_dir)
             terminal.line(_headline(status))
     return 0
@@ -210,7 +210,7 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     columns = max(fold.task.n_folds for fold in folds if isinstance(fold.task, FoldTask))
     table = Table(title="Validation accuracy % at the best epoch", title_justify="left")
     table.add_column("Config", overflow="fold", min_width=12)
-    if columns > MOST_FOLD_COLUMNS:
+    if columns > MAX_FOLD_COLUMNS:
         for name in ("done", "running", "failed", "waiting"):
             table.add_column(name, justify="right")
     else:
@@ -219,7 +219,7 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     prefix, names = shortened(list(by_config))
     table.caption = f"… stands for {prefix}" if prefix else None
     for name, mine in zip(names, by_config.values(), strict=True):
-        cells = _counts(mine) if columns > MOST_FOLD_COLUMNS else [_cell(fold) for fold in mine]
+        cells = _counts(mine) if columns > MAX_FOLD_COLUMNS else [_cell(fold) for fold in mine]
         table.add_row(Text(name), *cells)
     return table
 
@@ -281,7 +281,7 @@ def _utilization(folds: Sequence[FoldStatus]) -> dict[str, str]:
 
 def _failure_lines(fold: FoldStatus) -> list[Text]:
     failure = fold.failure
-    assert failure is not None, "asked about a fold that failed"
+    assert failure is not None, "the fold has failed"
     lines = [
         Text(f"{fold.task.display_name} FAILED ({failure.kind}): {failure.reason}", "bold red")
     ]

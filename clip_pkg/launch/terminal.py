@@ -13,7 +13,7 @@ from rich import progress as bars
 from rich.console import Console, RenderableType
 
 PLAIN_WIDTH = 120
-SHORTEST_PREFIX = 12  # of config names, to be worth leaving out
+MIN_PREFIX = 12  # of config names, to be worth leaving out
 
 
 class Terminal:
@@ -99,7 +99,7 @@ def shortened(names: Sequence[str]) -> tuple[str, list[str]]:
     """
     common = os.path.commonprefix(list(names))  # noqa: RUF071 - characters are what is meant
     prefix = common[: common.rfind("_")] if "_" in common else ""
-    if len(set(names)) < 2 or len(prefix) < SHORTEST_PREFIX:
+    if len(set(names)) < 2 or len(prefix) < MIN_PREFIX:
         return "", list(names)
     return prefix, [f"…{name.removeprefix(prefix)}" for name in names]
 
