@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic_core import to_jsonable_python
 
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
 from clip_pkg.config.jsonc import show
 from clip_pkg.config.keys import ConfigKeys, Section
 from clip_pkg.config.legacy import FlatKeys
-from clip_pkg.config.losses import aux_classes
 from clip_pkg.config.nodes import Node, describe, model_schema, options
 
 Kind: TypeAlias = Literal["boolean", "integer", "number", "string", "object", "array"]
@@ -98,7 +98,7 @@ def config_list_schema() -> dict[str, Any]:
             node["default"] = copy.deepcopy(key.default)
         properties[key.key] = node
     aux = properties["aux_losses"]
-    aux["items"] = {"anyOf": [aux["items"], {"enum": list(aux_classes())}]}
+    aux["items"] = {"anyOf": [aux["items"], {"enum": list(AUXILIARY_LOSSES)}]}
     config = {
         "type": "object",
         "additionalProperties": False,

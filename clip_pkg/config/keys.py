@@ -14,9 +14,10 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from clip_pkg.base.paths import folder_name
+from clip_pkg.config.auxiliary_losses import AuxLossConfig
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
 from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
-from clip_pkg.config.losses import AuxLossConfig, ClipLossConfig, MainLossConfig
+from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.metrics.table import Monitor
 

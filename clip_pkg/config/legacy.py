@@ -21,16 +21,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from clip_pkg.config.diagnostics import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
 from clip_pkg.config.loss_blocks import NonNegative, Positive, Temperature
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.nodes import sentences
-from clip_pkg.config.pretraining import pretrain_loss_classes
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 
 if TYPE_CHECKING:
     LossKind: TypeAlias = str
     PretrainKind: TypeAlias = str
 else:
-    LossKind = Literal[tuple(loss_classes())]
-    PretrainKind = Literal[tuple(pretrain_loss_classes())]
+    LossKind = Literal[tuple(LOSSES)]
+    PretrainKind = Literal[tuple(TWO_VIEW_LOSSES)]
 
 UNSET: Any = ""  # default of a key that chooses a loss: chooses none
 
@@ -85,7 +85,7 @@ class FlatKeys(BaseModel):
         NonNegative, Sets("contrastive_loss_weight", *_SUPERCLIP)
     ] = Field(1.0, description="Weight of the CLIP term of `superclip` and `superclip_tokens`.")
 
-    main_loss_type: Annotated[LossKind, Chooses({kind: kind for kind in loss_classes()})] = Field(
+    main_loss_type: Annotated[LossKind, Chooses({kind: kind for kind in LOSSES})] = Field(
         UNSET, description="`loss.type`; the other settings of the loss have their defaults."
     )
     contrast_weight: Annotated[NonNegative, Sets("contrast_weight", *_CE_INFONCE)] = Field(
@@ -265,7 +265,7 @@ def _compare_with_block(
 ) -> None:
     """Report flat keys that contradict the `loss` block beside them."""
     kind = block.get("type") if isinstance(block, dict) else None
-    if not isinstance(block, dict) or not isinstance(kind, str) or kind not in loss_classes():
+    if not isinstance(block, dict) or not isinstance(kind, str) or kind not in LOSSES:
         return  # the schema reports the block itself
     used = _used_parameters(given, kind, draft, findings)
     values = {**_defaults(kind), **block}
@@ -285,7 +285,8 @@ def _compare_with_block(
 
 @cache
 def _defaults(kind: str) -> Mapping[str, Any]:
-    return loss_classes()[kind]().model_dump(mode="json")  # type: ignore[call-arg]
+    defaults: Mapping[str, Any] = LOSSES[kind]().model_dump(mode="json")
+    return defaults
 
 
 def _aux_losses(

@@ -1,12 +1,14 @@
-"""What all blocks of `loss` and `aux_losses` share, and the settings that several of them have.
+"""What the config classes of all losses share: the facts that each declares, and common settings.
 
-A block also says, in class variables, what its loss can be combined with: facts that a config is
-checked against before anything heavy is imported.
+The config class of a loss is also its row in the registry of losses. In class variables it names
+what builds it, its terms, its source and what it can be combined with, and it says how a methods
+paragraph calls it. A config is checked against these facts before torch is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,50 +21,117 @@ WeightMethod: TypeAlias = Literal["inverse_freq", "inverse_sqrt", "balanced", "e
 ClassWeighting: TypeAlias = WeightMethod | Literal["none", "auto"]
 SoftTargets: TypeAlias = Literal["yes", "warn", "no"]
 
-FOCUS = 2.0  # gamma of a focal factor where none is given (Lin et al. 2017, section 4.1)
+DEFAULT_FOCUS = 2.0  # gamma of a focal factor (Lin et al. 2017, section 4.1)
 
 
-class LossConfig(BaseModel):
-    """What all loss blocks share: frozen and strict.
+@dataclass(frozen=True)
+class TermLabel:
+    """One term of a loss.
 
-    smallest_batch: images per training batch below which the loss teaches nothing.
-    soft_targets: what it makes of mixed or smoothed labels. `yes`: takes them; `warn`: a part of
-        it looks at the largest share alone; `no`: they would mean nothing.
-    hard_part: what of it looks at the largest share, where that is not everything.
-    needs_tokens: reads the token ids of the class texts.
-    part_weights: settings that are weights of its parts; they cannot all be 0.
-    shares: settings that divide the total among its parts.
+    name: lower case; histories have `train_<name>_loss`. label: in log lines and TensorBoard tags.
+    short: in progress bars.
+    """
+
+    name: str
+    label: str
+    short: str
+
+    @property
+    def tag(self) -> str:
+        """TensorBoard tag of the unweighted term."""
+        return f"Loss/{self.label}"
+
+    @property
+    def weighted_tag(self) -> str:
+        """TensorBoard tag of weight · term."""
+        return f"Weighted/{self.label}"
+
+    @property
+    def share_tag(self) -> str:
+        """TensorBoard tag of weight · term / total."""
+        return f"Share/{self.label}"
+
+
+class LossBlock(BaseModel):
+    """Config class of any loss: frozen and strict.
+
+    Class variables:
+        builder: `module:name` in `clip_pkg.losses` of what builds it, see `losses.registry`.
+        terms: its unweighted terms, in the order of `LossOutput.terms`.
+        source: paper and equation.
+        smallest_batch: images per training batch below which the loss teaches nothing.
+        weight_settings: settings that are weights of its terms; they cannot all be 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    builder: ClassVar[str]
+    terms: ClassVar[tuple[TermLabel, ...]]
+    source: ClassVar[str]
     smallest_batch: ClassVar[int] = 1
-    soft_targets: ClassVar[SoftTargets] = "no"
-    hard_part: ClassVar[str] = "it"
-    needs_tokens: ClassVar[bool] = False
-    part_weights: ClassVar[tuple[str, ...]] = ()
-    shares: ClassVar[tuple[str, ...]] = ()
+    weight_settings: ClassVar[tuple[str, ...]] = ()
 
     type: str
 
-    @property
-    def needs_text(self) -> bool:
-        """Whether it looks at the class texts, in training or to predict."""
-        return True
+    def phrase(self) -> str:
+        """Name of the loss in a methods paragraph, with the settings that matter."""
+        return f"the loss {self.type}"
 
     def settings(self) -> dict[str, Any]:
-        """Name → value of what acts on this loss, as it acts, in the order of the class."""
+        """Name → value of the settings that have an effect, in the order of the class."""
         return {name: getattr(self, name) for name in type(self).model_fields if name != "type"}
 
     @model_validator(mode="after")
     def _something_counts(self) -> Self:
-        if self.part_weights and not any(getattr(self, name) for name in self.part_weights):
+        names = self.weight_settings
+        if names and not any(getattr(self, name) for name in names):
+            both = len(names) == 2
             raise PydanticCustomError(
                 "nothing_counts",
-                "{names} are both 0, so there is nothing to learn",
-                {"key": self.part_weights[0], "names": " and ".join(self.part_weights)},
+                "{names} are {quantity} 0, so there is nothing to learn",
+                {
+                    "key": names[0],
+                    "names": (" and " if both else ", ").join(names),
+                    "quantity": "both" if both else "all",
+                },
             )
         return self
+
+
+class LossConfig(LossBlock):
+    """What the blocks of `loss` and `aux_losses` share.
+
+    Class variables:
+        soft_targets: how it takes mixed or smoothed labels. `yes`: as shares of the classes;
+            `warn`: one of its terms takes the class with the largest share; `no`: it is undefined.
+        hard_term: which of its terms takes the largest share, as in "its proxy term".
+        needs_tokens: whether it reads the token ids of the class texts.
+        share_settings: settings that divide the total among its terms.
+        can_be_recorded: false if it waits for the device, or if shapes depend on values; its steps
+            are then not recorded as a CUDA graph.
+    """
+
+    soft_targets: ClassVar[SoftTargets] = "no"
+    hard_term: ClassVar[str] = "it"
+    needs_tokens: ClassVar[bool] = False
+    share_settings: ClassVar[tuple[str, ...]] = ()
+    can_be_recorded: ClassVar[bool] = True
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether it uses the class texts, in training or to predict."""
+        return True
+
+    def class_weight_method(self, weight_method: WeightMethod) -> WeightMethod | None:
+        """How its class weights are computed; None if it takes none.
+
+        Args:
+            weight_method: the config's own, which `class_weighting: auto` refers to.
+        """
+        chosen: ClassWeighting = getattr(self, "class_weighting", "none")
+        if chosen == "none":
+            return None
+        return weight_method if chosen == "auto" else chosen
 
 
 class ClassifierConfig(LossConfig):
@@ -85,8 +154,13 @@ class ClassifierConfig(LossConfig):
 
     @property
     def needs_text(self) -> bool:
-        """Not with a linear classifier."""
         return self.classifier == "text"
+
+    def classifier_phrase(self) -> str:
+        """What computes the class logits."""
+        if self.classifier == "linear":
+            return "a linear layer on the image embedding"
+        return "scaled cosines of image and class-text features"
 
 
 class FocalConfig(BaseModel):
@@ -94,7 +168,9 @@ class FocalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    gamma: NonNegative = Field(FOCUS, description="Focusing power; 0 is plain cross-entropy.")
+    gamma: NonNegative = Field(
+        DEFAULT_FOCUS, description="Focusing power; 0 is plain cross-entropy."
+    )
     alpha: Positive | None = Field(None, description="Constant factor on the focal term.")
 
 
@@ -131,26 +207,30 @@ class ProxyConfig(LossConfig):
 
     @property
     def needs_text(self) -> bool:
-        """Proxies take the place of texts."""
         return False
 
     @property
     def focus(self) -> tuple[float, float]:
-        """gamma_pos and gamma_neg as they are used; 0 is no focus."""
+        """gamma_pos and gamma_neg as used; 0 is no focus."""
         if self.proxy_type == "ProxyAnchorLoss":
             return 0.0, 0.0
-        given = (self.gamma_pos, self.gamma_neg)
-        return given[0] if given[0] is not None else FOCUS, (
-            given[1] if given[1] is not None else FOCUS
+        return (
+            DEFAULT_FOCUS if self.gamma_pos is None else self.gamma_pos,
+            DEFAULT_FOCUS if self.gamma_neg is None else self.gamma_neg,
         )
 
+    def proxy_phrase(self) -> str:
+        """Name and settings of the Proxy-Anchor loss."""
+        focal = "focal-style " if self.proxy_type == "FocalStyleProxyAnchorLoss" else ""
+        settings = f"α = {number(self.alpha)}, δ = {number(self.delta)}"
+        return f"{focal}Proxy-Anchor loss (Kim et al. 2020; {settings})"
+
     def settings(self) -> dict[str, Any]:
-        """Name → value; with the focal style the focus that is used, without it none."""
+        """As `LossBlock.settings`, with the focus as used; without focal style there is none."""
         values = super().settings()
-        for name, used in zip(("gamma_pos", "gamma_neg"), self.focus, strict=True):
-            values[name] = used
-            if self.proxy_type == "ProxyAnchorLoss":
-                del values[name]
+        values["gamma_pos"], values["gamma_neg"] = self.focus
+        if self.proxy_type == "ProxyAnchorLoss":
+            del values["gamma_pos"], values["gamma_neg"]
         return values
 
     @model_validator(mode="after")
@@ -165,6 +245,16 @@ class ProxyConfig(LossConfig):
                         {"key": name},
                     )
         return self
+
+
+def number(value: float) -> str:
+    """A setting in the fewest digits: `0.001`, `1e-05`, `32`."""
+    return f"{value:g}"
+
+
+def term_labels(blocks: Iterable[LossBlock]) -> dict[str, TermLabel]:
+    """Terms of a total by name, in the order of `LossOutput.terms`."""
+    return {term.name: term for block in blocks for term in block.terms}
 
 
 def members(union: Any) -> Mapping[str, type[Any]]:

@@ -1,19 +1,17 @@
-"""The `loss` block of a config: one class per kind, joined in a discriminated union.
+"""The `loss` block of a config: one class per main loss, joined in a discriminated union.
 
-A parameter that the chosen kind does not have is an error, because every class forbids extras.
-The kinds here and the rows of `clip_pkg.losses.registry` agree; a test compares them.
+A class is the loss's row in the registry, see `loss_blocks`. A parameter that the chosen loss does
+not have is an error, because every class forbids extras.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from clip_pkg.config.loss_blocks import (
-    FOCUS,
+    DEFAULT_FOCUS,
     ClassifierConfig,
     ClassWeighting,
     FocalConfig,
@@ -21,36 +19,26 @@ from clip_pkg.config.loss_blocks import (
     NonNegative,
     Positive,
     ProxyConfig,
-    SoftTargets,
     Temperature,
-    WeightMethod,
+    TermLabel,
     members,
+    number,
 )
 
-__all__ = [
-    "BceLossConfig",
-    "CeInfoNceLossConfig",
-    "CeLossConfig",
-    "ClipLossConfig",
-    "CombinedLossConfig",
-    "FocalConfig",
-    "FocalLossConfig",
-    "InfoNceLossConfig",
-    "MainLossConfig",
-    "ProxyLossConfig",
-    "SigLipLossConfig",
-    "SupConLossConfig",
-    "SuperClipLossConfig",
-    "SuperClipTokensLossConfig",
-    "WeightMethod",
-    "loss_classes",
-]
+CONTRASTIVE = TermLabel("contrastive", "Contrastive", "clip")
+CLASS = TermLabel("class", "Class", "cls")
+CE = TermLabel("ce", "CE", "ce")
+INFONCE = TermLabel("infonce", "InfoNCE", "nce")
+PROXY = TermLabel("proxy", "Proxy", "proxy")
 
 
 class ClipLossConfig(LossConfig):
     """Symmetric image–text contrastive loss over the batch."""
 
-    smallest_batch: ClassVar[int] = 2
+    builder = "image_text:ClipObjective"
+    terms = (CONTRASTIVE,)
+    source = "Radford et al. 2021, arXiv:2103.00020, figure 3"
+    smallest_batch = 2
 
     type: Literal["clip"] = "clip"
     positives: Literal["same_class", "diagonal"] = Field(
@@ -62,114 +50,194 @@ class ClipLossConfig(LossConfig):
         ),
     )
 
+    def phrase(self) -> str:
+        words = "the symmetric image–text contrastive loss of CLIP (Radford et al. 2021)"
+        if self.positives == "same_class":
+            words += ", in which all pairs of one class match"
+        return words
+
 
 class SuperClipLossConfig(LossConfig):
     """Classification over image–class-text logits plus the CLIP loss, each with a weight."""
 
-    smallest_batch: ClassVar[int] = 2
-    soft_targets: ClassVar[SoftTargets] = "warn"
-    hard_part: ClassVar[str] = "its contrastive part"
-    part_weights: ClassVar[tuple[str, ...]] = ("class_loss_weight", "contrastive_loss_weight")
+    builder = "superclip:SuperClipObjective"
+    terms = (CLASS, CONTRASTIVE)
+    source = "Zhao et al. 2025, arXiv:2512.14480; focal form: Lin et al. 2017, equation 5"
+    smallest_batch = 2
+    soft_targets = "warn"
+    hard_term = "its contrastive term"
+    weight_settings = ("class_loss_weight", "contrastive_loss_weight")
 
     type: Literal["superclip"] = "superclip"
-    class_loss_weight: NonNegative = Field(1.0, description="Weight of the classification part.")
-    contrastive_loss_weight: NonNegative = Field(1.0, description="Weight of the CLIP part.")
+    class_loss_weight: NonNegative = Field(1.0, description="Weight of the classification term.")
+    contrastive_loss_weight: NonNegative = Field(1.0, description="Weight of the CLIP term.")
     positives: Literal["same_class", "diagonal"] = Field("same_class", description="As for `clip`.")
     class_weighting: ClassWeighting = Field(
         "auto",
         description=(
-            "Class weights of the classification part, from the training fold's counts. `auto` "
+            "Class weights of the classification term, from the training fold's counts. `auto` "
             "takes the config's `weight_method`."
         ),
     )
     focal: FocalConfig | None = Field(None, description="Use the focal form of the class loss.")
 
+    def phrase(self) -> str:
+        form = "a cross-entropy"
+        if self.focal is not None:
+            form = f"a focal loss (γ = {number(self.focal.gamma)})"
+        return (
+            f"the weighted sum of {form} over image–class-text logits (weight "
+            f"{number(self.class_loss_weight)}) and a CLIP loss (weight "
+            f"{number(self.contrastive_loss_weight)}), after SuperCLIP (Zhao et al. 2025)"
+        )
+
 
 class SuperClipTokensLossConfig(LossConfig):
     """SuperCLIP as published: each image also predicts the tokens of its text."""
 
-    smallest_batch: ClassVar[int] = 2
-    needs_tokens: ClassVar[bool] = True
+    builder = "superclip:SuperClipTokensObjective"
+    terms = (CLASS, CONTRASTIVE)
+    source = "Zhao et al. 2025, arXiv:2512.14480, section 3"
+    smallest_batch = 2
+    needs_tokens = True
 
     type: Literal["superclip_tokens"] = "superclip_tokens"
     class_loss_weight: NonNegative = Field(
         1.0, description="Weight of the classification over tokens."
     )
     contrastive_loss_weight: Positive = Field(
-        1.0, description="Weight of the CLIP part, which learns to predict the class."
+        1.0, description="Weight of the CLIP term, which learns to predict the class."
     )
+
+    def phrase(self) -> str:
+        return (
+            "SuperCLIP (Zhao et al. 2025), the weighted sum of a classification of the text tokens "
+            f"by the image (weight {number(self.class_loss_weight)}) and a CLIP loss (weight "
+            f"{number(self.contrastive_loss_weight)})"
+        )
 
 
 class SigLipLossConfig(LossConfig):
     """Sigmoid loss: every image and text of a batch is a yes-or-no question of its own."""
 
-    smallest_batch: ClassVar[int] = 2
+    builder = "image_text:SigLipObjective"
+    terms = (TermLabel("siglip", "SigLIP", "siglip"),)
+    source = "Zhai et al. 2023, arXiv:2303.15343, algorithm 1"
+    smallest_batch = 2
 
     type: Literal["siglip"] = "siglip"
     initial_bias: Annotated[float, Field(ge=-1000, le=1000)] = Field(
         -10.0, description="Start of the learned bias on the scaled cosines."
     )
 
+    def phrase(self) -> str:
+        return "the pairwise sigmoid loss of SigLIP (Zhai et al. 2023)"
+
 
 class SupConLossConfig(LossConfig):
     """Supervised contrastive loss over the images of a batch and the class texts."""
 
-    smallest_batch: ClassVar[int] = 2
+    builder = "image_text:SupConObjective"
+    terms = (TermLabel("supcon", "SupCon", "supcon"),)
+    source = "Khosla et al. 2020, arXiv:2004.11362, equation 2"
+    smallest_batch = 2
 
     type: Literal["supcon"] = "supcon"
     temperature: Temperature = Field(
         0.1, title="Loss Temperature", description="Of the cosines, in training and prediction."
     )
 
+    def phrase(self) -> str:
+        return (
+            "the supervised contrastive loss (Khosla et al. 2020) over images and class texts "
+            f"(temperature {number(self.temperature)})"
+        )
+
 
 class CeLossConfig(ClassifierConfig):
     """Cross-entropy over the classes."""
 
-    soft_targets: ClassVar[SoftTargets] = "yes"
+    builder = "classification:ClassificationObjective"
+    terms = (CE,)
+    source = "label smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7"
+    soft_targets = "yes"
 
     type: Literal["ce"] = "ce"
+
+    def phrase(self) -> str:
+        return f"cross-entropy on {self.classifier_phrase()}"
 
 
 class FocalLossConfig(ClassifierConfig):
     """Cross-entropy over the classes in which hard examples weigh more."""
 
-    soft_targets: ClassVar[SoftTargets] = "yes"
+    builder = "classification:FocalObjective"
+    terms = (TermLabel("focal", "Focal", "focal"),)
+    source = "Lin et al. 2017, arXiv:1708.02002, equation 5"
+    soft_targets = "yes"
 
     type: Literal["focal"] = "focal"
-    gamma: NonNegative = Field(FOCUS, description="Focusing power; 0 is plain cross-entropy.")
+    gamma: NonNegative = Field(
+        DEFAULT_FOCUS, description="Focusing power; 0 is plain cross-entropy."
+    )
     alpha: Positive | None = Field(None, description="Constant factor on the loss.")
+
+    def phrase(self) -> str:
+        return (
+            f"focal loss (Lin et al. 2017; γ = {number(self.gamma)}) on {self.classifier_phrase()}"
+        )
 
 
 class CeInfoNceLossConfig(ClassifierConfig):
     """Cross-entropy plus an InfoNCE loss of image features against class texts."""
 
-    soft_targets: ClassVar[SoftTargets] = "warn"
-    hard_part: ClassVar[str] = "its InfoNCE part"
+    builder = "classification:CeInfoNceObjective"
+    terms = (CE, INFONCE)
+    source = "InfoNCE: van den Oord et al. 2018, arXiv:1807.03748, equation 4"
+    soft_targets = "warn"
+    hard_term = "its InfoNCE term"
 
     type: Literal["ce_infonce"] = "ce_infonce"
     contrast_weight: NonNegative = Field(
-        0.5, description="Weight of the InfoNCE part; the cross-entropy has 1."
+        0.5, description="Weight of the InfoNCE term; the cross-entropy has 1."
     )
-    infonce_temp: Temperature = Field(0.07, description="Temperature of the InfoNCE part.")
+    infonce_temp: Temperature = Field(0.07, description="Temperature of the InfoNCE term.")
 
     @property
     def needs_text(self) -> bool:
-        """Its InfoNCE part does, whatever the classifier."""
+        # The InfoNCE term does, whatever the classifier.
         return True
+
+    def phrase(self) -> str:
+        return (
+            f"cross-entropy on {self.classifier_phrase()} plus {number(self.contrast_weight)} "
+            "times an InfoNCE loss of image against class-text features (temperature "
+            f"{number(self.infonce_temp)})"
+        )
 
 
 class ProxyLossConfig(ProxyConfig):
     """Proxy-Anchor loss: one learned point per class; the nearest one is the prediction."""
 
+    builder = "proxies:ProxyObjective"
+    terms = (PROXY,)
+    source = "Kim et al. 2020, arXiv:2003.13911, equation 4"
+
     type: Literal["proxy"] = "proxy"
+
+    def phrase(self) -> str:
+        return f"the {self.proxy_phrase()}"
 
 
 class CombinedLossConfig(ClassifierConfig, ProxyConfig):
     """λ · cross-entropy + (1 − λ) · Proxy-Anchor loss."""
 
-    soft_targets: ClassVar[SoftTargets] = "warn"
-    hard_part: ClassVar[str] = "its proxy part"
-    shares: ClassVar[tuple[str, ...]] = ("lambda_combined",)
+    builder = "proxies:CombinedObjective"
+    terms = (CE, PROXY)
+    source = "Proxy-Anchor: Kim et al. 2020, arXiv:2003.13911, equation 4"
+    soft_targets = "warn"
+    hard_term = "its proxy term"
+    share_settings = ("lambda_combined",)
 
     type: Literal["combined"] = "combined"
     lambda_combined: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -180,14 +248,20 @@ class CombinedLossConfig(ClassifierConfig, ProxyConfig):
 
     @property
     def needs_text(self) -> bool:
-        """Only where the texts classify."""
         return self.classifier == "text"
 
+    def phrase(self) -> str:
+        share = self.lambda_combined
+        return (
+            f"{number(share)} times cross-entropy on {self.classifier_phrase()} plus "
+            f"{number(1 - share)} times the {self.proxy_phrase()}"
+        )
 
-class _PairLossConfig(LossConfig):
+
+class PairLossConfig(LossConfig):
     """Settings of the losses of one positive text per image against negatives."""
 
-    smallest_batch: ClassVar[int] = 2
+    smallest_batch = 2
 
     temperature: Temperature = Field(
         0.2, title="Loss Temperature", description="Of the cosines, in training and prediction."
@@ -200,17 +274,42 @@ class _PairLossConfig(LossConfig):
         ),
     )
 
+    def _negatives_phrase(self) -> str:
+        if self.num_negatives is None:
+            return "the texts of the batch's other classes as negatives"
+        return f"{self.num_negatives} sampled class texts as negatives"
 
-class InfoNceLossConfig(_PairLossConfig):
+
+class InfoNceLossConfig(PairLossConfig):
     """Each image picks its class's text among negatives."""
+
+    builder = "image_text:InfoNceObjective"
+    terms = (INFONCE,)
+    source = "van den Oord et al. 2018, arXiv:1807.03748, equation 4"
 
     type: Literal["infonce"] = "infonce"
 
+    def phrase(self) -> str:
+        return (
+            f"InfoNCE (van den Oord et al. 2018) with {self._negatives_phrase()} (temperature "
+            f"{number(self.temperature)})"
+        )
 
-class BceLossConfig(_PairLossConfig):
+
+class BceLossConfig(PairLossConfig):
     """Binary cross-entropy on the pairs of `infonce`, as its baseline."""
 
+    builder = "image_text:BceObjective"
+    terms = (TermLabel("bce", "BCE", "bce"),)
+    source = "Kang and McAuley 2018, arXiv:1808.09781, section III-E"
+
     type: Literal["bce"] = "bce"
+
+    def phrase(self) -> str:
+        return (
+            f"binary cross-entropy on image–text pairs with {self._negatives_phrase()} "
+            f"(temperature {number(self.temperature)})"
+        )
 
 
 MainLossConfig: TypeAlias = Annotated[
@@ -230,87 +329,4 @@ MainLossConfig: TypeAlias = Annotated[
 ]
 
 
-@cache
-def loss_classes() -> Mapping[str, type[LossConfig]]:
-    """Loss blocks by their `type`, in the order of the union."""
-    return members(MainLossConfig)
-
-
-class AuxConfig(LossConfig):
-    """What all auxiliary losses share."""
-
-    soft_targets: ClassVar[SoftTargets] = "warn"
-
-    type: str
-    weight: NonNegative = Field(0.1, description="Weight in the total; the main loss has 1.")
-
-    @property
-    def needs_text(self) -> bool:
-        """Most look at images alone."""
-        return False
-
-
-class CenterConfig(AuxConfig):
-    """Pull images to a learned centre of their class."""
-
-    type: Literal["center"] = "center"
-    lr_scale: Positive = Field(
-        100.0, le=1_000_000, description="Factor on the learning rate of the centres."
-    )
-
-
-class TripletConfig(AuxConfig):
-    """Images of one class nearer to each other than to others, by a margin."""
-
-    smallest_batch: ClassVar[int] = 3
-
-    type: Literal["triplet"] = "triplet"
-    margin: Positive = Field(0.2, le=2, description="On the distance of unit vectors.")
-    mining: Literal["batch_hard", "batch_all"] = Field(
-        "batch_hard",
-        description=(
-            "`batch_hard`: each image with its farthest positive and nearest negative. "
-            "`batch_all`: all triplets that violate the margin."
-        ),
-    )
-
-
-class ArcFaceConfig(AuxConfig):
-    """Softmax over learned class vectors with a margin on the angle."""
-
-    type: Literal["arcface"] = "arcface"
-    scale: Positive = Field(64.0, le=1000, description="Factor on the cosines.")
-    margin: Annotated[float, Field(ge=0, le=3)] = Field(0.5, description="In radians.")
-
-
-class CosFaceConfig(AuxConfig):
-    """Softmax over learned class vectors with a margin on the cosine."""
-
-    type: Literal["cosface"] = "cosface"
-    scale: Positive = Field(64.0, le=1000, description="Factor on the cosines.")
-    margin: NonNegative = Field(0.35, le=2, description="Taken off the own class's cosine.")
-
-
-class CosineSimConfig(AuxConfig):
-    """Pull images to the text of their class."""
-
-    soft_targets: ClassVar[SoftTargets] = "yes"
-
-    type: Literal["cosine_sim"] = "cosine_sim"
-
-    @property
-    def needs_text(self) -> bool:
-        """It aligns images with them."""
-        return True
-
-
-AuxLossConfig: TypeAlias = Annotated[
-    CenterConfig | TripletConfig | ArcFaceConfig | CosFaceConfig | CosineSimConfig,
-    Field(discriminator="type"),
-]
-
-
-@cache
-def aux_classes() -> Mapping[str, type[LossConfig]]:
-    """Blocks of `aux_losses` by their `type`, in the order of the union."""
-    return members(AuxLossConfig)
+LOSSES = members(MainLossConfig)

@@ -1,143 +1,18 @@
-"""The `pretrain` block of a config: what an image encoder learns from before the folds train it.
+"""The `pretrain` block of a config: self-supervised training of an image encoder before the folds.
 
-Pre-training looks at images alone, two augmented views of each; labels play no part, but for
-`supcon`. The kinds of its loss and the rows of `clip_pkg.losses.two_views` agree; a test compares
-them.
+Pre-training uses two augmented views of each image; only the loss `supcon` uses labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
-from clip_pkg.config.loss_blocks import NonNegative, Positive, Temperature, members
+from clip_pkg.config.loss_blocks import NonNegative, Positive
+from clip_pkg.config.two_view_losses import AnyPretrainLoss, NtXentConfig
 
-LARGEST_WHOLE_IMAGE = 64  # px
-
-
-class PretrainLossConfig(BaseModel):
-    """What all losses between two views share.
-
-    smallest_batch: images below which the loss teaches nothing. uses_labels: whether it knows the
-    classes of the images.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    smallest_batch: ClassVar[int] = 2
-    uses_labels: ClassVar[bool] = False
-
-    type: str
-
-    def settings(self) -> dict[str, Any]:
-        """Name → value of what acts on this loss, in the order of the class."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "type"}
-
-
-class InfoNceViewsConfig(PretrainLossConfig):
-    """Each first view picks its second view among those of the batch."""
-
-    type: Literal["info_nce"] = "info_nce"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-
-class NtXentConfig(PretrainLossConfig):
-    """SimCLR: each view picks its partner among all other views of the batch."""
-
-    type: Literal["nt_xent"] = "nt_xent"
-    temperature: Temperature = Field(0.5, description="Of the cosines.")
-
-
-class DclConfig(PretrainLossConfig):
-    """Decoupled: the positive is no part of the denominator; seen from the first view."""
-
-    type: Literal["dcl"] = "dcl"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-
-class DclSymmetricConfig(PretrainLossConfig):
-    """`dcl`, mean over both directions."""
-
-    type: Literal["dcl_symmetric"] = "dcl_symmetric"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-
-class DclwConfig(PretrainLossConfig):
-    """`dcl_symmetric` in which pairs that are far apart weigh more."""
-
-    type: Literal["dclw"] = "dclw"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
-    sigma: Positive = Field(0.5, le=100, description="σ of the von Mises–Fisher weights.")
-
-
-class DhelConfig(PretrainLossConfig):
-    """Decoupled hyperspherical energy: alignment across views, uniformity within each."""
-
-    type: Literal["dhel"] = "dhel"
-    temperature: Temperature = Field(0.3, description="τ, of the cosines.")
-    include_augs: bool = Field(
-        False, description="Count the uniformity of the second views as well."
-    )
-
-
-class KclConfig(PretrainLossConfig):
-    """Kernel contrastive loss with a Gaussian kernel."""
-
-    type: Literal["kcl"] = "kcl"
-    t: Positive = Field(2.0, le=1000, description="Of the kernel e^(−t·‖x − y‖²).")
-    gamma: NonNegative = Field(16.0, le=1_000_000, description="Weight of the uniformity.")
-
-
-class VicregConfig(PretrainLossConfig):
-    """Views alike, dimensions with variance and without correlation; no negatives."""
-
-    type: Literal["vicreg"] = "vicreg"
-    invariance_weight: NonNegative = Field(25.0, description="λ.")
-    variance_weight: NonNegative = Field(25.0, description="μ.")
-    covariance_weight: NonNegative = Field(1.0, description="ν.")
-
-    @model_validator(mode="after")
-    def _something_counts(self) -> Self:
-        if not any(self.settings().values()):
-            raise PydanticCustomError(
-                "nothing_counts",
-                "{names} are all 0, so there is nothing to learn",
-                {"key": "invariance_weight", "names": ", ".join(self.settings())},
-            )
-        return self
-
-
-class SupConViewsConfig(PretrainLossConfig):
-    """Supervised contrastive: all views of one class are alike. The only one that knows labels."""
-
-    uses_labels: ClassVar[bool] = True
-
-    type: Literal["supcon"] = "supcon"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-
-AnyPretrainLoss: TypeAlias = Annotated[
-    InfoNceViewsConfig
-    | NtXentConfig
-    | DclConfig
-    | DclSymmetricConfig
-    | DclwConfig
-    | DhelConfig
-    | KclConfig
-    | VicregConfig
-    | SupConViewsConfig,
-    Field(discriminator="type"),
-]
-
-
-@cache
-def pretrain_loss_classes() -> Mapping[str, type[PretrainLossConfig]]:
-    """Loss blocks by their `type`, in the order of the union."""
-    return members(AnyPretrainLoss)
+MAX_WHOLE_IMAGE = 64  # px
 
 
 class ProjectionConfig(BaseModel):
@@ -268,7 +143,7 @@ class PretrainConfig(BaseModel):
         Crops of large images gain by stored squares that are larger than what the encoder sees;
         images as small as 64 px would be enlarged for it.
         """
-        whole = self.augmentation == "simclr" and img_size <= LARGEST_WHOLE_IMAGE
+        whole = self.augmentation == "simclr" and img_size <= MAX_WHOLE_IMAGE
         return "none" if whole else "standard"
 
     @property

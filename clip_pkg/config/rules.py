@@ -44,7 +44,7 @@ def notices(config: ConfigKeys) -> dict[JsonPath, str]:
     for path, loss in _losses(config):
         if mixed and loss.soft_targets == "warn":
             found[path] = (
-                f'"{loss.type}" with {" and ".join(mixed)}: {loss.hard_part} assigns each mixed '
+                f'"{loss.type}" with {" and ".join(mixed)}: {loss.hard_term} assigns each mixed '
                 "image to the class with the larger share"
             )
     uses_text = any(loss.needs_text for _, loss in _losses(config))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clip_pkg.base.errors import DataError
-from clip_pkg.config.losses import WeightMethod
+from clip_pkg.config.loss_blocks import WeightMethod
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the step of SplitMix64: 2^64 / golden ratio, odd
 MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -1,21 +1,18 @@
-"""Auxiliary objectives, to be added to a main one: each has one part, named as the objective.
+"""Auxiliary objectives, added to a main one with a weight: each has one term, named as its type.
 
-Their weights in the total are the composition's business. Where labels are mixed, those that look
-at `targets` see the class with the largest share.
+Where labels are mixed, those that use `targets` see the class with the largest share.
 
 Legend: B batch, C classes, D embedding size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
-from clip_pkg.config.losses import (
+from clip_pkg.config.auxiliary_losses import (
     ArcFaceConfig,
+    AuxConfig,
     CenterConfig,
     CosFaceConfig,
     CosineSimConfig,
@@ -25,23 +22,21 @@ from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, Training
 from clip_pkg.losses.functional import arcface, center_mean, cosface, triplet
 from clip_pkg.losses.functional.numerics import masked_mean, unit
 
-MarginLoss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-
 
 class CenterObjective(Objective):
     """Mean squared distance of the unit image features to their class's learned centre.
 
-    `center_mean` (Wen et al. 2016, equation 2, without ½ and as a mean); on the sphere, because
-    that is where features are compared, and there it cannot be won by shrinking them.
+    `center_mean` (Wen et al. 2016, equation 2, without ½ and as a mean). Features are compared on
+    the unit sphere, where the loss cannot be lowered by shrinking them.
     """
 
-    def __init__(self, num_classes: int, embed_dim: int, lr_scale: float = 100.0) -> None:
+    def __init__(self, config: CenterConfig, training_set: TrainingSet) -> None:
         super().__init__({"center": 1.0})
-        self.centers = nn.Parameter(unit(torch.randn(num_classes, embed_dim)))
-        self.lr_scale = lr_scale
+        centers = torch.randn(training_set.num_classes, training_set.embed_dim)
+        self.centers = nn.Parameter(unit(centers))
+        self.lr_scale = config.lr_scale
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
         centers = self.centers.to(inputs.image_features.dtype)
         loss = center_mean(inputs.image_features, centers, inputs.targets, inputs.mask)
         return self.weighted_sum({"center": loss})
@@ -50,15 +45,14 @@ class CenterObjective(Objective):
 class TripletObjective(Objective):
     """Triplets of unit image features found in the batch (Hermans et al. 2017, equations 5 and 6).
 
-    `batch_hard`: mean over all anchors; `batch_all`: mean over the triplets that cost anything.
+    `batch_hard`: mean over all anchors; `batch_all`: mean over the triplets with a positive loss.
     """
 
-    def __init__(self, config: TripletConfig) -> None:
+    def __init__(self, config: TripletConfig, _training_set: TrainingSet) -> None:
         super().__init__({"triplet": 1.0})
         self.config = config
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
         mining = self.config.mining
         loss = triplet(
             inputs.image_features,
@@ -71,72 +65,57 @@ class TripletObjective(Objective):
         return self.weighted_sum({"triplet": loss})
 
 
-class MarginObjective(Objective):
-    """Softmax over learned class vectors, with a margin for the own class.
+class _MarginObjective(Objective):
+    """Softmax over learned class vectors, with a margin for the image's own class."""
 
-    Part: the name that is given.
-
-    Args:
-        part: name.
-        loss: (image features [B, D], class vectors [C, D], targets [B], mask [B]) → scalar.
-        num_classes: C.
-        embed_dim: D.
-    """
-
-    def __init__(self, part: str, loss: MarginLoss, num_classes: int, embed_dim: int) -> None:
-        super().__init__({part: 1.0})
-        self.part = part
-        self.loss = loss
-        self.class_vectors = nn.Parameter(torch.empty(num_classes, embed_dim))
+    def __init__(self, config: AuxConfig, training_set: TrainingSet) -> None:
+        super().__init__({config.type: 1.0})
+        vectors = torch.empty(training_set.num_classes, training_set.embed_dim)
+        self.class_vectors = nn.Parameter(vectors)
         nn.init.xavier_uniform_(self.class_vectors)
+        self.config = config
+
+    def _loss(self, images: Tensor, vectors: Tensor, inputs: LossInputs) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
-        vectors = self.class_vectors.to(inputs.image_features.dtype)
-        loss = self.loss(inputs.image_features, vectors, inputs.targets, inputs.mask)
-        return self.weighted_sum({self.part: loss})
+        images = inputs.image_features
+        loss = self._loss(images, self.class_vectors.to(images.dtype), inputs)
+        return self.weighted_sum({self.config.type: loss})
+
+
+class ArcFaceObjective(_MarginObjective):
+    """Margin on the angle (Deng et al. 2019, equation 3)."""
+
+    config: ArcFaceConfig
+
+    def _loss(self, images: Tensor, vectors: Tensor, inputs: LossInputs) -> Tensor:
+        margin, scale = self.config.margin, self.config.scale
+        return arcface(
+            images, vectors, inputs.targets, inputs.mask, margin_radians=margin, scale=scale
+        )
+
+
+class CosFaceObjective(_MarginObjective):
+    """Margin on the cosine (Wang et al. 2018, equation 4)."""
+
+    config: CosFaceConfig
+
+    def _loss(self, images: Tensor, vectors: Tensor, inputs: LossInputs) -> Tensor:
+        margin, scale = self.config.margin, self.config.scale
+        return cosface(images, vectors, inputs.targets, inputs.mask, margin=margin, scale=scale)
 
 
 class CosineSimObjective(Objective):
     """Mean of 1 − cosine of each image and its class's text; with soft labels, of its classes'."""
 
-    def __init__(self) -> None:
+    def __init__(self, _config: CosineSimConfig, _training_set: TrainingSet) -> None:
         super().__init__({"cosine_sim": 1.0})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
         cosines = inputs.class_cosines()
         if inputs.soft_targets is None:
             own = cosines.gather(1, inputs.targets[:, None])[:, 0]
         else:
             own = (inputs.soft_targets.to(cosines.dtype) * cosines).sum(dim=1)
         return self.weighted_sum({"cosine_sim": masked_mean(1 - own, inputs.mask)})
-
-
-def build_center(config: CenterConfig, training_set: TrainingSet) -> CenterObjective:
-    """Make the objective; it owns its centres."""
-    return CenterObjective(training_set.num_classes, training_set.embed_dim, config.lr_scale)
-
-
-def build_triplet(config: TripletConfig, training_set: TrainingSet) -> TripletObjective:
-    """Make the objective; it has no state."""
-    del training_set
-    return TripletObjective(config)
-
-
-def build_arcface(config: ArcFaceConfig, training_set: TrainingSet) -> MarginObjective:
-    """Make `arcface` (Deng et al. 2019, equation 3); it owns its class vectors."""
-    loss = partial(arcface, margin_radians=config.margin, scale=config.scale)
-    return MarginObjective("arcface", loss, training_set.num_classes, training_set.embed_dim)
-
-
-def build_cosface(config: CosFaceConfig, training_set: TrainingSet) -> MarginObjective:
-    """Make `cosface` (Wang et al. 2018, equation 4); it owns its class vectors."""
-    loss = partial(cosface, margin=config.margin, scale=config.scale)
-    return MarginObjective("cosface", loss, training_set.num_classes, training_set.embed_dim)
-
-
-def build_cosine_sim(config: CosineSimConfig, training_set: TrainingSet) -> CosineSimObjective:
-    """Make the objective; it has no state."""
-    del config, training_set
-    return CosineSimObjective()

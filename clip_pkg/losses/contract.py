@@ -1,10 +1,10 @@
-"""What goes into a training objective and what comes out.
+"""Inputs and outputs of training objectives, and their base class.
 
 Legend: B images of the batch, C classes, D embedding size, L tokens per text.
 
-The engine makes one `LossInputs` per step; the objective adds up its parts; the engine logs them.
-Objectives are modules, so that whatever they own (a bias, proxies) reaches the optimiser and the
-checkpoint like any other parameter.
+The trainer passes one `LossInputs` per step; the objective adds up its terms; the trainer logs
+them. Objectives are modules, so that their own parameters (a bias, proxies) reach the optimiser and
+the checkpoint like any other parameter.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class LossInputs:
     logit_scale: scalar 1/temperature, already exponentiated, with gradient when it is learned.
     image_embeddings: [B, D], `image_features` before they were normalised.
     soft_targets: [B, C] shares of the classes where labels are mixed or smoothed, rows sum to 1.
-    mask: [B] bool, true where an image counts; None when all do. What an image that does not count
-        holds, an invalid class or NaN even, has no influence on anything.
+    mask: [B] bool, true where an image counts; None when all do. The values of an image that does
+        not count, even NaN or an invalid class, influence nothing.
     class_tokens: [C, L] int64 token ids of each class's text in this step, padded with -1.
     generator: source of sampled negatives; None for torch's global one.
     """
@@ -48,11 +48,11 @@ class LossInputs:
     generator: torch.Generator | None = None
 
     def class_logits(self) -> Tensor:
-        """Scaled cosine of each image to each class text, [B, C]; computed once, never in half."""
+        """Scaled cosine of each image to each class text, [B, C]; cached, never in half."""
         return self._class_logits
 
     def class_cosines(self) -> Tensor:
-        """Cosine of each image to each class text, [B, C]; computed once, never in half."""
+        """Cosine of each image to each class text, [B, C]; cached, never in half."""
         return self._class_cosines
 
     @cached_property
@@ -67,26 +67,26 @@ class LossInputs:
 
     @property
     def texts(self) -> Tensor:
-        """`class_features` of a model that has them."""
+        """`class_features`; raises if the model has none."""
         assert self.class_features is not None, "the loss needs class texts; the config checks it"
         return widened(self.class_features)
 
     @property
     def embeddings(self) -> Tensor:
-        """`image_embeddings` of an engine that gives them."""
+        """Embeddings before normalisation; raises if the model has none."""
         assert self.image_embeddings is not None, "this loss needs the features before scaling"
         return widened(self.image_embeddings)
 
     @property
     def labels(self) -> Tensor:
-        """What a cross-entropy is to predict: `soft_targets` if there are any, else `targets`."""
+        """Targets of a cross-entropy: `soft_targets` if there are any, else `targets`."""
         return self.targets if self.soft_targets is None else self.soft_targets
 
     def prepared(self) -> LossInputs:
-        """Widen half precision, and blank out the images that do not count.
+        """Widen half precision, and zero the images that do not count.
 
-        Then nothing that such an image holds can spread through a batch. Where there is nothing to
-        do, these same inputs are returned, so that what they hold is computed once.
+        Then no value of such an image can spread through a batch. If nothing has to change, `self`
+        is returned, so that cached values are computed once.
         """
         features = (self.image_features, self.class_features, self.image_embeddings)
         is_wide = all(values is None or widened(values) is values for values in features)
@@ -113,62 +113,39 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """`total` is what is minimised; `parts` are its unweighted terms by name, all scalars.
+    """Loss of one batch; all tensors are scalars.
 
-    Names are lower case and become the columns `train_<name>_loss` of the history.
-
-    weights: of each part; total = Σ weight · part.
-    statistics: scalars that are worth a curve but are no loss, such as the mean positive logit.
+    total: what is minimised.
+    terms: its unweighted terms by name.
+    weights: of each term; total = Σ weight · term.
+    statistics: further quantities to plot that are no loss, such as the mean positive logit.
     """
 
     total: Tensor
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def weighted_sum(
-    parts: Mapping[str, Tensor], weights: Mapping[str, float], statistics: Mapping[str, Tensor]
+    terms: Mapping[str, Tensor], weights: Mapping[str, float], statistics: Mapping[str, Tensor]
 ) -> LossOutput:
-    """Add up unweighted parts, [] each, by their weights."""
-    assert parts.keys() == weights.keys(), "every part has a weight"
-    terms = [weights[name] * part for name, part in parts.items()]
-    total = terms[0]
-    for term in terms[1:]:
+    """Add up unweighted terms, [] each, by their weights."""
+    assert terms.keys() == weights.keys(), "every term has a weight"
+    first, *others = [weights[name] * term for name, term in terms.items()]
+    total = first
+    for term in others:
         total = total + term
-    return LossOutput(total, parts, weights, statistics)
-
-
-@dataclass(frozen=True)
-class PartLabel:
-    """How people see one part of a loss: in log lines, in progress bars, as a TensorBoard tag.
-
-    `tag` is of the unweighted part; `weighted_tag` of what it adds to the total, `share_tag` of
-    that as a share of the total.
-    """
-
-    label: str
-    short: str
-    tag: str
-
-    @property
-    def weighted_tag(self) -> str:
-        """TensorBoard tag of weight · part."""
-        return f"Weighted/{self.tag.removeprefix('Loss/')}"
-
-    @property
-    def share_tag(self) -> str:
-        """TensorBoard tag of weight · part / total."""
-        return f"Share/{self.tag.removeprefix('Loss/')}"
+    return LossOutput(total, terms, weights, statistics)
 
 
 class Objective(nn.Module):
-    """Base of all training objectives: `forward(LossInputs) -> LossOutput`.
+    """Base class of all training objectives: `forward(LossInputs) -> LossOutput`.
 
-    What `forward` gets has passed `LossInputs.prepared`.
+    `forward` receives inputs that have passed `LossInputs.prepared`.
 
     Args:
-        part_weights: weight of each part in the total.
+        term_weights: weight of each term in the total.
 
     Attributes:
         lr_scale: factor on the learning rate of the parameters that it owns.
@@ -176,32 +153,31 @@ class Objective(nn.Module):
 
     lr_scale: float = 1.0
 
-    def __init__(self, part_weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, term_weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.part_weights = dict(part_weights or {})
+        self.term_weights = dict(term_weights or {})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
-        raise AssertionError(f"{type(self).__name__} has no forward")  # a subclass's omission
+        raise NotImplementedError
 
     def weighted_sum(
-        self, parts: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
+        self, terms: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> LossOutput:
-        """Add up unweighted parts, [] each, by `part_weights`."""
-        return weighted_sum(parts, self.part_weights, statistics or {})
+        """Add up unweighted terms, [] each, by `term_weights`."""
+        return weighted_sum(terms, self.term_weights, statistics or {})
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Logits [B, C] whose softmax is the predicted class distribution.
 
-        Class texts decide unless an objective predicts by something it owns.
+        By the class texts, unless an objective predicts by parameters of its own.
         """
         return inputs.class_logits()
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Sort what the objective owns into groups for AdamW; none is empty.
+        """Parameter groups for AdamW of the objective's own parameters; none is empty.
 
         Each has `name`, `params`, `lr`, `weight_decay`. The weights of linear classifiers decay;
-        points on the sphere, centres and biases do not.
+        proxies, centres, class vectors and biases do not.
         """
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for owner in (module for module in self.modules() if isinstance(module, Objective)):
@@ -226,12 +202,12 @@ def _owned(module: nn.Module) -> Iterator[tuple[nn.Parameter, bool]]:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What an objective may know of the data and the model when it is built.
+    """Facts about the data and the model that an objective is built from.
 
     class_counts: [C] images per class of the training fold.
     embed_dim: D.
-    class_weights: [C], made from the counts by the method that `table.class_weight_method` names;
-        None where that is None.
+    class_weights: [C], computed from the counts by `LossConfig.class_weight_method`; None if that
+        is None.
     vocabulary_size: number of token ids of the text encoder's tokenizer; None without one.
     """
 
@@ -242,20 +218,18 @@ class TrainingSet:
 
     @property
     def num_classes(self) -> int:
-        """C."""
         return int(self.class_counts.numel())
 
 
 class ComposedObjective(Objective):
     """total = main + Σ weight · auxiliary; the main objective predicts.
 
-    Parts are those of the main objective with the weights they have there, and one per auxiliary
-    objective under its name. What every objective can rely on is seen to here, once: inputs in
-    single precision or better, and blank where an image does not count.
+    Its terms are those of the main objective, with their weights, and one per auxiliary objective.
+    It prepares the inputs for all of them.
 
     Args:
         main: any objective.
-        auxiliary: name → (weight, objective whose only part has that name).
+        auxiliary: name → (weight, objective whose only term has that name).
     """
 
     def __init__(
@@ -263,23 +237,21 @@ class ComposedObjective(Objective):
     ) -> None:
         added = dict(auxiliary or {})
         super().__init__(
-            {**main.part_weights, **{name: weight for name, (weight, _) in added.items()}}
+            {**main.term_weights, **{name: weight for name, (weight, _) in added.items()}}
         )
-        assert len(self.part_weights) == len(main.part_weights) + len(added), "part names clash"
+        assert len(self.term_weights) == len(main.term_weights) + len(added), "term names clash"
         self.main = main
-        self.auxiliary = nn.ModuleDict({name: part for name, (_, part) in added.items()})
+        self.auxiliary = nn.ModuleDict({name: objective for name, (_, objective) in added.items()})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
         prepared = inputs.prepared()
         output: LossOutput = self.main(prepared)
-        parts, statistics = dict(output.parts), dict(output.statistics)
+        terms, statistics = dict(output.terms), dict(output.statistics)
         for objective in self.auxiliary.values():
             further: LossOutput = objective(prepared)
-            parts |= further.parts
+            terms |= further.terms
             statistics |= further.statistics
-        return self.weighted_sum(parts, statistics)
+        return self.weighted_sum(terms, statistics)
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
-        """Logits of the main objective, [B, C]."""
         return self.main.prediction_logits(inputs)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from clip_pkg.config.loss_blocks import ProxyConfig
-from clip_pkg.config.losses import CombinedLossConfig, ProxyLossConfig
-from clip_pkg.losses.classification import ClassificationObjective, cross_entropy_objective
+from clip_pkg.config.losses import CombinedLossConfig
+from clip_pkg.losses.classification import ClassificationObjective
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, TrainingSet
 from clip_pkg.losses.functional import focal_proxy_anchor, proxy_anchor
 from clip_pkg.losses.functional.numerics import full_precision, unit
@@ -19,37 +19,19 @@ from clip_pkg.losses.functional.numerics import full_precision, unit
 class ProxyObjective(Objective):
     """Proxy-Anchor loss (Kim et al. 2020, equation 4) or its focal form; nearest proxy predicts.
 
-    Part: `proxy`.
-
-    Args:
-        num_classes: C.
-        embed_dim: D.
-        alpha: scale of the cosines, in the prediction as well.
-        delta: margin.
-        focus: γ⁺ and γ⁻ of `focal_proxy_anchor`; both 0 for `proxy_anchor`.
-        lr_scale: factor on the learning rate of the proxies.
+    Terms: `proxy`.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        embed_dim: int,
-        *,
-        alpha: float = 32.0,
-        delta: float = 0.1,
-        focus: tuple[float, float] = (0.0, 0.0),
-        lr_scale: float = 100.0,
-    ) -> None:
+    def __init__(self, config: ProxyConfig, training_set: TrainingSet) -> None:
         super().__init__({"proxy": 1.0})
-        self.proxies = nn.Parameter(torch.empty(num_classes, embed_dim))
+        self.proxies = nn.Parameter(torch.empty(training_set.num_classes, training_set.embed_dim))
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")  # as Kim et al.
-        self.alpha = alpha
-        self.delta = delta
-        self.focus = focus
-        self.lr_scale = lr_scale
+        self.alpha = config.alpha
+        self.delta = config.delta
+        self.focus = config.focus
+        self.lr_scale = config.proxy_lr_scale
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
         images, targets, mask = inputs.image_features, inputs.targets, inputs.mask
         proxies, (gamma_pos, gamma_neg) = self.proxies.to(images.dtype), self.focus
         if gamma_pos == gamma_neg == 0:
@@ -81,48 +63,21 @@ class CombinedObjective(Objective):
     """total = λ · CE + (1 − λ) · Proxy.
 
     The classifier of CE predicts, or the nearest proxy where λ = 0 leaves it untrained. CE takes
-    soft labels, Proxy looks at the class with the largest share.
+    soft labels, Proxy uses the class with the largest share.
 
-    Parts: `ce`, `proxy`.
+    Terms: `ce`, `proxy`.
     """
 
-    def __init__(
-        self, classification: ClassificationObjective, proxy: ProxyObjective, share: float = 0.5
-    ) -> None:
+    def __init__(self, config: CombinedLossConfig, training_set: TrainingSet) -> None:
+        share = config.lambda_combined
         super().__init__({"ce": share, "proxy": 1.0 - share})
-        self.classification = classification
-        self.proxy = proxy
+        self.classification = ClassificationObjective(config, training_set)
+        self.proxy = ProxyObjective(config, training_set)
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch."""
-        return self.weighted_sum({**self.classification(inputs).parts, **self.proxy(inputs).parts})
+        return self.weighted_sum({**self.classification(inputs).terms, **self.proxy(inputs).terms})
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Logits of the classifier, [B, C]; with λ = 0 those of the proxies."""
-        predicts = self.proxy if self.part_weights["ce"] == 0 else self.classification
+        predicts = self.proxy if self.term_weights["ce"] == 0 else self.classification
         return predicts.prediction_logits(inputs)
-
-
-def _proxy_objective(config: ProxyConfig, training_set: TrainingSet) -> ProxyObjective:
-    return ProxyObjective(
-        training_set.num_classes,
-        training_set.embed_dim,
-        alpha=config.alpha,
-        delta=config.delta,
-        focus=config.focus,
-        lr_scale=config.proxy_lr_scale,
-    )
-
-
-def build_proxy(config: ProxyLossConfig, training_set: TrainingSet) -> ProxyObjective:
-    """Make the objective; it owns its proxies."""
-    return _proxy_objective(config, training_set)
-
-
-def build_combined(config: CombinedLossConfig, training_set: TrainingSet) -> CombinedObjective:
-    """Make the objective; it owns its proxies, and its classifier where that is linear."""
-    return CombinedObjective(
-        cross_entropy_objective(config, training_set),
-        _proxy_objective(config, training_set),
-        config.lambda_combined,
-    )

@@ -16,7 +16,7 @@ from torch import Tensor
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.sampling import class_weights
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
-from clip_pkg.losses.registry import build_objective, class_weight_method
+from clip_pkg.losses.registry import build_objective
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision
 
@@ -85,7 +85,7 @@ def objective_for(
     weights come from torch's global generator.
     """
     assert vocabulary_size is not None or not config.needs_tokens, "checked by the config"
-    method = class_weight_method(config.loss, config.weight_method)
+    method = config.loss.class_weight_method(config.weight_method)
     weights = None
     if method is not None:
         weights = torch.from_numpy(

@@ -7,10 +7,11 @@ from typing import Any
 
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.keys import keys_without_effect
+from clip_pkg.config.loss_blocks import number
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.metrics.table import lower_is_better
-from clip_pkg.report.loss_words import WEIGHTINGS, loss_phrase, number
+from clip_pkg.report.loss_words import WEIGHTINGS, loss_phrase
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
 

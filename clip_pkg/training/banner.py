@@ -8,9 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from clip_pkg.config.loss_blocks import LossConfig
+from clip_pkg.config.loss_blocks import LossConfig, term_labels
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.losses.registry import class_weight_method, part_labels
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.study.tasks import ModelTask
 from clip_pkg.training.batch_norm import batch_norms
@@ -28,7 +27,7 @@ def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[st
     First the settings that the guides show, by the guides' names, then the weight of each term
     where there are several, then all other settings by their keys.
     """
-    labels = part_labels(config.loss, config.aux_losses)
+    labels = term_labels([config.loss, *config.aux_losses])
     shown = type(config.loss).model_fields
     settings = _settings(config.loss)
     lines = [
@@ -50,7 +49,7 @@ def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[st
 def _settings(block: LossConfig) -> dict[str, tuple[str, str]]:
     """Lines of a loss block by setting."""
     fields = type(block).model_fields
-    weights = {*block.part_weights, *block.shares}
+    weights = {*block.weight_settings, *block.share_settings}
     return {
         name: (
             fields[name].title or name,
@@ -79,7 +78,7 @@ def _value(value: Any) -> str:
 def fold_notices(task: ModelTask, model: ImageTextModel, ranks: Ranks) -> tuple[str, ...]:
     """One sentence per circumstance that affects a fold's numbers and that these do not show."""
     notices, config = [], task.config
-    if config.use_weighted_sampling and class_weight_method(config.loss, config.weight_method):
+    if config.use_weighted_sampling and config.loss.class_weight_method(config.weight_method):
         notices.append(
             "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
             'the loss. Set loss.class_weighting to "none" to correct it once.'

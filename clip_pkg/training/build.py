@@ -26,7 +26,7 @@ from clip_pkg.data.sampling import class_weights, derive_seed
 from clip_pkg.data.text_cache import TextCache
 from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches
 from clip_pkg.losses.contract import Objective
-from clip_pkg.losses.two_views import build_views_loss
+from clip_pkg.losses.registry import build_two_view_loss
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.classifier import objective_for
 from clip_pkg.models.image_encoder import ImageEncoder
@@ -351,7 +351,7 @@ def _build_pretraining(
     precision = _precision(config, device, model.image_encoder)
     model = model.to(device).to(memory_format=precision.memory_format)
     slow = None if block.queue is None else slow_copy(model)
-    loss = build_views_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
+    loss = build_two_view_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
 
     # Pixels and batches. Stored squares have the size of the config's augmentation, whichever
     # makes the views.

@@ -12,7 +12,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from clip_pkg.base.files import write_json
-from clip_pkg.losses.contract import PartLabel
+from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.study.progress import Progress
 from clip_pkg.training.epoch import EpochScores
 from clip_pkg.training.history import finite_or_none
@@ -51,7 +51,7 @@ class Console(LogLines):
         progress_file: Path,
         *,
         epochs: int,
-        labels: Mapping[str, PartLabel],
+        labels: Mapping[str, TermLabel],
     ) -> None:
         super().__init__(stream)
         self._progress_file = progress_file
@@ -106,10 +106,10 @@ class Console(LogLines):
         return f"Epoch {self._epoch} [Train]" if phase == "train" else f"[{phase.capitalize()}]"
 
     def _loss(self, scores: EpochScores) -> str:
-        if len(scores.parts) < 2:
+        if len(scores.terms) < 2:
             return f"{scores.loss:.4f}"
         parts = ", ".join(
-            f"{self._labels[name].label}: {value:.4f}" for name, value in scores.parts.items()
+            f"{self._labels[name].label}: {value:.4f}" for name, value in scores.terms.items()
         )
         return f"{scores.loss:.4f} ({parts})"
 
@@ -117,8 +117,8 @@ class Console(LogLines):
         if scores is None:
             return ""
         values = [f"loss={scores.loss:.4f}"]
-        if len(scores.parts) > 1:
-            values += [f"{self._labels[name].short}={v:.4f}" for name, v in scores.parts.items()]
+        if len(scores.terms) > 1:
+            values += [f"{self._labels[name].short}={v:.4f}" for name, v in scores.terms.items()]
         if scores.accuracy is not None:
             values.append(f"acc={100 * scores.accuracy:.2f}%")
         return ", ".join(values)

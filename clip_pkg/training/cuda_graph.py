@@ -19,7 +19,6 @@ from clip_pkg.base.errors import first_line
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.batches import Batch
 from clip_pkg.losses.contract import LossOutput
-from clip_pkg.losses.registry import AUXILIARY, LOSSES
 from clip_pkg.training.image_forward import WholeBatch
 from clip_pkg.training.step import StepInputs, StepOutcome, TrainingStep
 
@@ -101,11 +100,8 @@ def obstacle(
     n_train: training images. profiles: whether --profile is on.
     """
     encoder = step.model.image_encoder
-    rows = [LOSSES[config.loss.type], *(AUXILIARY[aux.type] for aux in config.aux_losses)]
-    kinds = [config.loss.type, *(aux.type for aux in config.aux_losses)]
-    waiting = [
-        f'"{kind}"' for kind, row in zip(kinds, rows, strict=True) if not row.can_be_recorded
-    ]
+    losses = [config.loss, *config.aux_losses]
+    waiting = [f'"{loss.type}"' for loss in losses if not loss.can_be_recorded]
     obstacles = {
         f"it runs on {device}, and only NVIDIA GPUs can": recorder_for(device, []) is None,
         "batches go through the image encoder in micro-batches, or over several processes": (
@@ -179,7 +175,7 @@ def _detached(outcome: StepOutcome) -> StepOutcome:
     return StepOutcome(
         LossOutput(
             output.total.detach(),
-            {name: part.detach() for name, part in output.parts.items()},
+            {name: part.detach() for name, part in output.terms.items()},
             output.weights,
             {name: value.detach() for name, value in output.statistics.items()},
         ),
@@ -266,7 +262,7 @@ class _Expectation:
         output = outcome.output
         return {
             "the loss": output.total,
-            **{f"its term {name}": value for name, value in output.parts.items()},
+            **{f"its term {name}": value for name, value in output.terms.items()},
             **{f"its statistic {name}": value for name, value in output.statistics.items()},
             "the logits": outcome.logits,
             "the targets": outcome.targets,

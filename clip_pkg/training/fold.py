@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_pkg.base.files import write_text
+from clip_pkg.config.loss_blocks import term_labels
 from clip_pkg.data.batches import Batch, EvalBatches, TrainBatches
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.losses.contract import LossOutput
-from clip_pkg.losses.registry import part_labels
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.classifier import class_features, evaluation_mode
 from clip_pkg.study.class_texts import ClassTexts
@@ -117,8 +117,8 @@ class FoldLearner(Learner):
         config = self.task.config
         self.model, self.objective = self.step.model, self.step.objective
         self.optimisation = self.step.optimisation
-        self.labels = part_labels(config.loss, config.aux_losses)
-        self.weights = self.objective.part_weights
+        self.labels = term_labels([config.loss, *config.aux_losses])
+        self.weights = self.objective.term_weights
         self.peak_rate = config.learning_rate  # towers and losses may have factors of their own
         self._take = self.step
         if self.val.size:

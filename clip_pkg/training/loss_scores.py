@@ -1,6 +1,6 @@
-"""Means of what a loss says of its batches, and what they are called in `history.json`.
+"""Means of a loss over the samples of a pass, and their columns in `history.json`.
 
-Nothing here knows what a sample is: an image, a sequence, a pair.
+Nothing here depends on what a sample is: an image, a sequence, a pair.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from clip_pkg.losses.contract import LossOutput
 
-PART, STATISTIC = "part:", "statistic:"
+TERM, STATISTIC = "term:", "statistic:"
 
 
 @dataclass(frozen=True)
 class LossScores:
-    """Means over the samples seen.
+    """Means over samples.
 
-    loss: the total. parts: its unweighted terms. statistics: what else the loss tells of a batch.
+    loss: the total. terms: its unweighted terms. statistics: as in `LossOutput`.
     """
 
     loss: float
-    parts: Mapping[str, float]
+    terms: Mapping[str, float]
     statistics: Mapping[str, float]
 
 
 class RunningSums:
-    """Sums of scalars on the device, fetched once."""
+    """Sums of scalars on the device, read once."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -42,14 +42,14 @@ class RunningSums:
         self._count += count
 
     def means(self) -> dict[str, float]:
-        """Return means so far. Waits for the device."""
+        """Means so far. Waits for the device."""
         values = torch.stack(list(self._sums.values())).tolist()
         return {name: value / self._count for name, value in zip(self._sums, values, strict=True)}
 
 
 def loss_sums(output: LossOutput, count: int) -> dict[str, Tensor]:
-    """Sums over a batch of `count` samples, float64, of what its loss gives as means."""
-    values = {f"{PART}{name}": part for name, part in output.parts.items()}
+    """Sums over a batch of `count` samples, float64, of the means in its `LossOutput`."""
+    values = {f"{TERM}{name}": term for name, term in output.terms.items()}
     values |= {f"{STATISTIC}{name}": value for name, value in output.statistics.items()}
     values["loss"] = output.total
     return {name: value.detach().double() * count for name, value in values.items()}
@@ -63,20 +63,23 @@ def loss_scores(means: Mapping[str, float]) -> LossScores:
             name.removeprefix(kind): value for name, value in means.items() if name.startswith(kind)
         }
 
-    return LossScores(means["loss"], named(PART), named(STATISTIC))
+    return LossScores(means["loss"], named(TERM), named(STATISTIC))
 
 
 def loss_columns(
     prefix: str, scores: LossScores, weights: Mapping[str, float]
 ) -> dict[str, float | None]:
-    """Columns of the loss's parts, plain, weighted and as shares of the total; statistics.
+    """Columns of the loss's terms: unweighted, weighted, as shares of the total; and statistics.
 
-    weights: of the parts in the total.
+    Args:
+        prefix: of every column, such as `val`.
+        scores: means over the samples.
+        weights: of the terms in the total.
     """
     columns: dict[str, float | None] = {}
-    for name, value in scores.parts.items():
+    for name, value in scores.terms.items():
         columns[f"{prefix}_{name}_loss"] = value
-        if len(scores.parts) > 1:
+        if len(scores.terms) > 1:
             weighted = weights[name] * value
             columns[f"{prefix}_{name}_weighted"] = weighted
             columns[f"{prefix}_{name}_share"] = weighted / scores.loss if scores.loss else None

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from timm.optim import Lars
 from torch import Tensor, nn
 
+from clip_pkg.config.loss_blocks import term_labels
 from clip_pkg.config.pretraining import LarsConfig, PretrainConfig, ProjectionConfig, SgdConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.data.two_views import TwoViewBatches, TwoViews
 from clip_pkg.losses.contract import LossOutput
 from clip_pkg.losses.functional.numerics import widened
-from clip_pkg.losses.two_views import PRETRAIN_LOSSES, ViewsLoss
+from clip_pkg.losses.two_views import TwoViewLoss
 from clip_pkg.models.checkpoint import save_checkpoint
 from clip_pkg.models.image_encoder import ImageEncoder, build_image_encoder
 from clip_pkg.models.precision import Precision
@@ -168,7 +169,7 @@ class EncoderLearner(Learner):
     block: PretrainConfig
     model: ViewsModel
     slow: ViewsModel | None
-    loss: ViewsLoss
+    loss: TwoViewLoss
     embed: Embed
     optimisation: Optimisation
     precision: Precision
@@ -180,8 +181,8 @@ class EncoderLearner(Learner):
     _collapse: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.labels = PRETRAIN_LOSSES[self.block.loss.type].parts
-        self.weights = self.loss.part_weights
+        self.labels = term_labels([self.block.loss])
+        self.weights = self.loss.term_weights
 
     def start_epoch(self, epoch: int) -> None:
         torch.manual_seed(

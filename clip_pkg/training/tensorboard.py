@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from clip_pkg.base.event_files import ScalarWriter
-from clip_pkg.losses.contract import LossOutput, PartLabel
+from clip_pkg.config.loss_blocks import TermLabel
+from clip_pkg.losses.contract import LossOutput
 from clip_pkg.training.history import History
 
 SPLITS = ("train", "val", "inner_val")
@@ -29,7 +30,7 @@ class FoldCurves:
     def __init__(
         self,
         folder: Path,
-        parts: Mapping[str, PartLabel],
+        parts: Mapping[str, TermLabel],
         history: History,
         others: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -113,7 +114,7 @@ class StepCurves:
     def __init__(
         self,
         folder: Path,
-        parts: Mapping[str, PartLabel],
+        parts: Mapping[str, TermLabel],
         *,
         total_steps: int,
         done: int,
@@ -161,8 +162,8 @@ class StepCurves:
 
     def _values(self, output: LossOutput) -> dict[str, Tensor]:
         values = {"Loss/Total": output.total}
-        for name, value in output.parts.items():
+        for name, value in output.terms.items():
             values[self._parts[name].tag] = value
-            if len(output.parts) > 1:
+            if len(output.terms) > 1:
                 values[self._parts[name].weighted_tag] = output.weights[name] * value
         return values | {f"Logits/{name}": value for name, value in output.statistics.items()}

@@ -19,8 +19,9 @@ import torch
 from clip_pkg.base.errors import CheckpointError
 from clip_pkg.base.files import remove_leftovers
 from clip_pkg.config.load import dump_canonical
+from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.data.pixel_sources import PixelSource
-from clip_pkg.losses.contract import LossOutput, PartLabel
+from clip_pkg.losses.contract import LossOutput
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.precision import Precision
 from clip_pkg.study.identity import identity_from_json
@@ -92,7 +93,7 @@ class Learner(ABC):
     curve_tags: ClassVar[Mapping[str, str]] = {}
     batches: Batches
     optimisation: Optimisation
-    labels: Mapping[str, PartLabel]
+    labels: Mapping[str, TermLabel]
     weights: Mapping[str, float]
     peak_rate: float
     monitor: str | None = None

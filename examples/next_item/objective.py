@@ -11,7 +11,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from clip_pkg.losses.contract import LossOutput, PartLabel, weighted_sum
+from clip_pkg.config.loss_blocks import TermLabel
+from clip_pkg.losses.contract import LossOutput, weighted_sum
 from clip_pkg.losses.functional import PairStatistics, bce_pos_neg, sampled_softmax_collision_masked
 from clip_pkg.losses.functional.numerics import unit
 from examples.next_item.model import NextItemModel
@@ -19,9 +20,9 @@ from examples.next_item.settings import Settings
 
 LABELS = MappingProxyType(
     {
-        "infonce": PartLabel("InfoNCE", "nce", "Loss/InfoNCE"),
-        "bce": PartLabel("BCE", "bce", "Loss/BCE"),
-        "l2": PartLabel("L2", "l2", "Loss/L2"),
+        "infonce": TermLabel("infonce", "InfoNCE", "nce"),
+        "bce": TermLabel("bce", "BCE", "bce"),
+        "l2": TermLabel("l2", "L2", "l2"),
     }
 )
 
@@ -61,8 +62,8 @@ class NextItemObjective:
             positive_logits = (hidden * positive).sum(dim=-1)
             negative_logits = (hidden * negative).sum(dim=-1)
             loss = bce_pos_neg(positive_logits, negative_logits)
-        parts = {self.name: loss, "l2": torch.linalg.vector_norm(model.items.weight)}
-        return weighted_sum(parts, self.weights, _statistics(positive_logits, negative_logits))
+        terms = {self.name: loss, "l2": torch.linalg.vector_norm(model.items.weight)}
+        return weighted_sum(terms, self.weights, _statistics(positive_logits, negative_logits))
 
     def scores(self, hidden: Tensor, items: Tensor) -> Tensor:
         """[B, I] scores of items [I, D] after histories [B, D]: cosines, or dot products of BCE."""

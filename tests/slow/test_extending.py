@@ -85,7 +85,7 @@ def test_the_new_row_passes_the_tests_of_every_row_and_its_own(extended: Path) -
     passed = int(re.findall(r"(\d+) passed", shown)[-1])
     assert passed > 30
     assert "poly" in run(
-        extended, "-c", "from clip_pkg.losses.registry import LOSSES; print(*LOSSES)"
+        extended, "-c", "from clip_pkg.config.losses import LOSSES; print(*LOSSES)"
     )
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES, AuxConfig, TripletConfig
 from clip_pkg.config.loss_blocks import FocalConfig, LossConfig
 from clip_pkg.config.losses import (
-    AuxConfig,
+    LOSSES,
     BceLossConfig,
     CeInfoNceLossConfig,
     CeLossConfig,
@@ -21,10 +22,9 @@ from clip_pkg.config.losses import (
     InfoNceLossConfig,
     ProxyLossConfig,
     SuperClipLossConfig,
-    TripletConfig,
 )
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
-from clip_pkg.losses.registry import AUXILIARY, LOSSES, build_objective
+from clip_pkg.losses.registry import build_objective
 
 CLASSES, DIM, VOCABULARY = 5, 8, 11
 COUNTS = torch.tensor([40, 3, 17, 1, 9])
@@ -46,14 +46,6 @@ class Case:
         return self.name
 
     @property
-    def owns_parameters(self) -> bool:
-        return any(row.owns_parameters for row in self.rows)
-
-    @property
-    def rows(self):
-        return [LOSSES[self.loss.type], *(AUXILIARY[aux.type] for aux in self.aux)]
-
-    @property
     def losses(self) -> tuple[LossConfig, ...]:
         return (self.loss, *self.aux)
 
@@ -64,8 +56,8 @@ class Case:
 
 
 EVERY_ROW = [
-    *(Case(kind, row.config_class()) for kind, row in LOSSES.items()),
-    *(Case(kind, CeLossConfig(), (row.config_class(),)) for kind, row in AUXILIARY.items()),
+    *(Case(kind, config()) for kind, config in LOSSES.items()),
+    *(Case(kind, CeLossConfig(), (config(),)) for kind, config in AUXILIARY_LOSSES.items()),
 ]
 VARIANTS = [
     Case("ce_linear", CeLossConfig(classifier="linear", class_weighting="auto")),
@@ -79,7 +71,7 @@ VARIANTS = [
     Case("bce_sampled", BceLossConfig(num_negatives=7)),
     Case("triplet_all", ClipLossConfig(), (TripletConfig(mining="batch_all", weight=0.3),)),
     Case(
-        "all_auxiliaries", ClipLossConfig(), tuple(row.config_class() for row in AUXILIARY.values())
+        "all_auxiliaries", ClipLossConfig(), tuple(config() for config in AUXILIARY_LOSSES.values())
     ),
 ]
 

@@ -18,12 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from clip_pkg.config.losses import aux_classes, loss_classes
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
 from clip_pkg.losses.contract import Objective, TrainingSet
-from clip_pkg.losses.registry import LOSSES, build_objective
+from clip_pkg.losses.registry import build_objective
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision
 from clip_pkg.training import ranks
@@ -54,7 +55,7 @@ def build(
             module.p = dropout
     training_set = TrainingSet(torch.tensor([4, 4, 4]), 16, torch.ones(3), model.vocabulary_size)
     objective = build_objective(
-        loss_classes()[kind](), training_set, [aux_classes()[name](weight=0.5) for name in aux]
+        LOSSES[kind](), training_set, [AUXILIARY_LOSSES[name](weight=0.5) for name in aux]
     )
     return model.to(dtype), objective.to(dtype)
 

@@ -150,7 +150,7 @@ def test_losses_are_those_of_the_formulas() -> None:
             wrong = scores.gather(1, negatives[:, None])
             bce = F.binary_cross_entropy_with_logits
             loss = bce(right, torch.ones_like(right)) + bce(wrong, torch.zeros_like(wrong))
-        torch.testing.assert_close(output.parts[given.loss], loss)
+        torch.testing.assert_close(output.terms[given.loss], loss)
         torch.testing.assert_close(output.total, loss + 0.25 * table.norm())
         told = output.statistics
         torch.testing.assert_close(told["positive_mean"], right.mean())

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clip_pkg.cli import main
-from clip_pkg.losses.registry import LOSSES
+from clip_pkg.config.losses import LOSSES
 from support.tiny import TINY
 
 TOWER = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"}

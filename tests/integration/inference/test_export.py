@@ -17,12 +17,12 @@ from integration.inference.conftest import read_table
 from safetensors.torch import load_file, save_file
 
 from clip_pkg.cli import main
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.data.pixel_blocks import squash
 from clip_pkg.inference.export import onnx_file
 from clip_pkg.inference.export import publication as formats
 from clip_pkg.inference.export.onnx_file import FLOAT32, linear_head
 from clip_pkg.inference.fold_classifier import FoldClassifier, read_content
-from clip_pkg.losses.registry import LOSSES
 from clip_pkg.study.decoding import decode_image
 
 ONE = "grün/003.png"

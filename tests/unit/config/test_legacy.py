@@ -10,7 +10,7 @@ from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.diagnostics import Draft, Findings, Source
 from clip_pkg.config.legacy import CHOICES, PARAMETERS, FlatKeys, to_canonical
 from clip_pkg.config.load import configs_from_mapping, load_configs
-from clip_pkg.config.losses import loss_classes
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
 
 
@@ -205,13 +205,13 @@ def test_flat_keys_differ_from_the_canonical_ones():
 
 @pytest.mark.parametrize("key", CHOICES)
 def test_every_choice_is_a_loss(key):
-    assert set(CHOICES[key].kinds.values()) <= set(loss_classes())
+    assert set(CHOICES[key].kinds.values()) <= set(LOSSES)
 
 
 @pytest.mark.parametrize("key", PARAMETERS)
 def test_every_parameter_belongs_to_its_losses(key):
     row = PARAMETERS[key]
-    assert all(row.parameter in loss_classes()[kind].model_fields for kind in row.of)
+    assert all(row.parameter in LOSSES[kind].model_fields for kind in row.of)
     assert set(row.of) & set(CHOICES[row.chosen_by].kinds.values())
 
 

@@ -8,14 +8,14 @@ from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.cli.main import parser_of
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
-from clip_pkg.config.pretraining import pretrain_loss_classes
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 
 
-@pytest.mark.parametrize("kind", pretrain_loss_classes())
+@pytest.mark.parametrize("kind", TWO_VIEW_LOSSES)
 def test_it_chooses_the_loss_of_the_pretraining(kind):
     (config,) = configs_from_mapping([{"loss_func": kind}]).configs
     assert config.pretrain is not None
-    assert config.pretrain.loss == pretrain_loss_classes()[kind]()
+    assert config.pretrain.loss == TWO_VIEW_LOSSES[kind]()
     assert config.loss.type == "clip"  # that of the folds is another matter
 
 

@@ -4,11 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from clip_pkg.base.errors import ConfigErrors
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
 from clip_pkg.config.keys import keys_without_effect
 from clip_pkg.config.load import configs_from_mapping, dump_canonical
-from clip_pkg.config.losses import aux_classes, loss_classes
-from clip_pkg.config.pretraining import pretrain_loss_classes
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 
 NO_TEXTS = {"text_encoder_name": "none", "loss": {"type": "ce", "classifier": "linear"}}
 
@@ -28,17 +29,17 @@ def notices(values):
 
 def test_defaults_need_no_notice():
     assert notices({}) == {}
-    for kind in loss_classes():
+    for kind in LOSSES:
         made = configs_from_mapping([{"loss": {"type": kind}}])
         assert made.configs[0].needs_text == (
             "text_encoder_name" not in notices({"loss": {"type": kind}})
         )
 
 
-@pytest.mark.parametrize("kind", loss_classes())
+@pytest.mark.parametrize("kind", LOSSES)
 def test_without_a_text_encoder_only_losses_without_texts(kind):
     values = {"text_encoder_name": "none", "loss": {"type": kind}}
-    if not loss_classes()[kind]().needs_text:
+    if not LOSSES[kind]().needs_text:
         assert configs_from_mapping([values]).configs[0].text_encoder.family == "none"
         return
     (problem,) = problems(values).items()
@@ -51,10 +52,10 @@ def test_without_a_text_encoder_only_losses_without_texts(kind):
         assert not configs_from_mapping([values]).configs[0].needs_text
 
 
-@pytest.mark.parametrize("kind", aux_classes())
+@pytest.mark.parametrize("kind", AUXILIARY_LOSSES)
 def test_without_a_text_encoder_only_auxiliary_losses_without_texts(kind):
     values = {**NO_TEXTS, "aux_losses": [{"type": kind}]}
-    if aux_classes()[kind]().needs_text:
+    if AUXILIARY_LOSSES[kind]().needs_text:
         assert set(problems(values)) == {"aux_losses[0]"}
     else:
         assert not configs_from_mapping([values]).configs[0].needs_text
@@ -104,7 +105,7 @@ def test_what_is_wrong_by_itself_contradicts_nothing():
 @pytest.mark.parametrize("kind", ["clip", "superclip", "ce"])
 def test_soft_labels(key, kind):
     values = {"loss": {"type": kind}, key: 0.3}
-    accepts = loss_classes()[kind].soft_targets
+    accepts = LOSSES[kind].soft_targets
     if accepts == "no":
         assert f'"{kind}" in loss does not accept' in problems(values)[key]
         return
@@ -115,7 +116,7 @@ def test_soft_labels(key, kind):
 
 
 def test_auxiliary_losses_see_mixed_images_too():
-    aux = [{"type": kind} for kind in aux_classes()]
+    aux = [{"type": kind} for kind in AUXILIARY_LOSSES]
     found = notices({"loss": {"type": "ce"}, "aux_losses": aux, "cutmix_alpha": 1.0})
     assert set(found) == {
         f"aux_losses[{index}]" for index, block in enumerate(aux) if block["type"] != "cosine_sim"
@@ -165,11 +166,11 @@ def test_a_focus_belongs_to_the_focal_style():
 
 @pytest.mark.parametrize(
     "block",
-    [block for kind in loss_classes() for block in ({"type": kind},)],
+    [block for kind in LOSSES for block in ({"type": kind},)],
     ids=lambda b: b["type"],
 )
 def test_canonical_form_of_every_loss_can_be_fed_back(block):
-    values = {"loss": block, "aux_losses": list(aux_classes())}
+    values = {"loss": block, "aux_losses": list(AUXILIARY_LOSSES)}
     (config,) = configs_from_mapping([values]).configs
     dumped = dump_canonical(config)
     assert next(iter(dumped["loss"])) == "type"
@@ -223,7 +224,7 @@ def test_other_encoders_have_no_such_stem(name):
     assert "only for ResNets" in problem[1]
 
 
-@pytest.mark.parametrize("kind", pretrain_loss_classes())
+@pytest.mark.parametrize("kind", TWO_VIEW_LOSSES)
 def test_every_pretraining_can_be_fed_back(kind):
     queue = {"queue": {"size": 64}} if kind == "info_nce" else {}
     block = {"loss": {"type": kind}, "optimizer": {"type": "sgd", "momentum": 0.5}, **queue}

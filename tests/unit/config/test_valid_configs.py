@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clip_pkg.base.errors import ConfigErrors
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
 from clip_pkg.config.describe import config_list_schema
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
-from clip_pkg.config.losses import aux_classes, loss_classes
-from clip_pkg.config.pretraining import PretrainConfig, pretrain_loss_classes
+from clip_pkg.config.losses import LOSSES
+from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 from clip_pkg.metrics.table import MONITORS
 
 VALIDATOR = jsonschema.Draft202012Validator(config_list_schema())
@@ -200,7 +202,7 @@ SOFT_LABELS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
 
 def without_contradictions(config):
     """Leave out what the loss cannot take: soft labels, a text encoder that drops its tokens."""
-    loss = loss_classes()[config.get("loss", {"type": "clip"})["type"]]
+    loss = LOSSES[config.get("loss", {"type": "clip"})["type"]]
     out = set(SOFT_LABELS) if loss.soft_targets == "no" else set()
     out |= {"freeze_text_encoder"} if loss.needs_tokens else set()
     if config.get("freeze_image_encoder"):
@@ -220,7 +222,7 @@ flat_losses = st.fixed_dictionaries(
     optional={
         "use_superclip_loss": st.booleans(),
         "class_loss_weight": weights,
-        "aux_losses": st.lists(st.sampled_from(list(aux_classes())), unique=True),
+        "aux_losses": st.lists(st.sampled_from(list(AUXILIARY_LOSSES)), unique=True),
     },
 )
 
@@ -228,14 +230,14 @@ flat_losses = st.fixed_dictionaries(
 def test_every_key_of_the_schema_is_generated():
     assert optional.keys() == RunConfig.model_fields.keys()
     blocks = {kind: {"type", *needed, *other} for kind, needed, other in main_losses}
-    assert {kind: set(block.model_fields) for kind, block in loss_classes().items()} == {
+    assert {kind: set(block.model_fields) for kind, block in LOSSES.items()} == {
         **blocks,
         "combined": blocks["combined"] | {"gamma_pos", "gamma_neg"},
     }
-    assert {kind for kind, _ in aux_blocks} == set(aux_classes())
+    assert {kind for kind, _ in aux_blocks} == set(AUXILIARY_LOSSES)
     assert pretrain.keys() == PretrainConfig.model_fields.keys()
     assert {kind: {"type", *keys} for kind, keys in two_views.items()} == {
-        kind: set(block.model_fields) for kind, block in pretrain_loss_classes().items()
+        kind: set(block.model_fields) for kind, block in TWO_VIEW_LOSSES.items()
     }
 
 

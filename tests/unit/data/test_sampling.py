@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.utils.class_weight import compute_class_weight
 
 from clip_pkg.base.errors import DataError
-from clip_pkg.config.losses import WeightMethod
+from clip_pkg.config.loss_blocks import WeightMethod
 from clip_pkg.data.sampling import (
     Exposure,
     class_weights,

@@ -6,15 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from clip_pkg.config.losses import (
-    CenterConfig,
-    CosFaceConfig,
-    InfoNceLossConfig,
-    ProxyLossConfig,
-    SuperClipLossConfig,
-)
+from clip_pkg.config.auxiliary_losses import CenterConfig, CosFaceConfig
+from clip_pkg.config.loss_blocks import term_labels
+from clip_pkg.config.losses import InfoNceLossConfig, ProxyLossConfig, SuperClipLossConfig
 from clip_pkg.losses.contract import ComposedObjective, LossInputs, LossOutput, Objective
-from clip_pkg.losses.registry import build_objective, part_labels
+from clip_pkg.losses.registry import build_objective
 from support.loss_batches import TRAINING_SET, batch
 
 AUX = (CenterConfig(weight=0.5), CosFaceConfig(weight=0.0))
@@ -37,16 +33,16 @@ def test_parts_keep_their_weights_and_auxiliary_ones_get_theirs() -> None:
     objective = build_objective(config, TRAINING_SET, AUX).double()
     output = objective(batch([0, 1, 2, 2]))
     weights = {"class": 2.0, "contrastive": 0.25, "center": 0.5, "cosface": 0.0}
-    assert output.weights == objective.part_weights == weights
-    assert list(part_labels(config, AUX)) == list(output.parts)
-    assert part_labels(config, AUX)["center"].tag == "Loss/Center"
+    assert output.weights == objective.term_weights == weights
+    assert list(term_labels([config, *AUX])) == list(output.terms)
+    assert term_labels([config, *AUX])["center"].tag == "Loss/Center"
     assert output.total.item() == pytest.approx(
-        sum(weight * output.parts[name].item() for name, weight in weights.items())
+        sum(weight * output.terms[name].item() for name, weight in weights.items())
     )
 
 
 def test_names_of_parts_must_differ() -> None:
-    with pytest.raises(AssertionError, match="part names clash"):
+    with pytest.raises(AssertionError, match="term names clash"):
         ComposedObjective(Constant("a", 1.0), {"a": (1.0, Constant("a", 2.0))})
 
 

@@ -9,14 +9,16 @@ import shlex
 import pytest
 
 from clip_pkg.cli.main import parser_of
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
 from clip_pkg.config.flags import config_from_flags
 from clip_pkg.config.load import configs_from_mapping
-from clip_pkg.losses.registry import AUXILIARY, LOSSES, LossRow
+from clip_pkg.config.loss_blocks import LossConfig
+from clip_pkg.config.losses import LOSSES
 from support.tiny import CHECKOUT
 
 TEXT = (CHECKOUT / "docs/losses.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, str] = dict(re.findall(r"(?ms)^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT))
-ROWS = {**LOSSES, **AUXILIARY}
+ROWS = {**LOSSES, **AUXILIARY_LOSSES}
 
 
 def test_every_row_has_a_section_and_every_section_a_row() -> None:
@@ -24,9 +26,11 @@ def test_every_row_has_a_section_and_every_section_a_row() -> None:
 
 
 @pytest.mark.parametrize(("kind", "row"), ROWS.items(), ids=list(ROWS))
-def test_a_section_has_parameters_defaults_tags_and_reference(kind: str, row: LossRow) -> None:
+def test_a_section_has_parameters_defaults_tags_and_reference(
+    kind: str, row: type[LossConfig]
+) -> None:
     section = SECTIONS[kind]
-    fields = {key: field for key, field in row.config_class.model_fields.items() if key != "type"}
+    fields = {key: field for key, field in row.model_fields.items() if key != "type"}
     for key in fields:
         assert f"`{key}`" in section, key
     for key, default in re.findall(r"`(\w+)` \(`?([\w.−]+)`?[,)]", section):
@@ -37,7 +41,7 @@ def test_a_section_has_parameters_defaults_tags_and_reference(kind: str, row: Lo
                 assert float(str(stated).replace("−", "-")) == actual, key
             else:
                 assert stated == actual, key
-    for label in row.parts.values():
+    for label in row.terms:
         assert f"`{label.tag}`" in section
     for paper in re.findall(r"arXiv:[\d.]+\d", row.source):
         assert paper in section

@@ -10,17 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip_pkg.config.auxiliary_losses import (
+    AUXILIARY_LOSSES,
+    ArcFaceConfig,
+    CenterConfig,
+    CosFaceConfig,
+    CosineSimConfig,
+    TripletConfig,
+)
 from clip_pkg.config.loss_blocks import FocalConfig, LossConfig
 from clip_pkg.config.losses import (
-    ArcFaceConfig,
     BceLossConfig,
     CeInfoNceLossConfig,
     CeLossConfig,
-    CenterConfig,
     ClipLossConfig,
     CombinedLossConfig,
-    CosFaceConfig,
-    CosineSimConfig,
     FocalLossConfig,
     InfoNceLossConfig,
     ProxyLossConfig,
@@ -28,11 +32,11 @@ from clip_pkg.config.losses import (
     SupConLossConfig,
     SuperClipLossConfig,
     SuperClipTokensLossConfig,
-    TripletConfig,
 )
 from clip_pkg.losses import functional
+from clip_pkg.losses.auxiliary import CenterObjective
 from clip_pkg.losses.contract import LossInputs, Objective
-from clip_pkg.losses.registry import AUXILIARY, build_objective, class_weight_method
+from clip_pkg.losses.registry import build_objective
 from clip_pkg.losses.superclip import SuperClipTokensObjective
 from support.loss_batches import (
     CLASSES,
@@ -70,7 +74,7 @@ def test_clip_equals_both_textbook_forms(targets: list[int], positives: str) -> 
     )
     assert_same(ours.total, diagonal, inputs)
     assert_same(ours.total, multi, inputs)
-    assert_same(ours.parts["contrastive"], ours.total, inputs)
+    assert_same(ours.terms["contrastive"], ours.total, inputs)
 
 
 def naive_class_loss(
@@ -107,11 +111,11 @@ def test_superclip_is_the_weighted_sum_of_its_parts(
     output = build(config)(inputs)
     weights = torch.ones(CLASSES, dtype=torch.float64) if weighting == "none" else WEIGHTS
     gamma, alpha = (focal.gamma, focal.alpha or 1.0) if focal else (0.0, 1.0)
-    assert_same(output.parts["class"], naive_class_loss(inputs, weights, gamma, alpha), inputs)
+    assert_same(output.terms["class"], naive_class_loss(inputs, weights, gamma, alpha), inputs)
     contrastive = build(ClipLossConfig())(inputs).total
-    assert_same(output.parts["contrastive"], contrastive, inputs)
+    assert_same(output.terms["contrastive"], contrastive, inputs)
     assert_same(
-        output.total, 1.5 * output.parts["class"] + 0.8 * output.parts["contrastive"], inputs
+        output.total, 1.5 * output.terms["class"] + 0.8 * output.terms["contrastive"], inputs
     )
 
 
@@ -204,8 +208,8 @@ def test_ce_infonce_takes_logits_image_features_and_prompt_features(classifier: 
     ce = functional.cross_entropy(logits, inputs.targets)
     infonce = functional.info_nce(inputs.image_features, texts_of(inputs), temperature=0.1)
     output = objective(inputs)
-    assert_same(output.parts["ce"], ce, inputs)
-    torch.testing.assert_close(output.parts["infonce"], infonce, rtol=1e-12, atol=1e-12)
+    assert_same(output.terms["ce"], ce, inputs)
+    torch.testing.assert_close(output.terms["infonce"], infonce, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(output.total, ce + 0.25 * infonce, rtol=1e-12, atol=1e-12)
     if classifier == "text":
         assert torch.equal(logits, inputs.class_logits())
@@ -215,7 +219,7 @@ def test_ce_infonce_contrasts_with_the_texts_of_absent_classes_too() -> None:
     inputs = batch(SEVERAL)
     output = build(CeInfoNceLossConfig())(inputs)
     expected = F.cross_entropy(inputs.image_features @ inputs.texts.T / 0.07, inputs.targets)
-    assert_same(output.parts["infonce"], expected, inputs)
+    assert_same(output.terms["infonce"], expected, inputs)
 
 
 @pytest.mark.parametrize("alpha", [32.0, 5.0])
@@ -386,8 +390,8 @@ def test_superclip_tokens_equals_the_published_form_over_batches() -> None:
             normalize_inputs=False,
         )
         output = objective(inputs)
-        assert_same(output.parts["class"], terms.class_loss, inputs)
-        assert_same(output.parts["contrastive"], terms.contrastive_loss, inputs)
+        assert_same(output.terms["class"], terms.class_loss, inputs)
+        assert_same(output.terms["contrastive"], terms.contrastive_loss, inputs)
         frequency, count = terms.cap_fq_out, terms.num_samples_out
         torch.testing.assert_close(objective.token_frequency, frequency)
         torch.testing.assert_close(objective.batches_seen, count)
@@ -456,7 +460,7 @@ AUX = {
 
 
 def test_every_auxiliary_loss_has_a_reference() -> None:
-    assert {config.type for config, _ in AUX.values()} == set(AUXILIARY)
+    assert {config.type for config, _ in AUX.values()} == set(AUXILIARY_LOSSES)
 
 
 @pytest.mark.parametrize("name", AUX)
@@ -467,7 +471,7 @@ def test_auxiliary_losses_equal_the_published_form(name: str) -> None:
     inputs = batch(SEVERAL)
     output = whole(inputs)
     own = whole.auxiliary[config.type]
-    part = output.parts[config.type]
+    part = output.terms[config.type]
     torch.testing.assert_close(part, reference(inputs, own), rtol=1e-12, atol=1e-12)
     ce = build(CeLossConfig())(inputs).total
     assert_same(output.total, ce + 0.3 * part, inputs)
@@ -476,8 +480,8 @@ def test_auxiliary_losses_equal_the_published_form(name: str) -> None:
 
 
 def test_centers_start_on_the_sphere_with_the_features() -> None:
-    objective = AUXILIARY["center"].build(CenterConfig(lr_scale=7.0), TRAINING_SET)
-    centers: Tensor = objective.centers  # type: ignore[assignment]
+    objective = CenterObjective(CenterConfig(lr_scale=7.0), TRAINING_SET)
+    centers = objective.centers
     assert centers.shape == (CLASSES, DIM)
     torch.testing.assert_close(centers.norm(dim=1), torch.ones(CLASSES))
     assert [group["lr"] for group in objective.parameter_groups(0.1, 0.0)] == [pytest.approx(0.7)]
@@ -518,12 +522,12 @@ def test_class_weights_move_with_the_objective_but_stay_out_of_the_checkpoint() 
 
 
 def test_class_weight_method() -> None:
-    assert class_weight_method(ClipLossConfig(), "balanced") is None
-    assert class_weight_method(SuperClipLossConfig(), "balanced") == "balanced"
+    assert ClipLossConfig().class_weight_method("balanced") is None
+    assert SuperClipLossConfig().class_weight_method("balanced") == "balanced"
     none = SuperClipLossConfig(class_weighting="none")
-    assert class_weight_method(none, "balanced") is None
+    assert none.class_weight_method("balanced") is None
     fixed = SuperClipLossConfig(class_weighting="inverse_sqrt")
-    assert class_weight_method(fixed, "balanced") == "inverse_sqrt"
+    assert fixed.class_weight_method("balanced") == "inverse_sqrt"
 
 
 def test_inverse_frequency_weights() -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from clip_pkg.config.pretraining import InfoNceViewsConfig, QueueConfig, pretrain_loss_classes
+from clip_pkg.config.pretraining import QueueConfig
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES, InfoNceViewsConfig
 from clip_pkg.losses.functional import info_nce
-from clip_pkg.losses.two_views import PRETRAIN_LOSSES, QueuedInfoNce, build_views_loss
+from clip_pkg.losses.registry import build_two_view_loss
+from clip_pkg.losses.two_views import QueuedInfoNce
 from support.tiny import SHARED
 
 REFERENCE = SHARED / "loss_vectors" / "loss_vectors.json"
@@ -60,7 +62,7 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
 
 
 def block_of(record: dict[str, Any]) -> Any:
-    kind = pretrain_loss_classes()[KINDS[record["loss"]]]
+    kind = TWO_VIEW_LOSSES[KINDS[record["loss"]]]
     given = {NAMES.get(name, name): value for name, value in record["params"].items()}
     known = {name: value for name, value in given.items() if name in kind.model_fields}
     return kind.model_validate(
@@ -68,28 +70,22 @@ def block_of(record: dict[str, Any]) -> Any:
     )
 
 
-def test_every_kind_of_the_config_has_its_row() -> None:
-    assert {kind: row.config_class for kind, row in PRETRAIN_LOSSES.items()} == dict(
-        pretrain_loss_classes()
-    )
-
-
-@pytest.mark.parametrize("kind", PRETRAIN_LOSSES)
+@pytest.mark.parametrize("kind", TWO_VIEW_LOSSES)
 def test_what_a_row_says_of_its_loss_is_true(kind: str) -> None:
-    row = PRETRAIN_LOSSES[kind]
-    loss = row.build(pretrain_loss_classes()[kind]())
+    row = TWO_VIEW_LOSSES[kind]
+    loss = build_two_view_loss(row(), dim=5)
     first, second = torch.randn(2, 6, 5, requires_grad=True)
     output = loss(first, second, torch.tensor([0, 1, 0, 1, 2, 2]))
-    assert list(output.parts) == list(row.parts)
-    assert dict(output.weights) == loss.part_weights
-    total = sum(output.weights[name] * part for name, part in output.parts.items())
+    assert list(output.terms) == [term.name for term in row.terms]
+    assert dict(output.weights) == loss.term_weights
+    total = sum(output.weights[name] * part for name, part in output.terms.items())
     torch.testing.assert_close(output.total, total)
     assert output.total.shape == ()
 
 
 @pytest.mark.skipif(not RECORDS, reason=f"no reference values at {REFERENCE}")
 def test_every_kind_has_reference_values() -> None:
-    assert {KINDS[record["loss"]] for record in RECORDS} == set(PRETRAIN_LOSSES)
+    assert {KINDS[record["loss"]] for record in RECORDS} == set(TWO_VIEW_LOSSES)
 
 
 @pytest.mark.parametrize("record", RECORDS or [ABSENT], ids=lambda r: r["id"] if r else "absent")
@@ -106,7 +102,7 @@ def test_value_and_gradient(record: dict[str, Any]) -> None:
         first, second = (
             inputs[name] for pair in VIEWS if set(pair) <= set(inputs) for name in pair
         )
-    value = build_views_loss(block_of(record), dim=first.shape[1])(first, second, labels).total
+    value = build_two_view_loss(block_of(record), dim=first.shape[1])(first, second, labels).total
     assert value.dtype == torch.float64
     assert abs(value.item() - record["value"]) <= 1e-12 * max(1.0, abs(record["value"]))
     value.backward()
@@ -120,7 +116,7 @@ def test_supcon_of_two_views_is_that_of_all_views_with_their_labels() -> None:
     torch.manual_seed(0)
     first, second = torch.randn(2, 4, 3, dtype=torch.float64)
     labels = [0, 1, 0, 2]
-    loss = build_views_loss(pretrain_loss_classes()["supcon"](), dim=3)
+    loss = build_two_view_loss(TWO_VIEW_LOSSES["supcon"](), dim=3)
     value = loss(first, second, torch.tensor(labels)).total
     x = torch.nn.functional.normalize(torch.cat([first, second]), dim=1)
     z, of = x @ x.T / 0.1, labels * 2
@@ -133,7 +129,7 @@ def test_supcon_of_two_views_is_that_of_all_views_with_their_labels() -> None:
 
 
 def a_queue(size: int) -> QueuedInfoNce:
-    loss = build_views_loss(InfoNceViewsConfig(), queue=QueueConfig(size=size), dim=4)
+    loss = build_two_view_loss(InfoNceViewsConfig(), queue=QueueConfig(size=size), dim=4)
     assert isinstance(loss, QueuedInfoNce)
     return loss
 

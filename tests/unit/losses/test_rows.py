@@ -13,9 +13,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clip_pkg.config.losses import aux_classes, loss_classes
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
+from clip_pkg.config.loss_blocks import LossBlock, term_labels
+from clip_pkg.config.losses import LOSSES
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 from clip_pkg.losses.contract import LossInputs
-from clip_pkg.losses.registry import AUXILIARY, LOSSES, class_weight_method, part_labels
+from clip_pkg.losses.registry import build_objective, builder
 from support.loss_batches import (
     CLASSES,
     DIM,
@@ -42,33 +45,36 @@ def one_hot(inputs: LossInputs) -> Tensor:
     return torch.nn.functional.one_hot(inputs.targets, CLASSES)
 
 
-def test_table_and_config_unions_have_the_same_kinds() -> None:
-    assert {kind: row.config_class for kind, row in LOSSES.items()} == loss_classes()
-    assert {kind: row.config_class for kind, row in AUXILIARY.items()} == aux_classes()
-
-
-def test_no_part_of_a_main_loss_is_called_as_an_auxiliary_loss() -> None:
-    main = {name for row in LOSSES.values() for name in row.parts}
-    assert not main & set(AUXILIARY)
-    for kind, row in AUXILIARY.items():
-        assert list(row.parts) == [kind]
-    tags = {name: part.tag for row in LOSSES.values() for name, part in row.parts.items()}
-    tags |= {name: part.tag for row in AUXILIARY.values() for name, part in row.parts.items()}
+def test_no_term_of_a_main_loss_is_named_as_an_auxiliary_loss() -> None:
+    main = {term.name for row in LOSSES.values() for term in row.terms}
+    assert not main & set(AUXILIARY_LOSSES)
+    for kind, row in AUXILIARY_LOSSES.items():
+        assert [term.name for term in row.terms] == [kind]
+    rows = [*LOSSES.values(), *AUXILIARY_LOSSES.values()]
+    tags = {term.name: term.tag for row in rows for term in row.terms}
     assert len(set(tags.values())) == len(tags)
-    assert all(tag.startswith("Loss/") for tag in tags.values())
+
+
+@pytest.mark.parametrize(
+    "row", [*LOSSES.values(), *AUXILIARY_LOSSES.values(), *TWO_VIEW_LOSSES.values()]
+)
+def test_every_row_names_its_source_builder_and_phrase(row: type[LossBlock]) -> None:
+    assert row.source
+    assert callable(builder(row))
+    assert row.model_validate({}).phrase() != LossBlock.phrase(row.model_validate({}))
 
 
 @every_case
 class TestEveryRow:
-    def test_total_is_the_weighted_sum_of_its_labelled_parts(self, case: Case) -> None:
+    def test_total_is_the_weighted_sum_of_its_labelled_terms(self, case: Case) -> None:
         objective = case.build()
         output = objective(batch(EVERY_CLASS))
-        assert list(output.parts) == list(part_labels(case.loss, case.aux))
-        assert dict(output.weights) == dict(objective.part_weights)
-        assert output.parts.keys() == output.weights.keys()
-        total = sum(output.weights[name] * part for name, part in output.parts.items())
+        assert list(output.terms) == list(term_labels(case.losses))
+        assert dict(output.weights) == dict(objective.term_weights)
+        assert output.terms.keys() == output.weights.keys()
+        total = sum(output.weights[name] * part for name, part in output.terms.items())
         torch.testing.assert_close(output.total, total, rtol=1e-14, atol=1e-14)
-        for part in (*output.parts.values(), *output.statistics.values()):
+        for part in (*output.terms.values(), *output.statistics.values()):
             assert part.shape == ()
         assert not any(value.requires_grad for value in output.statistics.values())
 
@@ -76,7 +82,7 @@ class TestEveryRow:
         weighted = any(
             getattr(module, "class_weights", None) is not None for module in case.build().modules()
         )
-        assert weighted == (class_weight_method(case.loss, "balanced") is not None)
+        assert weighted == (case.loss.class_weight_method("balanced") is not None)
 
     def test_prediction_is_a_row_of_logits_per_image(self, case: Case) -> None:
         logits = case.build().prediction_logits(batch([0, 1, 1]))
@@ -94,7 +100,6 @@ class TestEveryRow:
         objective = case.build().double()
         objective(batch(EVERY_CLASS)).total.backward()
         own = dict(objective.named_parameters())
-        assert bool(own) >= case.owns_parameters
         for name, parameter in own.items():
             assert parameter.grad is not None, name
             assert (parameter.grad != 0).any(), name
@@ -225,21 +230,22 @@ class TestEveryRow:
         mixed = (0.7 * one_hot(inputs) + 0.3 * one_hot(inputs).roll(1, 0)).double()
         soft = case.build()(with_soft(batch(EVERY_CLASS), mixed))
         changed = {
-            name for name in hard.parts if not torch.equal(hard.parts[name], soft.parts[name])
+            name for name in hard.terms if not torch.equal(hard.terms[name], soft.terms[name])
         }
-        for loss, row in zip(case.losses, case.rows, strict=True):
-            own = changed & set(row.parts)
+        for loss in case.losses:
+            names = {term.name for term in loss.terms}
+            own = changed & names
             if loss.soft_targets == "yes":
-                assert own == set(row.parts)
+                assert own == names
             elif loss.soft_targets == "no" or loss in case.aux:
                 assert not own
             else:
-                assert 0 < len(own) < len(row.parts)
+                assert 0 < len(own) < len(names)
 
     def test_nothing_waits_for_the_device_and_nothing_loops_over_the_batch(
         self, case: Case
     ) -> None:
-        if not all(row.can_be_recorded for row in case.rows):
+        if not all(loss.can_be_recorded for loss in case.losses):
             pytest.skip("says that it waits")
         calls = []
         for size in (6, 60):
@@ -276,11 +282,7 @@ class CountCalls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kind", [k for k, row in LOSSES.items() if row.owns_parameters])
-def test_rows_that_own_parameters_do_so_without_any_setting(kind: str) -> None:
-    row = LOSSES[kind]
-    assert any(True for _ in row.build(row.config_class(), TRAINING_SET).parameters())
-
-
-def test_every_row_names_its_source() -> None:
-    assert all(row.source for row in (*LOSSES.values(), *AUXILIARY.values()))
+@pytest.mark.parametrize("kind", ["superclip_tokens", "siglip", "proxy", "combined"])
+def test_losses_with_parameters_of_their_own_without_any_setting(kind: str) -> None:
+    objective = build_objective(LOSSES[kind].model_validate({}), TRAINING_SET)
+    assert any(True for _ in objective.parameters())

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.losses.registry import LOSSES, build_objective
+from clip_pkg.losses.registry import build_objective
 from clip_pkg.training.banner import loss_lines
 from support.loss_batches import TRAINING_SET
 
@@ -20,7 +21,7 @@ PAIRS = ["Loss Temperature: 0.2", "num_negatives: none"]
 
 def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list[str]:
     config = RunConfig.model_validate({"loss": loss, "aux_losses": aux or []})
-    weights = build_objective(config.loss, TRAINING_SET, config.aux_losses).part_weights
+    weights = build_objective(config.loss, TRAINING_SET, config.aux_losses).term_weights
     return [f"{name}: {value}" for name, value in loss_lines(config, weights)]
 
 
@@ -96,8 +97,8 @@ def test_a_weight_has_two_decimals_or_all_that_it_needs(weight: float, shown: st
 @pytest.mark.parametrize("kind", LOSSES)
 def test_every_setting_of_every_loss_is_told(kind: str) -> None:
     unused = {"gamma_pos", "gamma_neg"} if kind in ("proxy", "combined") else set()
-    fields = set(LOSSES[kind].config_class.model_fields) - unused
+    fields = set(LOSSES[kind].model_fields) - unused
     found = lines({"type": kind})
     parts = [line for line in found if line.startswith("  →")]
     assert len(found) == len(fields) + len(parts)
-    assert len(parts) == (len(LOSSES[kind].parts) if len(LOSSES[kind].parts) > 1 else 0)
+    assert len(parts) == (len(LOSSES[kind].terms) if len(LOSSES[kind].terms) > 1 else 0)

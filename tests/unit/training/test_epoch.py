@@ -164,7 +164,7 @@ def test_training_scores_are_image_weighted_means_of_the_same_forward(
     assert scores.loss == pytest.approx(np.mean(totals), rel=1e-5)
     assert scores.accuracy == pytest.approx(correct / 12)
     assert scores.loss == pytest.approx(
-        2 * scores.parts["class"] + scores.parts["contrastive"], rel=1e-6
+        2 * scores.terms["class"] + scores.terms["contrastive"], rel=1e-6
     )
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.losses.registry import AUXILIARY, LOSSES
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.training.batch_norm import batch_norms
 from clip_pkg.training.image_forward import (
@@ -42,7 +43,7 @@ class OneGraph:
         return torch.cat(parts), Tensor.backward
 
 
-@pytest.mark.parametrize("aux", [(), tuple(AUXILIARY)], ids=["alone", "with auxiliaries"])
+@pytest.mark.parametrize("aux", [(), tuple(AUXILIARY_LOSSES)], ids=["alone", "with auxiliaries"])
 @pytest.mark.parametrize("kind", LOSSES)
 def test_gradients_are_those_of_the_whole_batch(kind: str, aux: tuple[str, ...]) -> None:
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):

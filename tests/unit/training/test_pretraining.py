@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clip_pkg.config.pretraining import pretrain_loss_classes
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.image_encoder import build_image_encoder
 from clip_pkg.study.tasks import FoldTask
@@ -55,7 +55,7 @@ def assert_alike(one: FoldTask, other: FoldTask) -> None:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@pytest.mark.parametrize("kind", pretrain_loss_classes())
+@pytest.mark.parametrize("kind", TWO_VIEW_LOSSES)
 def test_every_loss_leaves_an_encoder_that_a_model_takes(
     kind: str, images: Path, tmp_path: Path
 ) -> None:

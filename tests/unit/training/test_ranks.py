@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.losses.registry import AUXILIARY, LOSSES
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.training.batch_norm import batch_norms, share_statistics
 from clip_pkg.training.ranks import ALONE, Ranks, rank_device
 from support.tiny import program_environment
@@ -23,7 +24,7 @@ from support.training_steps import build
 PROGRAM = Path(__file__).resolve().parents[2] / "support" / "training_steps.py"
 
 
-AUX = list(AUXILIARY)
+AUX = list(AUXILIARY_LOSSES)
 CASES: list[dict[str, Any]] = [
     *({"ranks": 2, "kind": kind, "aux": AUX} for kind in LOSSES),
     {"ranks": 2, "kind": "clip", "aux": AUX, "most": 4},  # two parts on each rank

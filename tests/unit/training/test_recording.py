@@ -17,10 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
+from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import Batch
-from clip_pkg.losses.registry import AUXILIARY, LOSSES
 from clip_pkg.models.precision import Precision
 from clip_pkg.training import cuda_graph
 from clip_pkg.training import fold as fold_module
@@ -117,7 +118,7 @@ class Meddling(Again):
 
 def tensors(outcome: StepOutcome) -> list[Tensor]:
     output = outcome.output
-    scalars = [output.total, *output.parts.values(), *output.statistics.values()]
+    scalars = [output.total, *output.terms.values(), *output.statistics.values()]
     return [*scalars, outcome.logits, outcome.targets]
 
 
@@ -302,7 +303,7 @@ class OneDevice(TorchDispatchMode):
 @pytest.mark.parametrize("kind", LOSSES)
 def test_the_devices_part_of_a_step_never_turns_to_the_host(kind: str) -> None:
     """On pretended CUDA tensors, which have no values that anything could ask for."""
-    step = a_step(kind, tuple(AUXILIARY))
+    step = a_step(kind, tuple(AUXILIARY_LOSSES))
     modules = [*step.model.modules(), *step.objective.modules()]
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
 
@@ -483,10 +484,8 @@ def test_what_cannot_be_recorded(learner: FoldLearner, monkeypatch: pytest.Monke
 def test_a_loss_that_says_it_waits_is_not_recorded(
     learner: FoldLearner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = replace(LOSSES["superclip"], can_be_recorded=False)
-    monkeypatch.setattr(cuda_graph, "LOSSES", {**LOSSES, "superclip": row})
+    monkeypatch.setattr(LOSSES["superclip"], "can_be_recorded", False)
     assert reason(learner) == 'the loss "superclip" waits for the device'
-    assert all(row.can_be_recorded for row in (*LOSSES.values(), *AUXILIARY.values()))
 
 
 def test_auto_records_where_it_pays() -> None:

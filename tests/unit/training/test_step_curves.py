@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clip_pkg.base.event_files import ScalarWriter
-from clip_pkg.losses.contract import LossOutput, PartLabel
+from clip_pkg.config.loss_blocks import TermLabel
+from clip_pkg.losses.contract import LossOutput
 from clip_pkg.training.tensorboard import POINTS_PER_FETCH, StepCurves
 
 PARTS = {
-    "ce": PartLabel("CE", "ce", "Loss/CE"),
-    "proxy": PartLabel("Proxy", "proxy", "Loss/Proxy"),
+    "ce": TermLabel("ce", "CE", "ce"),
+    "proxy": TermLabel("proxy", "Proxy", "proxy"),
 }
 
 
