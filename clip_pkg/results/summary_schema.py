@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -435,3 +436,11 @@ def _words(node: Node) -> str:
         else:
             words.append(describe(option))
     return ", or ".join(words)
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    before, _, rest = page.read_text("utf-8").partition("<!-- tables: begin -->")
+    after = rest.partition("<!-- tables: end -->")[2]
+    tables = f"<!-- tables: begin -->\n\n{summary_reference_markdown()}\n<!-- tables: end -->"
+    page.write_text(f"{before}{tables}{after}", "utf-8")
