@@ -28,9 +28,10 @@ from clip_pkg.base.files import write_json
 from clip_pkg.data.image_decoder import ImageDecoder
 from clip_pkg.data.pixel_store import PixelStore, store_path
 from clip_pkg.data.store_builder import build_store
+from clip_pkg.study.folds_info import splits_from_json, splits_to_json
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.scan import scan
-from clip_pkg.study.splits import make_splits, splits_from_json, splits_to_json
+from clip_pkg.study.splits import make_splits
 
 FOLDS, BATCH, WARM_UP = 5, 256, 200
 SECONDS_BETWEEN_LOOKS = 0.02
