@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.data.sampling import class_weights
+from clip_pkg.losses.class_weights import class_weights
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
 from clip_pkg.losses.registry import build_objective
 from clip_pkg.models.image_text import ImageTextModel

@@ -8,101 +8,34 @@ process. A worker whose launcher is gone sees the end of its standard input and 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from clip_pkg.base.child_process import ChildProcess, how_it_ended, last_lines
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, child_environment
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
 from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
 from clip_pkg.study.tasks import FoldFailure, failure_from_json, finished, read_record, write_record
 
-SECONDS_TO_LEAVE = 5.0
-LINES_OF_A_CRASH = 15
 
-
-class Worker:
+class Worker(ChildProcess):
     """A worker process on a device, or on several for a task that several GPUs train."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "clip_pkg.training.worker", "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=child_environment(devices, os.environ),
-            start_new_session=True,  # Ctrl-C reaches the launcher only; it decides what to do
-            text=True,
-            encoding="utf-8",
+        super().__init__(
+            "clip_pkg.training.worker", "--serve", env=child_environment(devices, os.environ)
         )
-        os.set_blocking(self._stdout.fileno(), False)
-        self._received = ""
 
-    @property
-    def _stdout(self) -> IO[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def send(self, task_file: str | Path, place: Mapping[str, Any]) -> None:
-        """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`."""
-        self._write({"task_file": str(task_file), "place": place})
+    def send(self, assignment: Assignment) -> None:
+        """Hand over an assignment; the answer has its `state`: done, failed or interrupted."""
+        self.write({"task_file": str(assignment.task.paths.task), "place": assignment.place})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        """Check whether these encoders can be used here; the answer has their `problems`."""
-        self._write({"probe": list(requests)})
-
-    def _write(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        # A worker that died at once is noticed by the next poll.
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-
-    def answer(self) -> dict[str, Any] | None:
-        """Return the next answer, or None if there is none yet."""
-        with contextlib.suppress(BlockingIOError):
-            self._received += os.read(self._stdout.fileno(), 65536).decode("utf-8")
-        line, found, rest = self._received.partition("\n")
-        if not found:
-            return None
-        self._received = rest
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def exit_code(self) -> int | None:
-        """Return the exit code, negative for a signal, or None while the process runs."""
-        return self._process.poll()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal if the process still runs."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """Kill it and all processes that it has started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        """Close its standard input, which ends it after a checkpoint; kill it if that fails."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(SECONDS_TO_LEAVE)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            self._process.wait()
-        self._stdout.close()
+        """Ask whether these encoders can be used here; the answer has their `problems`."""
+        self.write({"probe": list(requests)})
 
 
 class ProcessJob:
@@ -142,11 +75,6 @@ class ProcessJob:
         self._worker.kill()
 
 
-def how_it_ended(code: int) -> str:
-    """Describe the exit code of a process, negative for a signal."""
-    return f"ended with signal {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-
-
 def crash(assignment: Assignment, how: str) -> FoldFailure:
     """Describe the end of a worker that reported nothing, also in the fold's folder."""
     task = assignment.task
@@ -158,7 +86,7 @@ def crash(assignment: Assignment, how: str) -> FoldFailure:
         fold=task.fold,
         kind="crash",
         reason=f"the worker process {how} and left no message",
-        detail="\n".join(last_lines(assignment.log_file, LINES_OF_A_CRASH)),
+        detail="\n".join(last_lines(assignment.log_file)),
         log_file=str(assignment.log_file),
     )
     with contextlib.suppress(OSError):  # a full disk may be the very reason; the ledger knows
@@ -211,14 +139,6 @@ class ProcessExecutor:
                 job.kill()
             worker.close()
         self._workers.clear()
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """Last lines of a log; empty if there is no log."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-    except FileNotFoundError:
-        return []
 
 
 def open_processes(execution: Execution, run: RunPaths, say: object) -> Resources:

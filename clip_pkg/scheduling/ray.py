@@ -20,22 +20,17 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
+from clip_pkg.base.child_process import how_it_ended
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, find_devices
 from clip_pkg.scheduling.job import Assignment, JobState, prepare
-from clip_pkg.scheduling.process import Worker, crash, how_it_ended
+from clip_pkg.scheduling.process import Worker, crash
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, connect, lay_out
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.study.identity import PACKAGE
-from clip_pkg.study.tasks import (
-    FailureKind,
-    FoldFailure,
-    Task,
-    failure_from_json,
-    finished,
-)
+from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, failure_from_json, finished
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
 PLACE = "ray"  # and a number: the ids of places

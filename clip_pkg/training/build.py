@@ -22,9 +22,10 @@ from clip_pkg.data.batches import EvalBatches, TrainBatches
 from clip_pkg.data.image_decoder import ImageDecoder
 from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
 from clip_pkg.data.pixel_store import PixelStore, store_size
-from clip_pkg.data.sampling import class_weights, derive_seed
+from clip_pkg.data.sampling import derive_seed
 from clip_pkg.data.text_cache import TextCache
 from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches
+from clip_pkg.losses.class_weights import class_weights
 from clip_pkg.losses.contract import Objective
 from clip_pkg.losses.registry import build_two_view_loss
 from clip_pkg.models.checkpoint import load_checkpoint

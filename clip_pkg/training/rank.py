@@ -12,20 +12,23 @@ import sys
 import threading
 import time
 from dataclasses import asdict, replace
+from typing import Any
 
+from clip_pkg.base.child_process import listen
 from clip_pkg.study.tasks import PretrainTask, task_from_json
 from clip_pkg.training.worker import EXIT_CODES, Place, StopRequest, attempt, train_here
 
 
 def main() -> int:
     """Train a fold together with the other ranks; the first one leads."""
-    lines: queue.Queue[str] = queue.Queue()
-    stop = StopRequest()
-    threading.Thread(target=_listen, args=(lines, stop), daemon=True).start()
-    message = json.loads(lines.get())
+    # A rank must not outlive the process that started it.
+    messages = listen(lambda: os._exit(EXIT_CODES["failed"]))
+    message = messages.get()
     task = task_from_json(message["task"])
     assert not isinstance(task, PretrainTask), "pre-trainings have one process"
     place = Place(**message["place"])
+    stop = StopRequest()
+    threading.Thread(target=_await_stop, args=(messages, stop), daemon=True).start()
 
     # Imported only now, so that a starter that ends meanwhile is noticed.
     from clip_pkg.training import ranks  # noqa: PLC0415
@@ -53,13 +56,9 @@ def main() -> int:
     os._exit(EXIT_CODES[report.state])
 
 
-def _listen(lines: queue.Queue[str], stop: StopRequest) -> None:
-    """Read the task, then requests to stop; nobody is there any more when the input ends."""
-    with open(0, encoding="utf-8", closefd=False) as stream:
-        lines.put(stream.readline())
-        for _ in stream:
-            stop.set()
-    os._exit(EXIT_CODES["failed"])
+def _await_stop(messages: queue.SimpleQueue[Any], stop: StopRequest) -> None:
+    messages.get()  # any further message asks for a checkpoint and an end
+    stop.set()
 
 
 if __name__ == "__main__":

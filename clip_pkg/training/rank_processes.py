@@ -8,20 +8,19 @@ stands in the store where the ranks meet, which is kept here.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from clip_pkg.scheduling.process import (
-    LINES_OF_A_CRASH,
+from clip_pkg.base.child_process import (
+    ChildProcess,
+    end_signals_blocked,
     how_it_ended,
     last_lines,
 )
@@ -31,14 +30,9 @@ if TYPE_CHECKING:
     from clip_pkg.training.trainer import Stop
 
 HOST = "127.0.0.1"
-SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_POLLS = 0.1
 SECONDS_TO_FOLLOW = 5.0  # for the other ranks, once one has ended
 SECONDS_TO_DIE = 30.0
-# What asks for an end reaches all processes of a terminal or of a cluster's job. Only the process
-# that started the ranks is to hear it: a rank that ends by itself takes the checkpoint with it.
-FOR_THE_STARTER = frozenset(
-    {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-)
 
 
 def train_on_ranks(
@@ -55,7 +49,7 @@ def train_on_ranks(
             if stop and not asked:
                 asked = True
                 ranks.ask_to_stop()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(SECONDS_BETWEEN_POLLS)
         return ranks.outcome()
 
 
@@ -69,11 +63,11 @@ class RankProcesses:
         self._place = {**place, "threads": max(1, place["threads"] // task.gpus)}
         self._stream = stream
         self._store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[ChildProcess] = []
 
     def __enter__(self) -> RankProcesses:
         try:
-            with held_back_signals():
+            with end_signals_blocked():
                 for rank in range(self._task.gpus):
                     self._processes.append(self._start(rank))
         except BaseException:
@@ -91,11 +85,13 @@ class RankProcesses:
 
     def are_over(self) -> bool:
         """Whether the first rank has said how it ended, or one can no longer take part."""
-        return self._report(0) is not None or any(process.poll() for process in self._processes)
+        return self._report(0) is not None or any(
+            process.exit_code() for process in self._processes
+        )
 
     def ask_to_stop(self) -> None:
         """Ask the first rank for a checkpoint and an end; the others need not know."""
-        self._write(self._processes[0], "stop")
+        self._processes[0].write("stop")
 
     def outcome(self) -> tuple[str, FoldFailure | None]:
         """Say how the task ended: as the first rank says, or why it could not go on."""
@@ -107,7 +103,11 @@ class RankProcesses:
             return reports[0]["state"], None
         found = cause(
             sorted((r for r in reports.values() if r["failure"]), key=lambda r: r["moment"]),
-            {rank: self._processes[rank].poll() for rank in self._ranks if rank not in reports},
+            {
+                rank: self._processes[rank].exit_code()
+                for rank in self._ranks
+                if rank not in reports
+            },
         )
         if isinstance(found, int):
             found = self._crash(found)
@@ -117,13 +117,12 @@ class RankProcesses:
     def _ranks(self) -> range:
         return range(len(self._processes))
 
-    def _start(self, rank: int) -> subprocess.Popen[str]:
+    def _start(self, rank: int) -> ChildProcess:
         size = str(self._task.gpus)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "clip_pkg.training.rank"],
-            stdin=subprocess.PIPE,
-            stdout=self._stream.fileno(),
-            stderr=self._stream.fileno(),
+        process = ChildProcess(
+            "clip_pkg.training.rank",
+            output=self._stream.fileno(),
+            new_session=False,
             env={
                 # All ranks are on this machine, whatever its name may resolve to.
                 "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
@@ -137,17 +136,9 @@ class RankProcesses:
                 "MASTER_ADDR": HOST,
                 "MASTER_PORT": str(self._store.port),
             },
-            text=True,
-            encoding="utf-8",
         )
-        self._write(process, json.dumps({"task": task_to_json(self._task), "place": self._place}))
+        process.write({"task": task_to_json(self._task), "place": self._place})
         return process
-
-    def _write(self, process: subprocess.Popen[str], line: str) -> None:
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # one that died at once is noticed later
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
 
     def _report(self, rank: int) -> dict[str, Any] | None:
         key = f"report/{rank}"
@@ -159,18 +150,18 @@ class RankProcesses:
     def _wait(self) -> None:
         """Let the ranks end by themselves for a while."""
         deadline = time.monotonic() + SECONDS_TO_FOLLOW
-        while time.monotonic() < deadline and any(p.poll() is None for p in self._processes):
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        while time.monotonic() < deadline and any(p.exit_code() is None for p in self._processes):
+            time.sleep(SECONDS_BETWEEN_POLLS)
 
     def _crash(self, rank: int) -> FoldFailure:
-        how = how_it_ended(self._processes[rank].poll() or 0)
+        how = how_it_ended(self._processes[rank].exit_code() or 0)
         which = f"process {rank + 1} of the {len(self._processes)} that trained it together"
         return FoldFailure(
             identity=self._task.identity,
             fold=self._task.fold,
             kind="crash",
             reason=f"{which} {how} and left no message",
-            detail="\n".join(last_lines(Path(self._place["log_file"]), LINES_OF_A_CRASH)),
+            detail="\n".join(last_lines(Path(self._place["log_file"]))),
             log_file=self._place["log_file"],
         )
 
@@ -178,12 +169,8 @@ class RankProcesses:
         for process in self._processes:
             process.kill()
         for process in self._processes:
-            # A process that hangs within a driver dies when the driver lets it.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_TO_DIE)
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+            # A process that hangs in a driver exits when the driver lets it.
+            process.wait(SECONDS_TO_DIE)
 
 
 def cause(
@@ -206,13 +193,3 @@ def cause(
             return rank
     assert failures, "a rank has ended"
     return failures[0]
-
-
-@contextlib.contextmanager
-def held_back_signals() -> Iterator[None]:
-    """Start processes that never hear what is for their starter."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_STARTER)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,7 +16,6 @@ import contextlib
 import errno
 import json
 import os
-import queue
 import signal
 import sys
 import threading
@@ -29,16 +28,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from filelock import FileLock
 
+from clip_pkg.base.child_process import answers, listen
 from clip_pkg.base.errors import UserError
 from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
-from clip_pkg.study.tasks import (
-    FailureKind,
-    FoldFailure,
-    Task,
-    finished,
-    read_task,
-    write_record,
-)
+from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, finished, read_task, write_record
 
 if TYPE_CHECKING:
     from clip_pkg.training.ranks import Ranks
@@ -46,7 +39,7 @@ if TYPE_CHECKING:
 
 SECONDS_TO_CHECKPOINT = 8.0  # after the launcher's death; then the process ends in any case
 SECONDS_TO_WAIT_FOR_ORPHANS = 180.0  # file servers keep a lost node's locks for a minute or two
-LONGEST_REASON = 2000  # characters
+MAX_REASON = 2000  # characters
 EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 
 
@@ -150,9 +143,7 @@ def _failure(task: Task, place: Place, error: Exception) -> FoldFailure:
     kind = _kind(error)
     detail = traceback.format_exc() if kind == "error" else ""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return FoldFailure(
-        task.identity, task.fold, kind, reason[:LONGEST_REASON], detail, place.log_file
-    )
+    return FoldFailure(task.identity, task.fold, kind, reason[:MAX_REASON], detail, place.log_file)
 
 
 def _record(task: Task, failure: FoldFailure, stream: TextIO) -> None:
@@ -211,19 +202,25 @@ def run_task(task: Task, place: Mapping[str, Any], stop: Stop) -> Report:
 
 def serve(stop: StopRequest) -> int:
     """Take assignments from standard input until it ends or a task does not succeed."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    assignments: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    threading.Thread(target=_read_assignments, args=(assignments, stop), daemon=True).start()
-    while (message := assignments.get()) is not None:
+
+    def on_end() -> None:
+        # The launcher closes the input of an idle worker only. A busy one has lost its launcher.
+        stop.set()
+        timer = threading.Timer(SECONDS_TO_CHECKPOINT, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+    messages, stream = listen(on_end), answers()
+    while (message := messages.get()) is not None:
         if "probe" in message:
-            answers.write(json.dumps(_probe(message["probe"])) + "\n")
+            stream.write(json.dumps(_probe(message["probe"])) + "\n")
             continue
         task = read_task(Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
         report = run_task(task, message["place"], stop)
-        # Without a launcher nobody listens; the fold's own files tell all.
+        # Without a launcher there is no reader; the fold's own files hold the result.
         with contextlib.suppress(BrokenPipeError):
-            answers.write(json.dumps(asdict(report)) + "\n")
+            stream.write(json.dumps(asdict(report)) + "\n")
         if report.state != "done":
             return EXIT_CODES[report.state]
     return 0
@@ -237,19 +234,6 @@ def _probe(requests: list[dict[str, Any]]) -> dict[str, Any]:
             return {"problems": [asdict(problem) for problem in probe(requests)]}
         except Exception:
             return {"error": traceback.format_exc()}
-
-
-def _read_assignments(assignments: queue.Queue[dict[str, Any] | None], stop: StopRequest) -> None:
-    # File descriptor 0 directly: a blocked sys.stdin.readline would hold the interpreter's exit.
-    with open(0, encoding="utf-8", closefd=False) as lines:
-        for line in lines:
-            assignments.put(json.loads(line))
-    assignments.put(None)
-    # The launcher closes the pipe of an idle worker only. A busy one has lost its launcher.
-    stop.set()
-    timer = threading.Timer(SECONDS_TO_CHECKPOINT, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
 
 
 def main(arguments: list[str] | None = None) -> int:

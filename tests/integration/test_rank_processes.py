@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from clip_pkg.base.child_process import END_SIGNALS, end_signals_blocked
 from clip_pkg.study.identity import Identity
 from clip_pkg.study.tasks import FailureKind, FoldFailure
-from clip_pkg.training.rank_processes import FOR_THE_STARTER, cause, held_back_signals
+from clip_pkg.training.rank_processes import cause
 
 KILLED, ABORTED = -signal.SIGKILL, -signal.SIGABRT
 
@@ -49,6 +50,6 @@ def test_of_two_errors_the_earlier_one_is_told() -> None:
 
 def test_signals_are_held_back_only_while_ranks_are_started() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with held_back_signals():
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) >= FOR_THE_STARTER
+    with end_signals_blocked():
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) >= END_SIGNALS
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -24,13 +24,7 @@ from clip_pkg.scheduling.slurm import SlurmExecutor, SlurmJob, SlurmQueue, job_n
 from clip_pkg.scheduling.slurm_job import job_id, place_of
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.identity import NUMERICS_VERSION
-from clip_pkg.study.tasks import (
-    FoldFailure,
-    FoldTask,
-    read_record,
-    write_record,
-    write_task,
-)
+from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record, write_task
 from clip_pkg.training import worker
 from clip_pkg.training.worker import Report
 from support.fold_tasks import task as paper_task

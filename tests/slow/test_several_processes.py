@@ -117,7 +117,7 @@ def test_both_processes_go_back_to_the_best_epoch_for_the_test_images(
 def test_each_process_can_decode_for_itself(
     one_process: FoldTask, two_processes: Path, tmp_path: Path
 ) -> None:
-    config = {**one_process.config, "num_workers": 2}
+    config = one_process.config.model_copy(update={"num_workers": 2})
     task = replace(one_process, pixel_store=None, config=config)
     code = start(task, tmp_path / "a", tmp_path / "log").wait()
     assert code == 0, (tmp_path / "log").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ from clip_pkg.base.errors import DataError
 from clip_pkg.config.loss_blocks import WeightMethod
 from clip_pkg.data.sampling import (
     Exposure,
-    class_weights,
     epoch_order,
     occurrences,
     steps_per_epoch,
 )
+from clip_pkg.losses.class_weights import class_weights
 
 COUNTS = [500, 100, 20, 4]
 METHODS = get_args(WeightMethod)
