@@ -1,6 +1,6 @@
-"""Order of the training images in an epoch, and class weights.
+"""Order of the training images in an epoch.
 
-Legend: C classes, N images of the training fold.
+Legend: N images of the training fold.
 
 Concerns training images only; validation is complete and in order. Orders are functions of (seed,
 fold, epoch), so that a resumed run draws the same as an uninterrupted one.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clip_pkg.config.losses import WeightMethod
+from clip_pkg.config.loss_blocks import WeightMethod
 
 EFFECTIVE_NUMBER_BETA = 0.9999  # Cui et al.'s choice for their long-tailed sets
 
