@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.child_process import ChildProcess, how_it_ended, last_lines
@@ -29,12 +30,12 @@ class Worker(ChildProcess):
             "clip_pkg.training.worker", "--serve", env=child_environment(devices, os.environ)
         )
 
-    def send(self, assignment: Assignment) -> None:
-        """Hand over an assignment; the answer has its `state`: done, failed or interrupted."""
-        self.write({"task_file": str(assignment.task.paths.task), "place": assignment.place})
+    def send(self, task_file: str | Path, place: Mapping[str, Any]) -> None:
+        """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`."""
+        self.write({"task_file": str(task_file), "place": place})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
-        """Ask whether these encoders can be used here; the answer has their `problems`."""
+        """Check whether these encoders can be used here; the answer has their `problems`."""
         self.write({"probe": list(requests)})
 
 
