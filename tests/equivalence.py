@@ -65,18 +65,18 @@ def main() -> int:
         python = str(new / ".venv/bin/python")
         os.execv(python, [python, *sys.argv])
     from equivalence_files import compare
-    from equivalence_studies import STUDIES, TINY, make_data
+    from equivalence_studies import STUDIES, make_data
 
     studies = {study.name: study for study in STUDIES}
     names = given.only or list(studies)
     if not (work / "data").exists():
         make_data(work / "data")
-    keys = {name: hashlib.sha256(f"{version(old)}{studies[name]}{TINY}".encode()) for name in names}
-    known = json.loads(kept.read_text()) if (kept := work / "old.json").exists() else {}
-    wanted = {name: key.hexdigest() for name, key in keys.items()}
-    if missing := [name for name in names if known.get(name) != wanted[name]]:
+    old_version = version(old)
+    missing = [
+        name for name in names if not is_known(work / "old" / name, old_version, studies[name])
+    ]
+    if missing:
         start(old, work, "old", missing, given.jobs)
-        kept.write_text(json.dumps({**known, **wanted}))
     start(new, work, "new", names, given.jobs)
     found = {
         name: compare(work / "old" / name, work / "new" / name, studies[name].inputs)
@@ -93,10 +93,22 @@ def main() -> int:
 
 def version(checkout: Path) -> str:
     """The commit of a checkout, and its uncommitted changes."""
-    commands = [
-        ["git", "-C", checkout, *words] for words in (["rev-parse", "HEAD"], ["diff", "HEAD"])
-    ]
+    git = ["git", "-C", checkout]
+    commands = ([*git, "rev-parse", "HEAD"], [*git, "diff", "HEAD"])
     return "".join(subprocess.check_output(command, text=True) for command in commands)
+
+
+def key_of(commit: str, study: Study) -> str:
+    """Digest of what the results of a study follow from."""
+    from equivalence_studies import TINY
+
+    return hashlib.sha256(f"{commit}{study}{TINY}".encode()).hexdigest()
+
+
+def is_known(results: Path, commit: str, study: Study) -> bool:
+    """Whether results were kept, and are those of this commit and study."""
+    kept = results / ".key"
+    return kept.exists() and kept.read_text() == key_of(commit, study)
 
 
 def start(checkout: Path, work: Path, side: str, names: Sequence[str], jobs: int) -> None:
@@ -163,6 +175,7 @@ def carry_out(study: Study, checkout: Path, work: Path, side: str) -> NoReturn:
             for path, before in kept.items()
         }
         (here / "commands/kept.json").write_text(json.dumps(untouched))
+        (here / ".key").write_text(key_of(version(checkout), study))
         shutil.rmtree(work / side / study.name, ignore_errors=True)
         shutil.move(here, work / side / study.name)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -26,23 +26,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 TOLERANCES: Sequence[tuple[str, float, str]] = ()
 # What was meant to change: (pattern, reason).
 EXPECTED: Sequence[tuple[str, str]] = (
-    (r"[ .](compile|cuda_graphs)(\.default)?$", "compile and cuda_graphs default to false"),
-    (
-        r"options\.--[a-z-]*(compile|cuda-graphs)\.default",
-        "compile and cuda_graphs default to false",
-    ),
+    (r"[ .](compile|cuda_graphs)(\.items)?(\.default)?$", "compile, cuda_graphs: false by default"),
+    (r"options\.--[a-z-]*(compile|cuda-graphs)\.default", "compile, cuda_graphs: false by default"),
+    (r"identity(\.json:)?[ .]numerics$", "identity is a declared version, not a digest of sources"),
 )
 # What says nothing about the numbers of a study.
 IGNORED = re.compile(
-    r"/\.cache/|/\.launcher|\.lock$|/(task|progress)\.json|\.killed|/__pycache__/"
+    r"/\.cache/|/\.launcher|/\.key$|\.lock$|/(task|progress)\.json|\.killed|/__pycache__/"
     r"|\.(svg|pdf|py|onnx|html)$"  # pictures and pages; the numbers behind them are CSV files
     r"|seconds|per_second|_time|timing|written|peak_memory|log_file"
     r"|environment|identity(\.json:)?[ .]code"  # where numbers come from
 )
 STAMP = r"[_-]\d{8}[_-]\d{6}(_\d+)?"  # in names of logs and of folders that were replaced
-DURATION = re.compile(
+PASSING = re.compile(  # what differs between two runs: durations, memory, times, digests of sources
     r"\b[\d.,]+ ?(s|ms|min|h|d|[kMG]i?B)\b|\b[\d.,]+ ?(it|images|img|sequences)/s"
-    r"|\d{4}-\d\d-\d\dT?\S*|\d+:\d\d(:\d\d)?|process \d+|" + STAMP
+    r"|\d{4}-\d\d-\d\dT?\S*|\d+:\d\d(:\d\d)?|process \d+|-[0-9a-f]{24}\b|" + STAMP
 )
 WORD = re.compile(r"[^\s,;()'\"`…“”│┃|*=]+")
 QUOTED = re.compile(r"['\"`]([\w./-]+)['\"`]")
@@ -60,7 +58,7 @@ class Text:
 
     @staticmethod
     def of(text: str) -> Text:
-        text = DURATION.sub("", text)
+        text = PASSING.sub("", text)
         words = frozenset(word.strip(".:[]{}<>") for word in WORD.findall(text))
         facts = {word for word in words if FACT.search(word)}
         return Text(frozenset(facts.union(QUOTED.findall(text)) & words), words)
@@ -71,15 +69,19 @@ class Text:
 
 
 def options(text: str) -> dict[str, Any]:
-    """What a `--help` offers: spellings, choices and default of every option."""
+    """What a `--help` offers: spellings, choices and default of every option.
+
+    A default that is described in several words is no value.
+    """
     found = {}
     for entry in re.split(r"\n(?= {2,4}(?:-|\w+ {2,}))", text)[1:]:
         head, _, said = " ".join(entry.split("\n\n")[0].split("\n")).strip().partition("  ")
         names = sorted({name.replace("_", "-") for name in re.findall(r"--?[A-Za-z][\w-]*", head)})
+        defaults = re.findall(r"[Dd]efault: (.*?)(?:\)|\.$|\.  |$)", " ".join(said.split()))
         found[names[0] if names else head.split()[0]] = {
             "spellings": names,
             "choices": sorted(re.findall(r"[\w-]+", "".join(re.findall(r"\{.*?\}", head)[:1]))),
-            "default": re.findall(r"[Dd]efault: (.*?)(?:\)|\.$|\.  |$)", " ".join(said.split())),
+            "default": [one for one in defaults if " " not in one or one.startswith(("{", "["))],
         }
     return found
 
@@ -127,7 +129,7 @@ def read_command(path: Path) -> Any:
 def read_log(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     lines = [line for line in text.split("\n") if re.search("(Train|Val|Test) Loss: ", line)]
-    return {"epochs": [DURATION.sub("", line) for line in lines], "text": Text.of(text)}
+    return {"epochs": [PASSING.sub("", line) for line in lines], "text": Text.of(text)}
 
 
 def read_scalars(path: Path) -> Any:

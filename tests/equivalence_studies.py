@@ -30,20 +30,32 @@ TINY = {
     "num_workers": 0,
 }
 DATA = "--data-dir ../../data/images"
-FOLDERS = "--output-dir out --log-dir logs --config-file configs.json --multi-config"
-TRAIN = f"{DATA} {FOLDERS} --executor inline"
+TEST = "--images ../../data/test"
+
+
+def train(
+    data: str = "images",
+    configs: str = "configs",
+    output: str = "out",
+    flags: str = " --executor inline",
+) -> str:
+    """The command that trains all configs of a file, in its own process."""
+    places = f"--data-dir ../../data/{data} --output-dir {output} --log-dir logs"
+    return f"{places} --config-file {configs}.json --multi-config{flags}"
+
+
+TRAIN = train()
 TOWER = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"}
-MAIN = (
-    *("clip", "superclip", "superclip_tokens", "siglip", "supcon", "ce", "focal", "ce_infonce"),
-    *("proxy", "combined", "infonce", "bce"),
-)
-AUXILIARY = ("center", "triplet", "arcface", "cosface", "cosine_sim")
-TWO_VIEWS = (*("info_nce", "nt_xent", "dcl", "dcl_symmetric", "dclw", "dhel", "kcl", "vicreg"),)
-COMMANDS = (
-    *("validate", "prefetch", "class-texts", "schema", "plan", "status", "summarize", "compare"),
-    *("report", "predict", "explain", "embed", "refit", "export"),
-)
-CHANGED = TRAIN.replace("configs", "other")
+MAIN = (  # noqa: SIM905 - one name per line would be long
+    "clip superclip superclip_tokens siglip supcon ce focal ce_infonce proxy combined infonce bce"
+).split()
+AUXILIARY = ["center", "triplet", "arcface", "cosface", "cosine_sim"]
+TWO_VIEWS = ["info_nce", "nt_xent", "dcl", "dcl_symmetric", "dclw", "dhel", "kcl", "vicreg"]
+COMMANDS = (  # noqa: SIM905
+    "validate prefetch class-texts schema plan status summarize compare report predict explain "
+    "embed refit export"
+).split()
+CHANGED = train(configs="other")
 CE, LINEAR = {"type": "ce"}, {"type": "ce", "classifier": "linear"}
 HOLD_OUT = {"use_cv": False}
 ALL_PIXELS = {"images": "all", "epochs": 2, "batch_size": 8, "probe_every": 1}
@@ -179,7 +191,6 @@ BAD_COMMANDS = (
     "explain absent --images ../../data/images --output good.json",
     f"plan {DATA} --output-dir o --config-file good.json --simulate GPUS=none",
 )
-BAD_IMAGES = ("absent", "broken", "clash", "loose")
 WILD = {"learning_rate": 10.0, "image_lr_scale": 100.0, "grad_clip_norm": None, "epochs": 40}
 CLASS_TEXTS = {"red": ["a red thing", "something red"], "grün": "green", "blue sky": ["the sky"]}
 NEXT_ITEM = (
@@ -232,12 +243,12 @@ STUDIES = (
         "losses",
         named(LOSSES),
         [
-            f"plan {TRAIN.removesuffix(' --executor inline').replace('--log-dir logs ', '')}",
+            f"plan {DATA} --output-dir out --config-file configs.json --multi-config",
             *(TRAIN, TRAIN, "status out", "summarize out"),
             "compare out --output compare.json compare.csv compare.md compare.tex",
             "compare out --epoch last --metric mcc --output last.json",
             "report out/combined --no-images",
-            *(f"predict out/{kind} --images ../../data/test --output {kind}.csv" for kind in MAIN),
+            *(f"predict out/{kind} {TEST} --output {kind}.csv" for kind in MAIN),
         ],
     ),
     Study("settings", named(SETTINGS, **HOLD_OUT)),
@@ -246,14 +257,11 @@ STUDIES = (
         "splits",
         named(SPLITS),
         [
-            TRAIN.replace("images", "patients"),
+            train("patients"),
             "compare out --output compare.json",
-            "report out --no-images",
-            TRAIN.replace("images", "table.csv").replace("configs", "one").replace(" out", " csv"),
-            TRAIN.replace("images", "patients")
-            .replace("configs", "again")
-            .replace(" out", " again")
-            + " --splits-file out/groups/folds_info.json",
+            "report out/tested --no-images",
+            train("table.csv", "one", "csv"),
+            f"{train('patients', 'again', 'again')} --splits-file out/groups/folds_info.json",
         ],
         {
             "one.json": json.dumps([{**TINY, "name": "one"}]),
@@ -268,7 +276,7 @@ STUDIES = (
     Study(
         "streamed",
         named({"alone": {}, "workers": {"num_workers": 2, "augmentation": "standard"}}),
-        [f"{TRAIN} --cache-limit 1kB", TRAIN.replace(" out", " stored")],
+        [f"{TRAIN} --cache-limit 1kB", train(output="stored")],
     ),
     Study(
         "pretraining",
@@ -297,22 +305,22 @@ STUDIES = (
             *("refit out/a --executor inline", "refit out/c --epochs 3 --executor inline"),
             "refit out/c --epochs 2 --executor inline",
             "refit out/c --epochs 2 --executor inline --overwrite",
-            "predict out/a --images ../../data/test",
+            f"predict out/a {TEST}",
             "predict out/a --images ../../data/images ../../data/test --output all.csv",
-            "predict out/a --images ../../data/test --calibrate --output calibrated.json",
+            f"predict out/a {TEST} --calibrate --output calibrated.json",
             "predict out/a --images ../../data/images --out-of-fold --output out_of_fold.csv",
             "predict out/a/fold_2 --images ../../data/images --output fold.csv",
-            "predict out/a/refit --images ../../data/test --output refit.csv",
-            "predict out/b --images ../../data/test --class-texts texts.json --output texts.csv",
-            "predict out/b --images ../../data/test --class-texts swapped.json --output s.csv",
-            "predict out/b/fold_1/checkpoint_latest.pth --images ../../data/test --output p.csv",
-            "embed out/a/fold_1 --images ../../data/test --output features.npz",
+            f"predict out/a/refit {TEST} --output refit.csv",
+            f"predict out/b {TEST} --class-texts texts.json --output texts.csv",
+            f"predict out/b {TEST} --class-texts swapped.json --output s.csv",
+            f"predict out/b/fold_1/checkpoint_latest.pth {TEST} --output p.csv",
+            f"embed out/a/fold_1 {TEST} --output features.npz",
             "embed out/a --images ../../data/images --out-of-fold --output features_oof.npz",
-            "explain out/a --images ../../data/test --output maps",
+            f"explain out/a {TEST} --output maps",
             "explain out/b --images ../../data/test/red --class grün --output maps_of_one",
             "export out/a --output model --format safetensors",
             "export out/c/refit --output onnx_model",
-            "predict model --images ../../data/test --output exported.csv",
+            f"predict model {TEST} --output exported.csv",
             *("tables.py load", "tables.py fit", "class-texts --data-dir out/a --output new.json"),
             f"class-texts {DATA} --output new.json",
         ],
@@ -337,8 +345,8 @@ STUDIES = (
         [
             f"kill 15 after out/pretraining/*/history.json: {TRAIN}",
             f"kill 9 after out/a/fold_1/history.json: {TRAIN}",
-            f"kill 9 after out/a/fold_2/history.json: {DATA} {FOLDERS}",
-            *(f"{DATA} {FOLDERS}", "status out"),
+            f"kill 9 after out/a/fold_2/history.json: {train(flags='')}",
+            *(train(flags=""), "status out"),
         ],
     ),
     Study(
@@ -346,13 +354,13 @@ STUDIES = (
         named({"done": PRETRAIN, "half": {"epochs": 20, **PRETRAIN}, "waiting": {}}),
         [
             *(TRAIN, "summarize out", "compare out --output compare.json", "report out/done"),
-            "predict out/half --images ../../data/test --output half.csv",
+            f"predict out/half {TEST} --output half.csv",
             "predict out/half --images ../../data/images --out-of-fold --output out_of_fold.csv",
             "refit out/done --executor inline",
         ],
         {"first.json": json.dumps(named({"done": PRETRAIN}, **TINY))},
         begin=[
-            TRAIN.replace("configs", "first"),
+            train(configs="first"),
             f"kill 9 after out/half/fold_2/history.json: {TRAIN}",
         ],
         kept=["out/done/fold_*/*.*", "out/half/fold_1/*.*", "out/pretraining/*/*.*"],
@@ -373,11 +381,8 @@ STUDIES = (
         "mistakes",
         commands=[
             *BAD_COMMANDS,
-            *(TRAIN.replace("configs.json", name) for name in BAD_CONFIGS),
-            *(
-                TRAIN.replace("images", name).replace("configs", "good").replace(" out", " o")
-                for name in BAD_IMAGES
-            ),
+            *(train(configs=name.removesuffix(".json")) for name in BAD_CONFIGS),
+            *(train(name, "good", "o") for name in ("absent", "broken", "clash", "loose")),
             f"validate {DATA} --multi-config --config-file weights.json",
             f"validate {DATA} --multi-config --config-file two.json",
             "validate --data-dir ../../data/broken --config-file good.json --skip-unreadable",
