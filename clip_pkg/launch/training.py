@@ -154,8 +154,10 @@ def _finish(
             "bold red",
         )
     elif len(undone) > failed:
+        count = len(undone) - failed
         terminal.line(
-            f"{len(undone) - failed} folds are unfinished. Run the same command again to resume."
+            f"{count} {'fold is' if count == 1 else 'folds are'} unfinished. "
+            "Run the same command again to resume."
         )
         is_interrupted = not failed or outcome[JobState.INTERRUPTED]
         return ExitCode.INTERRUPTED if is_interrupted else ExitCode.FAILED

@@ -114,8 +114,7 @@ def test_the_ce_infonce_command(train: Callable[..., str], images: Path, tmp_pat
 
 def test_the_ce_infonce_command_has_all_that_is_needed() -> None:
     parser = parser_of()
-    parsed = parser.parse_args(words(printed.CE_INFONCE_COMMAND)[2:])
-    parser.check_needed(parsed)
+    parsed = parser.parse(words(printed.CE_INFONCE_COMMAND)[2:])
     assert parsed.data_dir == Path("/path/to/dataset")
     assert parsed.output_dir == Path("output/ce_infonce_test")
 

@@ -32,7 +32,7 @@ class FakeWorker:
     def __init__(self, devices: object) -> None:
         del devices
 
-    def send(self, assignment: Assignment) -> None:
+    def send(self, task_file: Path, place: object) -> None:
         """Take it."""
 
 

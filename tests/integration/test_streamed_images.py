@@ -40,7 +40,10 @@ def test_streamed_folds_have_the_numbers_of_stored_ones(
     stored = train("--config-file", path, output="stored")
     assert "NOTE: the images are not decoded" not in stored
     shown = train("--config-file", path, "--cache_limit", "1 kB", output="streamed")
-    assert "not decoded beforehand to 37 px: they need 123.3 kB, the cache limit is 1.0 kB" in shown
+    assert (
+        "not decoded beforehand to 37 px: they need 123.3 kB, but the cache limit is 1.0 kB"
+        in shown
+    )
     assert "The results are the same" in shown
     assert not list((tmp_path / "streamed/.cache").glob("*.npy"))
     assert read(tmp_path / "streamed/a/fold_1/task.json")["pixel_store"] is None
@@ -56,7 +59,7 @@ def test_a_full_disk_streams(
 ) -> None:
     monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     shown = train("--config-file", write_configs({"name": "a"}))
-    assert "bytes for them, 1,000 are free" in shown
+    assert "bytes for them, but only 1,000 are free" in shown
     assert "Results:" in shown
 
 
@@ -71,7 +74,7 @@ def test_stores_of_other_runs_make_room(
     second = write_configs(*both, name="second.json")
     where = ["--multi-config", "--cache-dir", cache, "--cache-limit", "250kB"]
     shown = train("--config-file", second, *where, output="two")
-    assert f"removed, to keep the cache within 250.0 kB: {store.name} (92.3 kB)" in shown
+    assert f"removed to keep the cache within 250.0 kB: {store.name} (92.3 kB)" in shown
     assert sorted(path.stem.rpartition("-")[2] for path in cache.glob("*.npy")) == ["24", "40"]
     # A finished run needs nothing and removes nothing.
     again = train("--config-file", first, "--cache-dir", cache, "--cache-limit", "0", output="one")
@@ -81,7 +84,7 @@ def test_stores_of_other_runs_make_room(
 
 def test_a_limit_is_a_size(train: Callable[..., str]) -> None:
     shown = train("--cache-limit", "much", check=2)
-    assert "'much' is no size such as 50GB, 500MiB or 0" in shown
+    assert "'much' is not a size such as 50GB, 500MiB or 0" in shown
 
 
 def test_a_vanished_image_is_a_sentence(

@@ -50,7 +50,7 @@ def test_lock_pins_and_hashes_and_names_no_host(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extras"), [("runtime", ()), ("dev", ("dev", "hf", "slurm")), ("bench", ("bench",))]
+    ("name", "extras"), [("runtime", ()), ("dev", ("dev", "hf")), ("bench", ("bench",))]
 )
 def test_lock_fits_the_ranges_of_the_project(name: str, extras: Sequence[str]) -> None:
     with (CHECKOUT / "pyproject.toml").open("rb") as file:

@@ -98,7 +98,7 @@ def test_other_images_are_refused(folds: Path, images: Path, tmp_path: Path) -> 
     paths = ConfigPaths(folds)
     data = Path(shutil.copytree(images, tmp_path / "changed"))
     shutil.copy(data / "red/000.png", data / "red/001.png")
-    with pytest.raises(DataError, match="contents, labels or groups are not"):
+    with pytest.raises(DataError, match="contents, labels or groups differ"):
         held_out_images(paths, data)
     (data / "red/001.png").unlink()
     with pytest.raises(DataError, match=r"1 image\(s\) are gone"):
@@ -202,7 +202,7 @@ def test_what_cannot_be_embedded(
         assert not output.exists()
         return shown
 
-    assert "each has learned a space of its own" in refused(run / "folds", "a.npz")
+    assert "each with a feature space of its own" in refused(run / "folds", "a.npz")
     assert "must end in .npz or .parquet" in refused(run / "clip", "a.csv")
     assert "only known for a whole config" in refused(run / "clip/fold_1", "a.npz", "--out-of-fold")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

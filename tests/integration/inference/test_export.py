@@ -242,7 +242,7 @@ def test_what_cannot_be_exported_is_a_sentence(
     (tmp_path / "exported/mine.txt").write_text("mine")
     assert "is not empty" in export(run / "clip", check=2)
     (tmp_path / "exported/mine.txt").unlink()
-    assert "there is no such checkpoint" in export(tmp_path / "nowhere", check=2)
+    assert "no such checkpoint" in export(tmp_path / "nowhere", check=2)
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnx" else name)
     assert 'needs onnx: pip install "clip_pkg[onnx]"' in export(run / "clip", check=2)
     shown = export(run / "folds", "--format", "open_clip", check=2)

@@ -109,7 +109,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         "latin.csv: is not UTF-8",
         "blank.csv:3: the path is empty",
         "header.csv: contains no image",
-        "quotes.csv:2: not valid CSV",
+        "quotes.csv:2: is not valid CSV",
         "twice.csv:1: the first line must name one column `path`",
         "gone: no such file or folder",
     ):

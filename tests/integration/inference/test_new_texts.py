@@ -191,8 +191,8 @@ def test_a_frozen_tower_comes_from_its_weights_if_they_are_the_same(
 @pytest.mark.parametrize(
     ("content", "piece"),
     [
-        ('{"a": "one"}', "names 1 class(es)"),
-        ("{}", "names 0 class(es)"),
+        ('{"a": "one"}', "has 1 class(es)"),
+        ("{}", "has 0 class(es)"),
         ('{"a": "same", "b": "Same"}', "have the same text"),
         ('{"a": "x", "b": []}', "class 'b' has an empty text"),
         ("[1]", "must be an object"),
@@ -212,7 +212,7 @@ def test_files_that_hold_no_class_texts(
 @pytest.mark.parametrize(
     ("words", "piece"),
     [
-        (["--weights-dir", "."], "--weights-dir is for --class-texts"),
+        (["--weights-dir", "."], "--weights-dir needs --class-texts"),
         (["--class-texts", "t.json", "--calibrate"], "--calibrate fits the temperature of"),
     ],
 )

@@ -63,7 +63,7 @@ def test_what_it_cannot_be_asked(
 
     two = ["--images", images / "red", images / "grün", "--output", output]
     assert "--images takes one path" in refused(run / "folds", *two)
-    assert "--output must be given" in refused(run / "folds", "--images", images)
+    assert "add --output FILE" in refused(run / "folds", "--images", images)
     rest = ["--images", images, "--output", output]
     for part in ("fold_1", "fold_1/checkpoint_best.pth"):
         assert "only known for a whole config" in refused(run / "folds" / part, *rest)

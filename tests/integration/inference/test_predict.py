@@ -62,7 +62,7 @@ def test_folds_that_are_not_finished_are_named_and_left_out(
         predict(folds / f"fold_{fold}", *words)
         parts.append(read_table(answers).probabilities)
     np.testing.assert_allclose(mean, np.mean(parts, axis=0), rtol=1e-14)
-    assert "fold_2 is not finished" in predict(folds / "fold_2", *words)
+    assert "fold_2 is unfinished" in predict(folds / "fold_2", *words)
     shutil.rmtree(folds / "fold_1")
     for path in folds.glob("fold_3/checkpoint_*"):
         path.unlink()

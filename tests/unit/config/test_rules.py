@@ -198,7 +198,7 @@ def test_a_frozen_encoder_keeps_no_activations():
 @pytest.mark.parametrize("other", [{"activation_checkpointing": True}, {"gpus_per_task": 2}])
 def test_what_is_compiled_is_computed_whole_and_once(other):
     (key,) = other
-    assert configs_from_mapping([other]).configs[0].compile == "auto"
+    assert not configs_from_mapping([other]).configs[0].compile
     (problem,) = problems({"compile": True} | other).items()
     assert problem[0] == "compile"
     assert f"cannot be true together with {key}" in problem[1]

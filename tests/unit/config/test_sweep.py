@@ -171,7 +171,7 @@ def test_a_name_that_grows_too_long_is_a_problem_of_the_sweep():
     config = {"name": "n" * 190, "sweep": {"learning_rate": [0.1]}}
     ((where, message),) = problems(config)
     assert where == "[0].name"
-    assert "set a shorter `name`" in message
+    assert "shorten `name`" in message
 
 
 def test_ten_thousand_members_are_allowed():

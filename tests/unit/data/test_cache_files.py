@@ -76,7 +76,9 @@ def test_what_is_kept_or_open_stays(stores: list[Path]) -> None:
     with opened_store(stores[0]) as stream:
         make_room(folder, SIZE, limit=3 * SIZE, kept=[stores[1]])
         assert there(stores) == [0, 1]
-        with pytest.raises(NoRoom, match="1.8 kB beside 1.8 kB that are in use, the cache limit"):
+        with pytest.raises(
+            NoRoom, match="1.8 kB in addition to 1.8 kB in use, but the cache limit"
+        ):
             make_room(folder, 2 * SIZE, limit=3 * SIZE, kept=[stores[1]])
         assert there(stores) == [0, 1]
         assert is_there(stream, stores[0])
@@ -85,7 +87,7 @@ def test_what_is_kept_or_open_stays(stores: list[Path]) -> None:
 
 
 def test_nothing_goes_if_it_does_not_help(stores: list[Path]) -> None:
-    with pytest.raises(NoRoom, match=r"they need .*, the cache limit is"):
+    with pytest.raises(NoRoom, match=r"they need .*, but the cache limit is"):
         make_room(stores[0].parent, 5 * SIZE, limit=4 * SIZE, kept=())
     assert there(stores) == [0, 1, 2]
 
@@ -93,7 +95,7 @@ def test_nothing_goes_if_it_does_not_help(stores: list[Path]) -> None:
 def test_nothing_goes_if_the_disk_is_too_small(
     stores: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_files, "SPACE_TO_LEAVE", 2**60)
+    monkeypatch.setattr(cache_files, "MIN_FREE_BYTES", 2**60)
     with pytest.raises(NoRoom, match="are free"):
         make_room(stores[0].parent, SIZE, limit=SIZE, kept=())
     assert there(stores) == [0, 1, 2]
@@ -138,7 +140,7 @@ def test_building_makes_room_and_says_so(
     manifest = make_images({"a": 2, "b": 2}, seed=9)
     path = build_store(manifest, 8, tmp_path / "cache", limit=3 * SIZE, notify=told.append)
     assert there([*stores, path]) == [1, 2, 3]
-    assert told == [f"removed, to keep the cache within 2.7 kB: {stores[0].name} (896 bytes)"]
+    assert told == [f"removed to keep the cache within 2.7 kB: {stores[0].name} (896 bytes)"]
     told.clear()
     with opened_store(stores[1]):
         build_store(manifest, 8, tmp_path / "cache", limit=1, notify=told.append)

@@ -282,7 +282,9 @@ def test_a_full_disk_is_noticed_before_decoding(
 ) -> None:
     monkeypatch.setattr(cache_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     needed = 128 + 70 * 16 * 16 * 3 + cache_files.MIN_FREE_BYTES
-    with pytest.raises(NoRoom, match=f"{needed:,} bytes for them, 1,000,000 are free") as caught:
+    with pytest.raises(
+        NoRoom, match=f"{needed:,} bytes for them, but only 1,000,000 are free"
+    ) as caught:
         build_store(manifest, 16, cache)
     assert str(cache) in str(caught.value)
     assert leftovers(cache) == []

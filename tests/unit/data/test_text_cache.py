@@ -153,7 +153,7 @@ def test_whoever_waits_too_long_computes_for_itself(
     path = the_file(cache)
     path.unlink()
     said.clear()
-    monkeypatch.setattr(text_cache, "SECONDS_TO_WAIT", 0.1)
+    monkeypatch.setattr(text_cache, "MAX_SECONDS_TO_WAIT", 0.1)
     with builder_lock(path):
         assert torch.equal(cache.features(TEXT), features)
     (line,) = said
@@ -177,7 +177,7 @@ def test_the_limit_counts_them(
 ) -> None:
     none = TextCache(tmp_path, 0, said.append)
     assert torch.equal(none.features(TEXT), features)
-    assert "for this fold only: they need 3.2 kB, the cache limit is 0 bytes" in said[0]
+    assert "for this fold only: they need 3.2 kB, but the cache limit is 0 bytes" in said[0]
     assert not list(tmp_path.glob("texts-*.safetensors"))
 
     roomy = TextCache(tmp_path, 5000, said.append)

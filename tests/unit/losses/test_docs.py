@@ -64,8 +64,7 @@ def test_its_commands_are_understood() -> None:
         program, *arguments = shlex.split(line.removeprefix("python "))
         assert program == "train_clip.py"
         parser = parser_of()
-        parsed = parser.parse_args(arguments)
-        parser.check_needed(parsed)
+        parsed = parser.parse(arguments)
         (config,) = config_from_flags(parsed).configs
         kinds.append(config.loss.type)
     assert kinds == ["ce_infonce", "combined", "infonce"]

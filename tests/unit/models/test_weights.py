@@ -158,7 +158,7 @@ def test_missing_weights_are_fetched_from_the_hub_once(local_hub: type[Hub]) -> 
     assert "downloaded" in first
     assert "already at" in second
     assert missing_weights([image("resnet18")]) == []
-    path = Path(second.rpartition(", ")[2])
+    path = Path(second.rpartition("already at ")[2])
     assert path.read_bytes() == b"weights"
 
 

@@ -80,9 +80,9 @@ def test_fold_table_of_many_folds_is_summed_up(image_set: ImageSet) -> None:
     splits = make_splits(manifest, **{**DEFAULTS, "n_splits": 13})
     assert fold_table(manifest, splits) == [
         "validation images  all  min of 13 folds  max",
-        "a                   20                  1     2",
-        "b                   13                  1     1",
-        "all classes         33                  2     3",
+        "a                   20                1    2",
+        "b                   13                1    1",
+        "all classes         33                2    3",
     ]
 
 

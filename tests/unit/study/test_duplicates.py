@@ -110,7 +110,7 @@ def test_blank_images_are_no_near_copies(image_set: ImageSet) -> None:
     result = scan(root)
     assert result.linked == ()
     assert any(
-        "2 image(s) are have the same level everywhere" in notice for notice in result.audit.notices
+        "2 image(s) have the same level everywhere" in notice for notice in result.audit.notices
     )
 
 

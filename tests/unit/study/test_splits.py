@@ -181,7 +181,7 @@ def test_groups_that_no_fold_can_divide_are_refused() -> None:
     manifest = manifest_of([0, 0, 0, 1, 1, 1, 2, 2, 2], list("abcabdcde"))
     with pytest.raises(DataError) as caught:
         make_splits(manifest, **{**DEFAULTS, "n_splits": 3})
-    assert "no division into 3 folds keeps the groups whole" in str(caught.value)
+    assert "no division into 3 folds keeps groups whole" in str(caught.value)
     assert "no image of class" in str(caught.value)
 
 
@@ -272,7 +272,7 @@ def test_folds_of_other_images_are_refused(stored: tuple[Path, Manifest, dict]) 
     assert "1 image(s) are new (a/new.png); 1 image(s) are gone (a/000.png)" in str(caught.value)
     value["data_fingerprint"] = "0" * 64
     file.write_text(json.dumps(value))
-    with pytest.raises(DataError, match="contents, labels or groups are not"):
+    with pytest.raises(DataError, match="contents, labels or groups differ"):
         splits_from_json(file, manifest)
 
 
@@ -355,7 +355,7 @@ def edit_away(value: dict) -> None:
     [
         (edit_overlap, "fold 1: in train and val: "),
         (edit_number, "fold 4 is out of range: 1 to 3"),
-        (edit_number_twice, "fold 1 is there twice"),
+        (edit_number_twice, "fold 1 is listed twice"),
         (edit_unknown, r"fold 1, val: 1 path\(s\) are not in the data: a/other.png"),
         (edit_repeated, "fold 1, val: listed more than once"),
         (edit_forgotten, "in val of no fold: "),
@@ -363,8 +363,8 @@ def edit_away(value: dict) -> None:
         (edit_in_two, "in val of several folds"),
         (edit_torn, r"are in train and val, such as a/000.png, a/001.png"),
         (edit_classless, "fold 1: no image of class 'b' for validation"),
-        (edit_types, "fold 1, val: is no list of paths"),
-        (edit_hash, "splits_hash does not fit the folds"),
+        (edit_types, "fold 1, val: is not a list of paths"),
+        (edit_hash, "splits_hash does not match the folds"),
         (edit_version, "schema_version 2"),
         (edit_folds, "the list `folds` is empty"),
         (edit_away, "has no list `folds`"),
@@ -386,7 +386,7 @@ def test_unreadable_folds_info(tmp_path: Path) -> None:
         splits_from_json(tmp_path / "none.json", manifest)
     for content in (b"{", b"\xff\xfe", b"[1]", b"[" * 5000):
         (tmp_path / "x.json").write_bytes(content)
-        with pytest.raises(DataError, match=r"x\.json: (is no JSON|has no list)"):
+        with pytest.raises(DataError, match=r"x\.json: (is not JSON|has no list)"):
             splits_from_json(tmp_path / "x.json", manifest)
 
 

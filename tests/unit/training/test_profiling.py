@@ -95,7 +95,7 @@ def test_it_says_so_where_nothing_is_left_to_measure(
     configs = write_configs({"name": "a", "epochs": 1, "use_cv": False})
     train("--config-file", configs)
     shown = train("--config-file", configs, "--profile")
-    assert "NOTE: a: --profile measures nothing, all folds are done" in shown
+    assert "NOTE: a: --profile measures nothing because all folds are finished" in shown
     assert not (tmp_path / "out/a/profile").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from clip_pkg.training.ranks import ALONE, Ranks, rank_device
 from support.tiny import program_environment
 from support.training_steps import build
 
+TESTS = str(Path(__file__).resolve().parents[2])
 PROGRAM = Path(__file__).resolve().parents[2] / "support" / "training_steps.py"
 
 
@@ -36,9 +38,10 @@ CASES: list[dict[str, Any]] = [
 
 
 def test_ranks_leave_the_gradients_of_one_process_and_are_all_the_same() -> None:
+    environment = program_environment()
     done = subprocess.run(
         [sys.executable, str(PROGRAM), json.dumps(CASES)],
-        env=program_environment(),
+        env={**environment, "PYTHONPATH": os.pathsep.join([environment["PYTHONPATH"], TESTS])},
         capture_output=True,
         text=True,
     )

@@ -402,7 +402,7 @@ def test_a_recorded_fold_has_the_numbers_of_an_eager_one_interrupted_or_not(
     recorder(Again())
     train("--config-file", path, output="recorded")
     ctrl_c(6)  # one to prove it, three in the first epoch
-    assert "goes on" in train("--config-file", path, output="resumed", check=130)
+    assert "to resume" in train("--config-file", path, output="resumed", check=130)
     train("--config-file", path, output="resumed")
     log = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("logs/*/*.log"))
     assert "Resumed after epoch 1 from" in log
