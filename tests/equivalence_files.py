@@ -29,6 +29,7 @@ EXPECTED: Sequence[tuple[str, str]] = (
     (r"[ .](compile|cuda_graphs)(\.items)?(\.default)?$", "compile, cuda_graphs: false by default"),
     (r"options\.--[a-z-]*(compile|cuda-graphs)\.default", "compile, cuda_graphs: false by default"),
     (r"identity(\.json:)?[ .]numerics$", "identity is a declared version, not a digest of sources"),
+    (r"(flat_keys|pretraining)/.*: text without 0\.\d$", "minutes that a pre-training took"),
 )
 # What says nothing about the numbers of a study.
 IGNORED = re.compile(
@@ -38,8 +39,8 @@ IGNORED = re.compile(
     r"|environment|identity(\.json:)?[ .]code"  # where numbers come from
 )
 STAMP = r"[_-]\d{8}[_-]\d{6}(_\d+)?"  # in names of logs and of folders that were replaced
-PASSING = re.compile(  # what differs between two runs: durations, memory, times, digests of sources
-    r"\b[\d.,]+ ?(s|ms|min|h|d|[kMG]i?B)\b|\b[\d.,]+ ?(it|images|img|sequences)/s"
+PASSING = re.compile(  # what differs between two runs: speed, durations, memory, times, digests
+    r"\b[\d.,]+ ?(s/it|(it|images|img|sequences)/s)|\b[\d.,]+ ?(s|ms|min|h|d|[kMG]i?B)\b"
     r"|\d{4}-\d\d-\d\dT?\S*|\d+:\d\d(:\d\d)?|process \d+|-[0-9a-f]{24}\b|" + STAMP
 )
 WORD = re.compile(r"[^\s,;()'\"`…“”│┃|*=]+")

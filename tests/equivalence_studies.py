@@ -239,6 +239,19 @@ class Study:
 
 
 STUDIES = (
+    Study("help", commands=["--help", *(f"{name} --help" for name in COMMANDS), "schema"]),
+    Study(
+        "mistakes",
+        commands=[
+            *BAD_COMMANDS,
+            *(train(configs=name.removesuffix(".json")) for name in BAD_CONFIGS),
+            *(train(name, "good", "o") for name in ("absent", "broken", "clash", "loose")),
+            f"validate {DATA} --multi-config --config-file weights.json",
+            f"validate {DATA} --multi-config --config-file two.json",
+            "validate --data-dir ../../data/broken --config-file good.json --skip-unreadable",
+        ],
+        files=BAD_CONFIGS,
+    ),
     Study(
         "losses",
         named(LOSSES),
@@ -375,19 +388,6 @@ STUDIES = (
             "examples/next_item/eval/infer.py --checkpoint bce/checkpoint_best.pth --held_out test",
             "examples/next_item/main.py --help",
         ],
-    ),
-    Study("help", commands=["--help", *(f"{name} --help" for name in COMMANDS), "schema"]),
-    Study(
-        "mistakes",
-        commands=[
-            *BAD_COMMANDS,
-            *(train(configs=name.removesuffix(".json")) for name in BAD_CONFIGS),
-            *(train(name, "good", "o") for name in ("absent", "broken", "clash", "loose")),
-            f"validate {DATA} --multi-config --config-file weights.json",
-            f"validate {DATA} --multi-config --config-file two.json",
-            "validate --data-dir ../../data/broken --config-file good.json --skip-unreadable",
-        ],
-        files=BAD_CONFIGS,
     ),
 )
 
