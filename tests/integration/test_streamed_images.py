@@ -41,7 +41,7 @@ def test_streamed_folds_have_the_numbers_of_stored_ones(
     assert "NOTE: the images are not decoded" not in stored
     shown = train("--config-file", path, "--cache_limit", "1 kB", output="streamed")
     assert (
-        "not decoded beforehand to 37 px: they need 123.3 kB, but the cache limit is 1.0 kB"
+        "not decoded in advance to 37 px: they need 123.3 kB, but the cache limit is 1.0 kB"
         in shown
     )
     assert "The results are the same" in shown

@@ -246,7 +246,7 @@ def test_what_cannot_be_exported_is_a_sentence(
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnx" else name)
     assert 'needs onnx: pip install "clip_pkg[onnx]"' in export(run / "clip", check=2)
     shown = export(run / "folds", "--format", "open_clip", check=2)
-    assert "holds one model, and these are 3 folds" in shown
+    assert "contains one model, and these are 3 folds" in shown
     shown = export(run / "clip", "--format", "safetensors", "--push-to-hub", "../x", check=2)
     assert "write OWNER/NAME" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]

@@ -67,7 +67,7 @@ def test_folds_that_are_not_finished_are_named_and_left_out(
     for path in folds.glob("fold_3/checkpoint_*"):
         path.unlink()
     shown = predict(folds, *words, check=2)
-    assert "fold_1 (unfinished), fold_2 (unfinished), fold_3 (its checkpoints are gone)" in shown
+    assert "fold_1 (unfinished), fold_2 (unfinished), fold_3 (its checkpoints are missing)" in shown
 
 
 def test_folds_that_were_copied_alone_are_all_there_is(

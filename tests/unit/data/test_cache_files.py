@@ -146,7 +146,7 @@ def test_building_makes_room_and_says_so(
         build_store(manifest, 8, tmp_path / "cache", limit=1, notify=told.append)
     assert there([*stores, path]) == [1, 3]
     assert told[1] == (
-        "the cache takes 1.8 kB, more than its limit of 1 bytes: all of it is in use"
+        "the cache takes 1.8 kB, more than its limit of 1 bytes, but all of it is in use"
     )
     with pytest.raises(NoRoom):
         build_store(manifest, 16, tmp_path / "cache", limit=1)

@@ -157,7 +157,7 @@ def test_whoever_waits_too_long_computes_for_itself(
     with builder_lock(path):
         assert torch.equal(cache.features(TEXT), features)
     (line,) = said
-    assert "were computed for this fold only: another process has been making" in line
+    assert "were computed for this fold only: another process has been computing" in line
     assert not path.exists()
 
 
@@ -188,7 +188,7 @@ def test_the_limit_counts_them(
     assert (entry.path, entry.files, entry.used) == (first, (first,), 1e9)
     assert CONTENT < entry.size == first.stat().st_size
     roomy.features(replace(TEXT, seed=1))  # takes the place of what was used longest ago
-    assert said[2] == f"removed, to keep the cache within 5.0 kB: {first.name} (3.2 kB)"
+    assert said[2] == f"removed to keep the cache within 5.0 kB: {first.name} (3.2 kB)"
     assert the_file(roomy) != first
 
     monkeypatch.setattr(cache_files, "SPACE_TO_LEAVE", 2**60)
