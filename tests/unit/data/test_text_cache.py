@@ -191,7 +191,7 @@ def test_the_limit_counts_them(
     assert said[2] == f"removed to keep the cache within 5.0 kB: {first.name} (3.2 kB)"
     assert the_file(roomy) != first
 
-    monkeypatch.setattr(cache_files, "SPACE_TO_LEAVE", 2**60)
+    monkeypatch.setattr(cache_files, "MIN_FREE_BYTES", 2**60)
     assert torch.equal(TextCache(tmp_path, None, said.append).features(TEXT), features)
     assert "are free" in said[-1]
 
