@@ -129,16 +129,20 @@ def test_what_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_compiles_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = build("clip", (), torch.float32, 0.0)
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def pays(device: str, steps: int, ranks: Ranks = ALONE) -> bool:
+        monkeypatch.setattr(compilation, "_device", lambda _: torch.device(device))
+        return compilation._pays(steps, model, ranks)
+
     monkeypatch.setattr(compilation, "find_spec", lambda name: name)
-    assert not compilation._pays(cpu, PAYS_FROM_STEPS, model, ALONE)
-    assert compilation._pays(cuda, PAYS_FROM_STEPS, model, ALONE)
-    assert not compilation._pays(cuda, PAYS_FROM_STEPS - 1, model, ALONE)
-    assert not compilation._pays(cuda, PAYS_FROM_STEPS, model, Ranks(0, 2))
+    assert not pays("cpu", PAYS_FROM_STEPS)
+    assert pays("cuda", PAYS_FROM_STEPS)
+    assert not pays("cuda", PAYS_FROM_STEPS - 1)
+    assert not pays("cuda", PAYS_FROM_STEPS, Ranks(0, 2))
     model.image_encoder.recompute_activations()
-    assert not compilation._pays(cuda, PAYS_FROM_STEPS, model, ALONE)
+    assert not pays("cuda", PAYS_FROM_STEPS)
     monkeypatch.setattr(compilation, "find_spec", lambda name: None)
-    assert not compilation._pays(cuda, PAYS_FROM_STEPS, model, ALONE)
+    assert not pays("cuda", PAYS_FROM_STEPS)
     assert compiled(model, wanted=False) is None
     assert f"{PAYS_FROM_STEPS} steps" in str(RunConfig.model_fields["compile"].description)
 

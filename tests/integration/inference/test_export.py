@@ -248,6 +248,6 @@ def test_what_cannot_be_exported_is_a_sentence(
     shown = export(run / "folds", "--format", "open_clip", check=2)
     assert "contains one model, and these are 3 folds" in shown
     shown = export(run / "clip", "--format", "safetensors", "--push-to-hub", "../x", check=2)
-    assert "write OWNER/NAME" in shown
+    assert "use OWNER/NAME" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
     assert not list((tmp_path / "exported").iterdir())
