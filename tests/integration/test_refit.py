@@ -207,7 +207,7 @@ def test_the_card_of_its_export_quotes_the_folds_and_says_so(
     card = (tmp_path / "exported/README.md").read_text(encoding="utf-8")
     averages = read(config_dir / "cv_summary.json")["average_results"]
     assert "no image was held out" in card
-    assert "This model was judged by no image. What follows is an estimate" in card
+    assert "This model was not evaluated" in card
     mean = f"{averages['avg_val_acc']:.2f} ± {averages['std_val_acc']:.2f}"
     assert f"| mean ± SD of 3 | {mean} |" in card
     told = read(tmp_path / "exported/config.json")
@@ -234,7 +234,7 @@ def test_other_images_and_other_folders_are_refused(
     assert "other images" in refit(config_dir, "--data-dir", other, check=2)
     preflight = config_dir / "preflight.json"
     preflight.write_text(json.dumps({"data_dir": str(tmp_path / "gone")}), encoding="utf-8")
-    assert "--data-dir DIR names" in refit(config_dir, check=2)
+    assert "use --data-dir DIR" in refit(config_dir, check=2)
     preflight.unlink()
     assert "--data-dir DIR does" in refit(config_dir, check=2)
     assert "is not a result folder" in refit(tmp_path, check=2)
