@@ -77,7 +77,7 @@ class RunStatus:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will change by itself."""
+        """Whether the state is final."""
         return not self.launcher
 
 

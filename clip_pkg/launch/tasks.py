@@ -165,7 +165,7 @@ def _with_profiles(tasks: Sequence[ModelTask], terminal: Terminal) -> list[Model
 
 
 def _resume_source(source: Path | None, fold: int) -> Path | None:
-    """Checkpoint to go on from: one file for all folds, or each fold's own in a result folder."""
+    """Checkpoint to resume from: one file for all folds, or each fold's own in a result folder."""
     if source is None:
         return None
     if not source.exists():

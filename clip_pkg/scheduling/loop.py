@@ -50,7 +50,7 @@ class RealTime:
 
 
 class Observer:
-    """Receives the events of a run; shows nothing by itself."""
+    """Receives the events of a run; this base class shows nothing."""
 
     def started(self, assignment: Assignment) -> None:
         """A task was started or submitted to a cluster."""

@@ -34,7 +34,7 @@ from clip_pkg.study.tasks import FailureKind, FoldFailure, finished, read_record
 COMMANDS = ("sbatch", "srun", "squeue", "scancel")
 MAX_JOBS_OF_AN_ARRAY = 1000  # Slurm's default limit is 1001
 MIN_PAUSE, MAX_PAUSE = 2.0, 30.0  # seconds between two calls of squeue
-SECONDS_OF_SILENCE = 120.0  # before users are told that Slurm does not respond
+SECONDS_OF_SILENCE = 120.0  # before a notice that Slurm does not respond
 SECONDS_TO_CANCEL = 10.0  # scancel itself would retry for a minute
 SECONDS_TO_EMPTY = 90.0  # Slurm gives a job half a minute by default (KillWait)
 SECONDS_BETWEEN_CHECKS = 0.5  # while users wait for jobs to end

@@ -34,7 +34,7 @@ class PreparedConfig:
 
     @property
     def image_sets(self) -> tuple[Manifest, ...]:
-        """All images that its folds look at."""
+        """All images of its folds."""
         return (self.manifest,) if self.test is None else (self.manifest, self.test)
 
     def pretraining(self, fold: int) -> Pretraining | None:
