@@ -97,7 +97,7 @@ def test_its_commands_run(
     if words[0] == "bash":
         environment |= {
             "DATA_DIR": str(images),
-            "OUTPUT_BASE_DIR": str(workplace / "launcher"),
+            "OUTPUT_BASE_DIR": str(workplace / "checkpoints/clip_models"),
             "CONFIG_FILE": str(workplace / "train_clip_config.json"),
             "LOG_DIR": str(workplace / "logs"),
         }

@@ -149,8 +149,8 @@ def test_a_profile_is_that_of_rank_0_and_says_so(one_process: FoldTask, tmp_path
     cache = tmp_path / "cache"
     task = replace(
         one_process,
-        config={**one_process.config, **text, "epochs": 3},
-        cache_dir=str(cache),
+        config=one_process.config.model_copy(update={**text, "epochs": 3}),
+        cache_dir=cache,
         profile=True,
     )
     code = start(task, tmp_path / "a", tmp_path / "log").wait()
@@ -200,7 +200,7 @@ def test_whatever_happens_to_them_they_end_together_and_go_on_later(
     one_process: FoldTask, two_processes: Path, tmp_path: Path
 ) -> None:
     fold, log = tmp_path / "a/fold_1", tmp_path / "log"
-    task = replace(one_process, run_dir=str(tmp_path / "a"), gpus=2)
+    task = replace(one_process, run_dir=tmp_path / "a", gpus=2)
     places = tuple(Slot(Device(str(number), "", "CPU")) for number in range(2))
     assignment = Assignment(task, places, log, threads=2)
     executor = ProcessExecutor()
