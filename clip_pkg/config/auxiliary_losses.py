@@ -12,6 +12,7 @@ from clip_pkg.config.loss_blocks import (
     Positive,
     SoftTargets,
     TermLabel,
+    TextUse,
     members,
 )
 
@@ -19,14 +20,11 @@ from clip_pkg.config.loss_blocks import (
 class AuxConfig(LossConfig):
     """What all auxiliary losses share; each has one term, named as its type."""
 
+    uses_texts: ClassVar[TextUse] = "never"
     soft_targets: ClassVar[SoftTargets] = "warn"
 
     type: str
     weight: NonNegative = Field(0.1, description="Weight in the total; the main loss has 1.")
-
-    @property
-    def needs_text(self) -> bool:
-        return False
 
 
 class CenterConfig(AuxConfig):
@@ -35,14 +33,12 @@ class CenterConfig(AuxConfig):
     builder = "auxiliary:CenterObjective"
     terms = (TermLabel("center", "Center", "center"),)
     source = "Wen et al. 2016, ECCV, equation 2"
+    wording = "a center loss (Wen et al. 2016)"
 
     type: Literal["center"] = "center"
     lr_scale: Positive = Field(
         100.0, le=1_000_000, description="Factor on the learning rate of the centres."
     )
-
-    def phrase(self) -> str:
-        return "a center loss (Wen et al. 2016)"
 
 
 class TripletConfig(AuxConfig):
@@ -51,6 +47,7 @@ class TripletConfig(AuxConfig):
     builder = "auxiliary:TripletObjective"
     terms = (TermLabel("triplet", "Triplet", "triplet"),)
     source = "Hermans et al. 2017, arXiv:1703.07737, equations 5 and 6"
+    wording = "a triplet loss (Hermans et al. 2017)"
     smallest_batch = 3
 
     type: Literal["triplet"] = "triplet"
@@ -63,9 +60,6 @@ class TripletConfig(AuxConfig):
         ),
     )
 
-    def phrase(self) -> str:
-        return "a triplet loss (Hermans et al. 2017)"
-
 
 class ArcFaceConfig(AuxConfig):
     """Softmax over learned class vectors with a margin on the angle."""
@@ -73,13 +67,11 @@ class ArcFaceConfig(AuxConfig):
     builder = "auxiliary:ArcFaceObjective"
     terms = (TermLabel("arcface", "ArcFace", "arcface"),)
     source = "Deng et al. 2019, arXiv:1801.07698, equation 3"
+    wording = "an ArcFace loss (Deng et al. 2019)"
 
     type: Literal["arcface"] = "arcface"
     scale: Positive = Field(64.0, le=1000, description="Factor on the cosines.")
     margin: Annotated[float, Field(ge=0, le=3)] = Field(0.5, description="In radians.")
-
-    def phrase(self) -> str:
-        return "an ArcFace loss (Deng et al. 2019)"
 
 
 class CosFaceConfig(AuxConfig):
@@ -88,13 +80,11 @@ class CosFaceConfig(AuxConfig):
     builder = "auxiliary:CosFaceObjective"
     terms = (TermLabel("cosface", "CosFace", "cosface"),)
     source = "Wang et al. 2018, arXiv:1801.09414, equation 4"
+    wording = "a CosFace loss (Wang et al. 2018)"
 
     type: Literal["cosface"] = "cosface"
     scale: Positive = Field(64.0, le=1000, description="Factor on the cosines.")
     margin: NonNegative = Field(0.35, le=2, description="Taken off the own class's cosine.")
-
-    def phrase(self) -> str:
-        return "a CosFace loss (Wang et al. 2018)"
 
 
 class CosineSimConfig(AuxConfig):
@@ -103,22 +93,16 @@ class CosineSimConfig(AuxConfig):
     builder = "auxiliary:CosineSimObjective"
     terms = (TermLabel("cosine_sim", "CosineSim", "cos"),)
     source = "1 − cosine, as torch.nn.CosineEmbeddingLoss for matching pairs"
+    wording = "a cosine loss between image and class text"
+    uses_texts = "always"
     soft_targets = "yes"
 
     type: Literal["cosine_sim"] = "cosine_sim"
-
-    @property
-    def needs_text(self) -> bool:
-        return True
-
-    def phrase(self) -> str:
-        return "a cosine loss between image and class text"
 
 
 AuxLossConfig: TypeAlias = Annotated[
     CenterConfig | TripletConfig | ArcFaceConfig | CosFaceConfig | CosineSimConfig,
     Field(discriminator="type"),
 ]
-
 
 AUXILIARY_LOSSES = members(AuxLossConfig)

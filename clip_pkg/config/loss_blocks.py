@@ -1,8 +1,8 @@
 """What the config classes of all losses share: the facts that each declares, and common settings.
 
-The config class of a loss is also its row in the registry of losses. In class variables it names
-what builds it, its terms, its source and what it can be combined with, and it says how a methods
-paragraph calls it. A config is checked against these facts before torch is imported.
+The config class of a loss is also its row in the registry of losses. Its class variables name
+what builds it, its terms, its source, what it can be combined with and its wording in a methods
+paragraph. A config is checked against these facts before torch is imported.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Temperature: TypeAlias = Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=F
 WeightMethod: TypeAlias = Literal["inverse_freq", "inverse_sqrt", "balanced", "effective_number"]
 ClassWeighting: TypeAlias = WeightMethod | Literal["none", "auto"]
 SoftTargets: TypeAlias = Literal["yes", "warn", "no"]
+TextUse: TypeAlias = Literal["always", "classifier", "never"]
 
 DEFAULT_FOCUS = 2.0  # gamma of a focal factor (Lin et al. 2017, section 4.1)
 
@@ -59,6 +60,7 @@ class LossBlock(BaseModel):
         builder: `module:name` in `clip_pkg.losses` of what builds it, see `losses.registry`.
         terms: its unweighted terms, in the order of `LossOutput.terms`.
         source: paper and equation.
+        wording: its name in a methods paragraph, with the settings that matter; see `phrase`.
         smallest_batch: images per training batch below which the loss teaches nothing.
         weight_settings: settings that are weights of its terms; they cannot all be 0.
     """
@@ -68,14 +70,15 @@ class LossBlock(BaseModel):
     builder: ClassVar[str]
     terms: ClassVar[tuple[TermLabel, ...]]
     source: ClassVar[str]
+    wording: ClassVar[str]
     smallest_batch: ClassVar[int] = 1
     weight_settings: ClassVar[tuple[str, ...]] = ()
 
     type: str
 
     def phrase(self) -> str:
-        """Name of the loss in a methods paragraph, with the settings that matter."""
-        return f"the loss {self.type}"
+        """`wording`, in which `{self}` is this block: `temperature {self.temperature:g}`."""
+        return self.wording.format(self=self)
 
     def settings(self) -> dict[str, Any]:
         """Name → value of the settings that have an effect, in the order of the class."""
@@ -102,6 +105,8 @@ class LossConfig(LossBlock):
     """What the blocks of `loss` and `aux_losses` share.
 
     Class variables:
+        uses_texts: whether it uses the class texts, in training or to predict; `classifier`: only
+            if its setting `classifier` is `text`.
         soft_targets: how it takes mixed or smoothed labels. `yes`: as shares of the classes;
             `warn`: one of its terms takes the class with the largest share; `no`: it is undefined.
         hard_term: which of its terms takes the largest share, as in "its proxy term".
@@ -111,6 +116,7 @@ class LossConfig(LossBlock):
             are then not recorded as a CUDA graph.
     """
 
+    uses_texts: ClassVar[TextUse] = "always"
     soft_targets: ClassVar[SoftTargets] = "no"
     hard_term: ClassVar[str] = "it"
     needs_tokens: ClassVar[bool] = False
@@ -119,8 +125,10 @@ class LossConfig(LossBlock):
 
     @property
     def needs_text(self) -> bool:
-        """Whether it uses the class texts, in training or to predict."""
-        return True
+        """Whether it uses the class texts with these settings."""
+        if self.uses_texts == "classifier":
+            return getattr(self, "classifier", None) == "text"
+        return self.uses_texts == "always"
 
     def class_weight_method(self, weight_method: WeightMethod) -> WeightMethod | None:
         """How its class weights are computed; None if it takes none.
@@ -136,6 +144,8 @@ class LossConfig(LossBlock):
 
 class ClassifierConfig(LossConfig):
     """What losses with a cross-entropy over the classes share."""
+
+    uses_texts: ClassVar[TextUse] = "classifier"
 
     classifier: Literal["text", "linear"] = Field(
         "text",
@@ -153,11 +163,8 @@ class ClassifierConfig(LossConfig):
     )
 
     @property
-    def needs_text(self) -> bool:
-        return self.classifier == "text"
-
-    def classifier_phrase(self) -> str:
-        """What computes the class logits."""
+    def classifier_words(self) -> str:
+        """What computes the class logits, for `wording`."""
         if self.classifier == "linear":
             return "a linear layer on the image embedding"
         return "scaled cosines of image and class-text features"
@@ -177,6 +184,7 @@ class FocalConfig(BaseModel):
 class ProxyConfig(LossConfig):
     """Settings of a Proxy-Anchor loss."""
 
+    uses_texts: ClassVar[TextUse] = "never"
     smallest_batch: ClassVar[int] = 2
 
     proxy_type: Literal["ProxyAnchorLoss", "FocalStyleProxyAnchorLoss"] = Field(
@@ -206,10 +214,6 @@ class ProxyConfig(LossConfig):
     )
 
     @property
-    def needs_text(self) -> bool:
-        return False
-
-    @property
     def focus(self) -> tuple[float, float]:
         """gamma_pos and gamma_neg as used; 0 is no focus."""
         if self.proxy_type == "ProxyAnchorLoss":
@@ -219,10 +223,11 @@ class ProxyConfig(LossConfig):
             DEFAULT_FOCUS if self.gamma_neg is None else self.gamma_neg,
         )
 
-    def proxy_phrase(self) -> str:
-        """Name and settings of the Proxy-Anchor loss."""
+    @property
+    def proxy_words(self) -> str:
+        """Name and settings of the Proxy-Anchor loss, for `wording`."""
         focal = "focal-style " if self.proxy_type == "FocalStyleProxyAnchorLoss" else ""
-        settings = f"α = {number(self.alpha)}, δ = {number(self.delta)}"
+        settings = f"α = {self.alpha:g}, δ = {self.delta:g}"
         return f"{focal}Proxy-Anchor loss (Kim et al. 2020; {settings})"
 
     def settings(self) -> dict[str, Any]:
@@ -245,11 +250,6 @@ class ProxyConfig(LossConfig):
                         {"key": name},
                     )
         return self
-
-
-def number(value: float) -> str:
-    """A setting in the fewest digits: `0.001`, `1e-05`, `32`."""
-    return f"{value:g}"
 
 
 def term_labels(blocks: Iterable[LossBlock]) -> dict[str, TermLabel]:

@@ -22,7 +22,6 @@ from clip_pkg.config.loss_blocks import (
     Temperature,
     TermLabel,
     members,
-    number,
 )
 
 CONTRASTIVE = TermLabel("contrastive", "Contrastive", "clip")
@@ -38,6 +37,7 @@ class ClipLossConfig(LossConfig):
     builder = "image_text:ClipObjective"
     terms = (CONTRASTIVE,)
     source = "Radford et al. 2021, arXiv:2103.00020, figure 3"
+    wording = "the symmetric image–text contrastive loss of CLIP (Radford et al. 2021)"
     smallest_batch = 2
 
     type: Literal["clip"] = "clip"
@@ -51,10 +51,9 @@ class ClipLossConfig(LossConfig):
     )
 
     def phrase(self) -> str:
-        words = "the symmetric image–text contrastive loss of CLIP (Radford et al. 2021)"
-        if self.positives == "same_class":
-            words += ", in which all pairs of one class match"
-        return words
+        return self.wording + (
+            ", in which all pairs of one class match" if self.positives == "same_class" else ""
+        )
 
 
 class SuperClipLossConfig(LossConfig):
@@ -63,6 +62,11 @@ class SuperClipLossConfig(LossConfig):
     builder = "superclip:SuperClipObjective"
     terms = (CLASS, CONTRASTIVE)
     source = "Zhao et al. 2025, arXiv:2512.14480; focal form: Lin et al. 2017, equation 5"
+    wording = (
+        "the weighted sum of {self.class_words} over image–class-text logits (weight "
+        "{self.class_loss_weight:g}) and a CLIP loss (weight {self.contrastive_loss_weight:g}), "
+        "after SuperCLIP (Zhao et al. 2025)"
+    )
     smallest_batch = 2
     soft_targets = "warn"
     hard_term = "its contrastive term"
@@ -81,15 +85,11 @@ class SuperClipLossConfig(LossConfig):
     )
     focal: FocalConfig | None = Field(None, description="Use the focal form of the class loss.")
 
-    def phrase(self) -> str:
-        form = "a cross-entropy"
-        if self.focal is not None:
-            form = f"a focal loss (γ = {number(self.focal.gamma)})"
-        return (
-            f"the weighted sum of {form} over image–class-text logits (weight "
-            f"{number(self.class_loss_weight)}) and a CLIP loss (weight "
-            f"{number(self.contrastive_loss_weight)}), after SuperCLIP (Zhao et al. 2025)"
-        )
+    @property
+    def class_words(self) -> str:
+        """Form of the classification term, for `wording`."""
+        gamma = None if self.focal is None else self.focal.gamma
+        return "a cross-entropy" if gamma is None else f"a focal loss (γ = {gamma:g})"
 
 
 class SuperClipTokensLossConfig(LossConfig):
@@ -98,6 +98,11 @@ class SuperClipTokensLossConfig(LossConfig):
     builder = "superclip:SuperClipTokensObjective"
     terms = (CLASS, CONTRASTIVE)
     source = "Zhao et al. 2025, arXiv:2512.14480, section 3"
+    wording = (
+        "SuperCLIP (Zhao et al. 2025), the weighted sum of a classification of the text tokens by "
+        "the image (weight {self.class_loss_weight:g}) and a CLIP loss (weight "
+        "{self.contrastive_loss_weight:g})"
+    )
     smallest_batch = 2
     needs_tokens = True
 
@@ -109,29 +114,20 @@ class SuperClipTokensLossConfig(LossConfig):
         1.0, description="Weight of the CLIP term, which learns to predict the class."
     )
 
-    def phrase(self) -> str:
-        return (
-            "SuperCLIP (Zhao et al. 2025), the weighted sum of a classification of the text tokens "
-            f"by the image (weight {number(self.class_loss_weight)}) and a CLIP loss (weight "
-            f"{number(self.contrastive_loss_weight)})"
-        )
-
 
 class SigLipLossConfig(LossConfig):
-    """Sigmoid loss: every image and text of a batch is a yes-or-no question of its own."""
+    """Sigmoid loss: a binary decision for every pair of image and text of a batch."""
 
     builder = "image_text:SigLipObjective"
     terms = (TermLabel("siglip", "SigLIP", "siglip"),)
     source = "Zhai et al. 2023, arXiv:2303.15343, algorithm 1"
+    wording = "the pairwise sigmoid loss of SigLIP (Zhai et al. 2023)"
     smallest_batch = 2
 
     type: Literal["siglip"] = "siglip"
     initial_bias: Annotated[float, Field(ge=-1000, le=1000)] = Field(
         -10.0, description="Start of the learned bias on the scaled cosines."
     )
-
-    def phrase(self) -> str:
-        return "the pairwise sigmoid loss of SigLIP (Zhai et al. 2023)"
 
 
 class SupConLossConfig(LossConfig):
@@ -140,18 +136,16 @@ class SupConLossConfig(LossConfig):
     builder = "image_text:SupConObjective"
     terms = (TermLabel("supcon", "SupCon", "supcon"),)
     source = "Khosla et al. 2020, arXiv:2004.11362, equation 2"
+    wording = (
+        "the supervised contrastive loss (Khosla et al. 2020) over images and class texts "
+        "(temperature {self.temperature:g})"
+    )
     smallest_batch = 2
 
     type: Literal["supcon"] = "supcon"
     temperature: Temperature = Field(
         0.1, title="Loss Temperature", description="Of the cosines, in training and prediction."
     )
-
-    def phrase(self) -> str:
-        return (
-            "the supervised contrastive loss (Khosla et al. 2020) over images and class texts "
-            f"(temperature {number(self.temperature)})"
-        )
 
 
 class CeLossConfig(ClassifierConfig):
@@ -160,12 +154,10 @@ class CeLossConfig(ClassifierConfig):
     builder = "classification:ClassificationObjective"
     terms = (CE,)
     source = "label smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7"
+    wording = "cross-entropy on {self.classifier_words}"
     soft_targets = "yes"
 
     type: Literal["ce"] = "ce"
-
-    def phrase(self) -> str:
-        return f"cross-entropy on {self.classifier_phrase()}"
 
 
 class FocalLossConfig(ClassifierConfig):
@@ -174,6 +166,7 @@ class FocalLossConfig(ClassifierConfig):
     builder = "classification:FocalObjective"
     terms = (TermLabel("focal", "Focal", "focal"),)
     source = "Lin et al. 2017, arXiv:1708.02002, equation 5"
+    wording = "focal loss (Lin et al. 2017; γ = {self.gamma:g}) on {self.classifier_words}"
     soft_targets = "yes"
 
     type: Literal["focal"] = "focal"
@@ -182,11 +175,6 @@ class FocalLossConfig(ClassifierConfig):
     )
     alpha: Positive | None = Field(None, description="Constant factor on the loss.")
 
-    def phrase(self) -> str:
-        return (
-            f"focal loss (Lin et al. 2017; γ = {number(self.gamma)}) on {self.classifier_phrase()}"
-        )
-
 
 class CeInfoNceLossConfig(ClassifierConfig):
     """Cross-entropy plus an InfoNCE loss of image features against class texts."""
@@ -194,6 +182,11 @@ class CeInfoNceLossConfig(ClassifierConfig):
     builder = "classification:CeInfoNceObjective"
     terms = (CE, INFONCE)
     source = "InfoNCE: van den Oord et al. 2018, arXiv:1807.03748, equation 4"
+    wording = (
+        "cross-entropy on {self.classifier_words} plus {self.contrast_weight:g} times an InfoNCE "
+        "loss of image against class-text features (temperature {self.infonce_temp:g})"
+    )
+    uses_texts = "always"  # the InfoNCE term does
     soft_targets = "warn"
     hard_term = "its InfoNCE term"
 
@@ -203,18 +196,6 @@ class CeInfoNceLossConfig(ClassifierConfig):
     )
     infonce_temp: Temperature = Field(0.07, description="Temperature of the InfoNCE term.")
 
-    @property
-    def needs_text(self) -> bool:
-        # The InfoNCE term does, whatever the classifier.
-        return True
-
-    def phrase(self) -> str:
-        return (
-            f"cross-entropy on {self.classifier_phrase()} plus {number(self.contrast_weight)} "
-            "times an InfoNCE loss of image against class-text features (temperature "
-            f"{number(self.infonce_temp)})"
-        )
-
 
 class ProxyLossConfig(ProxyConfig):
     """Proxy-Anchor loss: one learned point per class; the nearest one is the prediction."""
@@ -222,11 +203,9 @@ class ProxyLossConfig(ProxyConfig):
     builder = "proxies:ProxyObjective"
     terms = (PROXY,)
     source = "Kim et al. 2020, arXiv:2003.13911, equation 4"
+    wording = "the {self.proxy_words}"
 
     type: Literal["proxy"] = "proxy"
-
-    def phrase(self) -> str:
-        return f"the {self.proxy_phrase()}"
 
 
 class CombinedLossConfig(ClassifierConfig, ProxyConfig):
@@ -235,6 +214,10 @@ class CombinedLossConfig(ClassifierConfig, ProxyConfig):
     builder = "proxies:CombinedObjective"
     terms = (CE, PROXY)
     source = "Proxy-Anchor: Kim et al. 2020, arXiv:2003.13911, equation 4"
+    wording = (
+        "{self.lambda_combined:g} times cross-entropy on {self.classifier_words} plus "
+        "{self.proxy_share:g} times the {self.proxy_words}"
+    )
     soft_targets = "warn"
     hard_term = "its proxy term"
     share_settings = ("lambda_combined",)
@@ -247,19 +230,13 @@ class CombinedLossConfig(ClassifierConfig, ProxyConfig):
     )
 
     @property
-    def needs_text(self) -> bool:
-        return self.classifier == "text"
-
-    def phrase(self) -> str:
-        share = self.lambda_combined
-        return (
-            f"{number(share)} times cross-entropy on {self.classifier_phrase()} plus "
-            f"{number(1 - share)} times the {self.proxy_phrase()}"
-        )
+    def proxy_share(self) -> float:
+        """1 − λ."""
+        return 1.0 - self.lambda_combined
 
 
 class PairLossConfig(LossConfig):
-    """Settings of the losses of one positive text per image against negatives."""
+    """Settings of the losses that compare each image's own text with negative texts."""
 
     smallest_batch = 2
 
@@ -274,7 +251,9 @@ class PairLossConfig(LossConfig):
         ),
     )
 
-    def _negatives_phrase(self) -> str:
+    @property
+    def negatives_words(self) -> str:
+        """Which negatives there are, for `wording`."""
         if self.num_negatives is None:
             return "the texts of the batch's other classes as negatives"
         return f"{self.num_negatives} sampled class texts as negatives"
@@ -286,14 +265,12 @@ class InfoNceLossConfig(PairLossConfig):
     builder = "image_text:InfoNceObjective"
     terms = (INFONCE,)
     source = "van den Oord et al. 2018, arXiv:1807.03748, equation 4"
+    wording = (
+        "InfoNCE (van den Oord et al. 2018) with {self.negatives_words} (temperature "
+        "{self.temperature:g})"
+    )
 
     type: Literal["infonce"] = "infonce"
-
-    def phrase(self) -> str:
-        return (
-            f"InfoNCE (van den Oord et al. 2018) with {self._negatives_phrase()} (temperature "
-            f"{number(self.temperature)})"
-        )
 
 
 class BceLossConfig(PairLossConfig):
@@ -302,14 +279,12 @@ class BceLossConfig(PairLossConfig):
     builder = "image_text:BceObjective"
     terms = (TermLabel("bce", "BCE", "bce"),)
     source = "Kang and McAuley 2018, arXiv:1808.09781, section III-E"
+    wording = (
+        "binary cross-entropy on image–text pairs with {self.negatives_words} (temperature "
+        "{self.temperature:g})"
+    )
 
     type: Literal["bce"] = "bce"
-
-    def phrase(self) -> str:
-        return (
-            f"binary cross-entropy on image–text pairs with {self._negatives_phrase()} "
-            f"(temperature {number(self.temperature)})"
-        )
 
 
 MainLossConfig: TypeAlias = Annotated[
@@ -327,6 +302,5 @@ MainLossConfig: TypeAlias = Annotated[
     | BceLossConfig,
     Field(discriminator="type"),
 ]
-
 
 LOSSES = members(MainLossConfig)

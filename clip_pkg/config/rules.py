@@ -93,13 +93,9 @@ def _texts_exist_where_needed(config: ConfigKeys) -> Iterator[Finding]:
         return
     for path, loss in _losses(config):
         if loss.needs_text:
-            has_linear_form = (
-                "classifier" in type(loss).model_fields
-                and not loss.model_copy(update={"classifier": "linear"}).needs_text
-            )
             remedy = (
                 'set its classifier to "linear" or choose a text encoder'
-                if has_linear_form
+                if loss.uses_texts == "classifier"
                 else "choose a text encoder, or a loss without texts such as "
                 '{"type": "ce", "classifier": "linear"}'
             )

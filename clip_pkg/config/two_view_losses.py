@@ -14,7 +14,6 @@ from clip_pkg.config.loss_blocks import (
     Temperature,
     TermLabel,
     members,
-    number,
 )
 
 
@@ -41,13 +40,12 @@ class InfoNceViewsConfig(PretrainLossConfig):
         "van den Oord et al. 2018, arXiv:1807.03748, equation 4; "
         "queue: He et al. 2020, arXiv:1911.05722"
     )
+    wording = (
+        "InfoNCE between two views (van den Oord et al. 2018; temperature {self.temperature:g})"
+    )
 
     type: Literal["info_nce"] = "info_nce"
     temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-    def phrase(self) -> str:
-        settings = f"temperature {number(self.temperature)}"
-        return f"InfoNCE between two views (van den Oord et al. 2018; {settings})"
 
 
 class NtXentConfig(PretrainLossConfig):
@@ -56,13 +54,10 @@ class NtXentConfig(PretrainLossConfig):
     builder = "two_views:NtXent"
     terms = (TermLabel("nt_xent", "NT-Xent", "ntx"),)
     source = "Chen et al. 2020, arXiv:2002.05709, equation 1"
+    wording = "the NT-Xent loss of SimCLR (Chen et al. 2020; temperature {self.temperature:g})"
 
     type: Literal["nt_xent"] = "nt_xent"
     temperature: Temperature = Field(0.5, description="Of the cosines.")
-
-    def phrase(self) -> str:
-        settings = f"temperature {number(self.temperature)}"
-        return f"the NT-Xent loss of SimCLR (Chen et al. 2020; {settings})"
 
 
 class DclConfig(PretrainLossConfig):
@@ -71,13 +66,10 @@ class DclConfig(PretrainLossConfig):
     builder = "two_views:Dcl"
     terms = (TermLabel("dcl", "DCL", "dcl"),)
     source = "Yeh et al. 2022, arXiv:2110.06848, section 3"
+    wording = "the decoupled contrastive loss (Yeh et al. 2022; temperature {self.temperature:g})"
 
     type: Literal["dcl"] = "dcl"
     temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-    def phrase(self) -> str:
-        settings = f"temperature {number(self.temperature)}"
-        return f"the decoupled contrastive loss (Yeh et al. 2022; {settings})"
 
 
 class DclSymmetricConfig(PretrainLossConfig):
@@ -86,13 +78,13 @@ class DclSymmetricConfig(PretrainLossConfig):
     builder = "two_views:DclSymmetric"
     terms = (TermLabel("dcl_symmetric", "DCL", "dcl"),)
     source = "Yeh et al. 2022, arXiv:2110.06848, section 3"
+    wording = (
+        "the decoupled contrastive loss (Yeh et al. 2022; both directions, temperature "
+        "{self.temperature:g})"
+    )
 
     type: Literal["dcl_symmetric"] = "dcl_symmetric"
     temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-    def phrase(self) -> str:
-        settings = f"both directions, temperature {number(self.temperature)}"
-        return f"the decoupled contrastive loss (Yeh et al. 2022; {settings})"
 
 
 class DclwConfig(PretrainLossConfig):
@@ -101,14 +93,14 @@ class DclwConfig(PretrainLossConfig):
     builder = "two_views:Dclw"
     terms = (TermLabel("dclw", "DCLW", "dclw"),)
     source = "Yeh et al. 2022, arXiv:2110.06848, section 3"
+    wording = (
+        "the weighted decoupled contrastive loss (Yeh et al. 2022; temperature "
+        "{self.temperature:g}, σ = {self.sigma:g})"
+    )
 
     type: Literal["dclw"] = "dclw"
     temperature: Temperature = Field(0.1, description="Of the cosines.")
     sigma: Positive = Field(0.5, le=100, description="σ of the von Mises–Fisher weights.")
-
-    def phrase(self) -> str:
-        settings = f"temperature {number(self.temperature)}, σ = {number(self.sigma)}"
-        return f"the weighted decoupled contrastive loss (Yeh et al. 2022; {settings})"
 
 
 class DhelConfig(PretrainLossConfig):
@@ -117,16 +109,15 @@ class DhelConfig(PretrainLossConfig):
     builder = "two_views:Dhel"
     terms = (TermLabel("dhel", "DHEL", "dhel"),)
     source = "Koromilas et al. 2024, arXiv:2405.18045"
+    wording = (
+        "the decoupled hyperspherical energy loss (Koromilas et al. 2024; τ = {self.temperature:g})"
+    )
 
     type: Literal["dhel"] = "dhel"
     temperature: Temperature = Field(0.3, description="τ, of the cosines.")
     include_augs: bool = Field(
         False, description="Count the uniformity of the second views as well."
     )
-
-    def phrase(self) -> str:
-        settings = f"τ = {number(self.temperature)}"
-        return f"the decoupled hyperspherical energy loss (Koromilas et al. 2024; {settings})"
 
 
 class KclConfig(PretrainLossConfig):
@@ -135,14 +126,14 @@ class KclConfig(PretrainLossConfig):
     builder = "two_views:Kcl"
     terms = (TermLabel("kcl", "KCL", "kcl"),)
     source = "Koromilas et al. 2024, arXiv:2405.18045"
+    wording = (
+        "the kernel contrastive loss (Koromilas et al. 2024; Gaussian kernel, t = "
+        "{self.t:g}, γ = {self.gamma:g})"
+    )
 
     type: Literal["kcl"] = "kcl"
     t: Positive = Field(2.0, le=1000, description="Of the kernel e^(−t·‖x − y‖²).")
     gamma: NonNegative = Field(16.0, le=1_000_000, description="Weight of the uniformity.")
-
-    def phrase(self) -> str:
-        settings = f"Gaussian kernel, t = {number(self.t)}, γ = {number(self.gamma)}"
-        return f"the kernel contrastive loss (Koromilas et al. 2024; {settings})"
 
 
 class VicregConfig(PretrainLossConfig):
@@ -155,6 +146,10 @@ class VicregConfig(PretrainLossConfig):
         TermLabel("covariance", "Covariance", "cov"),
     )
     source = "Bardes et al. 2022, arXiv:2105.04906, equations 1–6"
+    wording = (
+        "VICReg (Bardes et al. 2022; λ = {self.invariance_weight:g}, "
+        "μ = {self.variance_weight:g}, ν = {self.covariance_weight:g})"
+    )
     weight_settings = ("invariance_weight", "variance_weight", "covariance_weight")
 
     type: Literal["vicreg"] = "vicreg"
@@ -165,13 +160,6 @@ class VicregConfig(PretrainLossConfig):
     def term_weights(self) -> Mapping[str, float]:
         return {term.name: getattr(self, f"{term.name}_weight") for term in self.terms}
 
-    def phrase(self) -> str:
-        weights = ", ".join(
-            f"{symbol} = {number(weight)}"
-            for symbol, weight in zip("λμν", self.settings().values(), strict=True)
-        )
-        return f"VICReg (Bardes et al. 2022; {weights})"
-
 
 class SupConViewsConfig(PretrainLossConfig):
     """Supervised contrastive: all views of one class are alike. The only one that uses labels."""
@@ -179,14 +167,14 @@ class SupConViewsConfig(PretrainLossConfig):
     builder = "two_views:SupConViews"
     terms = (TermLabel("supcon", "SupCon", "supcon"),)
     source = "Khosla et al. 2020, arXiv:2004.11362, equation 2"
+    wording = (
+        "the supervised contrastive loss between views (Khosla et al. 2020; temperature "
+        "{self.temperature:g})"
+    )
     uses_labels = True
 
     type: Literal["supcon"] = "supcon"
     temperature: Temperature = Field(0.1, description="Of the cosines.")
-
-    def phrase(self) -> str:
-        settings = f"temperature {number(self.temperature)}"
-        return f"the supervised contrastive loss between views (Khosla et al. 2020; {settings})"
 
 
 AnyPretrainLoss: TypeAlias = Annotated[
@@ -201,6 +189,5 @@ AnyPretrainLoss: TypeAlias = Annotated[
     | SupConViewsConfig,
     Field(discriminator="type"),
 ]
-
 
 TWO_VIEW_LOSSES = members(AnyPretrainLoss)

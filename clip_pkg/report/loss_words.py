@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from clip_pkg.config.loss_blocks import number
 from clip_pkg.config.schema import RunConfig
 
 WEIGHTINGS: Mapping[str, str] = MappingProxyType(
@@ -25,9 +24,9 @@ def loss_phrase(config: RunConfig) -> str:
     if weighting is not None:
         words += f", with classes weighted {WEIGHTINGS[weighting]}"
     for aux in config.aux_losses:
-        words += f", plus {number(aux.weight)} times {aux.phrase()}"
+        words += f", plus {aux.weight:g} times {aux.phrase()}"
     if config.label_smoothing:
-        words += f", with label smoothing of {number(config.label_smoothing)}"
+        words += f", with label smoothing of {config.label_smoothing:g}"
     return words
 
 

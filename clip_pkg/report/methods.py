@@ -7,7 +7,6 @@ from typing import Any
 
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.keys import keys_without_effect
-from clip_pkg.config.loss_blocks import number
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.metrics.table import lower_is_better
@@ -142,7 +141,7 @@ def _pretraining(pretrain: PretrainConfig | None) -> str:
         return ""
     loss = pretrain.loss
     settings = ", ".join(
-        f"{name} {number(value) if isinstance(value, float) else value}"
+        f"{name} {f'{value:g}' if isinstance(value, float) else value}"
         for name, value in loss.settings().items()
     )
     queue = "" if pretrain.queue is None else f", a queue of {pretrain.queue.size} negatives"
@@ -153,8 +152,8 @@ def _pretraining(pretrain: PretrainConfig | None) -> str:
         f"epoch{'' if pretrain.epochs == 1 else 's'} with batches of {pretrain.batch_size} images "
         f"in two augmented views ({pretrain.augmentation}), by minimising the loss {loss.type}"
         f"{f' ({settings})' if settings else ''}{queue} with {OPTIMIZERS[pretrain.optimizer.type]} "
-        f"(learning rate {number(pretrain.optimizer.learning_rate)}, weight decay "
-        f"{number(pretrain.optimizer.weight_decay)})."
+        f"(learning rate {pretrain.optimizer.learning_rate:g}, weight decay "
+        f"{pretrain.optimizer.weight_decay:g})."
     )
 
 
@@ -165,7 +164,7 @@ def _shared(outcomes: Sequence[ConfigOutcome], key: str, unit: str = "") -> str:
         value = getattr(one.config, key)
         if value not in values:
             values.append(value)
-    texts = [number(value) if isinstance(value, float) else str(value) for value in values]
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     return f"{' or '.join(texts)}{unit}"
 
 
@@ -209,9 +208,9 @@ def _augmentations(config: RunConfig) -> str:
     if config.augmentation == "standard":
         words.append("changes of brightness and contrast by up to 20 %")
     if config.mixup_alpha:
-        words.append(f"mixup (α = {number(config.mixup_alpha)})")
+        words.append(f"mixup (α = {config.mixup_alpha:g})")
     if config.cutmix_alpha:
-        words.append(f"CutMix (α = {number(config.cutmix_alpha)})")
+        words.append(f"CutMix (α = {config.cutmix_alpha:g})")
     return f"augmentation: {', '.join(words)}" if words else "no augmentation"
 
 

@@ -61,7 +61,7 @@ def test_no_term_of_a_main_loss_is_named_as_an_auxiliary_loss() -> None:
 def test_every_row_names_its_source_builder_and_phrase(row: type[LossBlock]) -> None:
     assert row.source
     assert callable(builder(row))
-    assert row.model_validate({}).phrase() != LossBlock.phrase(row.model_validate({}))
+    assert "{" not in row.model_validate({}).phrase()
 
 
 @every_case
