@@ -26,8 +26,7 @@ from benchmarks.drawn_tasks import largest_memory
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.files import write_json
 from clip_pkg.data.image_decoder import ImageDecoder
-from clip_pkg.data.pixel_store import PixelStore, store_path
-from clip_pkg.data.store_builder import build_store
+from clip_pkg.data.pixel_store import PixelStore, build_store, store_path
 from clip_pkg.study.folds_info import splits_from_json, splits_to_json
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.scan import scan

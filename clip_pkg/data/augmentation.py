@@ -47,21 +47,20 @@ class Placement:
     upside_down: Tensor
 
 
-class Views(Protocol):
-    """Transforms stored images to model inputs, for training and for evaluation."""
+class InputTransform(Protocol):
+    """Transforms stored images to model inputs: randomly in `train`, fixed in `evaluate`.
+
+    img_size: H.
+    """
 
     @property
-    def img_size(self) -> int:
-        """H."""
-        ...
+    def img_size(self) -> int: ...
 
     def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        """Random view of each image, from a row of uniform numbers [DRAWS] per image."""
+        """`uniforms`: float64 [B, DRAWS] in [0, 1)."""
         ...
 
-    def evaluate(self, images: Tensor) -> Tensor:
-        """Fixed view of each image."""
-        ...
+    def evaluate(self, images: Tensor) -> Tensor: ...
 
 
 class Augmentation:
@@ -73,6 +72,8 @@ class Augmentation:
     horizontal_flip, vertical_flip: applied to half of the images each.
     memory_format: of the result, whose shape is always [B, 3, H, H].
     """
+
+    draws = DRAWS
 
     def __init__(
         self,
@@ -123,9 +124,8 @@ class Augmentation:
     def placement(self, uniforms: Tensor) -> Placement:
         """Crop offsets, uniform over all positions, and flips of each image."""
         places = self.store_size - self.img_size + 1
-        offsets = (
-            uniforms[:, [CROP_TOP, CROP_LEFT]] * places
-        ).long()  # 0 if there is only one position
+        # 0 if there is only one position
+        offsets = (uniforms[:, [CROP_TOP, CROP_LEFT]] * places).long()
         flips = uniforms[:, [FLIP_HORIZONTAL, FLIP_VERTICAL]] < FLIP_PROBABILITY
         return Placement(
             top=offsets[:, 0],

@@ -10,17 +10,16 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_pkg.data.augmentation import DRAWS, Views
+from clip_pkg.data.augmentation import DRAWS, InputTransform
 from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.data.sampling import (
-    Exposure,
     StreamKey,
     epoch_order,
     occurrences,
@@ -36,9 +35,6 @@ EVALUATION_PIXELS_CPU = 32 * 224 * 224
 EVALUATION_PIXELS = 256 * 224 * 224
 
 
-AnyBatches = TypeVar("AnyBatches", bound="TrainBatches | EvalBatches")
-
-
 @dataclass(frozen=True)
 class Batch:
     """One batch, all on the device.
@@ -52,13 +48,10 @@ class Batch:
     index: Tensor
 
 
-class TrainBatches:
-    """Training batches of a fold; each `epoch(number)` is a function of (seed, fold, number).
+class _Batches:
+    """Batches of the images at `indices` [M] of a manifest.
 
-    source: pixels of all N images. labels: int64 [N], classes of all images. indices: int64 [M],
-        the fold's training images. weights: float64 [C], sampling weights; None shuffles.
-    Images, crops and flips are the same on any device and after any interruption. An image that
-    weighted sampling draws several times in an epoch gets new crops and flips each time.
+    source: pixels of all N images. labels: int64 [N], classes of all images.
     """
 
     def __init__(
@@ -68,27 +61,61 @@ class TrainBatches:
         indices: NDArray[np.int64],
         *,
         batch_size: int,
-        augmentation: Views,
+        augmentation: InputTransform,
+    ) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self._source = source
+        self._labels = labels
+        self._augmentation = augmentation
+
+    def of(self, source: PixelSource, augmentation: InputTransform) -> Self:
+        """The same batches from another source and augmentation."""
+        changed = copy.copy(self)
+        changed._source = source
+        changed._augmentation = augmentation
+        return changed
+
+    def _batches(self, index: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels, targets and manifest positions of each batch, on the device."""
+        # One copy to the device per pass: a copy per batch would make the host wait.
+        targets = torch.tensor(self._labels[index], device=self._source.device)
+        positions = torch.tensor(index, device=self._source.device)
+        pixels = self._source.stream(index, self.batch_size)
+        size = self.batch_size
+        yield from zip(
+            pixels, torch.split(targets, size), torch.split(positions, size), strict=True
+        )
+
+
+class TrainBatches(_Batches):
+    """Training batches of a fold; each `epoch(number)` is a function of (seed, fold, number).
+
+    weights: float64 [C], sampling weights; None shuffles. Images, crops and flips are the same on
+    any device and after any interruption. An image that weighted sampling draws several times in
+    an epoch gets new crops and flips each time.
+    """
+
+    def __init__(
+        self,
+        source: PixelSource,
+        labels: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        *,
+        batch_size: int,
+        augmentation: InputTransform,
         seed: int,
         fold: int,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
-        self.batch_size = batch_size
-        self._source = source
-        self._labels = labels
-        self._indices = indices
-        self._augmentation = augmentation
+        super().__init__(source, labels, indices, batch_size=batch_size, augmentation=augmentation)
         self._seed = seed
         self._fold = fold
         self._weights = weights
 
-    def of(self, source: PixelSource, augmentation: Views) -> Self:
-        """The same batches from another source and augmentation."""
-        return _from_source(self, source, augmentation)
-
     def __len__(self) -> int:
         """Batches per epoch."""
-        return steps_per_epoch(len(self._indices), self.batch_size)
+        return steps_per_epoch(len(self.indices), self.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Positions into `indices`, in the order of `epoch`; int64 [M] or [M − 1].
@@ -96,7 +123,7 @@ class TrainBatches:
         Raises DataError if the fold is too small to train on.
         """
         return epoch_order(
-            self._labels[self._indices],
+            self._labels[self.indices],
             self._weights,
             seed=self._seed,
             fold=self._fold,
@@ -107,28 +134,27 @@ class TrainBatches:
     def epoch(self, number: int) -> Iterator[Batch]:
         """Batches of epoch `number`, which counts from 1."""
         order = self.order(number)
-        index = self._indices[order]
+        index = self.indices[order]
         # The n-th view of an image in the epoch has its own random numbers.
         views = index + len(self._labels) * occurrences(order)
         key = StreamKey(self._seed, self._fold, number, "augmentation")
         draws = torch.from_numpy(uniforms(key, views, DRAWS)).to(self._source.device)
-        pieces = _pieces(self._source, self._labels, index, self.batch_size)
-        pairs = zip(torch.split(draws, self.batch_size), pieces, strict=True)
-        for draw, (pixels, targets, positions) in pairs:
+        batches = zip(torch.split(draws, self.batch_size), self._batches(index), strict=True)
+        for draw, (pixels, targets, positions) in batches:
             yield Batch(self._augmentation.train(pixels, draw), targets, positions)
 
-    def exposure(self, epochs: int) -> Exposure:
+    def exposure(self, epochs: int) -> NDArray[np.int64]:
         """How often each of the M images was shown in epochs 1 … `epochs`.
 
         Recomputed from the orders, so that interrupted runs need no saved counter.
         """
-        exposure = Exposure(np.zeros(len(self._indices), dtype=np.int64))
+        counts = np.zeros(len(self.indices), dtype=np.int64)
         for number in range(1, epochs + 1):
-            exposure = exposure.plus(self.order(number))
-        return exposure
+            counts += np.bincount(self.order(number), minlength=len(counts))
+        return counts
 
 
-class EvalBatches:
+class EvalBatches(_Batches):
     """Every image of `indices` [M] once, in that order; can be iterated repeatedly.
 
     batch_size: the training batch size; evaluation batches may be larger. most: maximum size, if
@@ -142,32 +168,19 @@ class EvalBatches:
         indices: NDArray[np.int64],
         *,
         batch_size: int,
-        augmentation: Views,
+        augmentation: InputTransform,
         most: int | None = None,
     ) -> None:
         size = evaluation_batch_size(batch_size, augmentation.img_size, source.device.type)
-        self.batch_size = size if most is None else min(size, most)
-        self._source = source
-        self._labels = labels
-        self._indices = indices
-        self._augmentation = augmentation
-
-    @property
-    def indices(self) -> NDArray[np.int64]:
-        """Positions of the images in the manifest, [M]."""
-        return self._indices
-
-    def of(self, source: PixelSource, augmentation: Views) -> Self:
-        """The same batches from another source and augmentation."""
-        return _from_source(self, source, augmentation)
+        size = size if most is None else min(size, most)
+        super().__init__(source, labels, indices, batch_size=size, augmentation=augmentation)
 
     def __len__(self) -> int:
         """Batches of one pass."""
-        return math.ceil(len(self._indices) / self.batch_size)
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        pieces = _pieces(self._source, self._labels, self._indices, self.batch_size)
-        for pixels, targets, positions in pieces:
+        for pixels, targets, positions in self._batches(self.indices):
             yield Batch(self._augmentation.evaluate(pixels), targets, positions)
 
 
@@ -175,21 +188,3 @@ def evaluation_batch_size(batch_size: int, img_size: int, device_type: str) -> i
     """Up to four times the training batch size where that is faster, never less than it."""
     pixels = EVALUATION_PIXELS_CPU if device_type == "cpu" else EVALUATION_PIXELS
     return max(batch_size, min(EVALUATION_FACTOR * batch_size, pixels // img_size**2))
-
-
-def _from_source(batches: AnyBatches, source: PixelSource, augmentation: Views) -> AnyBatches:
-    changed = copy.copy(batches)
-    changed._source = source
-    changed._augmentation = augmentation
-    return changed
-
-
-def _pieces(
-    source: PixelSource, labels: NDArray[np.int64], index: NDArray[np.int64], size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Pixels, targets and manifest positions of each batch, on the device."""
-    # One copy to the device per pass: a copy per batch would make the host wait.
-    targets = torch.tensor(labels[index], device=source.device)
-    positions = torch.tensor(index, device=source.device)
-    pixels = source.stream(index, size)
-    yield from zip(pixels, torch.split(targets, size), torch.split(positions, size), strict=True)

@@ -7,8 +7,8 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -81,20 +81,15 @@ def cached_entries(folder: Path) -> list[CachedEntry]:
             found.setdefault(folder / f"{stem}{suffix}", []).append(file)
     entries = []
     for path, files in found.items():
-        states = {file: status for file in files if (status := _status(file)) is not None}
+        states = {}
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):  # another process may remove it
+                states[file] = file.stat()
         if states:
             used = max(status.st_mtime for status in states.values())
             size = sum(s.st_size for file, s in states.items() if file.suffix != ".json")
             entries.append(CachedEntry(path, tuple(files), size, used))
     return sorted(entries, key=lambda entry: (entry.used, entry.path))
-
-
-def _status(file: Path) -> os.stat_result | None:
-    """`stat` of a file that another process may remove at any time; None if it is gone."""
-    try:
-        return file.stat()
-    except FileNotFoundError:
-        return None
 
 
 def opened_store(path: Path) -> BinaryIO:
@@ -113,8 +108,10 @@ def opened_store(path: Path) -> BinaryIO:
 
 def is_there(stream: BinaryIO, path: Path) -> bool:
     """Whether an open file is still the one at `path`."""
-    status = _status(path)
-    return status is not None and os.path.samestat(os.fstat(stream.fileno()), status)
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def builder_lock(path: Path) -> FileLock:
@@ -128,32 +125,19 @@ def remove_unfinished(path: Path) -> None:
         leftover.unlink()
 
 
-@contextmanager
-def sole_changer(folder: Path) -> Iterator[None]:
-    """Lock the folder while its files are counted and space is reserved; only briefly."""
-    with FileLock(folder / "pixels.lock"):
-        yield
-
-
-def room_for(
-    path: Path, needed: int, *, limit: int | None, kept: Collection[Path], say: Notify
-) -> None:
-    """`make_room` for a file at `path`; reports what was removed."""
-    removed = make_room(path.parent, needed, limit=limit, kept={path, *kept})
-    if removed:
-        assert limit is not None, "files are removed only to keep a limit"
-        names = ", ".join(f"{entry.path.name} ({shown_bytes(entry.size)})" for entry in removed)
-        say(f"removed to keep the cache within {shown_bytes(limit)}: {names}")
+def sole_changer(folder: Path) -> FileLock:
+    """Lock for the folder while its files are counted and space is reserved; hold it briefly."""
+    return FileLock(folder / "pixels.lock")
 
 
 def make_room(
-    folder: Path, needed: int, *, limit: int | None, kept: Collection[Path]
-) -> tuple[CachedEntry, ...]:
+    folder: Path, needed: int, *, limit: int | None, kept: Collection[Path], say: Notify
+) -> None:
     """Remove the least recently used entries until `needed` more bytes are within `limit`.
 
     Entries in `kept` and entries that any process has open stay. With `needed` = 0, removes as much
     as possible; otherwise nothing unless that makes enough room. Requires the lock `sole_changer`.
-    Returns the removed entries; raises NoRoom.
+    Reports what was removed; raises NoRoom.
     """
     entries = cached_entries(folder)
     taken = sum(entry.size for entry in entries)
@@ -166,36 +150,35 @@ def make_room(
             if entry.path not in kept and _locked(entry, locks):
                 removed.append(entry)
                 excess -= entry.size
-        if needed:
-            freed = sum(entry.size for entry in removed)
-            _check(folder, needed, limit, excess=excess, others=taken - freed, freed=freed)
+        freed = sum(entry.size for entry in removed)
+        if needed and limit is not None and excess > 0:
+            others = taken - freed
+            beside = f" in addition to {shown_bytes(others)} in use" if others else ""
+            raise NoRoom(
+                f"they need {shown_bytes(needed)}{beside}, but the cache limit is "
+                f"{shown_bytes(limit)}"
+            )
+        free = shutil.disk_usage(folder).free + freed
+        if needed and free < needed + MIN_FREE_BYTES:
+            raise NoRoom(
+                f"{folder} needs {needed + MIN_FREE_BYTES:,} bytes for them, but only {free:,} are "
+                "free"
+            )
         for entry in removed:
             # The record first: pixels without a record are not read.
             for file in sorted(entry.files, key=lambda file: file.suffix != ".json"):
                 file.unlink(missing_ok=True)
-    return tuple(removed)
-
-
-def _check(
-    folder: Path, needed: int, limit: int | None, *, excess: int, others: int, freed: int
-) -> None:
-    if limit is not None and excess > 0:
-        beside = f" in addition to {shown_bytes(others)} in use" if others else ""
-        raise NoRoom(
-            f"they need {shown_bytes(needed)}{beside}, but the cache limit is {shown_bytes(limit)}"
-        )
-    free = shutil.disk_usage(folder).free + freed
-    if free < needed + MIN_FREE_BYTES:
-        raise NoRoom(
-            f"{folder} needs {needed + MIN_FREE_BYTES:,} bytes for them, but only {free:,} are free"
-        )
+    if removed:
+        assert limit is not None, "files are removed only to keep a limit"
+        names = ", ".join(f"{entry.path.name} ({shown_bytes(entry.size)})" for entry in removed)
+        say(f"removed to keep the cache within {shown_bytes(limit)}: {names}")
 
 
 def _locked(entry: CachedEntry, locks: ExitStack) -> bool:
     """Lock an entry for removal until `locks` exit; False if a process builds or uses it."""
     with ExitStack() as mine:
         try:
-            mine.enter_context(_at_once(builder_lock(entry.path)))
+            mine.enter_context(builder_lock(entry.path).acquire(blocking=False))
             if entry.path in entry.files:
                 stream = mine.enter_context(entry.path.open("r+b"))
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,7 +186,3 @@ def _locked(entry: CachedEntry, locks: ExitStack) -> bool:
             return False
         locks.enter_context(mine.pop_all())
         return True
-
-
-def _at_once(lock: FileLock) -> AbstractContextManager[object]:
-    return lock.acquire(blocking=False)

@@ -3,10 +3,9 @@
 Legend: N images of the manifest, B images of a batch, S width and height of the squares in pixels.
 
 The pixels equal those of a store: the same function decodes files with the same digest. The
-decoding processes import no torch, start in a fraction of a second and serve all passes of a fold;
-they ignore signals that are meant for the trainer, which finishes its epoch first. torch's
-DataLoader would need a torch import per worker, its own signal handling, and new workers for each
-pass.
+decoding processes import no torch, start in a fraction of a second and serve all passes of a fold.
+torch's DataLoader would need a torch import per worker, its own signal handling, and new workers
+for each pass.
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
-import signal
-import subprocess
 import sys
-import threading
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,126 +27,17 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_pkg.base.child_process import ChildProcess, answers, end_signals_blocked, listen
 from clip_pkg.base.errors import DataError
 from clip_pkg.data.pixel_blocks import square
 from clip_pkg.study.manifest import Manifest
 
-# Terminals and clusters send these to all processes of a job. A decoding process ignores them and
-# ends when the trainer closes its input.
-SIGNALS_FOR_THE_TRAINER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SECONDS_TO_END = 5.0
-
-
-class DecodeProcess:
-    """Handle of a decoding process; one thread may use it at a time."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "clip_pkg.data.image_decoder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # The package is importable there however it became importable here.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,
-        )
-
-    def fill(
-        self, pixels: NDArray[np.uint8], files: Sequence[Path], digests: Sequence[str]
-    ) -> None:
-        """Decode B files into `pixels` [B, S, S, 3]; digests: their expected sha256 (hex).
-
-        Raises DataError naming the file that changed or cannot be decoded; ChildProcessError if the
-        process was killed.
-        """
-        requests, replies = self._process.stdin, self._process.stdout
-        assert requests is not None, "a pipe"
-        assert replies is not None, "a pipe"
-        images = [[str(file), digest] for file, digest in zip(files, digests, strict=True)]
-        try:
-            requests.write(json.dumps([pixels.shape[1], images]).encode("ascii") + b"\n")
-            requests.flush()
-            problem = json.loads(replies.readline() or b"{}")
-            room = memoryview(pixels.reshape(-1).data)
-            while problem is None and room:
-                if not (count := replies.readinto(room)):  # type: ignore[attr-defined]
-                    raise EOFError
-                room = room[count:]
-        except (BrokenPipeError, EOFError):
-            problem = {}
-        if problem == {}:
-            raise ChildProcessError(
-                "a process that decodes images was killed, probably because memory ran out; lower "
-                f"`num_workers` (exit code {self._process.wait()})"
-            )
-        if problem is not None:
-            raise DataError(problem)
-
-    def close(self) -> None:
-        """End the process."""
-        try:
-            self._process.communicate(timeout=SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
-
-
-def main() -> None:
-    """Reply to requests until the input ends."""
-    for number in SIGNALS_FOR_THE_TRAINER:
-        signal.signal(number, signal.SIG_IGN)
-    # The check of the images has reported what Pillow warns about.
-    warnings.filterwarnings("ignore", module="PIL")
-    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    with os.fdopen(os.dup(1), "wb") as replies, contextlib.suppress(BrokenPipeError):
-        os.dup2(2, 1)  # keeps anything else out of the replies
-        while True:
-            size, images = json.loads(requests.get())
-            pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
-            try:
-                for row, (file, digest) in enumerate(images):
-                    pixels[row] = square(Path(file), digest, size)
-            except DataError as error:
-                replies.write(json.dumps(str(error)).encode("ascii") + b"\n")
-            else:
-                replies.write(b"null\n")
-                replies.write(pixels.data)
-            replies.flush()
-
-
-def _listen(requests: queue.SimpleQueue[bytes]) -> None:
-    """Queue requests; end this process when the input ends, because the trainer has ended."""
-    with open(0, "rb", closefd=False) as stream:
-        for line in stream:
-            requests.put(line)
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main()
-
-
 BATCHES_AHEAD = 2
 MAX_IMAGES_PER_REQUEST = 32
+DECODED = b"null\n"  # reply before the pixels; a JSON string tells a problem instead
 
 Chunk: TypeAlias = NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class _PendingBatch:
-    """A batch that is being decoded: pixels [B, S, S, 3], complete when all requests are."""
-
-    pixels: NDArray[np.uint8]
-    requests: list[Future[None]]
-
-    def result(self) -> NDArray[np.uint8]:
-        for request in self.requests:
-            request.result()
-        return self.pixels
-
-    def cancel(self) -> None:
-        for request in self.requests:
-            request.cancel()
+Squares: TypeAlias = NDArray[np.uint8]
 
 
 class ImageDecoder:
@@ -167,71 +53,113 @@ class ImageDecoder:
         self._manifest = manifest
         self._workers = workers
         self._threads: ThreadPoolExecutor | None = None
-        self._processes: list[DecodeProcess] = []
-        self._idle: SimpleQueue[DecodeProcess] = SimpleQueue()
+        self._children: list[ChildProcess] = []
+        self._idle: SimpleQueue[ChildProcess] = SimpleQueue()
 
-    def batches(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, chunks: Iterable[Chunk]) -> Iterator[Squares]:
         """Images at each of `chunks` [B]: uint8 [B, S, S, 3], in order.
 
         Raises DataError naming the image that changed or cannot be decoded; ChildProcessError if a
         decoding process was killed.
         """
-        return self._ahead(chunks) if self._workers else map(self._here, chunks)
+        return self._ahead(chunks) if self._workers else map(self._decode_here, chunks)
 
     def close(self) -> None:
         """End the processes."""
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
             self._threads = None
-        while self._processes:
-            self._processes.pop().close()
+        while self._children:
+            self._children.pop().close()
         self._idle = SimpleQueue()
 
-    def _here(self, chunk: Chunk) -> NDArray[np.uint8]:
+    def _decode_here(self, chunk: Chunk) -> Squares:
         pixels = self._empty(chunk)
         for row, index in enumerate(chunk):
-            pixels[row] = square(
-                self._manifest.file(index), self._manifest.digests[index], self.size
-            )
+            digest = self._manifest.digests[index]
+            pixels[row] = square(self._manifest.file(index), digest, self.size)
         return pixels
 
-    def _empty(self, chunk: Chunk) -> NDArray[np.uint8]:
+    def _empty(self, chunk: Chunk) -> Squares:
         return np.empty((len(chunk), self.size, self.size, 3), dtype=np.uint8)
 
-    def _ahead(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.uint8]]:
-        threads = self._started()
-        waiting = iter(chunks)
-        pending = deque(self._start(threads, one) for one in islice(waiting, 1 + BATCHES_AHEAD))
-        try:
-            while pending:
-                pixels = pending.popleft().result()
-                pending.extend(self._start(threads, one) for one in islice(waiting, 1))
-                yield pixels
-        finally:
-            for batch in pending:
-                batch.cancel()
-
-    def _started(self) -> ThreadPoolExecutor:
+    def _ahead(self, chunks: Iterable[Chunk]) -> Iterator[Squares]:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decoding")
+            # The package is importable there however it became importable here.
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             for _ in range(self._workers):
-                self._processes.append(DecodeProcess())
-                self._idle.put(self._processes[-1])
-        return self._threads
+                with end_signals_blocked():  # the trainer finishes its epoch first
+                    self._children.append(ChildProcess("clip_pkg.data.image_decoder", env=env))
+                self._idle.put(self._children[-1])
+        start = partial(self._start, self._threads)
+        waiting = iter(chunks)
+        pending = deque(map(start, islice(waiting, 1 + BATCHES_AHEAD)))
+        try:
+            while pending:
+                pixels, requests = pending.popleft()
+                for request in requests:
+                    request.result()
+                pending.extend(map(start, islice(waiting, 1)))
+                yield pixels
+        finally:
+            for _, requests in pending:
+                for request in requests:
+                    request.cancel()
 
-    def _start(self, threads: ThreadPoolExecutor, chunk: Chunk) -> _PendingBatch:
+    def _start(
+        self, threads: ThreadPoolExecutor, chunk: Chunk
+    ) -> tuple[Squares, list[Future[None]]]:
+        """Pixels of a batch, which are complete when all requests are."""
         pixels = self._empty(chunk)
         count = min(MAX_IMAGES_PER_REQUEST, -(-len(chunk) // self._workers))
         requests = [
             threads.submit(self._fill, pixels[first : first + count], chunk[first : first + count])
             for first in range(0, len(chunk), count)
         ]
-        return _PendingBatch(pixels, requests)
+        return pixels, requests
 
-    def _fill(self, pixels: NDArray[np.uint8], chunk: Chunk) -> None:
-        process = self._idle.get()
+    def _fill(self, pixels: Squares, chunk: Chunk) -> None:
+        """Let an idle process decode the images `chunk` [B] into `pixels` [B, S, S, 3]."""
+        files = [str(self._manifest.file(index)) for index in chunk]
+        digests = [self._manifest.digests[index] for index in chunk]
+        child = self._idle.get()
         try:
-            files = [self._manifest.file(index) for index in chunk]
-            process.fill(pixels, files, [self._manifest.digests[index] for index in chunk])
+            child.write([self.size, files, digests])
+            reply = child.answers.readline()
+            if reply == DECODED and child.answers.readinto(pixels) < pixels.nbytes:  # type: ignore[attr-defined]
+                reply = b""
+            if not reply:
+                raise ChildProcessError(
+                    "a process that decodes images was killed, probably because memory ran out; "
+                    f"lower `num_workers` (exit code {child.wait()})"
+                )
+            if reply != DECODED:
+                raise DataError(json.loads(reply))
         finally:
-            self._idle.put(process)
+            self._idle.put(child)
+
+
+def main() -> None:
+    """Decode what is requested until the input ends, because the trainer has ended."""
+    # The check of the images has reported what Pillow warns about.
+    warnings.filterwarnings("ignore", module="PIL")
+    requests = listen(partial(os._exit, 0))
+    with contextlib.suppress(BrokenPipeError), answers() as stream:
+        replies = stream.buffer
+        os.dup2(2, 1)  # keeps anything else out of the replies
+        for size, files, digests in iter(requests.get, None):
+            pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
+            try:
+                for row, (file, digest) in enumerate(zip(files, digests, strict=True)):
+                    pixels[row] = square(Path(file), digest, size)
+            except DataError as error:
+                replies.write(json.dumps(str(error)).encode("ascii") + b"\n")
+            else:
+                replies.write(DECODED)
+                replies.write(pixels.data)
+            replies.flush()
+
+
+if __name__ == "__main__":
+    main()

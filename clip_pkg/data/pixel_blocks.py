@@ -50,15 +50,6 @@ class Block:
     offset: int
 
 
-@dataclass(frozen=True)
-class FilledBlock:
-    """A block in the file: its first image, length and CRC-32."""
-
-    first: int
-    images: int
-    checksum: int
-
-
 def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Resize [height, width, 3] to [size, size, 3]; the aspect ratio is not kept.
 
@@ -72,10 +63,10 @@ def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
-def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[FilledBlock]:
-    """Decode all blocks, in any order, with up to `workers` processes (0 and 1: this one).
+def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[tuple[Block, int]]:
+    """Decode all blocks with up to `workers` processes (0 and 1: this one); yields their CRC-32.
 
-    Takes only a few blocks per process from `blocks` at a time.
+    Blocks finish in any order. Takes only a few per process from `blocks` at a time.
 
     Raises DataError naming the image that changed or cannot be decoded; OSError if the target
     cannot be written.
@@ -86,27 +77,20 @@ def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[FilledBloc
         block = next(waiting, None)
         if block is None:
             return
-        yield fill(block)
+        yield block, fill(block)
     first = list(islice(waiting, workers * BLOCKS_PER_PROCESS))
-    if first:
-        yield from _fill_in_processes(first, waiting, min(workers, len(first)))
-
-
-def _fill_in_processes(
-    first: Iterable[Block], others: Iterator[Block], workers: int
-) -> Iterator[FilledBlock]:
+    if not first:
+        return
     # Spawned, because a forked copy of a process with threads can deadlock.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with_parent,
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(first)), spawn, _end_with_parent)
     try:
-        pending = {pool.submit(fill, block) for block in first}
+        pending = {pool.submit(fill, block): block for block in first}
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            pending |= {pool.submit(fill, block) for block in islice(others, len(done))}
-            yield from (one.result() for one in done)
+            for one in wait(pending, return_when=FIRST_COMPLETED).done:
+                block = pending.pop(one)
+                pending |= {pool.submit(fill, new): new for new in islice(waiting, 1)}
+                yield block, one.result()
     except BrokenProcessPool:
         raise DataError(
             "a process that decodes images was killed, probably because memory ran out; lower "
@@ -122,22 +106,22 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a child process"
 
-    def end_with(process: multiprocessing.process.BaseProcess) -> None:
-        process.join()
+    def end_with_parent() -> None:
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def fill(block: Block) -> FilledBlock:
-    """Decode, resize and write one block."""
+def fill(block: Block) -> int:
+    """Decode, resize and write one block; returns the CRC-32 of its pixels."""
     pixels = np.empty((len(block.files), block.size, block.size, 3), dtype=np.uint8)
     for row, (file, digest) in enumerate(zip(block.files, block.digests, strict=True)):
         pixels[row] = square(file, digest, block.size)
     with block.target.open("r+b") as stream:
         stream.seek(block.offset)
         stream.write(pixels.data)
-    return FilledBlock(block.first, len(pixels), zlib.crc32(pixels.data))
+    return zlib.crc32(pixels.data)
 
 
 def square(file: Path, digest: str, size: int) -> NDArray[np.uint8]:

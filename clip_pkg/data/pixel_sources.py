@@ -9,36 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clip_pkg.data.image_decoder import ImageDecoder
 from clip_pkg.data.pixel_store import PixelStore
 
 RESIDENT_SHARE = 0.25  # maximum share of the device's free memory for resident pixels
 UPLOAD_IMAGES = 1024  # images copied at once, to bound host memory
 
 Item = TypeVar("Item")
+HostImages: TypeAlias = PixelStore | ImageDecoder  # pixels of all N images in host memory
 
 
-class HostImages(Protocol):
-    """Pixels of all N images in host memory: a `PixelStore` or an `ImageDecoder`."""
-
-    @property
-    def size(self) -> int:
-        """S, pixels."""
-        ...
-
-    def batches(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
-        """Images at each of `chunks` [B]: uint8 [B, S, S, 3], new arrays."""
-        ...
-
-    def close(self) -> None:
-        """Release files and processes."""
-        ...
+def _batches(
+    images: HostImages, order: NDArray[np.int64], batch_size: int
+) -> Iterator[NDArray[np.uint8]]:
+    starts = range(0, len(order), batch_size)
+    return images.batches(order[first : first + batch_size] for first in starts)
 
 
 class PixelSource(Protocol):
@@ -71,7 +63,7 @@ class HostPixels:
         self.close = images.close
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
-        for pixels in self._images.batches(_chunks(order, batch_size)):
+        for pixels in _batches(self._images, order, batch_size):
             yield torch.from_numpy(pixels).to(self.device)
 
 
@@ -117,8 +109,7 @@ class StreamedPixels:
         shape = (batch_size, self._images.size, self._images.size, 3)
         buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
         emptied: list[torch.cuda.Event | None] = [None, None]
-        chunks = _chunks(order, batch_size)
-        for number, gathered in enumerate(self._images.batches(chunks)):
+        for number, gathered in enumerate(_batches(self._images, order, batch_size)):
             buffer = buffers[number % 2][: len(gathered)]
             if (last := emptied[number % 2]) is not None:
                 last.synchronize()
@@ -160,8 +151,3 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
         yield waiting.pop()
         waiting.append(following)
     yield from waiting
-
-
-def _chunks(order: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
-    for first in range(0, len(order), size):
-        yield order[first : first + size]

@@ -12,20 +12,39 @@ No torch here: the launcher builds stores, and it does not import torch.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import math
+import os
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import PIL
+from filelock import Timeout
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError
-from clip_pkg.data.cache import opened_store
+from clip_pkg.base.errors import DataError, UserError
+from clip_pkg.base.files import replacing, write_json
+from clip_pkg.data.cache import (
+    NoRoom,
+    Notify,
+    builder_lock,
+    cached_entries,
+    make_room,
+    opened_store,
+    remove_unfinished,
+    shown_bytes,
+    sole_changer,
+)
+from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, fill_blocks
+from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.manifest import Manifest
 
 # Raised when `decode_image` or `squash` give other pixels than before; a test pins what they give.
@@ -84,38 +103,36 @@ class PixelStore:
         Length, header and modification time are always checked; every byte with `verify`, or if
         the modification time differs (a copied folder). Raises StoreError.
         """
-        record = read_record(path)
+        record_path = path.with_suffix(".json")
+        try:
+            record = StoreRecord(**json.loads(record_path.read_text("utf-8")))
+        except FileNotFoundError:
+            raise StoreError(f"{path} was never finished: {record_path.name} is missing") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise StoreError(f"{record_path} is damaged: {error}") from None
         if record.images != images_digest(manifest):
             raise StoreError(f"{path} was made from other images")
         if record.recipe not in (RECIPE, EARLIER_RECIPE):
             raise StoreError(f"{path} was made by another version of clip_pkg or Pillow")
-        try:
-            file = opened_store(path)
-        except OSError as error:
-            raise StoreError(f"{path} is damaged: {error}") from None
-        try:
-            return cls._checked(path, file, manifest, record, verify=verify)
-        except BaseException:
-            file.close()
-            raise
-
-    @classmethod
-    def _checked(
-        cls, path: Path, file: BinaryIO, manifest: Manifest, record: StoreRecord, *, verify: bool
-    ) -> PixelStore:
-        try:
-            status = path.stat()
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise StoreError(f"{path} is damaged: {error}") from None
-        shape = (len(manifest.paths), record.size, record.size, 3)
-        whole = status.st_size == record.file_bytes and images.shape == shape
-        if not whole or images.dtype != np.uint8:
-            raise StoreError(f"{path} is damaged: its length has changed")
-        store = cls(np.asarray(images), file)  # a plain array indexes faster than np.memmap
-        if verify or status.st_mtime_ns != record.modified_ns:
-            store._check_bytes(path, record)
-        return store
+        with ExitStack() as on_error:
+            try:
+                file = on_error.enter_context(opened_store(path))
+                status = path.stat()
+                images = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise StoreError(f"{path} is damaged: {error}") from None
+            shape = (len(manifest), record.size, record.size, 3)
+            whole = status.st_size == record.file_bytes and images.shape == shape
+            if not whole or images.dtype != np.uint8:
+                raise StoreError(f"{path} is damaged: its length has changed")
+            images = np.asarray(images)  # a plain array indexes faster than np.memmap
+            if verify or status.st_mtime_ns != record.modified_ns:
+                for number, checksum in enumerate(record.checksums):
+                    first = number * record.images_per_block
+                    if zlib.crc32(images[first : first + record.images_per_block].data) != checksum:
+                        raise StoreError(f"{path} is damaged from image {first} on")
+            on_error.pop_all()
+        return cls(images, file)
 
     @property
     def size(self) -> int:
@@ -123,24 +140,13 @@ class PixelStore:
         return int(self.images.shape[1])
 
     def batches(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
-        """Copies of the images at each of `chunks` [B], one after another."""
-        return map(self.gather, chunks)
+        """Copies of the images at each of `chunks` [B]: uint8 [B, S, S, 3]."""
+        return (self.images[chunk] for chunk in chunks)
 
     def close(self) -> None:
         """Allow the store to be removed; existing references to `images` stay readable."""
         if self.file is not None:
             self.file.close()
-
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy of the images at `indices` [B]: uint8 [B, S, S, 3]."""
-        return self.images[indices]
-
-    def _check_bytes(self, path: Path, record: StoreRecord) -> None:
-        for number, expected in enumerate(record.checksums):
-            first = number * record.images_per_block
-            block = self.images[first : first + record.images_per_block]
-            if zlib.crc32(block.data) != expected:
-                raise StoreError(f"{path} is damaged from image {first} on")
 
 
 def store_size(img_size: int, policy: Literal["none", "minimal", "standard"]) -> int:
@@ -158,13 +164,146 @@ def store_path(manifest: Manifest, size: int, cache_dir: Path) -> Path:
     return cache_dir / f"pixels-{images_digest(manifest)[:16]}-{size}.npy"
 
 
-def read_record(path: Path) -> StoreRecord:
-    """Read the record beside `path`. Raises StoreError."""
-    record_path = path.with_suffix(".json")
+def build_store(
+    manifest: Manifest,
+    size: int,
+    cache_dir: Path,
+    *,
+    workers: int = 1,
+    limit: int | None = None,
+    kept: Collection[Path] = (),
+    progress: OnProgress = lambda done, total: None,
+    notify: Notify = lambda sentence: None,
+) -> Path:
+    """Make sure that a valid store of `size`×`size` squares exists; returns its path.
+
+    An existing store is checked to the last byte. One process builds, others wait for it.
+
+    Args:
+        manifest: The images; files that have changed since then are an error.
+        size: S, pixels; see `store_size`.
+        cache_dir: Folder of the stores; created if missing.
+        workers: Decoding processes; 0 and 1 mean this process.
+        limit: Maximum bytes of all files of the cache; other files are removed to make room.
+        kept: Stores that must not be removed.
+        progress: Called with (done, total) after each block; not if the store exists.
+        notify: Receives one sentence about each rebuild, wait and removal.
+
+    Raises:
+        DataError: An image cannot be decoded or has changed since the manifest was made.
+        NoRoom: The store does not fit on the disk or into the limit.
+        UserError: The store cannot be written.
+    """
+    path = store_path(manifest, size, cache_dir)
+    kept = {path, *kept}
     try:
-        value: dict[str, Any] = json.loads(record_path.read_text("utf-8"))
-        return StoreRecord(**value)
-    except FileNotFoundError:
-        raise StoreError(f"{path} was never finished: {record_path.name} is missing") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise StoreError(f"{record_path} is damaged: {error}") from None
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        lock = builder_lock(path)  # the system releases it if this process is killed
+        try:
+            held = lock.acquire(blocking=False)
+        except Timeout:
+            notify(f"waiting for another process that builds {path.name}")
+            held = lock.acquire()
+        with held:
+            if path.exists():
+                try:
+                    PixelStore.open(path, manifest, verify=True).close()
+                except StoreError as problem:
+                    notify(f"{problem}; decoding the images again")
+                else:
+                    _stay_within(limit, cache_dir, kept, notify)
+                    return path
+            _build(
+                path,
+                manifest,
+                size,
+                workers=workers,
+                limit=limit,
+                kept=kept,
+                progress=progress,
+                notify=notify,
+            )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom(f"the disk of {cache_dir} is full ({error.strerror})") from None
+        raise UserError(
+            f"{cache_dir}: the decoded images cannot be written ({error.strerror or error}); "
+            "check the folder"
+        ) from None
+    return path
+
+
+def _build(
+    path: Path,
+    manifest: Manifest,
+    size: int,
+    *,
+    workers: int,
+    limit: int | None,
+    kept: Collection[Path],
+    progress: OnProgress,
+    notify: Notify,
+) -> None:
+    """Write a store and its record; the caller holds the lock."""
+    remove_unfinished(path)
+    record_path = path.with_suffix(".json")
+    record_path.unlink(missing_ok=True)  # a new `.npy` must never be read with the old record
+    path.unlink(missing_ok=True)
+    count = len(manifest)
+    shape = (count, size, size, 3)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    begin, length = header.tell(), header.tell() + math.prod(shape)
+    checksums: dict[int, int] = {}
+    done = 0
+    with ExitStack() as stack:
+        with sole_changer(path.parent):
+            make_room(path.parent, length, limit=limit, kept=kept, say=notify)
+            stream = stack.enter_context(replacing(path))
+            stream.write(header.getvalue())
+            stream.flush()
+            # Full length from the start, so that others see the space as taken.
+            os.truncate(stream.fileno(), length)
+        blocks = (
+            Block(
+                first=first,
+                files=tuple(manifest.data_dir / name for name in manifest.paths[first:stop]),
+                digests=manifest.digests[first:stop],
+                size=size,
+                target=Path(stream.name),
+                offset=begin + first * size * size * 3,
+            )
+            for first in range(0, count, IMAGES_PER_BLOCK)
+            for stop in (first + IMAGES_PER_BLOCK,)
+        )
+        for block, checksum in fill_blocks(blocks, workers=workers):
+            checksums[block.first] = checksum
+            done += len(block.files)
+            progress(done, count)
+    status = path.stat()
+    record = StoreRecord(
+        images=images_digest(manifest),
+        size=size,
+        recipe=RECIPE,
+        images_per_block=IMAGES_PER_BLOCK,
+        checksums=[checksums[first] for first in sorted(checksums)],
+        file_bytes=status.st_size,
+        modified_ns=status.st_mtime_ns,
+    )
+    write_json(record_path, asdict(record))
+
+
+def _stay_within(limit: int | None, cache_dir: Path, kept: Collection[Path], say: Notify) -> None:
+    """Remove other files while the cache with an existing store exceeds its limit."""
+    if limit is None:
+        return
+    with sole_changer(cache_dir):
+        make_room(cache_dir, 0, limit=limit, kept=kept, say=say)
+        taken = sum(entry.size for entry in cached_entries(cache_dir))
+    if taken > limit:
+        say(
+            f"the cache takes {shown_bytes(taken)}, more than its limit of "
+            f"{shown_bytes(limit)}, but all of it is in use"
+        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,25 +111,3 @@ def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
     earlier = np.empty_like(order)
     earlier[by_value] = np.arange(len(order)) - starts
     return earlier
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """How often each training image was shown: `counts` int64 [N], aligned with the images."""
-
-    counts: NDArray[np.int64]
-
-    def plus(self, order: NDArray[np.int64]) -> Exposure:
-        """Return the exposure after one more epoch in this order."""
-        return Exposure(self.counts + np.bincount(order, minlength=len(self.counts)))
-
-    def summary(self) -> dict[str, float | int]:
-        """Images, images never shown, and views per image (fewest, median, mean, most)."""
-        return {
-            "images": len(self.counts),
-            "never_shown": int((self.counts == 0).sum()),
-            "fewest_views": int(self.counts.min()),
-            "median_views": float(np.median(self.counts)),
-            "mean_views": float(self.counts.mean()),
-            "most_views": int(self.counts.max()),
-        }

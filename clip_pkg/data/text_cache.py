@@ -26,8 +26,8 @@ from clip_pkg.data.cache import (
     NoRoom,
     Notify,
     builder_lock,
+    make_room,
     remove_unfinished,
-    room_for,
     sole_changer,
 )
 from clip_pkg.models.text_encoder import FrozenText
@@ -59,7 +59,8 @@ class TextCache:
         One process computes, others that need the same features wait for it.
         Raises WeightsError, CheckpointError and UserError as `FrozenText.features` does.
         """
-        path = self.folder / f"texts-{_digest(text)[:24]}.safetensors"
+        key = digest({**text.made_from(), "numerics": NUMERICS_VERSION})
+        path = self.folder / f"texts-{key[:24]}.safetensors"
         what = f"the features of {len(text.prompts)} texts by {text.spec.written}"
         # Most folds find the file, and need no lock.
         with suppress(OSError, DamagedFeatures):
@@ -117,7 +118,7 @@ class TextCache:
             with sole_changer(self.folder):
                 remove_unfinished(path)
                 path.unlink(missing_ok=True)  # a damaged file must not count
-                room_for(path, len(content), limit=self.limit, kept=(), say=self.say)
+                make_room(self.folder, len(content), limit=self.limit, kept=(path,), say=self.say)
                 write_bytes(path, content)
         except (OSError, NotImplementedError, NoRoom) as error:
             return str(error)
@@ -143,7 +144,3 @@ def read_features(path: Path, *, rows: int) -> Tensor:
 
 def _checksum(features: Tensor) -> int:
     return zlib.crc32(features.contiguous().numpy().tobytes())
-
-
-def _digest(text: FrozenText) -> str:
-    return digest({**text.made_from(), "numerics": NUMERICS_VERSION})

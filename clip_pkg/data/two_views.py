@@ -13,14 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from clip_pkg.data.augmentation import DRAWS as STANDARD_DRAWS
 from clip_pkg.data.augmentation import FLIP_PROBABILITY, GREY_WEIGHTS, Augmentation
 from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.data.sampling import StreamKey, epoch_order, uniforms
@@ -54,34 +52,15 @@ SIGMAS = (0.1, 2.0)  # pixels of an image of 224
 YIQ = (GREY_WEIGHTS, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-class Views(Protocol):
-    """Creates one view of each image. draws: R, uniform numbers per image."""
-
-    draws: int
-
-    def train(self, images: Tensor, uniforms: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] and float64 [B, R] in [0, 1) → float32 [B, 3, H, H], normalised."""
-        ...
-
-
-class StandardViews:
-    """The augmentation of the folds, `standard`."""
-
-    draws = STANDARD_DRAWS
-
-    def __init__(self, augmentation: Augmentation) -> None:
-        self.train = augmentation.train
-
-
 class SimClrViews:
     """Augmentations of Chen et al. 2020 (arXiv:2002.05709, appendix A), colours at half strength.
 
-    A crop of `smallest_crop` … 1 of the area and 3/4 … 4/3 as wide as high, cut off where that is
-    more than the image has; flips; brightness, contrast and saturation by ±40 %, hue by ±0.1 of a
-    turn, together with probability 0.8; grey with probability 0.2; from 64 pixels on a Gaussian
-    blur with probability 0.5. Resampling is linear, and antialiased where it shrinks.
-    Two things differ from torchvision's, so that colours are one matrix: their order is fixed, and
-    values are clamped to [0, 1] once, at the end; the hue turns about the grey axis.
+    A crop of `smallest_crop` … 1 of the area with aspect ratio 3/4 … 4/3, clipped to the image;
+    flips; brightness, contrast and saturation by ±40 % and hue by ±0.1 of a turn, together with
+    probability 0.8; grey with probability 0.2; above 64 pixels, Gaussian blur with probability 0.5.
+    Resampling is linear, and antialiased when shrinking. Unlike in torchvision, colour changes have
+    a fixed order, values are clamped to [0, 1] once, at the end, and hue turns about the grey axis,
+    so that all colour changes are one matrix.
 
     img_size: H. mean, std: [3] of the encoder.
     """
@@ -102,11 +81,11 @@ class SimClrViews:
     ) -> None:
         self.img_size = img_size
         self._smallest_crop = smallest_crop
-        self._flips = (horizontal_flip, vertical_flip)
+        self._horizontal_flip = horizontal_flip
+        self._vertical_flip = vertical_flip
         self._format = memory_format
-        shape = (1, 3, 1)
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).reshape(shape)
-        self._std = torch.tensor(std, dtype=torch.float32, device=device).reshape(shape)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[None, :, None]
+        self._std = torch.tensor(std, dtype=torch.float32, device=device)[None, :, None]
         self._yiq = torch.tensor(YIQ, dtype=torch.float32, device=device)
         self._rgb = torch.linalg.inv(self._yiq)
 
@@ -128,29 +107,26 @@ class SimClrViews:
         ratio = torch.exp(math.log(WIDEST) * (2 * draws[:, RATIO] - 1))
         height = (area / ratio).sqrt().clamp(max=size)
         width = (area * ratio).sqrt().clamp(max=size)
-        sides = []
-        blur = self._blur(draws) if self.img_size > SMALLEST_BLURRED else None
-        across, along = self._flips
-        for length, place, flip, allowed in (
-            (height, TOP, FLIP_VERTICAL, along),
-            (width, LEFT, FLIP_HORIZONTAL, across),
+        blur = None
+        if self.img_size > SMALLEST_BLURRED:  # Gaussian weights [B, H, H], normalised at borders
+            low, high = SIGMAS
+            sigma = (low + (high - low) * draws[:, SIGMA]) * self.img_size / 224
+            sigma = torch.where(draws[:, BLURRED] < BLUR_PROBABILITY, sigma, 1e-3)
+            place = torch.arange(self.img_size, dtype=torch.float32, device=draws.device)
+            distance = (place[:, None] - place) ** 2
+            blur = torch.exp(-distance / (2 * sigma.square())[:, None, None])
+            blur = blur / blur.sum(dim=2, keepdim=True)
+        axes = []
+        for length, start, flip, allowed in (
+            (height, TOP, FLIP_VERTICAL, self._vertical_flip),
+            (width, LEFT, FLIP_HORIZONTAL, self._horizontal_flip),
         ):
             flipped = (draws[:, flip] < FLIP_PROBABILITY) & allowed
             weights = resampling_weights(
-                (size - length) * draws[:, place], length, flipped, size, self.img_size
+                (size - length) * draws[:, start], length, flipped, size, self.img_size
             )
-            sides.append(weights if blur is None else blur @ weights)
-        return sides[0], sides[1]
-
-    def _blur(self, draws: Tensor) -> Tensor:
-        """Gaussian weights [B, H, H] along one axis, normalised at the borders."""
-        low, high = SIGMAS
-        sigma = (low + (high - low) * draws[:, SIGMA]) * self.img_size / 224
-        sigma = torch.where(draws[:, BLURRED] < BLUR_PROBABILITY, sigma, 1e-3)
-        place = torch.arange(self.img_size, dtype=torch.float32, device=draws.device)
-        distance = (place[:, None] - place) ** 2
-        weights = torch.exp(-distance / (2 * sigma.square())[:, None, None])
-        return weights / weights.sum(dim=2, keepdim=True)
+            axes.append(weights if blur is None else blur @ weights)
+        return axes[0], axes[1]
 
     def _colours(self, draws: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices [B, 3, 3] and shifts [B, 3, 1] of the colours; mean: [B, 3] of each image."""
@@ -183,7 +159,7 @@ def resampling_weights(
     scale = (length / target)[:, None]
     centre = start[:, None] + place * scale
     pixels = torch.arange(size, dtype=torch.float32, device=start.device) + 0.5
-    # What lies beyond the outermost centres is the outermost pixel.
+    # Beyond the outermost centres, the outermost pixel is repeated.
     centre = centre.clamp(0.5, size - 0.5)
     distance = (pixels - centre[:, :, None]).abs() / scale.clamp(min=1)[:, :, None]
     weights = (1 - distance).clamp_(min=0)
@@ -205,9 +181,9 @@ class TwoViews:
 class TwoViewBatches:
     """Two views of the images at `indices` [M]; each `epoch(number)` is a function of its number.
 
-    source: pixels of all N images. labels: int64 [N]. A last batch that is not full is left out, so
-    that every batch has equally many negatives; where there are fewer than `batch_size` images, a
-    batch is all of them. A view depends on (seed, fold, epoch, which of the two, image) alone.
+    source: pixels of all N images. labels: int64 [N]. An incomplete last batch is dropped, so that
+    every batch has equally many negatives; with fewer than `batch_size` images, a batch is all of
+    them. A view depends only on (seed, fold, epoch, which of the two, image).
     """
 
     def __init__(
@@ -217,7 +193,7 @@ class TwoViewBatches:
         indices: NDArray[np.int64],
         *,
         batch_size: int,
-        views: Views,
+        views: Augmentation | SimClrViews,
         seed: int,
         fold: int,
     ) -> None:
@@ -244,22 +220,15 @@ class TwoViewBatches:
             batch_size=len(self._indices),
         )
         index = self._indices[order[: len(self) * self.batch_size]]
-        draws = [
-            torch.from_numpy(
-                uniforms(
-                    StreamKey(self._seed, self._fold, number, f"view {view}"),
-                    index,
-                    self._views.draws,
-                )
-            ).to(self._source.device)
-            for view in (1, 2)
-        ]
-        targets = torch.tensor(self._labels[index], device=self._source.device)
-        parts = zip(
+        device = self._source.device
+        keys = [StreamKey(self._seed, self._fold, number, f"view {view}") for view in (1, 2)]
+        draws = [uniforms(key, index, self._views.draws) for key in keys]
+        batches = zip(
             self._source.stream(index, self.batch_size),
-            *(torch.split(values, self.batch_size) for values in (*draws, targets)),
+            *(torch.split(torch.from_numpy(rows).to(device), self.batch_size) for rows in draws),
+            torch.split(torch.tensor(self._labels[index], device=device), self.batch_size),
             strict=True,
         )
-        for pixels, of_first, of_second, classes in parts:
+        for pixels, of_first, of_second, targets in batches:
             first, second = (self._views.train(pixels, draw) for draw in (of_first, of_second))
-            yield TwoViews(first, second, classes)
+            yield TwoViews(first, second, targets)

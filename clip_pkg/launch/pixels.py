@@ -10,8 +10,7 @@ from pathlib import Path
 
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.data.cache import NoRoom, is_there, opened_store
-from clip_pkg.data.pixel_store import store_path, store_size
-from clip_pkg.data.store_builder import build_store
+from clip_pkg.data.pixel_store import build_store, store_path, store_size
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.manifest import Manifest

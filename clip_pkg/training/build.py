@@ -24,7 +24,7 @@ from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
 from clip_pkg.data.pixel_store import PixelStore, store_size
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.data.text_cache import TextCache
-from clip_pkg.data.two_views import SimClrViews, StandardViews, TwoViewBatches
+from clip_pkg.data.two_views import SimClrViews, TwoViewBatches
 from clip_pkg.losses.class_weights import class_weights
 from clip_pkg.losses.contract import Objective
 from clip_pkg.losses.registry import build_two_view_loss
@@ -364,7 +364,7 @@ def _build_pretraining(
         indices,
         batch_size=config.batch_size,
         views=(
-            StandardViews(augmentation)
+            augmentation
             if block.augmentation == "standard"
             else SimClrViews(
                 img_size=config.img_size,

@@ -443,7 +443,7 @@ class FoldLearner(Learner):
     def _write_exposure(self, path: Path, epochs: int) -> None:
         """Write how often each training image was seen: `sampler_exposure.csv`."""
         manifest = self.manifest
-        counts = self.batches.exposure(epochs).counts.tolist()
+        counts = self.batches.exposure(epochs).tolist()
         stream = io.StringIO(newline="")
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("path", "label", "times_seen"))

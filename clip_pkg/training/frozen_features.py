@@ -51,7 +51,7 @@ class FeatureRows:
 
 @dataclass(frozen=True)
 class Unchanged:
-    """`Views` that return features [B, F] unchanged."""
+    """`InputTransform` that returns features [B, F] unchanged."""
 
     img_size: int
 

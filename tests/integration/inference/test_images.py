@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from clip_pkg.base.errors import DataError
-from clip_pkg.data.pixel_store import PixelStore
-from clip_pkg.data.store_builder import build_store
+from clip_pkg.data.pixel_store import PixelStore, build_store
 from clip_pkg.inference import images as squares
 from clip_pkg.inference.images import ImageFile, find_images, square_batches
 from clip_pkg.study.decoding import decode_image

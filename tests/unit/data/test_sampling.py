@@ -12,7 +12,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from clip_pkg.base.errors import DataError
 from clip_pkg.config.loss_blocks import WeightMethod
 from clip_pkg.data.sampling import (
-    Exposure,
     epoch_order,
     occurrences,
     steps_per_epoch,
@@ -158,17 +157,3 @@ def test_weights_of_zero_everywhere_are_an_error() -> None:
 def test_occurrences_count_earlier_equals(values: list[int]) -> None:
     expected = [values[:place].count(value) for place, value in enumerate(values)]
     assert occurrences(np.array(values, dtype=np.int64)).tolist() == expected
-
-
-def test_exposure_counts_views() -> None:
-    exposure = Exposure(np.zeros(4, dtype=np.int64))
-    exposure = exposure.plus(np.array([0, 0, 2])).plus(np.array([0, 2, 1]))
-    assert exposure.counts.tolist() == [3, 1, 2, 0]
-    assert exposure.summary() == {
-        "images": 4,
-        "never_shown": 1,
-        "fewest_views": 0,
-        "median_views": 1.5,
-        "mean_views": 1.5,
-        "most_views": 3,
-    }

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from clip_pkg.data import two_views
 from clip_pkg.data.pixel_sources import HostPixels
+from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.two_views import DRAWS, SimClrViews, TwoViewBatches, resampling_weights
 
 SIZE, TARGET = 24, 16
@@ -21,21 +22,6 @@ PLAIN = {
     two_views.GREYED: 0.9,
     two_views.BLURRED: 0.9,
 }
-
-
-class Pixels:
-    """Images in memory."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.size = images.shape[1]
-        self._images = images
-
-    def batches(self, chunks):
-        for chunk in chunks:
-            yield self._images[chunk].copy()
-
-    def close(self) -> None:
-        pass
 
 
 def simclr(size: int = TARGET, **settings: object) -> SimClrViews:
@@ -158,7 +144,7 @@ def test_large_images_are_blurred_and_small_ones_are_not() -> None:
 
 
 def batches(indices: np.ndarray, size: int = 4) -> TwoViewBatches:
-    source = HostPixels(Pixels(images(20).numpy()), torch.device("cpu"))
+    source = HostPixels(PixelStore(images(20).numpy()), torch.device("cpu"))
     return TwoViewBatches(
         source, np.arange(20) % 3, indices, batch_size=size, views=simclr(), seed=7, fold=1
     )
