@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
 from clip_pkg.study.tasks import FoldFailure
+from clip_pkg.training.worker import carry_out
 
 if TYPE_CHECKING:
     from clip_pkg.training.trainer import Stop
@@ -47,11 +48,9 @@ class InlineExecutor:
         return [self._run(one) for one in assignments]
 
     def _run(self, assignment: Assignment) -> FinishedJob:
-        from clip_pkg.training.worker import Place, carry_out  # noqa: PLC0415 - imports torch
-
-        prepare(assignment.task)
+        write_fresh_task(assignment.task)
         with assignment.log_file.open("a", encoding="utf-8", buffering=1) as log:
-            report = carry_out(assignment.task, Place(**assignment.place), log, self.stop)
+            report = carry_out(assignment.task, assignment.place, log, self.stop)
         return FinishedJob(JobState(report.state), report.failure)
 
     def close(self) -> None:

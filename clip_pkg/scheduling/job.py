@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.study.tasks import FoldFailure, Task, write_task
+from clip_pkg.training.worker import Placement
 
 
 @dataclass(frozen=True, order=True)
@@ -129,14 +130,10 @@ class Assignment:
         return "+".join(slot.device.log_tag for slot in self.slots)
 
     @property
-    def place(self) -> dict[str, Any]:
-        """Where a worker runs it: the fields of `worker.Place`."""
-        return {
-            "device": self.device.torch_name,
-            "device_id": "+".join(slot.device.id for slot in self.slots),
-            "threads": self.threads,
-            "log_file": str(self.log_file),
-        }
+    def place(self) -> Placement:
+        """Where a worker runs it."""
+        ids = "+".join(slot.device.id for slot in self.slots)
+        return Placement(self.device.torch_name, ids, self.threads, str(self.log_file))
 
 
 class Job(Protocol):
@@ -177,7 +174,7 @@ class Executor(Protocol):
         ...
 
 
-def prepare(task: Task) -> None:
+def write_fresh_task(task: Task) -> None:
     """Write the task file of this attempt and remove the failure of an earlier one."""
     task.paths.failure.unlink(missing_ok=True)
     write_task(task)

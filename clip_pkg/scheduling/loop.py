@@ -335,7 +335,7 @@ class Loop:
             config=assignment.task.name,
             fold=assignment.task.fold,
             attempt=assignment.attempt,
-            device=assignment.place["device_id"],
+            device=assignment.place.device_id,
             process=running.job.process,
             log_file=str(assignment.log_file),
             **details,

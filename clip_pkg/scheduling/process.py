@@ -11,15 +11,17 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.child_process import ChildProcess, how_it_ended, last_lines
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, child_environment
-from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
 from clip_pkg.study.tasks import FoldFailure, failure_from_json, finished, read_record, write_record
+from clip_pkg.training.worker import Placement
 
 
 class Worker(ChildProcess):
@@ -30,9 +32,9 @@ class Worker(ChildProcess):
             "clip_pkg.training.worker", "--serve", env=child_environment(devices, os.environ)
         )
 
-    def send(self, task_file: str | Path, place: Mapping[str, Any]) -> None:
+    def send(self, task_file: str | Path, place: Placement) -> None:
         """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`."""
-        self.write({"task_file": str(task_file), "place": place})
+        self.write({"task_file": str(task_file), "place": asdict(place)})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Check whether these encoders can be used here; the answer has their `problems`."""
@@ -114,7 +116,7 @@ class ProcessExecutor:
         self._close_overlapping(key, assignment)
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
-        prepare(assignment.task)
+        write_fresh_task(assignment.task)
         worker.send(assignment.task.paths.task, assignment.place)
         return job
 

@@ -25,12 +25,13 @@ from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, find_devices
-from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.process import Worker, crash
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, connect, lay_out
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.study.identity import PACKAGE
 from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, failure_from_json, finished
+from clip_pkg.training.worker import Placement
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
 PLACE = "ray"  # and a number: the ids of places
@@ -78,12 +79,9 @@ def run_on_node(request: Mapping[str, Any]) -> dict[str, Any]:
     elif request["has_gpu"]:
         with Path(request["log_file"]).open("a", encoding="utf-8") as log:
             log.write(f"NOTE: Ray gave a GPU of {host}, but there is no CUDA device\n")
-    place = {
-        "device": devices[0].torch_name,
-        "device_id": "+".join(names),
-        "threads": request["threads"],
-        "log_file": request["log_file"],
-    }
+    place = Placement(
+        devices[0].torch_name, "+".join(names), request["threads"], request["log_file"]
+    )
     worker = Worker(devices)
     try:
         worker.send(request["task_file"], place)
@@ -234,7 +232,7 @@ class RayExecutor:
 
     def _start(self, assignment: Assignment) -> Any:
         task = assignment.task
-        prepare(task)
+        write_fresh_task(task)
         (task.paths.root / NODE_FILE).unlink(missing_ok=True)
         threads = self.layout.threads(task.gpus)
         forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}

@@ -24,7 +24,7 @@ from clip_pkg.base.child_process import LINES_OF_A_CRASH, last_lines
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json, write_text
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.scheduling.job import Assignment, JobState, prepare
+from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, queue_places
 from clip_pkg.scheduling.slurm_job import REQUEUE_SIGNAL, STOP_SIGNAL, call_slurm
 from clip_pkg.scheduling.slurm_options import SlurmOptions
@@ -314,7 +314,7 @@ class SlurmExecutor:
         tasks_file = self._folder / f"{self._arrays}.json"
         tasks = []
         for job in jobs:
-            prepare(job.assignment.task)
+            write_fresh_task(job.assignment.task)
             log_file = str(job.assignment.log_file)
             tasks.append({"task_file": str(job.assignment.task.paths.task), "log_file": log_file})
         write_json(tasks_file, tasks)

@@ -17,14 +17,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.files import write_text
 from clip_pkg.scheduling.devices import find_devices, has_nvidia_library
 from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, read_task, write_record
+from clip_pkg.training.worker import Placement, run_task
 
 REQUEUE_SIGNAL = signal.SIGUSR2  # NCCL may use SIGUSR1
 STOP_SIGNAL = signal.SIGINT  # not SIGTERM, which Slurm itself sends in several cases
@@ -56,7 +57,6 @@ def run(task: Task, log_file: Path, count_file: Path) -> int:
 
     count_file: holds the number of runs of this job without a new checkpoint.
     """
-    from clip_pkg.training.worker import Place, run_task  # noqa: PLC0415 - imports torch
 
     def log(line: str) -> None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,19 +72,19 @@ def run(task: Task, log_file: Path, count_file: Path) -> int:
     signals = Signals()
     for number in (REQUEUE_SIGNAL, signal.SIGTERM, STOP_SIGNAL):
         signal.signal(number, signals)
-    place, problem = place_of(os.environ)
+    place, problem = place_of(os.environ, log_file)
     name = job_id(os.environ)
     where = "no usable device"
     if place is not None:
-        where = "CPU" if place["device"] == "cpu" else f"GPU {place['device_id']}"
-        where += f", {place['threads']} CPU thread(s)"
+        where = "CPU" if place.device == "cpu" else f"GPU {place.device_id}"
+        where += f", {place.threads} CPU thread(s)"
     log(f"Slurm job {name} on {os.uname().nodename}: {where}")
     if problem:
         log(f"NOTE: {problem}")
     if place is None:
         return fail("crash", problem)
     before = _modified(task.paths.checkpoint_latest)
-    report = run_task(task, vars(Place(**place, log_file=str(log_file))), signals)
+    report = run_task(task, place, signals)
     if report.state != "interrupted":
         return 0
     assert signals.number is not None, "only a signal interrupts a fold"
@@ -153,25 +153,24 @@ def job_id(environment: Mapping[str, str]) -> str:
     return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
 
 
-def place_of(environment: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
-    """Return device and threads of this job and a notice; None if it must not train.
+def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[Placement | None, str]:
+    """Return the placement of this job and a notice; None if it must not train.
 
-    A GPU that Slurm allocated but that does not work is an error: it must not be occupied for hours
-    while training runs on the CPU. Without NVIDIA's library it is no GPU that this program can use,
-    and the CPU is all there is.
+    A GPU that Slurm allocated but that does not work is an error: training on the CPU must not
+    occupy it for hours. Without NVIDIA's library the program cannot use the GPU, only the CPU.
     """
     threads = usable_cores()
     for name in ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
         if environment.get(name, "").isdecimal():
             threads = int(environment[name])
-    place = {"device": "cpu", "device_id": "slurm", "threads": threads}
+    place = Placement("cpu", "slurm", threads, str(log_file))
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     if not visible or visible == "NoDevFiles":
         return place, ""
     gpus = environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS") or visible
     devices, _ = find_devices(None, environment=environment)
     if devices[0].is_gpu:
-        return {**place, "device": devices[0].torch_name, "device_id": gpus}, ""
+        return replace(place, device=devices[0].torch_name, device_id=gpus), ""
     if has_nvidia_library():
         return None, f"Slurm gave GPU {gpus} of {os.uname().nodename}, but its driver shows none"
     return place, (

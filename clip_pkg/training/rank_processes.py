@@ -1,9 +1,10 @@
-"""Starts the processes (ranks) that train one fold together, and watches over them.
+"""The processes (ranks) that train one fold together: starting them, and what each one runs.
 
-Each is `python -m clip_pkg.training.rank` with the environment variables of torchrun. Its task is a
-line on standard input. A further line asks the first rank for a checkpoint and an end; the end of
-the input means that whoever started the ranks is gone, and ends each one at once. How a rank ended
-stands in the store where the ranks meet, which is kept here.
+    python -m clip_pkg.training.rank_processes     one rank, with the environment of torchrun
+
+A rank reads its task from a line on standard input. A further line asks the first rank for a
+checkpoint and a stop. A rank exits at the end of its input, because then its parent has exited.
+Ranks write their reports into the store through which they connect; the parent serves it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from clip_pkg.base.child_process import (
@@ -23,8 +25,24 @@ from clip_pkg.base.child_process import (
     end_signals_blocked,
     how_it_ended,
     last_lines,
+    listen,
 )
-from clip_pkg.study.tasks import FoldFailure, Task, failure_from_json, task_to_json
+from clip_pkg.study.tasks import (
+    FoldFailure,
+    PretrainTask,
+    Task,
+    failure_from_json,
+    task_from_json,
+    task_to_json,
+)
+from clip_pkg.training.worker import (
+    EXIT_CODES,
+    Placement,
+    StopRequest,
+    TaskReport,
+    attempt,
+    train_here,
+)
 
 if TYPE_CHECKING:
     from clip_pkg.training.trainer import Stop
@@ -35,151 +53,92 @@ SECONDS_TO_FOLLOW = 5.0  # for the other ranks, once one has ended
 SECONDS_TO_DIE = 30.0
 
 
-def train_on_ranks(
-    task: Task, place: Mapping[str, Any], stream: TextIO, stop: Stop
-) -> tuple[str, FoldFailure | None]:
-    """Train a fold in `task.gpus` processes; returns the two fields of `worker.Report`.
+def train_on_ranks(task: Task, place: Placement, stream: TextIO, stop: Stop) -> TaskReport:
+    """Train a fold in `task.gpus` processes.
 
-    place: of the first rank; the others have the devices after its. stream: a file, gets what they
-    print. No process is left, however this ends.
+    place: of the first rank; the others use the devices after it. stream: a file for the output of
+    all ranks. No process outlives this function.
     """
-    with RankProcesses(task, place, stream) as ranks:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
+    ranks = range(task.gpus)
+    processes: list[ChildProcess] = []
+
+    def report(rank: int) -> dict[str, Any] | None:
+        key = f"report/{rank}"
+        return json.loads(store.get(key)) if store.check([key]) else None
+
+    try:
+        with end_signals_blocked():
+            for rank in ranks:
+                processes.append(_start_rank(task, place, rank, store.port, stream))
         asked = False
-        while not ranks.are_over():
+        while report(0) is None and not any(one.exit_code() for one in processes):
             if stop and not asked:
                 asked = True
-                ranks.ask_to_stop()
+                processes[0].write("stop")  # the others follow the first rank
             time.sleep(SECONDS_BETWEEN_POLLS)
-        return ranks.outcome()
-
-
-class RankProcesses:
-    """The ranks of one task; all of them have ended when the context is left."""
-
-    def __init__(self, task: Task, place: Mapping[str, Any], stream: TextIO) -> None:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
-
-        self._task = task
-        self._place = {**place, "threads": max(1, place["threads"] // task.gpus)}
-        self._stream = stream
-        self._store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
-        self._processes: list[ChildProcess] = []
-
-    def __enter__(self) -> RankProcesses:
-        try:
-            with end_signals_blocked():
-                for rank in range(self._task.gpus):
-                    self._processes.append(self._start(rank))
-        except BaseException:
-            self._kill()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._kill()
-
-    def are_over(self) -> bool:
-        """Whether the first rank has said how it ended, or one can no longer take part."""
-        return self._report(0) is not None or any(
-            process.exit_code() for process in self._processes
-        )
-
-    def ask_to_stop(self) -> None:
-        """Ask the first rank for a checkpoint and an end; the others need not know."""
-        self._processes[0].write("stop")
-
-    def outcome(self) -> tuple[str, FoldFailure | None]:
-        """Say how the task ended: as the first rank says, or why it could not go on."""
-        first = self._report(0)
+        first = report(0)
         if first is None or first["state"] != "interrupted":
-            self._wait()
-        reports = {rank: report for rank in self._ranks if (report := self._report(rank))}
-        if 0 in reports and reports[0]["state"] != "failed":
-            return reports[0]["state"], None
-        found = cause(
-            sorted((r for r in reports.values() if r["failure"]), key=lambda r: r["moment"]),
-            {
-                rank: self._processes[rank].exit_code()
-                for rank in self._ranks
-                if rank not in reports
-            },
-        )
-        if isinstance(found, int):
-            found = self._crash(found)
-        return "failed", found
-
-    @property
-    def _ranks(self) -> range:
-        return range(len(self._processes))
-
-    def _start(self, rank: int) -> ChildProcess:
-        size = str(self._task.gpus)
-        process = ChildProcess(
-            "clip_pkg.training.rank",
-            output=self._stream.fileno(),
-            new_session=False,
-            env={
-                # All ranks are on this machine, whatever its name may resolve to.
-                "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-                # Otherwise each rank warns that it looks for unused parameters and finds none.
-                "TORCH_CPP_LOG_LEVEL": "ERROR",
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": size,
-                "LOCAL_WORLD_SIZE": size,
-                "MASTER_ADDR": HOST,
-                "MASTER_PORT": str(self._store.port),
-            },
-        )
-        process.write({"task": task_to_json(self._task), "place": self._place})
-        return process
-
-    def _report(self, rank: int) -> dict[str, Any] | None:
-        key = f"report/{rank}"
-        if not self._store.check([key]):
-            return None
-        report: dict[str, Any] = json.loads(self._store.get(key))
-        return report
-
-    def _wait(self) -> None:
-        """Let the ranks end by themselves for a while."""
-        deadline = time.monotonic() + SECONDS_TO_FOLLOW
-        while time.monotonic() < deadline and any(p.exit_code() is None for p in self._processes):
-            time.sleep(SECONDS_BETWEEN_POLLS)
-
-    def _crash(self, rank: int) -> FoldFailure:
-        how = how_it_ended(self._processes[rank].exit_code() or 0)
-        which = f"process {rank + 1} of the {len(self._processes)} that trained it together"
-        return FoldFailure(
-            identity=self._task.identity,
-            fold=self._task.fold,
-            kind="crash",
-            reason=f"{which} {how} and left no message",
-            detail="\n".join(last_lines(Path(self._place["log_file"]))),
-            log_file=self._place["log_file"],
-        )
-
-    def _kill(self) -> None:
-        for process in self._processes:
+            deadline = time.monotonic() + SECONDS_TO_FOLLOW
+            while time.monotonic() < deadline and any(one.exit_code() is None for one in processes):
+                time.sleep(SECONDS_BETWEEN_POLLS)
+        reports = {rank: found for rank in ranks if (found := report(rank))}
+        codes = {rank: processes[rank].exit_code() for rank in ranks if rank not in reports}
+    finally:
+        for process in processes:
             process.kill()
-        for process in self._processes:
-            # A process that hangs in a driver exits when the driver lets it.
-            process.wait(SECONDS_TO_DIE)
+        for process in processes:
+            process.wait(SECONDS_TO_DIE)  # one that hangs in a driver exits when the driver lets it
+    if 0 in reports and reports[0]["state"] != "failed":
+        return TaskReport(reports[0]["state"])
+    failed = sorted((r for r in reports.values() if r["failure"]), key=lambda r: r["moment"])
+    failure = cause(failed, codes)
+    if isinstance(failure, int):
+        which = f"process {failure + 1} of the {task.gpus} that trained it together"
+        failure = FoldFailure(
+            identity=task.identity,
+            fold=task.fold,
+            kind="crash",
+            reason=f"{which} {how_it_ended(codes[failure] or 0)} and left no message",
+            detail="\n".join(last_lines(Path(place.log_file))),
+            log_file=place.log_file,
+        )
+    return TaskReport("failed", failure)
+
+
+def _start_rank(task: Task, place: Placement, rank: int, port: int, stream: TextIO) -> ChildProcess:
+    process = ChildProcess(
+        "clip_pkg.training.rank_processes",
+        output=stream.fileno(),
+        new_session=False,
+        env={
+            # All ranks are on this machine, whatever its name may resolve to.
+            "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+            # Otherwise each rank warns that it looks for unused parameters and finds none.
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(task.gpus),
+            "LOCAL_WORLD_SIZE": str(task.gpus),
+            "MASTER_ADDR": HOST,
+            "MASTER_PORT": str(port),
+        },
+    )
+    share = replace(place, threads=max(1, place.threads // task.gpus))
+    process.write({"task": task_to_json(task), "place": asdict(share)})
+    return process
 
 
 def cause(
     reports: Sequence[Mapping[str, Any]], vanished: Mapping[int, int | None]
 ) -> FoldFailure | int:
-    """Find what was first: the failure that a rank reported, or the rank that left no report.
+    """Return the original failure: one that a rank reported, or the rank that left no report.
 
     A rank that fails takes the others with it, because their connections to it break. So a failure
-    that says what it is comes before a rank that just vanished, and that one before errors.
+    of a specific kind comes before a rank that vanished, and that one before errors.
 
     reports: of failed ranks, in the order of time. vanished: exit codes of ranks without a report.
     """
@@ -193,3 +152,49 @@ def cause(
             return rank
     assert failures, "a rank has ended"
     return failures[0]
+
+
+def main() -> int:
+    """Train a fold together with the other ranks; the first one leads."""
+    # A rank must not outlive the process that started it.
+    messages = listen(lambda: os._exit(EXIT_CODES["failed"]))
+    message = messages.get()
+    task, place = task_from_json(message["task"]), Placement(**message["place"])
+    assert not isinstance(task, PretrainTask), "pre-trainings have one process"
+    stop = StopRequest()
+
+    def await_stop() -> None:
+        messages.get()  # any further message
+        stop.set()
+
+    threading.Thread(target=await_stop, daemon=True).start()
+
+    # Imported only now, so that the exit of the parent is noticed meanwhile.
+    from clip_pkg.training import ranks  # noqa: PLC0415
+    from clip_pkg.training.build import trainer_for  # noqa: PLC0415
+
+    store = ranks.open_store()
+
+    def train() -> None:
+        device = ranks.rank_device(place.device)
+        group = ranks.join(device, store)
+        if group.rank == 0:
+            train_here(task, replace(place, device=str(device)), sys.stdout, stop, group)
+            group.announce()
+        else:
+            with trainer_for(task, device, group) as trainer:
+                trainer.follow()
+
+    report = attempt(task, place, train)
+    content = {**asdict(report), "moment": time.time()}
+    store.set(f"report/{os.environ['RANK']}", json.dumps(content))
+    if report.state == "done":
+        ranks.leave()
+        return 0
+    # What is left of the connections to the other ranks must not delay the exit.
+    sys.stdout.flush()
+    os._exit(EXIT_CODES[report.state])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

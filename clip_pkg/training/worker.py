@@ -1,12 +1,12 @@
-"""Carries out fold tasks: reads a task file, trains, leaves a result file or a failure file.
+"""Runs tasks: reads a task file, trains, writes a result file or a failure file.
 
     python -m clip_pkg.training.worker --serve       assignments as JSON lines on standard input
     python -m clip_pkg.training.worker TASK.json     one task, for clusters
 
-In serve mode the process imports the heavy packages once and lives for several tasks, until one
-fails; the launcher then starts a fresh one. It also ends when its standard input does, because
-that means that the launcher is gone. A fold for several GPUs is trained by as many processes of
-their own (`rank_processes`); the worker only watches over them.
+In serve mode the process imports the heavy packages once and runs several tasks, until one fails;
+the launcher then starts a new process. It exits at the end of its standard input, because that
+means that the launcher has exited. A fold on several GPUs is trained by one child process per GPU
+(`rank_processes`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -44,7 +44,7 @@ EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 130}
 
 
 class StopRequest:
-    """Becomes true once someone wants the worker to end."""
+    """True once the worker was asked to stop."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -53,11 +53,10 @@ class StopRequest:
         return self._event.is_set()
 
     def set(self) -> None:
-        """Ask."""
         self._event.set()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: the first time ask for a checkpoint and an end, the second time end."""
+        """Signal handler: the first signal requests a checkpoint and a stop, the second exits."""
         del frame
         if self:
             os._exit(128 + number)
@@ -65,8 +64,8 @@ class StopRequest:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a task is carried out: torch device, the user's name for it, CPU threads, log."""
+class Placement:
+    """Where a task runs: torch device, the user's name for it, CPU threads, log file."""
 
     device: str
     device_id: str
@@ -75,34 +74,40 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Report:
-    """How a task ended: `done`, `failed` or `interrupted`, and why it failed."""
+class TaskReport:
+    """How a task ended: state `done`, `failed` or `interrupted`, and why it failed."""
 
     state: str
     failure: FoldFailure | None = None
 
 
-def carry_out(task: Task, place: Place, stream: TextIO, stop: Stop) -> Report:
-    """Train one fold and leave its result file or failure file.
+def carry_out(task: Task, place: Placement, stream: TextIO, stop: Stop) -> TaskReport:
+    """Train one task and write its result file or failure file.
 
-    A task for several GPUs is trained by as many processes; `stream` is a file then.
-    The fold ends early, resumable, once `stop` is true.
+    stream: of the log; a file if the task is for several GPUs.
+    Training stops early, with a checkpoint, once `stop` is true.
     """
     if task.gpus > 1 and finished(task) is None:
         from clip_pkg.training.rank_processes import train_on_ranks  # noqa: PLC0415
 
-        report = Report(*train_on_ranks(task, asdict(place), stream, stop))
+        report = train_on_ranks(task, place, stream, stop)
     else:
         report = attempt(task, place, lambda: train_here(task, place, stream, stop))
-    if report.failure is not None:
-        _record(task, report.failure, stream)
+    failure = report.failure
+    if failure is not None:
+        # On a full disk neither can be written; the launcher gets the failure in any case.
+        with contextlib.suppress(OSError):
+            stream.write(f"FAILED ({failure.kind}): {failure.reason}\n{failure.detail}")
+            stream.flush()
+        with contextlib.suppress(OSError):
+            write_record(task.paths.failure, failure)
     return report
 
 
 def train_here(
-    task: Task, place: Place, stream: TextIO, stop: Stop, ranks: Ranks | None = None
+    task: Task, place: Placement, stream: TextIO, stop: Stop, ranks: Ranks | None = None
 ) -> None:
-    """Train one fold in this process, which is the first of `ranks` if there are several."""
+    """Train one task in this process; it leads `ranks` if there are several."""
     # Imported here so that reading the command line needs no torch.
     import torch  # noqa: PLC0415
 
@@ -115,7 +120,7 @@ def train_here(
             f"needs {task.identity.numerics}; use one version and run the same command again"
         )
     task.lock.parent.mkdir(parents=True, exist_ok=True)
-    # A worker that lost its launcher may still be ending; two must never write one folder.
+    # A worker that lost its launcher may still run; two must never write one folder.
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
         if finished(task) is None:
             with trainer_for(task, torch.device(place.device), ranks or ALONE) as trainer:
@@ -123,60 +128,38 @@ def train_here(
             write_record(task.paths.result, result)
 
 
-def attempt(task: Task, place: Place, train: Callable[[], None]) -> Report:
+def attempt(task: Task, place: Placement, train: Callable[[], None]) -> TaskReport:
     """Report how `train` ended; a failure is described, not recorded."""
     import torch  # noqa: PLC0415
 
+    from clip_pkg.training.optimisation import Diverged  # noqa: PLC0415
     from clip_pkg.training.trainer import Interrupted  # noqa: PLC0415
 
     try:
         torch.set_num_threads(place.threads)
         train()
-        return Report("done")
+        return TaskReport("done")
     except Interrupted:
-        return Report("interrupted")
+        return TaskReport("interrupted")
     except Exception as error:
-        return Report("failed", _failure(task, place, error))
-
-
-def _failure(task: Task, place: Place, error: Exception) -> FoldFailure:
-    kind = _kind(error)
-    detail = traceback.format_exc() if kind == "error" else ""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return FoldFailure(task.identity, task.fold, kind, reason[:MAX_REASON], detail, place.log_file)
-
-
-def _record(task: Task, failure: FoldFailure, stream: TextIO) -> None:
-    """Write what went wrong into the log and the fold's folder, as far as they can be.
-
-    On a full disk neither can be written; the launcher gets the failure in any case.
-    """
-    with contextlib.suppress(OSError):
-        stream.write(f"FAILED ({failure.kind}): {failure.reason}\n{failure.detail}")
-        stream.flush()
-    with contextlib.suppress(OSError):
-        write_record(task.paths.failure, failure)
-
-
-def _kind(error: Exception) -> FailureKind:
-    import torch  # noqa: PLC0415
-
-    from clip_pkg.training.optimisation import Diverged  # noqa: PLC0415
-
-    if isinstance(error, Diverged):
-        return "diverged"
-    if isinstance(error, UserError):
-        return "user error"
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "out of memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk full"
-    return "error"
+        kind: FailureKind = "error"
+        if isinstance(error, Diverged):
+            kind = "diverged"
+        elif isinstance(error, UserError):
+            kind = "user error"
+        elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            kind = "out of memory"
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            kind = "disk full"
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:MAX_REASON]
+        detail = traceback.format_exc() if kind == "error" else ""
+        failure = FoldFailure(task.identity, task.fold, kind, reason, detail, place.log_file)
+        return TaskReport("failed", failure)
 
 
 @contextlib.contextmanager
 def output_into(log_file: Path) -> Iterator[TextIO]:
-    """Send whatever the process prints, libraries' warnings too, to the end of `log_file`."""
+    """Append all output of this process, warnings of libraries included, to `log_file`."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -194,17 +177,17 @@ def output_into(log_file: Path) -> Iterator[TextIO]:
                 os.close(copy)
 
 
-def run_task(task: Task, place: Mapping[str, Any], stop: Stop) -> Report:
-    """Carry out a task with everything that is printed in its log; place: fields of `Place`."""
-    with output_into(Path(place["log_file"])) as stream:
-        return carry_out(task, Place(**place), stream, stop)
+def run_task(task: Task, place: Placement, stop: Stop) -> TaskReport:
+    """Run a task with all output of this process in its log."""
+    with output_into(Path(place.log_file)) as stream:
+        return carry_out(task, place, stream, stop)
 
 
 def serve(stop: StopRequest) -> int:
-    """Take assignments from standard input until it ends or a task does not succeed."""
+    """Run assignments from standard input until it ends or a task does not succeed."""
 
     def on_end() -> None:
-        # The launcher closes the input of an idle worker only. A busy one has lost its launcher.
+        # The launcher closes the input of idle workers only: a busy one has lost its launcher.
         stop.set()
         timer = threading.Timer(SECONDS_TO_CHECKPOINT, os._exit, (1,))
         timer.daemon = True
@@ -213,27 +196,25 @@ def serve(stop: StopRequest) -> int:
     messages, stream = listen(on_end), answers()
     while (message := messages.get()) is not None:
         if "probe" in message:
-            stream.write(json.dumps(_probe(message["probe"])) + "\n")
+            with output_into(Path(os.devnull)):  # libraries print while models are built
+                from clip_pkg.models.probe import probe  # noqa: PLC0415
+
+                try:
+                    problems = [asdict(problem) for problem in probe(message["probe"])]
+                    answer: dict[str, Any] = {"problems": problems}
+                except Exception:
+                    answer = {"error": traceback.format_exc()}
+            stream.write(json.dumps(answer) + "\n")
             continue
         task = read_task(Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
-        report = run_task(task, message["place"], stop)
-        # Without a launcher there is no reader; the fold's own files hold the result.
+        report = run_task(task, Placement(**message["place"]), stop)
+        # Without a launcher nothing reads the pipe; the task's own files hold the result.
         with contextlib.suppress(BrokenPipeError):
             stream.write(json.dumps(asdict(report)) + "\n")
         if report.state != "done":
             return EXIT_CODES[report.state]
     return 0
-
-
-def _probe(requests: list[dict[str, Any]]) -> dict[str, Any]:
-    with output_into(Path(os.devnull)):  # libraries talk while they are built
-        from clip_pkg.models.probe import probe  # noqa: PLC0415
-
-        try:
-            return {"problems": [asdict(problem) for problem in probe(requests)]}
-        except Exception:
-            return {"error": traceback.format_exc()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("needs a task file, or --serve")
     if parsed.ranks is not None:
         task = replace(task, gpus=parsed.ranks)
-    place = Place(parsed.device, parsed.device, parsed.threads, "standard output")
+    place = Placement(parsed.device, parsed.device, parsed.threads, "standard output")
     return EXIT_CODES[carry_out(task, place, sys.stdout, stop).state]
 
 

@@ -8,10 +8,9 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,7 +25,7 @@ from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.identity import NUMERICS_VERSION
 from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record, write_task
 from clip_pkg.training import worker
-from clip_pkg.training.worker import Report
+from clip_pkg.training.worker import Placement, TaskReport
 from support.fold_tasks import task as paper_task
 
 SUBMITTED = """
@@ -373,7 +372,7 @@ def run_job(
     """Run a job whose training is interrupted by these signals, or is done without any."""
     task = fold_task(tmp_path)
 
-    def train(task: FoldTask, place: Mapping[str, Any], stop: object) -> Report:
+    def train(task: FoldTask, place: Placement, stop: object) -> TaskReport:
         assert not stop
         for number in numbers:
             os.kill(os.getpid(), number)
@@ -381,9 +380,9 @@ def run_job(
         if checkpoint:
             task.paths.checkpoint_latest.parent.mkdir(parents=True, exist_ok=True)
             task.paths.checkpoint_latest.write_text("state")
-        return Report("interrupted" if numbers else "done")
+        return TaskReport("interrupted" if numbers else "done")
 
-    node.setattr(worker, "run_task", train)
+    node.setattr(slurm_job, "run_task", train)
     return slurm_job.run(task, tmp_path / "logs/a.log", tmp_path / "1_1.runs")
 
 
@@ -438,9 +437,9 @@ def test_a_job_that_cannot_be_requeued_says_so(
 def test_a_job_trains_on_the_gpu_that_slurm_gave_it(node: pytest.MonkeyPatch) -> None:
     gpus = {"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": "3", "SLURM_CPUS_ON_NODE": "6"}
     node.setattr(slurm_job, "find_devices", lambda *_, **__: ((Device("0", "GPU-a", "A"),), []))
-    assert place_of(gpus) == ({"device": "cuda:0", "device_id": "3", "threads": 6}, "")
+    assert place_of(gpus, Path("log")) == (Placement("cuda:0", "3", 6, "log"), "")
     cpus = {"SLURM_CPUS_ON_NODE": "6", "SLURM_CPUS_PER_TASK": "2"}
-    assert place_of(cpus) == ({"device": "cpu", "device_id": "slurm", "threads": 2}, "")
+    assert place_of(cpus, Path("log")) == (Placement("cpu", "slurm", 2, "log"), "")
 
 
 def test_a_gpu_that_does_not_work_is_no_reason_to_train_on_the_cpu(
@@ -473,7 +472,7 @@ def test_the_program_finds_its_task_by_its_index(tmp_path: Path, node: pytest.Mo
 def test_a_task_of_another_numerics_version_is_not_trained(tmp_path: Path) -> None:
     task = fold_task(tmp_path)
     task = replace(task, identity=replace(task.identity, numerics=NUMERICS_VERSION + 1))
-    place = worker.Place("cpu", "cpu", 1, "log")
+    place = Placement("cpu", "cpu", 1, "log")
     report = worker.carry_out(task, place, io.StringIO(), worker.StopRequest())
     assert report.failure is not None
     assert report.failure.kind == "user error"

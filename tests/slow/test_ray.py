@@ -28,6 +28,7 @@ from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.ray import NODE_FILE, RayExecutor, RayJob, places, run_on_node
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, lay_out
 from clip_pkg.study.tasks import FoldFailure, FoldResult, write_record
+from clip_pkg.training.worker import Placement
 from support.fold_tasks import task
 from support.tiny import program_environment
 
@@ -401,7 +402,7 @@ class FakeWorker:
         self.interrupts = 0
         FakeWorker.made.append(self)
 
-    def send(self, task_file: str, place: dict[str, Any]) -> None:
+    def send(self, task_file: str, place: Placement) -> None:
         self.place = place
 
     def answer(self) -> dict[str, Any] | None:
@@ -463,8 +464,8 @@ def test_a_fold_sees_the_gpu_that_ray_gave_and_no_other(
     assert os.environ["HF_HOME"] == "/shared/hf"
     (worker,) = FakeWorker.made
     assert worker.is_closed
-    assert (worker.place["device"], worker.place["threads"]) == (device, 3)
-    assert worker.place["device_id"].endswith(" GPU 1" if device == "cuda:0" else " CPU")
+    assert (worker.place.device, worker.place.threads) == (device, 3)
+    assert worker.place.device_id.endswith(" GPU 1" if device == "cuda:0" else " CPU")
     assert [one.visible for one in worker.devices] == [visible]
     assert (tmp_path / "a.log").exists() is note
     announced = json.loads((tmp_path / NODE_FILE).read_text())

@@ -130,7 +130,7 @@ def rank_process(rank: int, port: int, cases: list[dict[str, Any]]) -> None:
     size = cases[0]["ranks"]
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    group = ranks.join(torch.device("cpu"), ranks.connect())
+    group = ranks.join(torch.device("cpu"), ranks.open_store())
     found = [compare(case, group) for case in cases]
     if rank == 0:
         print(json.dumps(found), flush=True)

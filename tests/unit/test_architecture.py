@@ -101,5 +101,5 @@ def test_commands_start_without_what_only_some_of_them_need() -> None:
 
 def test_training_starts_without_what_only_some_encoders_need() -> None:
     heavy = "open_clip transformers onnx matplotlib pandas captum"
-    assert heavy_import(heavy, "clip_pkg.training.build", "clip_pkg.training.rank") == ""
+    assert heavy_import(heavy, "clip_pkg.training.build", "clip_pkg.training.rank_processes") == ""
     assert heavy_import("timm", "clip_pkg.training.build") == "clip_pkg.training.build imports timm"

@@ -77,7 +77,7 @@ def test_fewer_gpus_than_ranks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="2 GPUs are to train the fold, but .* only 1 can be seen"):
+    with pytest.raises(UserError, match="the fold needs 2 GPUs, but only 1 are visible"):
         rank_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert rank_device("cuda:0") == torch.device("cuda:1")
