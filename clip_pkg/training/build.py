@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.errors import DataError
 from clip_pkg.base.paths import FoldPaths
+from clip_pkg.config.pretraining import LarsConfig
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.augmentation import Augmentation, LabelMixing
 from clip_pkg.data.batches import EvalBatches, TrainBatches
@@ -30,7 +32,7 @@ from clip_pkg.losses.contract import Objective
 from clip_pkg.losses.registry import build_two_view_loss
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.classifier import objective_for
-from clip_pkg.models.image_encoder import ImageEncoder
+from clip_pkg.models.image_encoder import ImageEncoder, build_image_encoder
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision, choose_precision, flushed_denormals
 from clip_pkg.models.state_dicts import load_strictly
@@ -47,43 +49,42 @@ from clip_pkg.training.frozen_features import features_fit, sees_the_same_images
 from clip_pkg.training.image_forward import Embed, MicroBatches, WholeBatch, micro_batch_sizes
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.pretraining import (
+    LARS_BATCH,
     EncoderLearner,
-    build_views_model,
+    ViewsModel,
     optimizer_factory,
-    peak_rate,
-    slow_copy,
 )
 from clip_pkg.training.pretraining_measures import label_probe
-from clip_pkg.training.profiling import FoldProfiler, Stopwatch, unmeasured
+from clip_pkg.training.profiling import FoldProfiler, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.step import TrainingStep
-from clip_pkg.training.trainer import Trainer, checkpoint_to_resume
+from clip_pkg.training.trainer import Trainer, state_to_resume
 
 
 @contextmanager
 def trainer_for(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Iterator[Trainer]:
-    """A task's trainer, with torch set up, process-wide, for training: few shapes, many times."""
-    # Kernels are timed once per shape, which has to be off where torch is to be deterministic.
+    """A task's trainer, with torch's process-wide settings for training."""
+    # cuDNN times kernels once per shape, which makes results vary between runs.
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     with flushed_denormals(), closing(build(task, device, ranks)) as trainer:
         yield trainer
 
 
 def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
-    """Build a task's trainer, as the checkpoint left it if there is one.
+    """Build a task's trainer, in the state of the task's checkpoint if there is one.
 
-    Of several ranks all build at once, and all get the weights of the first.
+    All ranks build at the same time and get the weights of the first.
 
-    Raises DataError if there are too few images, CheckpointError if the checkpoint is of another
-    run, and UserError if the encoder has to be compiled and cannot be.
+    Raises DataError for too few images, CheckpointError if the checkpoint belongs to another run,
+    and UserError if the encoder must be compiled and cannot be.
     """
-    source, state = checkpoint_to_resume(task)
+    state = state_to_resume(task)
     if isinstance(task, PretrainTask):
         trainer = _build_pretraining(task, device, state)
     else:
         trainer = _build_fold(task, device, ranks, state)
-    if source is not None and state is not None:
-        trainer.resume(state, source)
+    if state is not None:
+        trainer.resume(state)
     return trainer
 
 
@@ -118,7 +119,7 @@ def _build_fold(
         task, texts, class_counts, device=device, ranks=ranks, state=state, remarks=remarks
     )
 
-    # Pixels and batches; after the model, because pixels may take a share of the memory left.
+    # Pixels and batches; after the model, because pixels may take a share of the remaining memory.
     pixels = open_pixels(_host_images(task.pixel_store, config, manifest, ranks), device)
     augmentation = _augmentation(config, model.image_encoder, device, precision)
     batches = TrainBatches(
@@ -203,8 +204,7 @@ def _build_fold(
     profiler = (
         FoldProfiler(
             task,
-            Stopwatch(device),
-            device=device,
+            device,
             ranks=ranks.size,
             steps=len(batches),
             images=len(batches.order(1)),
@@ -231,8 +231,8 @@ def _build_fold(
         phases=profiler.phases if profiler else unmeasured,
     )
 
-    # Features of a frozen encoder are computed once, unless batches are cut up, over ranks or over
-    # time, because memory is short, or the encoder was compiled.
+    # Features of a frozen encoder are computed once, unless batches are split into micro-batches or
+    # over ranks, or the encoder was compiled.
     feature_batches = None
     if never_changes and isinstance(embed, WholeBatch) and not model.image_encoder.is_compiled:
         seen = [train_indices, fold.val, *([] if inner_indices is None else [inner_indices])]
@@ -262,8 +262,8 @@ def _build_fold(
         feature_batches=feature_batches,
     )
     return Trainer(
-        task,
-        learner,
+        task=task,
+        learner=learner,
         device=device,
         precision=precision,
         pixels=sources,
@@ -287,12 +287,12 @@ def _build_model(
 ) -> tuple[ImageTextModel, Objective, Precision]:
     """Build model and objective in the memory format of their precision.
 
-    `state` of a checkpoint replaces initial or pretrained weights. Initial weights depend on
+    state: of a checkpoint; replaces initial or pretrained weights. Initial weights depend on
     (random_state, fold) alone, so that configs that differ only in their loss start from the same
-    model. Those of a frozen text tower depend on random_state alone: one forward pass of it serves
-    all folds.
+    model. Those of a frozen text tower depend on random_state alone, so that all folds share its
+    features.
 
-    class_counts: training images per class, [C]. remarks: gets lines for the log.
+    class_counts: training images per class, [C]. remarks: receives lines for the log.
     """
     config = task.config
     torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
@@ -341,21 +341,28 @@ def _build_pretraining(
             f"{block.loss.smallest_batch}"
         )
 
-    # Model and loss. The encoder's initial weights are those that a fold without a pre-training
-    # would start from.
+    # Model and loss. The encoder has the initial weights of a fold without a pre-training; those of
+    # a checkpoint replace any, so that no weights file is needed.
     torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
-    model = build_views_model(config, block, trained=state is not None)
+    encoder = build_image_encoder(
+        config.image_encoder if state is None else config.image_encoder.untrained,
+        img_size=config.img_size,
+        weights_dir=Path(config.weights_dir).expanduser() if config.weights_dir else None,
+        stem=config.stem,
+    )
+    model = ViewsModel(encoder, block.projection).train()
     if state is not None:
         load_strictly(model, state["model"], source="the checkpoint")
     if config.activation_checkpointing:
         model.image_encoder.recompute_activations()
     precision = _precision(config, device, model.image_encoder)
     model = model.to(device).to(memory_format=precision.memory_format)
-    slow = None if block.queue is None else slow_copy(model)
+    slow = None
+    if block.queue is not None:
+        slow = copy.deepcopy(model).requires_grad_(requires_grad=False)
     loss = build_two_view_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
 
-    # Pixels and batches. Stored squares have the size of the config's augmentation, whichever
-    # makes the views.
+    # Pixels and batches. Stored squares have the size of the config's augmentation.
     pixels = open_pixels(_host_images(task.pixel_store, config, manifest), device)
     augmentation = _augmentation(config, model.image_encoder, device, precision)
     batches = TwoViewBatches(
@@ -390,8 +397,10 @@ def _build_pretraining(
         fold=task.fold,
     )
 
-    # Optimisation and step. With a slow copy each view is a batch of its own, never cut up.
-    rate, steps = peak_rate(block, batches.batch_size), len(batches) * config.epochs
+    # Optimisation and step. With a slow copy each view is a batch of its own, never split up.
+    rate, steps = block.optimizer.learning_rate, len(batches) * config.epochs
+    if isinstance(block.optimizer, LarsConfig):
+        rate = rate * batches.batch_size / LARS_BATCH
     optimisation = Optimisation(
         model.parameter_groups(rate, block.optimizer.weight_decay),
         precision=precision,
@@ -442,8 +451,8 @@ def _build_pretraining(
         peak_rate=rate,
     )
     return Trainer(
-        task,
-        learner,
+        task=task,
+        learner=learner,
         device=device,
         precision=precision,
         pixels=[pixels],
@@ -457,7 +466,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _splits(task: Task, manifest: Manifest) -> Splits:
-    """Folds of a task; a single one of all images where none is held out."""
+    """Folds of a task; one of all images if none is held out."""
     if isinstance(task, RefitTask) or task.folds_info_file is None:
         return undivided(manifest)
     return splits_from_json(task.folds_info_file, manifest)
@@ -491,7 +500,7 @@ def _augmentation(
 def _host_images(
     store: Path | None, config: RunConfig, manifest: Manifest, ranks: Ranks = ALONE
 ) -> HostImages:
-    """Open the pixel store, or decode in this process where there was no room for one."""
+    """Open the pixel store; without one, decode in this process."""
     if store is not None:
         return PixelStore.open(store, manifest)
     workers = min(config.num_workers, usable_cores())

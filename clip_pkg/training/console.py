@@ -14,8 +14,8 @@ from tqdm import tqdm
 from clip_pkg.base.files import write_json
 from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.study.progress import Progress
-from clip_pkg.training.epoch import EpochScores
 from clip_pkg.training.history import finite_or_none
+from clip_pkg.training.loss_scores import EpochScores
 
 RULE = "=" * 70
 SECONDS_BETWEEN_LINES = 30.0  # within a long epoch

@@ -5,7 +5,7 @@ Legend: B images of a batch, N images of the split, C classes, D embedding size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -17,27 +17,17 @@ from torch import Tensor
 
 from clip_pkg.data.batches import Batch
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective
+from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.models.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision
-from clip_pkg.training.loss_scores import LossScores, RunningSums, loss_scores, loss_sums
+from clip_pkg.training.loss_scores import EpochScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import Phases, fetched, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
 
 NEGATIVES_SEED = 0  # of evaluations
 AnyBatch = TypeVar("AnyBatch")
-
-
-@dataclass(frozen=True)
-class EpochScores(LossScores):
-    """Means over the images seen.
-
-    accuracy: a fraction; of mixed images, those whose larger share was predicted. None where
-    nothing is predicted.
-    """
-
-    accuracy: float | None
 
 
 # Returns the means so far; waits for the device.
@@ -59,27 +49,17 @@ class Evaluation:
     targets: NDArray[np.int64]
     index: NDArray[np.int64]
 
+    def columns(self, prefix: str, weights: Mapping[str, float]) -> dict[str, float | None]:
+        """Columns of `history.json`: losses, then metrics, some of them in percent.
 
-class RunningScores:
-    """`EpochScores` of the batches so far; sums stay on the device and are fetched once."""
-
-    def __init__(self) -> None:
-        self._sums = RunningSums()
-
-    def add_loss(self, output: LossOutput, count: int) -> None:
-        """Add a batch of `count` images without predictions."""
-        self._sums.add(loss_sums(output, count), count)
-
-    def add(self, output: LossOutput, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch: its mean loss and terms (scalars), logits [B, C] and classes [B]."""
-        count = int(targets.numel())
-        correct = (logits.detach().argmax(dim=1) == targets).sum().double()
-        self._sums.add({**loss_sums(output, count), "correct": correct}, count)
-
-    def fetch(self) -> EpochScores:
-        """Means so far. Waits for the device."""
-        means = self._sums.means()
-        return EpochScores(**vars(loss_scores(means)), accuracy=means.get("correct"))
+        weights: of the loss's terms in the total.
+        """
+        metrics = history_scores(classification_metrics(self.probabilities, self.targets))
+        return {
+            f"{prefix}_loss": self.scores.loss,
+            **self.scores.columns(prefix, weights),
+            **{f"{prefix}_{name}": value for name, value in metrics.items()},
+        }
 
 
 def train_epoch(
@@ -155,7 +135,8 @@ def evaluate(
                 class_tokens=model.class_tokens(model.first_rows) if needs_tokens else None,
                 generator=negatives,
             )
-            running.add(objective(inputs), logits[chunk], targets[chunk])
+            correct = (logits[chunk].argmax(dim=1) == targets[chunk]).sum()
+            running.add(objective(inputs), len(chunk), correct)
         return Evaluation(
             scores=running.fetch(),
             probabilities=probabilities(logits).cpu().numpy(),

@@ -23,6 +23,7 @@ from clip_pkg.config.loss_blocks import term_labels
 from clip_pkg.data.batches import Batch, EvalBatches, TrainBatches
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.losses.contract import LossOutput
+from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.classifier import class_features, evaluation_mode
 from clip_pkg.study.class_texts import ClassTexts
@@ -30,7 +31,6 @@ from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.tasks import FoldTask, ModelTask
 from clip_pkg.training.banner import loss_lines, setting_lines
-from clip_pkg.training.columns import evaluation_columns, test_columns
 from clip_pkg.training.console import Console
 from clip_pkg.training.cuda_graph import (
     RecordedStep,
@@ -40,9 +40,10 @@ from clip_pkg.training.cuda_graph import (
     recorder_for,
     with_recording,
 )
-from clip_pkg.training.epoch import EpochScores, Evaluation, RunningScores, evaluate
+from clip_pkg.training.epoch import Evaluation, evaluate
 from clip_pkg.training.frozen_features import FeatureRows, Unchanged
 from clip_pkg.training.history import History
+from clip_pkg.training.loss_scores import EpochScores, RunningScores
 from clip_pkg.training.optimisation import Diverged
 from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.step import TrainingStep
@@ -139,7 +140,8 @@ class FoldLearner(Learner):
 
     def train_on(self, batch: Batch, running: RunningScores) -> LossOutput:
         outcome = self._take(batch)
-        running.add(outcome.output, outcome.logits, outcome.targets)
+        correct = (outcome.logits.argmax(dim=1) == outcome.targets).sum()
+        running.add(outcome.output, len(outcome.targets), correct)
         return outcome.output
 
     def prepare(self, console: Console, stop: Stop) -> None:
@@ -208,7 +210,7 @@ class FoldLearner(Learner):
     def evaluate_untrained(self, console: Console) -> Columns:
         if not self.val.size:
             return {}
-        return evaluation_columns("val", self._evaluate("val", 0, console), self.weights)
+        return self._evaluate("val", 0, console).columns("val", self.weights)
 
     def evaluate(self, epoch: int, console: Console) -> Columns:
         if not self.val.size:
@@ -216,9 +218,9 @@ class FoldLearner(Learner):
         inner = None if self.inner is None else self._evaluate("inner", epoch, console)
         self._last = self._evaluate("val", epoch, console)
         with self.step.phases("validation"):
-            columns = evaluation_columns("val", self._last, self.weights)
+            columns = self._last.columns("val", self.weights)
             if inner is not None:
-                columns |= evaluation_columns("inner_val", inner, self.weights)
+                columns |= inner.columns("inner_val", self.weights)
         return columns
 
     def extra_columns(self) -> Columns:
@@ -433,7 +435,9 @@ class FoldLearner(Learner):
             self._copy_from_leader()
         evaluation = self._evaluate("test", epoch, console)
         _predictions(self.test, evaluation).write(paths.test_predictions)
-        scores = test_columns(evaluation, self.weights)
+        scores = evaluation.columns("test", self.weights)
+        # A fraction, None with at most five classes; papers on many classes report it.
+        scores["test_top_5"] = top_k_accuracy(evaluation.probabilities, evaluation.targets, 5)
         line = console.score_line("Test", evaluation.scores, scores["test_mAP"])
         console.line(f"{line} (epoch {epoch})")
         if not self.task.config.save_best:

@@ -1,4 +1,4 @@
-"""What learns in a pre-training: an image encoder, from two augmented views of each image.
+"""The learner of a pre-training: an image encoder and two augmented views of each image.
 
 Legend: B images of a batch, H image height and width in pixels, F features of the encoder, P size
 of the projection that the loss compares.
@@ -6,11 +6,9 @@ of the projection that the loss compares.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,21 +19,20 @@ from torch import Tensor, nn
 
 from clip_pkg.config.loss_blocks import term_labels
 from clip_pkg.config.pretraining import LarsConfig, PretrainConfig, ProjectionConfig, SgdConfig
-from clip_pkg.config.schema import RunConfig
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.data.two_views import TwoViewBatches, TwoViews
 from clip_pkg.losses.contract import LossOutput
 from clip_pkg.losses.functional.numerics import widened
 from clip_pkg.losses.two_views import TwoViewLoss
 from clip_pkg.models.checkpoint import save_checkpoint
-from clip_pkg.models.image_encoder import ImageEncoder, build_image_encoder
+from clip_pkg.models.image_encoder import ImageEncoder
 from clip_pkg.models.precision import Precision
 from clip_pkg.study.tasks import PretrainTask
 from clip_pkg.training.banner import setting_lines
 from clip_pkg.training.console import Console
-from clip_pkg.training.epoch import EpochScores, RunningScores
 from clip_pkg.training.history import History
 from clip_pkg.training.image_forward import Embed
+from clip_pkg.training.loss_scores import EpochScores, RunningScores
 from clip_pkg.training.optimisation import Diverged, Groups, Optimisation, fused_adamw
 from clip_pkg.training.pretraining_measures import (
     LABEL_COLUMNS,
@@ -46,13 +43,13 @@ from clip_pkg.training.pretraining_measures import (
 )
 from clip_pkg.training.trainer import Columns, Learner, identification
 
-LARS_BATCH = 256  # images for which the learning rate of LARS is given
+LARS_BATCH = 256  # images to which the learning rate of LARS applies; it grows with the batch
 
 
 class ViewsModel(nn.Module):
     """Image encoder and projection head.
 
-    To `image_forward` the encoder's features are the embeddings: the head is not computed in
+    The encoder's features are its embeddings for `image_forward`: the head is not computed in
     micro-batches, so that its batch statistics are always of the whole batch.
     """
 
@@ -79,7 +76,12 @@ class ViewsModel(nn.Module):
 
         Parameters that an encoder's own library never decays do not decay here either.
         """
-        undecayed = set(self._undecayed_names())
+        undecayed = {
+            f"{name}.{parameter}"
+            for name, module in self.named_modules()
+            if callable(excluded := getattr(module, "no_weight_decay", None))
+            for parameter in excluded()
+        }
         groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for name, parameter in self.named_parameters():
             groups[parameter.ndim > 1 and name not in undecayed].append(parameter)
@@ -89,11 +91,6 @@ class ViewsModel(nn.Module):
             if parameters
         ]
 
-    def _undecayed_names(self) -> Iterator[str]:
-        for name, module in self.named_modules():
-            if callable(excluded := getattr(module, "no_weight_decay", None)):
-                yield from (f"{name}.{parameter}" for parameter in excluded())
-
 
 def projection_head(features: int, config: ProjectionConfig) -> nn.Sequential:
     """Linear layers with batch norms and ReLUs between them: [B, F] → [B, P]."""
@@ -102,25 +99,6 @@ def projection_head(features: int, config: ProjectionConfig) -> nn.Sequential:
     for width, following in pairwise(sizes[:-1]):
         modules += [nn.Linear(width, following, bias=False), nn.BatchNorm1d(following), nn.ReLU()]
     return nn.Sequential(*modules, nn.Linear(sizes[-2], sizes[-1]))
-
-
-def build_views_model(config: RunConfig, block: PretrainConfig, *, trained: bool) -> ViewsModel:
-    """Build it on the CPU, in training mode, with random numbers of torch's global generator.
-
-    trained: weights of a checkpoint will replace any, so that no weights file is needed.
-    """
-    spec = config.image_encoder.untrained if trained else config.image_encoder
-    directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    encoder = build_image_encoder(
-        spec, img_size=config.img_size, weights_dir=directory, stem=config.stem
-    )
-    return ViewsModel(encoder, block.projection).train()
-
-
-def peak_rate(block: PretrainConfig, batch_size: int) -> float:
-    """Peak of the learning rate; that of LARS is given for 256 images."""
-    rate = block.optimizer.learning_rate
-    return rate * batch_size / LARS_BATCH if isinstance(block.optimizer, LarsConfig) else rate
 
 
 def optimizer_factory(block: PretrainConfig) -> Callable[[Groups], torch.optim.Optimizer]:
@@ -133,14 +111,9 @@ def optimizer_factory(block: PretrainConfig) -> Callable[[Groups], torch.optim.O
     return fused_adamw
 
 
-def slow_copy(model: ViewsModel) -> ViewsModel:
-    """Copy of a model that no gradient reaches."""
-    return copy.deepcopy(model).requires_grad_(requires_grad=False)
-
-
 @torch.no_grad()
 def move_towards(slow: nn.Module, model: nn.Module, momentum: float) -> None:
-    """Move the parameters of `slow` towards those of `model`; its batch statistics are its own.
+    """Move the parameters of `slow` towards those of `model`, without batch statistics.
 
     A step that was not finite left the model unchanged, so that the copy stays finite as well.
     """
@@ -153,13 +126,13 @@ def move_towards(slow: nn.Module, model: nn.Module, momentum: float) -> None:
 class EncoderLearner(Learner):
     """An image encoder that learns from two views of each image.
 
-    Without a slow copy both views are one batch, whose statistics batch norms use; with micro-
-    batches the encoder's batch norms use those of a micro-batch, and the head's still those of all.
+    Without a slow copy both views are one batch to the batch norms; with micro-batches those of the
+    encoder use the statistics of a micro-batch, and those of the head still the whole batch's.
     With one, the second views go through it (He et al. 2020, arXiv:1911.05722, section 3.2), and
     each view is a batch of its own to the batch norms, in training mode in both encoders.
 
-    images: int64, positions of the images that it learns from. slow: of a training with a queue.
-    probe: None where there are no labels to evaluate with.
+    images: int64, positions of the training images in the manifest. slow: of a training with a
+    queue. probe: None without labels to evaluate with.
     """
 
     title: ClassVar[str] = "PRE-TRAINING CONFIGURATION"
@@ -213,7 +186,7 @@ class EncoderLearner(Learner):
         if self.slow is not None:
             assert self.block.queue is not None, "a slow copy belongs to a queue"
             move_towards(self.slow, self.model, self.block.queue.momentum)
-        running.add_loss(output, self.batches.batch_size)
+        running.add(output, self.batches.batch_size)
         self._pairs.add(first.detach(), second.detach())
         return output
 

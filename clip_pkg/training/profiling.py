@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from clip_pkg.study.progress import PHASES, FoldProfile, Phase
 from clip_pkg.study.tasks import ModelTask
 
 Item = TypeVar("Item")
-# Gives the context in which a phase runs. Phases never overlap.
+# Returns the context in which a phase runs. Phases never overlap.
 Phases: TypeAlias = Callable[[Phase], AbstractContextManager[object]]
 MAX_PENDING = 4096  # pairs of GPU events, before the host waits for them
 TRACED_STEPS = 8
@@ -27,13 +26,13 @@ _NOTHING = nullcontext()
 
 
 def unmeasured(name: Phase) -> AbstractContextManager[object]:
-    """`Phases` that measure nothing."""
+    """No-op `Phases`."""
     del name
     return _NOTHING
 
 
 def fetched(items: Iterable[Item], phases: Phases) -> Iterator[Item]:
-    """Yield the items, none of which is None; waiting for the next one counts as `data`."""
+    """Yield items, none of which is None; waiting for the next one counts as phase `data`."""
     iterator = iter(items)
     while True:
         with phases("data"):
@@ -44,11 +43,11 @@ def fetched(items: Iterable[Item], phases: Phases) -> Iterator[Item]:
 
 
 class Stopwatch:
-    """`Phases` that add up seconds, and that name the phases in traces of torch's profiler.
+    """`Phases` that add up seconds and name the phases in traces of torch's profiler.
 
-    On a GPU the device's time counts: from when it reaches the first operation of a phase to when
-    it has finished the last, including its waiting for the host. The host waits for the device only
-    once in thousands of steps.
+    On a GPU the device's time is measured, from the start of the first operation of a phase to the
+    end of the last, including the time in which it waits for the host. The host waits for the
+    device only once in thousands of steps.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,7 +58,7 @@ class Stopwatch:
         self._pending: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
-        """Begin to count; before, phases only have names."""
+        """Begin to measure; until then phases only have names in traces."""
         self._synchronize()
         self._runs = True
         self._started = time.perf_counter()
@@ -70,7 +69,7 @@ class Stopwatch:
             if not self._runs:
                 yield
             elif self._device.type == "cuda":
-                first, last = _event(), _event()
+                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
                 first.record()
                 yield
                 last.record()
@@ -103,17 +102,12 @@ class Stopwatch:
             torch.cuda.synchronize(self._device)
 
 
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
 class FoldProfiler:
     """Traces the end of the first epoch of an attempt, and measures the epochs after it.
 
-    The first epoch is not counted: torch chooses kernels and allocates memory in it, and a trace
-    slows it down. If it is the only one, it is counted all the same. Of several ranks only the
-    first is measured: all do the same at the same time, and each phase includes waiting for the
-    others.
+    The first epoch is not measured, unless it is the only one: torch chooses kernels and allocates
+    memory in it, and the trace slows it down. Of several ranks only the first is measured: all do
+    the same at the same time, and each phase includes waiting for the others.
 
     steps: per epoch. images: per epoch. epochs_done: by earlier attempts.
     """
@@ -121,16 +115,15 @@ class FoldProfiler:
     def __init__(
         self,
         task: ModelTask,
-        stopwatch: Stopwatch,
-        *,
         device: torch.device,
+        *,
         ranks: int,
         steps: int,
         images: int,
         epochs_done: int,
     ) -> None:
         self._task = task
-        self.phases = stopwatch
+        self.phases = Stopwatch(device)
         self._device = device
         self._ranks = ranks
         self._steps = steps
@@ -145,7 +138,7 @@ class FoldProfiler:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End a running trace: the process may train further folds."""
+        """End a running trace, because the process may train further folds."""
         if self._is_tracing:
             self._end_trace()
 
@@ -187,7 +180,13 @@ class FoldProfiler:
             ranks=self._ranks,
         )
         trace = task.config_paths.trace(task.fold)
-        _export(self._trace, trace)
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        temporary = trace.with_name(f".{trace.name}")  # torch compresses by the suffix
+        try:
+            self._trace.export_chrome_trace(str(temporary))
+            temporary.replace(trace)
+        finally:
+            temporary.unlink(missing_ok=True)
         found.write(task.config_paths.profile(task.fold))
         return [
             "",
@@ -209,14 +208,3 @@ class FoldProfiler:
         assert self._trace is not None, "a trace was begun"
         self._trace.stop()
         self._is_tracing = False
-
-
-def _export(trace: profile, path: Path) -> None:
-    """Write a trace that Chrome and Perfetto read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")  # torch compresses by the suffix
-    try:
-        trace.export_chrome_trace(str(temporary))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,44 +22,39 @@ POINTS_PER_FETCH = 200  # steps for which the device is waited for once
 
 
 class FoldCurves:
-    """Writes the rows of `history`, those of an interrupted attempt first, then one per epoch.
+    """Writes the rows of `history`: those of an earlier attempt first, then one per `add`.
 
-    parts: the loss's terms. others: tags of further columns of the training split.
+    labels: of the loss's terms. others: tags of further columns of the training split.
     """
 
     def __init__(
         self,
         folder: Path,
-        parts: Mapping[str, TermLabel],
+        labels: Mapping[str, TermLabel],
         history: History,
         others: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._others = others
         self._folder = folder
-        self._parts = parts
+        self._labels = labels
         self._history = history
         self._writers: dict[str, ScalarWriter] = {}
 
     def __enter__(self) -> FoldCurves:
         for epoch in range(1, self._history.epochs + 1):
-            self._write(epoch, self._history)
+            self._write(epoch)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for writer in self._writers.values():
             writer.close()
 
-    def add(self, history: History) -> None:
-        """Write the newest row of `history`."""
-        self._write(history.epochs, history)
+    def add(self) -> None:
+        """Write the newest row."""
+        self._write(self._history.epochs)
 
-    def _write(self, epoch: int, history: History) -> None:
-        row = history.row(epoch)
+    def _write(self, epoch: int) -> None:
+        row = self._history.row(epoch)
         for split in SPLITS:
             values = {
                 tag: value
@@ -73,33 +68,26 @@ class FoldCurves:
                 self._writers[split].flush()
 
     def _tags(self, split: str) -> dict[str, str]:
+        """Tags by column."""
         tags = {f"{split}_loss": "Loss/Total"}
-        tags |= {f"{split}_{name}_loss": part.tag for name, part in self._parts.items()}
-        tags |= {
-            f"{split}_{name}_weighted": part.weighted_tag for name, part in self._parts.items()
-        }
-        tags |= {f"{split}_{name}_share": part.share_tag for name, part in self._parts.items()}
-        logits = f"{split}_logits_"
-        tags |= {
-            name: f"Logits/{name.removeprefix(logits)}"
-            for name in self._history.columns
-            if name.startswith(logits)
-        }
+        for name, label in self._labels.items():
+            tags[f"{split}_{name}_loss"] = label.tag
+            tags[f"{split}_{name}_weighted"] = label.weighted_tag
+            tags[f"{split}_{name}_share"] = label.share_tag
         if split == "train":
             tags |= self._others
-            tags |= {
-                "learning_rate": "Optimisation/learning_rate",
-                "temperature": "Optimisation/temperature",
-            }
-            tags |= {
-                name: f"Speed/{name.removeprefix('train_')}"
-                for name in self._history.columns
-                if name.startswith("train_") and name.endswith("_per_second")
-            }
-        known = set(tags)
+            tags["learning_rate"] = "Optimisation/learning_rate"
+            tags["temperature"] = "Optimisation/temperature"
         for name in self._history.columns:
-            if name.startswith(f"{split}_") and name not in known:
-                tags[name] = f"Metrics/{name.removeprefix(f'{split}_')}"
+            short = name.removeprefix(f"{split}_")
+            if short == name or name in tags:
+                continue
+            if short.startswith("logits_"):
+                tags[name] = f"Logits/{short.removeprefix('logits_')}"
+            elif split == "train" and short.endswith("_per_second"):
+                tags[name] = f"Speed/{short}"
+            else:
+                tags[name] = f"Metrics/{short}"
         return tags
 
 
@@ -107,19 +95,19 @@ class StepCurves:
     """Collects the losses of steps on the device and writes them once in many steps.
 
     folder: the fold's TensorBoard folder. total_steps: of the whole training; when they exceed
-    `MAX_POINTS`, every n-th is kept. done: steps of an interrupted attempt that count; their points
-    stay, later ones are dropped.
+    `MAX_POINTS`, every n-th is kept. done: steps up to the checkpoint of an earlier attempt, whose
+    points are kept.
     """
 
     def __init__(
         self,
         folder: Path,
-        parts: Mapping[str, TermLabel],
+        labels: Mapping[str, TermLabel],
         *,
         total_steps: int,
         done: int,
     ) -> None:
-        self._parts = parts
+        self._labels = labels
         self._every = math.ceil(total_steps / MAX_POINTS)
         self._step = done
         self._tags: list[str] = []
@@ -129,12 +117,7 @@ class StepCurves:
     def __enter__(self) -> StepCurves:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._writer.close()
 
     def add(self, output: LossOutput) -> None:
@@ -142,7 +125,12 @@ class StepCurves:
         self._step += 1
         if self._step % self._every:
             return
-        values = self._values(output)
+        values = {"Loss/Total": output.total}
+        for name, value in output.terms.items():
+            values[self._labels[name].tag] = value
+            if len(output.terms) > 1:
+                values[self._labels[name].weighted_tag] = output.weights[name] * value
+        values |= {f"Logits/{name}": value for name, value in output.statistics.items()}
         self._tags = list(values)
         row = torch.stack([value.detach().float() for value in values.values()])
         self._pending.append((self._step, time.time(), row))
@@ -159,11 +147,3 @@ class StepCurves:
                 self._writer.add(step, finite, wall_time=moment)
             self._pending.clear()
         self._writer.flush()
-
-    def _values(self, output: LossOutput) -> dict[str, Tensor]:
-        values = {"Loss/Total": output.total}
-        for name, value in output.terms.items():
-            values[self._parts[name].tag] = value
-            if len(output.terms) > 1:
-                values[self._parts[name].weighted_tag] = output.weights[name] * value
-        return values | {f"Logits/{name}": value for name, value in output.statistics.items()}

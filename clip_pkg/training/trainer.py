@@ -10,8 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol, TextIO, TypeAlias
 
 import torch
@@ -29,9 +28,9 @@ from clip_pkg.study.tasks import FoldResult, Task
 from clip_pkg.training.console import Console
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
-from clip_pkg.training.epoch import EpochScores, Fetch, OnStep, RunningScores, train_epoch
+from clip_pkg.training.epoch import Fetch, OnStep, train_epoch
 from clip_pkg.training.history import History
-from clip_pkg.training.loss_scores import loss_columns
+from clip_pkg.training.loss_scores import EpochScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import FoldProfiler, Phases, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
@@ -76,17 +75,17 @@ class Cadence:
         return time.monotonic() - self._saved_at >= self._cost / CHECKPOINT_TIME_SHARE
 
     def record(self, seconds: float) -> None:
-        """Note that writing took `seconds` and ended now."""
+        """Note that writing took `seconds` and has just finished."""
         self._cost = seconds
         self._saved_at = time.monotonic()
 
 
 class Learner(ABC):
-    """What learns, and how: its batches, its step, its evaluations, its share of a checkpoint.
+    """The part of a training that depends on its kind: batches, step, evaluation, state.
 
-    labels, weights: of the loss's terms. peak_rate: the learning rate of the history before the
-    schedule. curve_tags: TensorBoard tags of history columns that are neither losses nor scores.
-    monitor: history column that chooses the best epoch; None where no image is held out.
+    labels, weights: of the loss's terms. peak_rate: learning rate before the schedule.
+    curve_tags: TensorBoard tags of history columns that are neither losses nor scores.
+    monitor: history column that chooses the best epoch; None if no image is held out.
     """
 
     title: ClassVar[str]
@@ -100,52 +99,52 @@ class Learner(ABC):
 
     @abstractmethod
     def settings(self, device: str) -> list[tuple[str, str]]:
-        """`(name, value)` pairs of the banner; device: its name in the log."""
+        """`(name, value)` pairs of the banner; device: display name."""
 
     @abstractmethod
     def start_epoch(self, epoch: int) -> None:
-        """Enter training mode and seed the random numbers; a resumed run draws the same ones."""
+        """Enter training mode and seed the random generators from the epoch."""
 
     @abstractmethod
     def train_on(self, batch: Any, running: RunningScores) -> LossOutput:
-        """Take one step and add its scores."""
+        """Take one step and add its scores to `running`."""
 
     @abstractmethod
     def evaluate_untrained(self, console: Console) -> Columns:
-        """Scores before the first step; empty without anything to evaluate."""
+        """Scores before the first step; empty if nothing is evaluated."""
 
     @abstractmethod
     def evaluate(self, epoch: int, console: Console) -> Columns:
-        """History columns of the epoch, beside those of the training loss."""
+        """History columns of the epoch besides those of the training loss."""
 
     @abstractmethod
     def log_epoch(
         self, console: Console, train: EpochScores, row: Columns, *, improved: bool
     ) -> None:
-        """Write the log lines of an epoch that was evaluated."""
+        """Write the log lines of an evaluated epoch."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Its share of the latest checkpoint."""
+        """Contents of the latest checkpoint besides the trainer's."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Restore what building it from the checkpoint's weights has not."""
+        """Restore a checkpoint, whose model weights are already loaded."""
 
     @abstractmethod
     def finish(self, console: Console, history: History, best_epoch: int | None) -> dict[str, Any]:
-        """Write the files of the end; returns its fields of `FoldResult`."""
+        """Write the final files; returns fields of `FoldResult`."""
 
     def prepare(self, console: Console, stop: Stop) -> None:
         """Compute what all epochs share."""
         del console, stop
 
     def final_notices(self) -> list[str]:
-        """Notices that are known only at the end."""
+        """Notices known only at the end."""
         return []
 
     def before_first_step(self, epoch: int) -> str | None:
-        """Prepare the step of an attempt; returns a notice. epoch: the next one."""
+        """Prepare the training step; returns a notice. epoch: the next one."""
         del epoch
         return None
 
@@ -154,51 +153,40 @@ class Learner(ABC):
         return {}
 
     def keep_best(self, epoch: int, row: Columns) -> None:
-        """Keep a copy of the model: the epoch is the best so far."""
+        """Copy the model, because the epoch is the best so far."""
         del epoch, row
 
     def write_best(self) -> None:
-        """Write the copy, if it is new."""
+        """Write the copy of `keep_best` unless it was written before."""
         return
 
     def follow(self, order: str, argument: Any) -> None:
-        """Take part in what the first rank does besides training an epoch."""
+        """Execute an order of the first rank other than training an epoch."""
         raise AssertionError(f"unknown order {order} {argument}")
 
 
+@dataclass(eq=False, kw_only=True)
 class Trainer:
     """Trains a learner from its task, or its checkpoint, to its result.
 
-    pixels: closed at the end. notices: for readers of the result. remarks: for the log only.
-    started: when building it began, by the clock `time.monotonic`.
+    pixels: closed at the end. notices: shown beside the result. remarks: for the log only.
+    started: `time.monotonic` at the start of building.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        learner: Learner,
-        *,
-        device: torch.device,
-        precision: Precision,
-        pixels: Sequence[PixelSource],
-        started: float,
-        ranks: Ranks = ALONE,
-        profiler: FoldProfiler | None = None,
-        notices: Sequence[str] = (),
-        remarks: Sequence[str] = (),
-    ) -> None:
-        config = task.config
-        self.task = task
-        self.learner = learner
-        self._device = device
-        self._precision = precision
-        self._pixels = pixels
-        self._started = started
-        self._ranks = ranks
-        self._profiler = profiler
-        self._phases: Phases = unmeasured if profiler is None else profiler.phases
-        self._notices = list(notices)
-        self._remarks = list(remarks)
+    task: Task
+    learner: Learner
+    device: torch.device
+    precision: Precision
+    pixels: Sequence[PixelSource]
+    started: float
+    ranks: Ranks = ALONE
+    profiler: FoldProfiler | None = None
+    notices: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        config = self.task.config
+        self._phases: Phases = unmeasured if self.profiler is None else self.profiler.phases
         self._history = History()
         self._best = BestEpoch(
             config.monitor_sign, config.early_stopping_patience, config.early_stopping_min_delta
@@ -207,8 +195,8 @@ class Trainer:
         self._train_seconds = 0.0
         self._cadence = Cadence()
 
-    def resume(self, state: Mapping[str, Any], source: Path) -> None:
-        """Restore the state of a checkpoint, whose weights the learner was built with."""
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Restore a checkpoint, whose model weights the learner was built with."""
         self._history = History(state["history"])
         self._untrained = state["untrained"]
         self._train_seconds = state["train_seconds"]
@@ -218,32 +206,33 @@ class Trainer:
         # A finished training has no optimiser; only its result file can be missing then.
         if state["optimisation"] is not None:
             self.learner.optimisation.load_state_dict(state["optimisation"])
-        self._remarks.append(f"Resumed after epoch {state['epoch']} from {source}")
+        source = self.task.checkpoint_to_resume
+        self.remarks.append(f"Resumed after epoch {state['epoch']} from {source}")
 
     def close(self) -> None:
-        """Close files and processes that give pixels."""
-        for pixels in self._pixels:
+        """Close the files and processes of the pixel sources."""
+        for pixels in self.pixels:
             pixels.close()
 
     def run(self, stream: TextIO, device_name: str, stop: Stop) -> FoldResult:
         """Train and return the result; writes every file except the result itself.
 
-        stream: of the log. device_name: the device as the user calls it.
+        stream: of the log. device_name: the user's name for the device.
 
         Raises Interrupted once `stop` is true, Diverged when training becomes NaN.
         """
-        task, learner = self.task, self.learner
+        task, learner, on = self.task, self.learner, self.device
         task.paths.root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(task.paths.root)
         console = Console(
             stream, task.paths.progress, epochs=task.config.epochs, labels=learner.labels
         )
-        device = f"{device_name} ({self._precision}), process {os.getpid()}"
+        device = f"{device_name} ({self.precision}), process {os.getpid()}"
         console.banner(learner.title, learner.settings(device))
-        for text in (*(f"NOTE: {notice}" for notice in self._notices), *self._remarks):
+        for text in (*(f"NOTE: {notice}" for notice in self.notices), *self.remarks):
             console.line(text)
         learner.prepare(console, stop)
-        with self._profiler or nullcontext():
+        with self.profiler or nullcontext():
             self._train(console, stop)
         self._history.write(task.paths.history)
         best_epoch = self._best.epoch or None
@@ -256,16 +245,12 @@ class Trainer:
             last_epoch=self._history.epochs,
             stopped_early=self._history.epochs < task.config.epochs,
             untrained=self._untrained,
-            device=str(self._device),
-            environment=describe_environment(self._device, self._precision, self._ranks.size),
-            seconds=time.monotonic() - self._started,
-            notices=[*self._notices, *learner.final_notices()],
+            device=str(on),
+            environment=describe_environment(on, self.precision, self.ranks.size),
+            seconds=time.monotonic() - self.started,
+            notices=[*self.notices, *learner.final_notices()],
             train_seconds=self._train_seconds,
-            peak_memory_bytes=(
-                torch.cuda.max_memory_reserved(self._device)
-                if self._device.type == "cuda"
-                else None
-            ),
+            peak_memory_bytes=(torch.cuda.max_memory_reserved(on) if on.type == "cuda" else None),
         )
         best = f"best epoch {best_epoch} ({learner.monitor}), " if learner.monitor else ""
         console.line(
@@ -275,16 +260,16 @@ class Trainer:
         return result
 
     def follow(self) -> None:
-        """Compute this rank's share of what the first rank orders, until it is done."""
-        for order, argument in self._ranks.orders():
+        """Execute the orders of the first rank, until an empty one."""
+        for order, argument in self.ranks.orders():
             if order == TRAIN:
                 self._train_epoch(argument)
             else:
                 self.learner.follow(order, argument)
 
     def _train(self, console: Console, stop: Stop) -> None:
-        """Train the epochs that are left, until the last or until patience runs out."""
-        task, learner, history, profiler = self.task, self.learner, self._history, self._profiler
+        """Train the remaining epochs, until the last or until patience runs out."""
+        task, learner, history, profiler = self.task, self.learner, self._history, self.profiler
         total, per_epoch = task.config.epochs, len(learner.batches)
         curves = FoldCurves(task.curves, learner.labels, history, learner.curve_tags)
         steps = StepCurves(
@@ -299,13 +284,13 @@ class Trainer:
             if not self._is_done:
                 notice = learner.before_first_step(history.epochs + 1)
                 if notice is not None:
-                    self._notices.append(notice)
+                    self.notices.append(notice)
                     console.line(f"NOTE: {notice}")
             while not self._is_done:
                 if profiler is not None:
                     profiler.before_epoch(history.epochs + 1)
                 self._epoch(history.epochs + 1, steps, console, stop)
-                curves.add(history)
+                curves.add()
                 if stop:
                     self._save()
                     raise Interrupted
@@ -330,12 +315,12 @@ class Trainer:
         def on_step(done: int, output: LossOutput, fetch: Fetch) -> None:
             curves.add(output)
             progress(done, fetch)
-            if self._profiler is not None:
-                self._profiler.after_step(epoch, done)
+            if self.profiler is not None:
+                self.profiler.after_step(epoch, done)
             if stop and done < steps:
                 raise Interrupted  # the epoch is repeated; an unsaved best model stays unsaved
 
-        self._ranks.announce(TRAIN, epoch)
+        self.ranks.announce(TRAIN, epoch)
         train = self._train_epoch(epoch, on_step)
         curves.flush()
         trained = time.monotonic() - started
@@ -344,7 +329,7 @@ class Trainer:
         row: Columns = {"train_loss": train.loss}
         if train.accuracy is not None:
             row["train_acc"] = 100 * train.accuracy
-        row |= loss_columns("train", train, learner.weights)
+        row |= train.columns("train", learner.weights)
         row |= learner.evaluate(epoch, console)
         row["learning_rate"] = learning_rate
         row |= learner.extra_columns()
@@ -368,7 +353,7 @@ class Trainer:
             learner.train_on,
             learner.batches.epoch(epoch),
             learner.optimisation,
-            device=self._device,
+            device=self.device,
             phases=self._phases,
             on_step=on_step,
         )
@@ -400,7 +385,7 @@ class Trainer:
 
 
 def identification(task: Task) -> dict[str, Any]:
-    """What says in a checkpoint whose it is."""
+    """Entries of a checkpoint that identify its training."""
     return {
         "identity": asdict(task.identity),
         "fold": task.fold,
@@ -408,14 +393,14 @@ def identification(task: Task) -> dict[str, Any]:
     }
 
 
-def checkpoint_to_resume(task: Task) -> tuple[Path | None, dict[str, Any] | None]:
-    """Path and content of the checkpoint that a task resumes from; None and None if it starts.
+def state_to_resume(task: Task) -> dict[str, Any] | None:
+    """Content of the checkpoint that a task resumes from; None if it starts.
 
-    Raises CheckpointError if it is not of this training of this run.
+    Raises CheckpointError if it belongs to another training or run.
     """
     source = task.checkpoint_to_resume
     if source is None:
-        return None, None
+        return None
     state = load_checkpoint(source)
     differences = task.identity.differences(identity_from_json(state["identity"]))
     if state["fold"] != task.fold:
@@ -425,4 +410,4 @@ def checkpoint_to_resume(task: Task) -> tuple[Path | None, dict[str, Any] | None
             f"{source} belongs to another run: its {', '.join(differences)} differ; use the "
             "settings it was made with, or start a new run without it"
         )
-    return source, state
+    return state

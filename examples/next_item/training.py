@@ -25,13 +25,7 @@ from clip_pkg.training.console import LogLines
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
 from clip_pkg.training.history import History, Row
-from clip_pkg.training.loss_scores import (
-    LossScores,
-    RunningSums,
-    loss_columns,
-    loss_scores,
-    loss_sums,
-)
+from clip_pkg.training.loss_scores import EpochScores, RunningScores
 from clip_pkg.training.tensorboard import FoldCurves, StepCurves
 from examples.next_item.batches import CANDIDATES, Question, Questions, TrainingBatches
 from examples.next_item.interactions import Interactions
@@ -125,7 +119,7 @@ class Training:
                 self._history.append(row)
                 self._best = self._best.after(epoch, row[MONITOR])
                 self._save(epoch, row)
-                curves.add(self._history)
+                curves.add()
 
     def _epoch(self, epoch: int, steps: StepCurves, questions: Questions) -> Row:
         started = time.monotonic()
@@ -143,17 +137,17 @@ class Training:
         )
         return {
             "train_loss": train.loss,
-            **loss_columns("train", train, weights),
+            **train.columns("train", weights),
             "val_loss": val.loss,
-            **loss_columns("val", val, weights),
+            **val.columns("val", weights),
             **{f"val_{name}": value for name, value in metrics.items()},
             "learning_rate": self._settings.lr,
             "train_sequences_per_second": self._batches.num_sequences / trained,
             "epoch_seconds": time.monotonic() - started,
         }
 
-    def _train(self, epoch: int, steps: StepCurves) -> LossScores:
-        model, sums = self._model.train(), RunningSums()
+    def _train(self, epoch: int, steps: StepCurves) -> EpochScores:
+        model, running = self._model.train(), RunningScores()
         with self._terminal.counting(f"Epoch {epoch} [Train]") as show:
             for done, host_batch in enumerate(self._batches.epoch(epoch), start=1):
                 batch = host_batch.to(self._device)
@@ -162,11 +156,11 @@ class Training:
                 self._optimizer.zero_grad()
                 torch.autograd.backward(output.total)
                 self._optimizer.step()
-                sums.add(loss_sums(output, len(hidden)), len(hidden))
+                running.add(output, len(hidden))
                 steps.add(output)
                 show(done, len(self._batches))
         steps.flush()
-        scores = loss_scores(sums.means())
+        scores = running.fetch()
         if not math.isfinite(scores.loss):
             raise TrainingError(
                 f"the loss is not finite in epoch {epoch}; a smaller --lr or a larger "
@@ -174,9 +168,9 @@ class Training:
             )
         return scores
 
-    def _validate(self, epoch: int, questions: Questions) -> tuple[LossScores, dict[str, float]]:
+    def _validate(self, epoch: int, questions: Questions) -> tuple[EpochScores, dict[str, float]]:
         """Loss and ranks of the second-to-last items; the loss has a sampled item per user."""
-        trained, sums = self._trained, RunningSums()
+        trained, running = self._trained, RunningScores()
         self._model.eval()
 
         def score(question: Question) -> Tensor:
@@ -187,12 +181,12 @@ class Training:
             output = trained.objective(
                 self._model, hidden, targets.to(self._device), others.to(self._device)
             )
-            sums.add(loss_sums(output, len(targets)), len(targets))
+            running.add(output, len(targets))
             return trained.objective.scores(hidden, self._model.all_item_vectors())
 
         with self._terminal.counting(f"Epoch {epoch} [Val]") as show:
             metrics = evaluate(score, questions, show)
-        return loss_scores(sums.means()), metrics
+        return running.fetch(), metrics
 
     # --- files
 

@@ -17,8 +17,9 @@ from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, Training
 from clip_pkg.losses.registry import build_objective
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision
-from clip_pkg.training.epoch import EpochScores, RunningScores, evaluate, train_epoch
+from clip_pkg.training.epoch import evaluate, train_epoch
 from clip_pkg.training.image_forward import WholeBatch
+from clip_pkg.training.loss_scores import EpochScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.step import TrainingStep
 from support.tiny import TINY
@@ -69,7 +70,8 @@ def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> EpochScore
 
     def take_step(batch: Batch, running: RunningScores) -> LossOutput:
         outcome = step(batch)
-        running.add(outcome.output, outcome.logits, outcome.targets)
+        correct = (outcome.logits.argmax(dim=1) == outcome.targets).sum()
+        running.add(outcome.output, len(outcome.targets), correct)
         return outcome.output
 
     return train_epoch(take_step, batches(), step.optimisation, device=CPU)

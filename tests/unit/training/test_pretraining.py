@@ -18,7 +18,7 @@ from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.image_encoder import build_image_encoder
 from clip_pkg.study.tasks import FoldTask
 from clip_pkg.training import compilation
-from clip_pkg.training.epoch import RunningScores
+from clip_pkg.training.loss_scores import RunningScores
 from clip_pkg.training.optimisation import Diverged
 from clip_pkg.training.pretraining import EncoderLearner
 from clip_pkg.training.trainer import Interrupted

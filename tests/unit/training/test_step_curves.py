@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -79,13 +80,13 @@ def test_an_event_file_that_was_cut_off_gives_what_it_has(
     kept: int, cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("events")
-    with ScalarWriter(folder) as writer:
+    with closing(ScalarWriter(folder)) as writer:
         for step in range(1, 11):
             writer.add(step, {"a": step})
     (file,) = folder.iterdir()
     content = file.read_bytes()
     file.write_bytes(content[: max(0, len(content) - cut)])
-    with ScalarWriter(folder, keep_until=kept) as writer:
+    with closing(ScalarWriter(folder, keep_until=kept)) as writer:
         writer.add(kept + 1, {"a": kept + 1})
     found = points(folder, "a")
     assert found == {step: step for step in found}
