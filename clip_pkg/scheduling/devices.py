@@ -222,35 +222,42 @@ class DeviceGate(Protocol):
         ...
 
 
-class OpenGate:
-    """Accepts every device: the CPU, and places in clusters, which check their own GPUs."""
-
-    def check(self, device: Device, now: float) -> tuple[Verdict, str]:
-        del device, now
-        return Verdict.READY, ""
-
-
 @dataclass
 class GpuGate:
-    """Accepts a GPU that responds and has enough free memory.
+    """Accepts a GPU that responds and has enough free memory; every CPU.
 
-    patience: seconds to wait for memory that other processes use. memory: asks the driver; raises
-    NVMLError if the GPU does not work.
+    patience: seconds to wait for memory that other processes use. memory: queries the driver;
+    raises NVMLError if the GPU does not work.
     """
 
     patience: float = 0.0
     memory: Callable[[Device], Memory] = field(default_factory=lambda: gpu_memory)
     seconds_to_answer: float = SECONDS_TO_ANSWER
     _busy_since: dict[str, float] = field(default_factory=dict)
-    _asked: dict[str, float] = field(default_factory=dict)
+    _queried: dict[str, float] = field(default_factory=dict)
 
     def check(self, device: Device, now: float) -> tuple[Verdict, str]:
         if not device.is_gpu:
             return Verdict.READY, ""
-        if device.id in self._busy_since and now - self._asked[device.id] < SECONDS_BETWEEN_QUERIES:
+        if (
+            device.id in self._busy_since
+            and now - self._queried[device.id] < SECONDS_BETWEEN_QUERIES
+        ):
             return Verdict.WAIT, "checked a moment ago"
-        self._asked[device.id] = now
-        memory = self._ask(device)
+        self._queried[device.id] = now
+        answers: list[Memory | str] = []
+
+        def query() -> None:
+            try:
+                answers.append(self.memory(device))
+            except pynvml.NVMLError as error:
+                answers.append(f"the driver reports: {error}")
+
+        # In its own thread, because a GPU that has fallen off the bus can block the query for ever.
+        thread = threading.Thread(target=query, daemon=True)
+        thread.start()
+        thread.join(self.seconds_to_answer)
+        memory = answers[0] if answers else f"no answer within {self.seconds_to_answer:.0f} s"
         if isinstance(memory, str):
             return Verdict.UNUSABLE, memory
         if memory.free >= MIN_FREE_SHARE * memory.total:
@@ -265,21 +272,3 @@ class GpuGate:
             return Verdict.WAIT, reason
         hint = "" if self.patience else " (--wait-for-gpu SECONDS waits for them)"
         return Verdict.UNUSABLE, reason + hint
-
-    def _ask(self, device: Device) -> Memory | str:
-        """Return the memory of a GPU, or what is wrong with it.
-
-        The query runs in its own thread: a GPU that has fallen off the bus can block it for ever.
-        """
-        answers: list[Memory | str] = []
-
-        def ask() -> None:
-            try:
-                answers.append(self.memory(device))
-            except pynvml.NVMLError as error:
-                answers.append(f"the driver reports: {error}")
-
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(self.seconds_to_answer)
-        return answers[0] if answers else f"no answer within {self.seconds_to_answer:.0f} s"

@@ -7,10 +7,10 @@ Events: `launched`, `queued` (given to a slot or cluster), `running`, `heartbeat
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,27 +36,21 @@ class Ledger:
         record = {"time": round(time.time(), 3), "event": event, **details}
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         self._unwritten.append(line.encode("utf-8"))
-        try:
-            self._flush(self._path)
-        except OSError:
-            return  # still in `_unwritten`
-
-    def _flush(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-        descriptor = os.open(path, flags, 0o644)
-        try:
-            # A line that was cut off by a crash must not damage the next one.
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                os.write(descriptor, b"\n")
-            while self._unwritten:
-                line = self._unwritten[0]
-                if os.write(descriptor, line) < len(line):
-                    raise OSError("the disk is full")
-                self._unwritten.pop(0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with contextlib.suppress(OSError):  # the line is still in `_unwritten`
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                # A line that was cut off by a crash must not damage the next one.
+                size = os.fstat(descriptor).st_size
+                if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                    os.write(descriptor, b"\n")
+                while self._unwritten:
+                    encoded = self._unwritten[0]
+                    if os.write(descriptor, encoded) < len(encoded):
+                        break  # the disk is full
+                    self._unwritten.pop(0)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 @dataclass
@@ -106,38 +100,26 @@ class RunRecord:
         elif name == "set aside":
             self.set_aside[event["device"]] = event["reason"]
         elif "fold" in event:
-            self._add_fold(name, event)
-
-    def _add_fold(self, name: str, event: dict[str, Any]) -> None:
-        key = (event["config"], event["fold"])
-        record = self.tasks.setdefault(key, TaskRecord(*key))
-        record.state = "waiting" if name == "cancelled" else name
-        record.since = event["time"]
-        record.attempts = event.get("attempt", record.attempts)
-        for detail in ("device", "process", "log_file", "kind", "reason", "seconds"):
-            if detail in event:
-                setattr(record, detail, event[detail])
-        if event.get("retry"):
-            record.state = "waiting"
+            key = (event["config"], event["fold"])
+            record = self.tasks.setdefault(key, TaskRecord(*key))
+            record.state = "waiting" if name == "cancelled" or event.get("retry") else name
+            record.since = event["time"]
+            record.attempts = event.get("attempt", record.attempts)
+            for detail in ("device", "process", "log_file", "kind", "reason", "seconds"):
+                if detail in event:
+                    setattr(record, detail, event[detail])
 
 
 def read_ledger(path: Path) -> RunRecord:
     """Read a ledger; skips damaged lines. Empty if there is no file."""
     record = RunRecord()
-    for event in _events(path):
-        record.add(event)
-    return record
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return
+        return record
     for line in lines:
-        try:
+        with contextlib.suppress(ValueError):
             event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and {"event", "time"} <= set(event):
-            yield event
+            if isinstance(event, dict) and {"event", "time"} <= set(event):
+                record.add(event)
+    return record

@@ -1,8 +1,7 @@
-"""Gives each free slot the next task until none is left.
+"""Gives each free slot the next task until no task is left.
 
-Executors run tasks, the ledger records events, an observer shows them. The loop knows no
-processes, clusters or fold files, and takes the time from a `Clock`, so that it also runs
-simulations.
+Executors run tasks, the ledger records events, an observer shows them. The loop does not depend on
+processes, clusters or fold files, and takes the time from a `Clock`, so that it can be simulated.
 """
 
 from __future__ import annotations
@@ -94,21 +93,15 @@ class _Running:
     state: JobState = JobState.QUEUED
     hung: FoldFailure | None = None
 
-    @property
-    def failure(self) -> FoldFailure:
-        failure = self.hung or self.job.failure
-        assert failure is not None, "a failed job says why"
-        return failure
-
 
 @dataclass
 class Loop:
     """The scheduling loop of one run.
 
-    log_file: log of a task on a slot. last_progress: when a task last made progress, in seconds
-    since 1970; None if it has not started. slots_for_task: number of slots that a task takes.
-    jobs_that_fit: how many folds like a finished one fit on a device, for `--jobs-per-gpu auto`;
-    None otherwise.
+    log_file: log of a task on a slot. last_progress: time of a task's last progress, in seconds
+    since 1970; None if it has not started. gate: checks devices; None accepts all.
+    slots_for_task: number of slots that a task takes. jobs_that_fit: how many folds like a finished
+    one fit on a device, for `--jobs-per-gpu auto`; None otherwise.
     """
 
     pool: SlotPool
@@ -119,7 +112,7 @@ class Loop:
     log_file: Callable[[Task, Slot], Path]
     last_progress: Callable[[Task], float | None]
     stop_requested: Callable[[], bool]
-    gate: DeviceGate
+    gate: DeviceGate | None = None
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     fail_fast: bool = False
     stall_timeout: float = math.inf
@@ -152,7 +145,7 @@ class Loop:
                 if now >= due:
                     self._delayed.remove((due, task))
                     self.queue.add(task)
-            self._start(self._assign())
+            self._start_tasks()
             if self.clock.now() - self._beat >= SECONDS_BETWEEN_HEARTBEATS:
                 self._beat = self.clock.now()
                 self.ledger.append("heartbeat", running=len(self._running), waiting=len(self.queue))
@@ -160,7 +153,7 @@ class Loop:
                 [one.assignment for one in self._running if one.state is JobState.RUNNING]
             )
             if not self._running and self.queue and self.pool.size == 0:
-                for task in self.queue.clear():  # without a usable device the next run takes them
+                for task in self.queue.clear():  # no device is usable: left for the next run
                     self._strand(task)
             if self._running or self._delayed or self.queue:
                 self.clock.wait()
@@ -168,8 +161,8 @@ class Loop:
 
     # --- starting
 
-    def _assign(self) -> list[Assignment]:
-        """Lease free slots to the next tasks."""
+    def _start_tasks(self) -> None:
+        """Lease free slots to the next tasks and submit these."""
         assignments: list[Assignment] = []
         for slot in self.pool.free():
             task = self.queue.peek(slot)
@@ -194,28 +187,23 @@ class Loop:
             attempt = self._attempts[key] = self._attempts.get(key, 0) + 1
             threads = max(1, self.cores * len(slots) // self.pool.size)
             log = self.log_file(task, slot)
+            log.parent.mkdir(parents=True, exist_ok=True)
             assignments.append(Assignment(task, tuple(slots), log, threads, attempt))
-        return assignments
-
-    def _passes(self, slot: Slot) -> bool:
-        """Whether the device can be used; one that cannot is set aside."""
-        if not self.pool.is_idle(slot.device):
-            return True  # this run uses it already
-        verdict, reason = self.gate.check(slot.device, self.clock.now())
-        if verdict is Verdict.UNUSABLE:
-            self._put_aside(slot.device, reason)
-        return verdict is Verdict.READY
-
-    def _start(self, assignments: Sequence[Assignment]) -> None:
-        for one in assignments:
-            one.log_file.parent.mkdir(parents=True, exist_ok=True)
-        if not assignments:
-            return
-        for one, job in zip(assignments, self.executor.submit(assignments), strict=True):
+        jobs = self.executor.submit(assignments) if assignments else []
+        for one, job in zip(assignments, jobs, strict=True):
             running = _Running(one, job, self.clock.now())
             self._running.append(running)
             self.observer.started(one)
             self._record("queued", running)
+
+    def _passes(self, slot: Slot) -> bool:
+        """Whether the device can be used; one that cannot is set aside."""
+        if self.gate is None or not self.pool.is_idle(slot.device):
+            return True  # a device that this run uses is not checked again
+        verdict, reason = self.gate.check(slot.device, self.clock.now())
+        if verdict is Verdict.UNUSABLE:
+            self._put_aside(slot.device, reason)
+        return verdict is Verdict.READY
 
     # --- watching
 
@@ -228,30 +216,22 @@ class Loop:
             self._record("queued", running)  # its cluster has put it back into the queue
         running.state = state
         if state is JobState.RUNNING and running.hung is None:
-            self._check_progress(running)
+            task, still = running.assignment.task, self.clock.now() - running.started
+            if still >= self.stall_timeout and (latest := self.last_progress(task)) is not None:
+                still = min(still, time.time() - latest)
+            if still >= self.stall_timeout:
+                running.hung = FoldFailure(
+                    identity=task.identity,
+                    fold=task.fold,
+                    kind="hung",
+                    reason=f"no step was finished for {still:.0f} s (--stall-timeout)",
+                    log_file=str(running.assignment.log_file),
+                )
+                running.job.kill()
         if state.is_over:
             self._running.remove(running)
             self._end(running, state)
             self.pool.release(running.assignment.slots)
-
-    def _check_progress(self, running: _Running) -> None:
-        """Kill a task that made no progress for too long."""
-        still = self.clock.now() - running.started
-        if still < self.stall_timeout:
-            return
-        task = running.assignment.task
-        latest = self.last_progress(task)
-        if latest is not None:
-            still = min(still, time.time() - latest)
-        if still >= self.stall_timeout:
-            running.hung = FoldFailure(
-                identity=task.identity,
-                fold=task.fold,
-                kind="hung",
-                reason=f"no step was finished for {still:.0f} s (--stall-timeout)",
-                log_file=str(running.assignment.log_file),
-            )
-            running.job.kill()
 
     def _end(self, running: _Running, state: JobState) -> None:
         task, device = running.assignment.task, running.assignment.device
@@ -267,12 +247,20 @@ class Loop:
             state = JobState.INTERRUPTED
             self._record("interrupted", running)
         else:
-            failure = running.failure
+            failure = running.hung or running.job.failure
+            assert failure is not None, "a failed job has a failure"
             if self._retries(running, failure):
                 return
         self._outcome.by_state.setdefault(state, []).append(task)
         if isinstance(task, PretrainTask):
-            self._release_dependents(task, state)
+            for dependent in self.queue.withdraw(task):
+                if state is JobState.DONE:
+                    self.queue.add(dependent)
+                    continue
+                reason = f"{task.display_name} is not done"
+                names = {"config": dependent.name, "fold": dependent.fold}
+                self.ledger.append("cancelled", **names, reason=reason)
+                self._outcome.blocked.append(dependent)
         self.observer.ended(running.assignment, state, failure)
 
     def _retries(self, running: _Running, failure: FoldFailure) -> bool:
@@ -281,32 +269,20 @@ class Loop:
         retry = self.policy.decide(assignment.task, failure, assignment.attempt)
         event = "diverged" if failure.kind == "diverged" else "failed"
         self._record(event, running, kind=failure.kind, reason=failure.reason, retry=bool(retry))
-        self._strike(assignment.device, failure)
+        # A GPU on which several folds in a row fail is set aside, if there are others. A place in a
+        # cluster is on another GPU each time.
+        device = assignment.device
+        if not device.cluster and failure.kind not in ("diverged", "user error", "disk full"):
+            count = self._strikes[device.id] = self._strikes.get(device.id, 0) + 1
+            if count >= FAILURES_OF_A_BAD_DEVICE and self.pool.usable_devices > 1:
+                reason = f"{count} attempts in a row failed there: {failure.reason}"
+                self._put_aside(device, reason)
         if retry is not None:
             self.observer.retrying(assignment, failure, retry.reason)
             self._delayed.append((self.clock.now() + retry.delay, retry.task))
         elif self.fail_fast:
             self._stop()
         return retry is not None
-
-    def _release_dependents(self, pretraining: PretrainTask, state: JobState) -> None:
-        """Let the folds that depend on a pre-training start, or give them up if it failed."""
-        if state is JobState.DONE:
-            self.queue.release(pretraining)
-            return
-        reason = f"{pretraining.display_name} is not done"
-        for task in self.queue.withdraw(pretraining):
-            self.ledger.append("cancelled", config=task.name, fold=task.fold, reason=reason)
-            self._outcome.blocked.append(task)
-
-    def _strike(self, device: Device, failure: FoldFailure) -> None:
-        """Set aside a GPU on which one fold after another fails, if there are others."""
-        if device.cluster or failure.kind in ("diverged", "user error", "disk full"):
-            return  # a place in a cluster is on another GPU each time
-        self._strikes[device.id] = self._strikes.get(device.id, 0) + 1
-        count = self._strikes[device.id]
-        if count >= FAILURES_OF_A_BAD_DEVICE and self.pool.usable_devices > 1:
-            self._put_aside(device, f"{count} attempts in a row failed there: {failure.reason}")
 
     def _put_aside(self, device: Device, reason: str) -> None:
         self.pool.put_aside(device, reason)

@@ -113,7 +113,11 @@ class ProcessExecutor:
         previous = self._jobs.get(key)
         if previous is not None and previous.poll() is not JobState.DONE:
             self._workers.pop(key).close()
-        self._close_overlapping(key, assignment)
+        # Idle workers on some of the slots still hold memory there.
+        names = {slot.name for slot in assignment.slots}
+        for other in [one for one in self._workers if one != key and names & set(one.split("+"))]:
+            self._workers.pop(other).close()
+            self._jobs.pop(other, None)
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
         write_fresh_task(assignment.task)
@@ -125,14 +129,6 @@ class ProcessExecutor:
         if key not in self._workers:
             self._workers[key] = Worker(devices)
         return self._workers[key]
-
-    def _close_overlapping(self, key: str, assignment: Assignment) -> None:
-        """End idle workers on some of the slots, where they hold memory."""
-        names = {slot.name for slot in assignment.slots}
-        for other in list(self._workers):
-            if other != key and names & set(other.split("+")):
-                self._workers.pop(other).close()
-                self._jobs.pop(other, None)
 
     def close(self) -> None:
         """Leave no process behind."""

@@ -104,8 +104,8 @@ class TaskQueue:
     """Waiting tasks: first one of each image encoder of unknown speed, then the longest.
 
     Ties keep the given order. Tasks that depend on a pre-training among `tasks` are held back until
-    `release`. A task whose config has a `gpu_id` among the `listed` device ids waits for that
-    device; any other `gpu_id` is ignored.
+    `withdraw` returns them. A task whose config has a `gpu_id` among the `listed` device ids waits
+    for that device; any other `gpu_id` is ignored.
     """
 
     def __init__(self, tasks: Iterable[Task], estimates: Estimates, listed: Sequence[str]) -> None:
@@ -179,11 +179,6 @@ class TaskQueue:
         """Unpin the tasks of a device that is no longer used."""
         self._listed -= {device_id}
         for task in self._removed([key for key in self._groups if key[1] == device_id]):
-            self.add(task)
-
-    def release(self, pretraining: PretrainTask) -> None:
-        """Make the tasks available that depend on this pre-training, which is done."""
-        for task in self.withdraw(pretraining):
             self.add(task)
 
     def withdraw(self, pretraining: PretrainTask) -> list[Task]:

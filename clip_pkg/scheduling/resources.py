@@ -18,7 +18,6 @@ from clip_pkg.scheduling.devices import (
     Device,
     DeviceGate,
     GpuGate,
-    OpenGate,
     find_devices,
     gpu_memory,
     mps_is_running,
@@ -110,7 +109,7 @@ class Resources:
     devices: Sequence[Device]
     executor: Executor
     jobs_per_device: int = 1
-    gate: DeviceGate = field(default_factory=OpenGate)
+    gate: DeviceGate | None = None
     stop: StopOnSignal = field(default_factory=StopOnSignal)
     notices: Sequence[str] = ()
     most_gpus: int | None = None
@@ -181,7 +180,7 @@ def local_resources(execution: Execution, executor: Executor, stop: StopOnSignal
         devices=devices,
         executor=executor,
         jobs_per_device=share if isinstance(share, int) else 1,
-        gate=GpuGate(patience=execution.wait_for_gpu) if has_gpu else OpenGate(),
+        gate=GpuGate(patience=execution.wait_for_gpu) if has_gpu else None,
         stop=stop,
         notices=notices,
         most_gpus=len(devices),

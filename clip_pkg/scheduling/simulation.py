@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_pkg.scheduling.devices import Device, OpenGate
+from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.loop import Loop, Observer
@@ -120,7 +120,6 @@ def simulate(
         log_file=lambda task, slot: log,
         last_progress=lambda task: None,
         stop_requested=lambda: False,
-        gate=OpenGate(),
         clock=clock,
     ).run()
     durations = [duration(task) for task in tasks]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.scheduling.devices import Device, OpenGate, Verdict
+from clip_pkg.scheduling.devices import Device, Verdict
 from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, read_ledger
 from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, Loop, Observer, Outcome
@@ -140,7 +140,6 @@ def run(
         **{
             "stop_requested": lambda: False,
             "last_progress": lambda one: None,
-            "gate": OpenGate(),
             **settings,
         },
     )

@@ -151,7 +151,8 @@ def test_pretrainings_come_first_and_what_starts_from_them_waits() -> None:
     ]
     assert queue.peek(SLOT) is None
     assert len(queue) == 2
-    queue.release(before)
+    for held in queue.withdraw(before):
+        queue.add(held)
     assert drained(queue) == ["a fold 1", "a fold 2"]
     assert len(queue) == 0
 
