@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
 from clip_pkg.config.jsonc import show
 from clip_pkg.config.keys import ConfigKeys, Section
 from clip_pkg.config.legacy import FlatKeys
-from clip_pkg.config.nodes import Node, describe, model_schema, options
+from clip_pkg.config.nodes import Node, allowed, kinds, model_schema, options
 
 Kind: TypeAlias = Literal["boolean", "integer", "number", "string", "object", "array"]
 
@@ -93,7 +93,7 @@ def config_list_schema() -> dict[str, Any]:
     """
     properties: dict[str, Any] = {}
     for key in config_keys():
-        node = _plain(key.node)
+        node = copy.deepcopy(key.node)
         if key.default != "":
             node["default"] = copy.deepcopy(key.default)
         properties[key.key] = node
@@ -132,25 +132,6 @@ def config_list_schema() -> dict[str, Any]:
     }
 
 
-def _plain(node: Node) -> Node:
-    """Drop `discriminator`, an OpenAPI keyword, and require the key that it names instead."""
-    plain: Node = {}
-    for key, value in node.items():
-        if key == "discriminator":
-            continue
-        if isinstance(value, dict) and key != "default":
-            plain[key] = _plain(value)
-        elif isinstance(value, list):
-            plain[key] = [_plain(item) if isinstance(item, dict) else item for item in value]
-        else:
-            plain[key] = copy.deepcopy(value)
-    if "discriminator" in node:
-        tag = node["discriminator"]["propertyName"]
-        for member in plain["oneOf"]:
-            member["required"] = [*member.get("required", []), tag]
-    return plain
-
-
 def config_table_markdown() -> str:
     """Table of key, default, values and meaning; parameters of a block follow the block's key."""
     rows = ["| key | default | values | meaning |", "| --- | --- | --- | --- |"]
@@ -175,19 +156,14 @@ def _block_rows(name: str, node: Node) -> Iterator[str]:
     """One row per parameter of the blocks that a key accepts."""
     if "items" in node:
         yield from _block_rows(f"{name}[]", node["items"])
-    tag = node.get("discriminator", {}).get("propertyName")
     # Blocks with the same parameter, described in the same words, share a row.
-    kinds: dict[tuple[str, str], list[str]] = {}
-    inner_nodes: dict[tuple[str, str], Node] = {}
-    for block in options(node):
-        properties: Mapping[str, Node] = block.get("properties", {})
-        for key, inner in properties.items():
-            if key != tag:
-                same = (key, json.dumps(inner, sort_keys=True))
-                kinds.setdefault(same, []).append(properties[tag]["const"] if tag else "")
-                inner_nodes[same] = inner
-    for same, of_kinds in kinds.items():
-        inside, inner = f"{name}.{same[0]}", inner_nodes[same]
+    rows: dict[tuple[str, str], list[str]] = {}
+    for kind, block in kinds(node).items() or (("", option) for option in options(node)):
+        for key, inner in block.get("properties", {}).items():
+            if not kind or key != "type":
+                rows.setdefault((key, json.dumps(inner)), []).append(kind)
+    for (key, text), of_kinds in rows.items():
+        inside, inner = f"{name}.{key}", json.loads(text)
         listed = ", ".join(f"`{kind}`" for kind in of_kinds if kind)
         title = f"`{inside}`" + (f" ({listed})" if listed else "")
         yield _row(title, inner.get("default"), inner)
@@ -198,7 +174,7 @@ def _row(title: str, default: Any, node: Node) -> str:
     cells = [
         title,
         "" if default == "" else f"`{show(default, 200)}`",
-        describe(node),
+        allowed(node),
         str(node.get("description", "")),
     ]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -17,7 +17,7 @@ from clip_pkg.config.diagnostics import Source
 from clip_pkg.config.encoders import encoders_of_model
 from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
-from clip_pkg.config.nodes import describe
+from clip_pkg.config.nodes import allowed
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
@@ -139,7 +139,7 @@ def _spellings(key: ConfigKey) -> tuple[list[str], list[str]]:
 def _help(key: ConfigKey) -> str:
     parts = [key.description]
     if key.kinds not in ({"boolean"}, {"string"}) or key.has_choices:
-        values = describe(key.node).replace("null", "none").replace('"', "")
+        values = allowed(key.node).replace("null", "none").replace('"', "")
         parts.append(f"{values[0].upper()}{values[1:]}.")
     if key.default != "":
         shown = key.default if isinstance(key.default, str) else show(key.default, 200)

@@ -41,7 +41,10 @@ _WRONG_VALUE = frozenset(
 
 @cache
 def model_schema(model: type[BaseModel]) -> Node:
-    """JSON Schema of a model with references resolved in place and without titles."""
+    """JSON Schema of a model with references resolved in place and without titles.
+
+    A `oneOf` is a union of blocks that their `type` tells apart: each requires its `type`.
+    """
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 
@@ -50,27 +53,27 @@ def model_schema(model: type[BaseModel]) -> Node:
             return [resolve(item) for item in node]
         if not isinstance(node, dict):
             return node
-        node = {
-            key: value
-            for key, value in node.items()
-            if not (key == "title" and isinstance(value, str))
-        }
-        if reference := node.pop("$ref", None):
-            return resolve({**definitions[reference.removeprefix("#/$defs/")], **node})
-        if "discriminator" in node:
-            mapping = node["discriminator"]["mapping"]
-            node["discriminator"] = {
-                **node["discriminator"],
-                "mapping": {kind: {"$ref": reference} for kind, reference in mapping.items()},
-            }
-        return {
+        if reference := node.get("$ref"):
+            definition = definitions[reference.removeprefix("#/$defs/")]
+            return resolve({**definition, **{k: v for k, v in node.items() if k != "$ref"}})
+        resolved = {
             key: value if key in ("default", "enum", "const") else resolve(value)
             for key, value in node.items()
+            # `discriminator` is a keyword of OpenAPI; a property may be named `title`
+            if key != "discriminator" and not (key == "title" and isinstance(value, str))
         }
+        for block in resolved.get("oneOf", ()):
+            block["required"] = [*block.get("required", []), "type"]
+        return resolved
 
     resolved = resolve(schema)
     assert isinstance(resolved, dict)
     return resolved
+
+
+def kinds(node: Node) -> dict[str, Node]:
+    """Blocks of a `oneOf` by their `type`; empty for other nodes."""
+    return {block["properties"]["type"]["const"]: block for block in node.get("oneOf", ())}
 
 
 def options(node: Node) -> Iterator[Node]:
@@ -83,22 +86,24 @@ def options(node: Node) -> Iterator[Node]:
             yield from options(alternative)
 
 
-def describe(node: Node) -> str:
+def allowed(node: Node) -> str:
     """Describe what a node allows: `a whole number from 1 to 256, or null`."""
-    discriminator = node.get("discriminator")
-    if discriminator:
-        kinds = ", ".join(f'"{kind}"' for kind in discriminator["mapping"])
-        return f'an object in braces whose "{discriminator["propertyName"]}" is one of {kinds}'
+    if "oneOf" in node:
+        return f'an object in braces whose "type" is one of {_quoted(kinds(node))}'
     choices: list[str] = []
     words: list[str] = []
     for option in options(node):
         if "const" in option or "enum" in option:
-            choices.extend(f'"{value}"' for value in option.get("enum", [option.get("const")]))
+            choices.extend(option.get("enum", [option.get("const")]))
         else:
             words.append(_WORDS[option["type"]] + _range(option))
     if choices:
-        words.insert(0, ("one of " if len(choices) > 1 else "") + ", ".join(choices))
+        words.insert(0, ("one of " if len(choices) > 1 else "") + _quoted(choices))
     return ", or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)
 
 
 def _range(node: Node) -> str:
@@ -127,10 +132,10 @@ def locate(model: type[BaseModel], location: tuple[str | int, ...]) -> tuple[Jso
     for position, step in enumerate(location):
         branches = list(options(node))
         is_last = position == len(location) - 1
-        mapping = node.get("discriminator", {}).get("mapping", {})
+        blocks = kinds(node)
         holder = next((branch for branch in branches if step in branch.get("properties", {})), None)
-        if step in mapping:
-            node = mapping[step]
+        if step in blocks:
+            node = blocks[str(step)]
         elif holder is not None:
             node = holder["properties"][step]
             path.append(step)
@@ -163,14 +168,13 @@ def sentences(
                     suggestion = f"; known here are {', '.join(known)}"
                 found[path] = f"unknown key{suggestion}"
             case "union_tag_not_found":
-                found[path] = f"expected {describe(node)}"
+                found[path] = f"expected {allowed(node)}"
             case "union_tag_invalid":
-                name = node["discriminator"]["propertyName"]
-                choices = list(node["discriminator"]["mapping"])
-                kind = value.get(name)
-                suggestion = nearest(kind, choices) if isinstance(kind, str) else ""
-                listed = ", ".join(f'"{choice}"' for choice in choices)
-                found[(*path, name)] = f"expected one of {listed}, not {show(kind)}{suggestion}"
+                kind, known = value.get("type"), kinds(node)
+                suggestion = nearest(kind, known) if isinstance(kind, str) else ""
+                found[(*path, "type")] = (
+                    f"expected one of {_quoted(known)}, not {show(kind)}{suggestion}"
+                )
             case "missing":
                 found[path] = "this key is required here"
             case "contradictions":
@@ -194,17 +198,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _wrong_value(value: Any, node: Node) -> str:
     branches = list(options(node))
-    kinds = {branch.get("type") for branch in branches}
+    types = {branch.get("type") for branch in branches}
     hint = ""
-    if isinstance(value, str) and kinds & {"integer", "number"} and _is_number(value):
+    if isinstance(value, str) and types & {"integer", "number"} and _is_number(value):
         hint = "; write numbers without quotes"
-    elif isinstance(value, str) and "boolean" in kinds and value.lower() in ("true", "false"):
+    elif isinstance(value, str) and "boolean" in types and value.lower() in ("true", "false"):
         hint = f"; write {value.lower()} without quotes"
-    elif isinstance(value, float) and "integer" in kinds and value.is_integer():
+    elif isinstance(value, float) and "integer" in types and value.is_integer():
         hint = f"; write {int(value)}"
     elif isinstance(value, str):
         hint = nearest(value, [choice for branch in branches for choice in branch.get("enum", [])])
-    return f"expected {describe(node)}, not {show(value)}{hint}"
+    return f"expected {allowed(node)}, not {show(value)}{hint}"
 
 
 def _is_number(text: str) -> bool:

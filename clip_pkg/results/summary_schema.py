@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.config.nodes import Node, describe, options
+from clip_pkg.config.nodes import Node, allowed, options
 from clip_pkg.metrics.table import METRICS, Metric
 
 SCHEMA_VERSION = 2
@@ -434,7 +434,7 @@ def _words(node: Node) -> str:
         elif isinstance(option.get("const"), int):
             words.append(str(option["const"]))
         else:
-            words.append(describe(option))
+            words.append(allowed(option))
     return ", or ".join(words)
 
 

@@ -136,7 +136,9 @@ def test_names_are_those_of_the_libraries():
     assert timm_names() == set(timm.list_models())
     # In a process of its own: other tests of this one have registered models.
     code = "import json, open_clip; print(json.dumps(open_clip.list_models()))"
-    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
     assert set(open_clip_tags()) == set(json.loads(listed.stdout))
     for model, tags in open_clip_tags().items():
         assert tags == tuple(_PRETRAINED.get(model, ()))

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from clip_pkg.config.nodes import describe, locate, model_schema, sentences
+from clip_pkg.config.nodes import allowed, locate, model_schema, sentences
 
 
 class Strict(BaseModel):
@@ -104,4 +104,4 @@ def test_references_are_resolved_and_titles_are_gone():
     ],
 )
 def test_nodes_in_words(node, words):
-    assert describe(node) == words
+    assert allowed(node) == words
