@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem
-from clip_pkg.config.jsonc import JsonPath, Place, path_text
+from clip_pkg.config.jsonc import JsonPath, TextPlace, path_text
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Source:
     """
 
     file: Path | None = None
-    places: Mapping[JsonPath, Place] = field(default_factory=dict)
+    places: Mapping[JsonPath, TextPlace] = field(default_factory=dict)
     name: Callable[[JsonPath], str] = path_text
 
     def where(self, path: JsonPath) -> str:
@@ -40,8 +40,8 @@ class Source:
         place = self._place(path)
         return (place.line, place.column) if place else (0, 0)
 
-    def _place(self, path: JsonPath) -> Place | None:
-        """Place of `path`, or of the nearest enclosing bracket."""
+    def _place(self, path: JsonPath) -> TextPlace | None:
+        """TextPlace of `path`, or of the nearest enclosing bracket."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]

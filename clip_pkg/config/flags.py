@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from clip_pkg.config.nodes import allowed
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
-# A flag of the guides that is no key: a model's name, which stands for one encoder or for both.
+# A flag of the guides without a key: a model's name, which stands for one encoder or for both.
 _MODEL = "model"
 _MODEL_HELP = (
     "Another way to name --image-encoder; `_clip_prompts` after the name, as in "
@@ -33,9 +33,6 @@ _METAVARS = {"integer": "N", "number": "X", "object": "JSON", "array": "VALUE"}
 
 class _Switch(argparse.Action):
     """A flag without a value: `--use-amp` stores True, `--no-amp` stores False."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, default: Any, help: str) -> None:  # noqa: A002 - argparse's own name
-        super().__init__(option_strings, dest, nargs=0, default=default, help=help)
 
     def __call__(
         self,
@@ -66,7 +63,7 @@ def add_config_flags(parser: argparse.ArgumentParser, *, exclude: Collection[str
                 continue
             options: dict[str, Any] = {"dest": key.key, "default": argparse.SUPPRESS, "help": text}
             if key.kinds == {"boolean"}:
-                options["action"] = _Switch
+                options |= {"action": _Switch, "nargs": 0}
             else:
                 kinds = [_METAVARS[kind] for kind in sorted(key.kinds) if kind in _METAVARS]
                 options["metavar"] = kinds[0] if len(key.kinds) == 1 and kinds else "TEXT"
@@ -85,7 +82,7 @@ def given_flags(namespace: argparse.Namespace) -> tuple[str, ...]:
 
 
 def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
-    """Make one config from the flags of `add_config_flags`; what is unset has its default.
+    """Make one config from the flags of `add_config_flags`; unset keys have their defaults.
 
     Raises ConfigErrors with every problem, each beginning with its flag.
     """
@@ -102,7 +99,12 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
     named: Mapping[str, str] = {}
     if hasattr(namespace, _MODEL):
         named = encoders_of_model(getattr(namespace, _MODEL))
-        problems += _contradictions(named, values)
+        for key, name in named.items():
+            given = values.get(key, name)
+            # prompts that start from a text encoder are learned prompts too
+            if given != name and not (name == "prompts" and given.startswith("prompts:")):
+                message = f'stands for "{name}", and {flag_name(key)} is "{given}"'
+                problems.append(ConfigProblem(f"{message}; keep one of the two", flag_name(_MODEL)))
     source = Source(name=partial(_name, by_model=named.keys() - values.keys()))
     return configs_from_mapping([{**named, **values}], source, problems)
 
@@ -110,20 +112,6 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
 def flag_name(key: str) -> str:
     """Spell the flag of a config key as `--help` does."""
     return f"--{_SHORT_NAMES.get(key, key.replace('_', '-'))}"
-
-
-def _contradictions(named: Mapping[str, str], values: Mapping[str, Any]) -> list[ConfigProblem]:
-    """Say where the encoders that `--model` names differ from those of their own flags."""
-    return [
-        ConfigProblem(
-            f'stands for "{name}", and {flag_name(key)} is "{values[key]}"; keep one of the two',
-            flag_name(_MODEL),
-        )
-        for key, name in named.items()
-        if values.get(key, name) != name
-        # prompts that start from a text encoder are learned prompts too
-        and not (name == "prompts" and values[key].startswith("prompts:"))
-    ]
 
 
 def _spellings(key: ConfigKey) -> tuple[list[str], list[str]]:
@@ -152,29 +140,18 @@ def _read(value: object, key: ConfigKey) -> Any:
     if isinstance(value, list):
         if len(value) == 1 and value[0].startswith("["):
             return parse(value[0]).value
-        return [_read_entry(entry) for entry in value]
-    if not isinstance(value, str):
-        return value
-    if key.nullable and value.lower() in ("none", "null"):
-        return None
+        return [parse(one).value if one.startswith("{") else _number(one) for one in value]
+    if not isinstance(value, str) or (key.nullable and value.lower() in ("none", "null")):
+        return value if not isinstance(value, str) else None
     if "object" in key.kinds:
         return parse(value).value
-    return _read_word(value, key)
-
-
-def _read_word(text: str, key: ConfigKey) -> Any:
-    if "boolean" in key.kinds and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return _number(text) if key.kinds & {"integer", "number"} else text
-
-
-def _read_entry(text: str) -> Any:
-    """One value of a list: an object, a number, or text as it stands."""
-    return parse(text).value if text.startswith("{") else _number(text)
+    if "boolean" in key.kinds and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    return _number(value) if key.kinds & {"integer", "number"} else value
 
 
 def _number(text: str) -> Any:
-    """The number that a text spells, or else the text, for a message that says what is wrong."""
+    """The number that a text spells, or the text itself, which the checks then report."""
     if not _NUMBER.fullmatch(text):
         return text
     return int(text) if re.fullmatch(r"[+-]?[0-9]{1,4000}", text) else float(text)

@@ -23,11 +23,11 @@ JsonPath: TypeAlias = tuple[str | int, ...]
 MAX_DEPTH = 100  # a config needs five; at about a thousand Python's stack overflows
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
-_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"')
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?(?![\w.+-])")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.+-])")
 _WORD = re.compile(r"[^\s,:\[\]{}\"/]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_DECODER = json.JSONDecoder()
 _CONSTANTS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None}
 _HINTS: Mapping[str, str] = {
     "True": "; write true",
@@ -41,7 +41,7 @@ _HINTS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class TextPlace:
     """Line and column, both counted from 1."""
 
     line: int
@@ -57,21 +57,14 @@ class Document:
     """
 
     value: Any
-    places: Mapping[JsonPath, Place]
+    places: Mapping[JsonPath, TextPlace]
     problems: tuple[ConfigProblem, ...]
 
 
 def parse(text: str, file: Path | None = None) -> Document:
     """Parse `text`. Raises ConfigErrors with line and column for invalid JSON."""
     parser = _Parser(text, file)
-    try:
-        value = parser.document()
-    except _SyntaxFault as fault:
-        place = parser.place(fault.position)
-        problem = ConfigProblem(
-            f"column {place.column}: {fault.message}", file=file, line=place.line
-        )
-        raise ConfigErrors([*parser.problems, problem]) from None
+    value = parser.document()
     return Document(value, parser.places, tuple(parser.problems))
 
 
@@ -94,13 +87,6 @@ def show(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-class _SyntaxFault(Exception):
-    def __init__(self, position: int, message: str) -> None:
-        super().__init__(message)
-        self.position = position
-        self.message = message
-
-
 class _Parser:
     """Recursive descent; `position` is the index of the next character to read."""
 
@@ -109,12 +95,12 @@ class _Parser:
         self.file = file
         self.position = 0
         self.line_starts = [0, *(match.end() for match in _LINE_END.finditer(text))]
-        self.places: dict[JsonPath, Place] = {}
+        self.places: dict[JsonPath, TextPlace] = {}
         self.problems: list[ConfigProblem] = []
 
-    def place(self, position: int) -> Place:
+    def place(self, position: int) -> TextPlace:
         line = bisect_right(self.line_starts, position)
-        return Place(line, position - self.line_starts[line - 1] + 1)
+        return TextPlace(line, position - self.line_starts[line - 1] + 1)
 
     def document(self) -> Any:
         self.skip_blank()
@@ -151,7 +137,14 @@ class _Parser:
                 self.end_check(start, "}")
                 self.fail(key_start, f'expected a key in double quotes or "}}", not {self.found()}')
             key = self.string()
-            self.note_key((*path, key), key_start, repeated=key in members)
+            key_path, place = (*path, key), self.place(key_start)
+            if key in members:
+                first = self.places[key_path].line
+                where = "on this line" if first == place.line else f"on line {first}"
+                message = f"column {place.column}: duplicate key, first given {where}"
+                problem = ConfigProblem(message, path_text(key_path), self.file, place.line)
+                self.problems.append(problem)
+            self.places[key_path] = place
             self.skip_blank()
             if self.peek() != ":":
                 self.end_check(start, "}")
@@ -159,7 +152,7 @@ class _Parser:
             self.position += 1
             self.skip_blank()
             self.end_check(start, "}")
-            members[key] = self.value((*path, key))
+            members[key] = self.value(key_path)
             self.separator(start, "}")
         self.position += 1
         return members
@@ -192,58 +185,41 @@ class _Parser:
             self.fail(self.position, f'expected "," or "{closing}", not {self.found()}')
 
     def string(self) -> str:
-        match = _STRING.match(self.text, self.position)
-        if match is None:
-            self.bad_string()
-        body = match[0]
-        value: str = json.loads(body) if "\\" in body else body[1:-1]
+        try:
+            value, end = _DECODER.raw_decode(self.text, self.position)
+        except json.JSONDecodeError as error:
+            char = self.text[error.pos]
+            if error.msg.startswith("Unterminated") or char in "\r\n":
+                message = "this string is not closed on its line"
+            elif char < " ":
+                message = f"control character U+{ord(char):04X} in a string"
+            else:
+                message = "invalid escape sequence in a string"
+            self.fail(error.pos, message)
         if _SURROGATE.search(value):
             self.fail(self.position, "half of a surrogate pair (\\ud800 to \\udfff) in a string")
-        self.position = match.end()
-        return value
+        self.position = end
+        return str(value)
 
     def scalar(self) -> bool | float | None:
         start = self.position
         if number := _NUMBER.match(self.text, start):
             self.position = number.end()
-            return self.number(start, number)
-        word = _WORD.match(self.text, start)
-        if word is None or word[0] not in _CONSTANTS:
-            self.bad_scalar(word[0] if word else "")
-        self.position = word.end()
-        return _CONSTANTS[word[0]]
-
-    def bad_scalar(self, word: str) -> NoReturn:
-        if word[:1] in tuple("0123456789+-.") and word not in _HINTS:
-            self.fail(self.position, f"{show(word)} is not a JSON number")
-        hint = _HINTS.get(word, "")
-        self.fail(self.position, f"expected a value, not {self.found()}{hint}")
-
-    def number(self, start: int, match: re.Match[str]) -> float:
-        if match[1] is None and match[2] is None:
             try:
-                return int(match[0])
+                value: float = json.loads(number[0])
             except ValueError:  # beyond Python's limit on digits
-                self.fail(start, f"a number with {len(match[0])} digits is too long")
-        value = float(match[0])
-        if value in (float("inf"), float("-inf")):
-            self.fail(start, f"{show(match[0])} is too large for a number")
-        return value
-
-    def note_key(self, path: JsonPath, position: int, *, repeated: bool) -> None:
-        place = self.place(position)
-        if repeated:
-            first = self.places[path].line
-            where = "on this line" if first == place.line else f"on line {first}"
-            self.problems.append(
-                ConfigProblem(
-                    f"column {place.column}: duplicate key, first given {where}",
-                    path_text(path),
-                    self.file,
-                    place.line,
-                )
-            )
-        self.places[path] = place
+                self.fail(start, f"a number with {len(number[0])} digits is too long")
+            if value in (float("inf"), float("-inf")):
+                self.fail(start, f"{show(number[0])} is too large for a number")
+            return value
+        match = _WORD.match(self.text, start)
+        word = match[0] if match else ""
+        if word not in _CONSTANTS:
+            if word[:1] in tuple("0123456789+-.") and word not in _HINTS:
+                self.fail(start, f"{show(word)} is not a JSON number")
+            self.fail(start, f"expected a value, not {self.found()}{_HINTS.get(word, '')}")
+        self.position += len(word)
+        return _CONSTANTS[word]
 
     def skip_blank(self) -> None:
         blank = _BLANK.match(self.text, self.position)
@@ -277,24 +253,8 @@ class _Parser:
                 f'the input ends without "{closing}" for the bracket on line {line}',
             )
 
-    def bad_string(self) -> NoReturn:
-        index = self.position + 1
-        while index < len(self.text) and self.text[index] != '"':
-            char = self.text[index]
-            if char in "\r\n":
-                break
-            if char < " ":
-                self.fail(index, f"control character U+{ord(char):04X} in a string")
-            if char == "\\":
-                if not _STRING.match(f'"{self.text[index : index + 6]}"') and not _STRING.match(
-                    f'"{self.text[index : index + 2]}"'
-                ):
-                    self.fail(
-                        index, f"{show(self.text[index : index + 2])} is an invalid escape sequence"
-                    )
-                index += 1
-            index += 1
-        self.fail(self.position, "this string is not closed on its line")
-
     def fail(self, position: int, message: str) -> NoReturn:
-        raise _SyntaxFault(position, message)
+        place = self.place(position)
+        message = f"column {place.column}: {message}"
+        problem = ConfigProblem(message, file=self.file, line=place.line)
+        raise ConfigErrors([*self.problems, problem])

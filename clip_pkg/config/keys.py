@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from clip_pkg.base.paths import folder_name
 from clip_pkg.config.auxiliary_losses import AuxLossConfig
@@ -20,8 +27,6 @@ from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
 from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.metrics.table import Monitor
-
-Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,9 @@ class ConfigKeys(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: Annotated[str, Section("Name and model"), NoEffectOnNumbers()] = Field(
-        "", description="Folder of the results. Default: the names of the encoders."
-    )
+    name: Annotated[
+        str, AfterValidator(folder_name), Section("Name and model"), NoEffectOnNumbers()
+    ] = Field("", description="Folder of the results. Default: the names of the encoders.")
     image_encoder_name: Annotated[str, UsedByPretraining()] = Field(
         "resnet18",
         description=(
@@ -130,7 +135,7 @@ class ConfigKeys(BaseModel):
         None, description="JSON file: class → text, or class → list of prompts."
     )
     text_template: str | None = Field(
-        None, description="Text for classes without one, with `{}` in place of the class name."
+        None, description="Text for classes without one; `{}` stands for the class name."
     )
     prompts_per_class: int | None = Field(
         None,
@@ -242,7 +247,9 @@ class ConfigKeys(BaseModel):
         True, description="k-fold cross-validation; false: one stratified hold-out."
     )
     n_splits: int = Field(5, ge=2, le=1000, description="Number of folds.")
-    val_fraction: Fraction = Field(0.2, description="Share of the hold-out when `use_cv` is false.")
+    val_fraction: Positive = Field(
+        0.2, lt=1, description="Share of the hold-out when `use_cv` is false."
+    )
     test_dir: Annotated[str | None, NoEffectOnNumbers()] = Field(
         None,
         description=(
@@ -286,21 +293,11 @@ class ConfigKeys(BaseModel):
         description="GPUs that train one fold together; every batch is divided among them.",
     )
 
-    @field_validator("name")
+    @field_validator("image_encoder_name", "text_encoder_name")
     @classmethod
-    def _name_is_a_folder(cls, value: str) -> str:
-        return folder_name(value)
-
-    @field_validator("image_encoder_name")
-    @classmethod
-    def _image_encoder_is_known(cls, value: str) -> str:
-        parse_image_encoder(value)
-        return value
-
-    @field_validator("text_encoder_name")
-    @classmethod
-    def _text_encoder_is_known(cls, value: str) -> str:
-        parse_text_encoder(value)
+    def _encoder_is_known(cls, value: str, info: ValidationInfo) -> str:
+        is_image = info.field_name == "image_encoder_name"
+        (parse_image_encoder if is_image else parse_text_encoder)(value)
         return value
 
     @field_validator("text_template")

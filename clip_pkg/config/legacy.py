@@ -12,8 +12,7 @@ stands for. Three things can be written in flat keys:
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -145,8 +144,8 @@ class FlatKeys(BaseModel):
 def _marked(mark: type[Any]) -> dict[str, Any]:
     return {
         key: found
-        for key, field in FlatKeys.model_fields.items()
-        for found in field.metadata
+        for key, model_field in FlatKeys.model_fields.items()
+        for found in model_field.metadata
         if isinstance(found, mark)
     }
 
@@ -163,201 +162,164 @@ def to_canonical(draft: Draft, findings: Findings) -> Draft:
     """
     flat = {key: value for key, value in draft.values.items() if key in FlatKeys.model_fields}
     rest = {key: value for key, value in draft.values.items() if key not in FlatKeys.model_fields}
-    given: dict[str, Any] = {}  # what is valid, in the spelling of `FlatKeys`
     wrong: set[str] = set()
     try:
         checked = FlatKeys.model_validate(flat)
-        given = {key: getattr(checked, key) for key in flat}
     except ValidationError as error:
         for path, sentence in sentences(error, FlatKeys, ()).items():
             findings.problem(draft.written(path), sentence)
             wrong.add(str(path[0]))
-        valid = {key: value for key, value in flat.items() if key not in wrong}
-        checked = FlatKeys.model_validate(valid)
-        given = {key: getattr(checked, key) for key in valid}
-    moved: dict[JsonPath, JsonPath] = {}
+        flat = {key: value for key, value in flat.items() if key not in wrong}
+        checked = FlatKeys.model_validate(flat)
+    given = {key: getattr(checked, key) for key in flat}
+    translation = _Translation(draft, findings, given, rest)
     if not wrong & {*CHOICES, *PARAMETERS}:
-        main = {key: value for key, value in given.items() if key in CHOICES or key in PARAMETERS}
-        if "loss" in rest:
-            _compare_with_block(main, rest["loss"], draft, findings)
-        elif main:
-            rest |= _main_loss(main, draft, findings, moved)
-    rest |= _aux_losses(rest, given.get("aux_weights"), draft, findings, moved)
-    if "loss_func" in given:
-        rest |= _pretrain(rest, given["loss_func"], draft, findings, moved)
-    return replace(draft, values=rest, moved={**draft.moved, **moved})
+        translation.main_loss()
+    translation.aux_losses()
+    translation.pretraining()
+    return replace(draft, values=rest, moved={**draft.moved, **translation.moved})
 
 
-def _firm_choices(given: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that choose a loss → its kind; switches that are false do not count."""
-    return {
-        key: choice.kinds[given[key]]
-        for key, choice in CHOICES.items()
-        if key in given and given[key] is not False
-    }
+@dataclass
+class _Translation:
+    """Moves the flat keys of one config into blocks.
 
+    given: valid flat keys, in the spelling of `FlatKeys`.
+    values: the other keys; the blocks are put here.
+    moved: path in `values` → JSON path where the user wrote it.
+    """
 
-def _denials(given: Mapping[str, Any], kind: str | None) -> list[str]:
-    """Switches that are false although `kind` is the loss that they switch on."""
-    return [
-        key
-        for key, choice in CHOICES.items()
-        if given.get(key) is False and choice.kinds[True] == kind
-    ]
+    draft: Draft
+    findings: Findings
+    given: Mapping[str, Any]
+    values: dict[str, Any]
+    moved: dict[JsonPath, JsonPath] = field(default_factory=dict)
 
+    def problem(self, path: JsonPath, message: str) -> None:
+        self.findings.problem(self.draft.written(path), message)
 
-def _used_parameters(
-    given: Mapping[str, Any], kind: str | None, draft: Draft, findings: Findings
-) -> dict[str, Sets]:
-    """Given parameters that the loss `kind` has; notes those that have no effect."""
-    used: dict[str, Sets] = {}
-    for key, row in PARAMETERS.items():
-        if key not in given:
-            continue
-        if kind in row.of:
-            used[key] = row
-            continue
-        kinds = CHOICES[row.chosen_by].kinds
-        values = " or ".join(show(value) for value, chosen in kinds.items() if chosen in row.of)
-        findings.notice(
-            draft.written((key,)),
-            f"has no effect here; it is used when {row.chosen_by} is {values}",
-        )
-    return used
+    def where(self, path: JsonPath) -> str:
+        return self.findings.source.where(self.draft.written(path))
 
+    def main_loss(self) -> None:
+        """Build the `loss` block, or compare the flat keys with the block beside them."""
+        switched_off = [key for key in CHOICES if self.given.get(key) is False]
+        choices = {
+            key: choice.kinds[self.given[key]]
+            for key, choice in CHOICES.items()
+            if key in self.given and key not in switched_off
+        }
+        if "loss" in self.values:
+            block = self.values["loss"]
+            kind = block.get("type") if isinstance(block, dict) else None
+            if isinstance(kind, str) and kind in LOSSES:  # else the schema reports the block
+                different = {key: "type" for key, chosen in choices.items() if chosen != kind}
+                block = {**LOSSES[kind]().model_dump(mode="json"), **block}
+                for key, row in self.parameters_of(kind).items():
+                    if block[row.parameter] != self.given[key]:
+                        different[key] = row.parameter
+                different |= {k: "type" for k in switched_off if CHOICES[k].kinds[True] == kind}
+                for key, name in different.items():
+                    self.problem(
+                        (key,),
+                        f"{key} contradicts {self.where(('loss',))}, where loss.{name} is "
+                        f"{show(block[name])}; keep either {key} or loss",
+                    )
+            return
+        choices = choices or {key: CHOICES[key].kinds[False] for key in switched_off}
+        chooser, kind = next(iter(choices.items()), ("", ""))
+        other = self.where((chooser,))
+        for key, chosen in choices.items():
+            if chosen != kind:
+                message = f"chooses a different loss than {other}; keep one of the two"
+                self.problem((key,), message)
+        for key in switched_off:
+            if CHOICES[key].kinds[True] == kind:
+                message = f"is false, but {other} chooses that loss; keep one of the two"
+                self.problem((key,), message)
+        block = {"type": kind}
+        for key, row in self.parameters_of(kind).items():
+            block[row.parameter] = self.given[key]
+            self.moved["loss", row.parameter] = self.draft.written((key,))
+        if choices:
+            self.values["loss"] = block
+            self.moved["loss",] = self.moved["loss", "type"] = self.draft.written((chooser,))
 
-def _main_loss(
-    given: Mapping[str, Any],
-    draft: Draft,
-    findings: Findings,
-    moved: dict[JsonPath, JsonPath],
-) -> dict[str, Any]:
-    """Build the `loss` block from flat keys alone."""
-    choices = _firm_choices(given) or {
-        key: choice.kinds[False] for key, choice in CHOICES.items() if key in given
-    }
-    kind: str | None = None
-    chooser: JsonPath = ()
-    for key, chosen in choices.items():
-        place = draft.written((key,))
-        if kind is None:
-            kind, chooser = chosen, place
-        elif chosen != kind:
-            other = findings.source.where(chooser)
-            findings.problem(place, f"chooses a different loss than {other}; keep one of the two")
-    for key in _denials(given, kind):
-        other = findings.source.where(chooser)
-        findings.problem(
-            draft.written((key,)), f"is false, but {other} chooses that loss; keep one of the two"
-        )
-    parameters = _used_parameters(given, kind, draft, findings)
-    if kind is None:
-        return {}
-    moved["loss",] = moved["loss", "type"] = chooser
-    for key, row in parameters.items():
-        moved["loss", row.parameter] = draft.written((key,))
-    block = {row.parameter: given[key] for key, row in parameters.items()}
-    return {"loss": {"type": kind, **block}}
-
-
-def _compare_with_block(
-    given: Mapping[str, Any], block: object, draft: Draft, findings: Findings
-) -> None:
-    """Report flat keys that contradict the `loss` block beside them."""
-    kind = block.get("type") if isinstance(block, dict) else None
-    if not isinstance(block, dict) or not isinstance(kind, str) or kind not in LOSSES:
-        return  # the schema reports the block itself
-    used = _used_parameters(given, kind, draft, findings)
-    values = {**_defaults(kind), **block}
-    different = {key: "type" for key, chosen in _firm_choices(given).items() if chosen != kind}
-    different |= {
-        key: row.parameter for key, row in used.items() if values[row.parameter] != given[key]
-    }
-    different |= dict.fromkeys(_denials(given, kind), "type")
-    for key, name in different.items():
-        place = findings.source.where(draft.written(("loss",)))
-        findings.problem(
-            draft.written((key,)),
-            f"{key} contradicts {place}, where loss.{name} is {show(values[name])}; "
-            f"keep either {key} or loss",
-        )
-
-
-@cache
-def _defaults(kind: str) -> Mapping[str, Any]:
-    defaults: Mapping[str, Any] = LOSSES[kind]().model_dump(mode="json")
-    return defaults
-
-
-def _aux_losses(
-    values: Mapping[str, Any],
-    weights: list[float] | None,
-    draft: Draft,
-    findings: Findings,
-    moved: dict[JsonPath, JsonPath],
-) -> dict[str, Any]:
-    """Turn names in `aux_losses` into blocks, each with its weight from `aux_weights`."""
-    entries = values.get("aux_losses", [])
-    if not isinstance(entries, list):
-        return {}  # the schema reports it
-    if weights is not None and len(weights) != len(entries):
-        findings.problem(
-            draft.written(("aux_weights",)),
-            f"expected one number for each loss in aux_losses, {len(entries)} in all, "
-            f"not {len(weights)}",
-        )
-        weights = None
-    blocks: list[Any] = []
-    for index, entry in enumerate(entries):
-        block = {"type": entry} if isinstance(entry, str) else entry
-        if isinstance(entry, str):
-            moved["aux_losses", index, "type"] = draft.written(("aux_losses", index))
-        if weights is not None and isinstance(block, dict):
-            place = draft.written(("aux_weights", index))
-            own = block.get("weight", weights[index])
-            if own != weights[index]:
-                other = findings.source.where(draft.written(("aux_losses", index, "weight")))
-                findings.problem(
-                    place,
-                    f"aux_weights contradicts aux_losses: {other} is {show(own)}; keep one of the "
-                    "two",
+    def parameters_of(self, kind: str) -> dict[str, Sets]:
+        """Given parameters that the loss `kind` has; notes those that have no effect."""
+        used: dict[str, Sets] = {}
+        for key, row in PARAMETERS.items():
+            if key in self.given and kind in row.of:
+                used[key] = row
+            elif key in self.given:
+                kinds = CHOICES[row.chosen_by].kinds
+                values = " or ".join(show(value) for value, one in kinds.items() if one in row.of)
+                self.findings.notice(
+                    self.draft.written((key,)),
+                    f"has no effect here; it is used when {row.chosen_by} is {values}",
                 )
-            block = {**block, "weight": own}
-            moved["aux_losses", index, "weight"] = place
-        blocks.append(block)
-    return {"aux_losses": blocks} if "aux_losses" in values else {}
+        return used
 
+    def aux_losses(self) -> None:
+        """Turn names in `aux_losses` into blocks, each with its weight from `aux_weights`."""
+        weights = self.given.get("aux_weights")
+        entries = self.values.get("aux_losses", [])
+        if not isinstance(entries, list):
+            return  # the schema reports it
+        if weights is not None and len(weights) != len(entries):
+            self.problem(
+                ("aux_weights",),
+                f"expected one number for each loss in aux_losses, {len(entries)} in all, "
+                f"not {len(weights)}",
+            )
+            weights = None
+        blocks: list[Any] = []
+        for index, entry in enumerate(entries):
+            block = {"type": entry} if isinstance(entry, str) else entry
+            if isinstance(entry, str):
+                self.moved["aux_losses", index, "type"] = self.draft.written(("aux_losses", index))
+            if weights is not None and isinstance(block, dict):
+                own = block.get("weight", weights[index])
+                if own != weights[index]:
+                    other = self.where(("aux_losses", index, "weight"))
+                    self.problem(
+                        ("aux_weights", index),
+                        f"aux_weights contradicts aux_losses: {other} is {show(own)}; keep one of "
+                        "the two",
+                    )
+                block = {**block, "weight": own}
+                place = self.draft.written(("aux_weights", index))
+                self.moved["aux_losses", index, "weight"] = place
+            blocks.append(block)
+        if "aux_losses" in self.values:
+            self.values["aux_losses"] = blocks
 
-def _pretrain(
-    values: Mapping[str, Any],
-    kind: str,
-    draft: Draft,
-    findings: Findings,
-    moved: dict[JsonPath, JsonPath],
-) -> dict[str, Any]:
-    """Put `loss_func` into the `pretrain` block, or create one."""
-    place = draft.written(("loss_func",))
-
-    def contradicts(path: JsonPath, value: str) -> dict[str, Any]:
-        other = findings.source.where(draft.written(path))
-        findings.problem(
-            place,
-            f"loss_func contradicts {other}, where {'.'.join(map(str, path))} is {value}; "
-            "keep one of the two",
-        )
-        return {}
-
-    block = values.get("pretrain", {})
-    if block is None:
-        return contradicts(("pretrain",), "null (no pre-training)")
-    loss = block.get("loss", {}) if isinstance(block, dict) else None
-    if not isinstance(loss, dict):
-        return {}  # the schema reports it
-    if loss.get("type", kind) != kind:
-        return contradicts(("pretrain", "loss", "type"), show(loss["type"]))
-    moved["pretrain", "loss", "type"] = place
-    if "pretrain" not in values:
-        moved["pretrain",] = place
-    elif "loss" not in block:
-        moved["pretrain", "loss"] = place
-    return {"pretrain": {**block, "loss": {**loss, "type": kind}}}
+    def pretraining(self) -> None:
+        """Put `loss_func` into the `pretrain` block, or create one."""
+        if "loss_func" not in self.given:
+            return
+        kind = self.given["loss_func"]
+        block = self.values.get("pretrain", {})
+        loss = block.get("loss", {}) if isinstance(block, dict) else None
+        contradiction: tuple[JsonPath, str] | None = None
+        if block is None:
+            contradiction = ("pretrain",), "null (no pre-training)"
+        elif not isinstance(loss, dict):
+            return  # the schema reports it
+        elif loss.get("type", kind) != kind:
+            contradiction = ("pretrain", "loss", "type"), show(loss["type"])
+        if contradiction is not None:
+            path, value = contradiction
+            self.problem(
+                ("loss_func",),
+                f"loss_func contradicts {self.where(path)}, where {'.'.join(map(str, path))} is "
+                f"{value}; keep one of the two",
+            )
+            return
+        place = self.draft.written(("loss_func",))
+        self.moved["pretrain", "loss", "type"] = place
+        if "pretrain" not in self.values:
+            self.moved["pretrain",] = place
+        elif "loss" not in block:
+            self.moved["pretrain", "loss"] = place
+        self.values["pretrain"] = {**block, "loss": {**loss, "type": kind}}

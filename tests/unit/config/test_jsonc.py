@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip_pkg.base.errors import ConfigErrors
-from clip_pkg.config.jsonc import Place, parse, path_text
+from clip_pkg.config.jsonc import TextPlace, parse, path_text
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -108,13 +108,13 @@ def test_truncated_text_is_a_problem_with_a_line(value, data):
 def test_places_are_those_of_keys_and_items():
     document = parse('// top\n[\n  {"a": 1,\n   "b": [true,\n    {"c":\n 2}]}\n]')
     assert document.places == {
-        (): Place(2, 1),
-        (0,): Place(3, 3),
-        (0, "a"): Place(3, 4),
-        (0, "b"): Place(4, 4),
-        (0, "b", 0): Place(4, 10),
-        (0, "b", 1): Place(5, 5),
-        (0, "b", 1, "c"): Place(5, 6),
+        (): TextPlace(2, 1),
+        (0,): TextPlace(3, 3),
+        (0, "a"): TextPlace(3, 4),
+        (0, "b"): TextPlace(4, 4),
+        (0, "b", 0): TextPlace(4, 10),
+        (0, "b", 1): TextPlace(5, 5),
+        (0, "b", 1, "c"): TextPlace(5, 6),
     }
 
 

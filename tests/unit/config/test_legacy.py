@@ -320,7 +320,7 @@ def test_weights_that_do_not_fit_the_names(flat, problem):
         (
             '"aux_losses": ["centre"]',
             "aux_losses[0]",
-            'expected one of "arcface", "center", "cosface", "cosine_sim", "triplet", '
+            'expected one of "center", "triplet", "arcface", "cosface", "cosine_sim", '
             'not "centre"; did you mean "center"?',
         ),
         ('"aux_losses": [3]', "aux_losses[0]", "expected an object in braces"),

@@ -122,9 +122,9 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
         ('"group_pattern": "("', "group_pattern", "is not a regular expression"),
         ('"img_size": 225, "image_encoder_name": "vit"', "img_size", "use 224 or 240"),
         ('"loss": 3', "loss", "an object in braces whose"),
-        ('"loss": {}', "loss", 'an object in braces whose "type" is one of "bce", "ce", "ce_inf'),
+        ('"loss": {}', "loss", 'an object in braces whose "type" is one of "clip", "superclip"'),
         ('"loss": {"type": "superclop"}', "loss.type", 'did you mean "superclip"?'),
-        ('"loss": {"type": 3}', "loss.type", '"superclip", "superclip_tokens", not 3'),
+        ('"loss": {"type": 3}', "loss.type", '"infonce", "bce", not 3'),
         ('"loss": {"type": "clip", "gamma": 1}', "loss.gamma", "known here are type, positives"),
         (
             '"loss": {"type": "superclip", "class_weigthing": "none"}',
