@@ -99,11 +99,11 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
     named: Mapping[str, str] = {}
     if hasattr(namespace, _MODEL):
         named = encoders_of_model(getattr(namespace, _MODEL))
-        for key, name in named.items():
-            given = values.get(key, name)
+        for encoder, name in named.items():
+            given = values.get(encoder, name)
             # prompts that start from a text encoder are learned prompts too
             if given != name and not (name == "prompts" and given.startswith("prompts:")):
-                message = f'stands for "{name}", and {flag_name(key)} is "{given}"'
+                message = f'stands for "{name}", and {flag_name(encoder)} is "{given}"'
                 problems.append(ConfigProblem(f"{message}; keep one of the two", flag_name(_MODEL)))
     source = Source(name=partial(_name, by_model=named.keys() - values.keys()))
     return configs_from_mapping([{**named, **values}], source, problems)

@@ -299,7 +299,7 @@ class _Translation:
         if "loss_func" not in self.given:
             return
         kind = self.given["loss_func"]
-        block = self.values.get("pretrain", {})
+        block: Any = self.values.get("pretrain", {})
         loss = block.get("loss", {}) if isinstance(block, dict) else None
         contradiction: tuple[JsonPath, str] | None = None
         if block is None:

@@ -19,7 +19,6 @@ from clip_pkg.config.losses import (
 )
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, TrainingSet
 from clip_pkg.losses.functional import (
-    class_counts,
     class_text_bce,
     class_text_clip,
     class_text_info_nce,
@@ -27,6 +26,7 @@ from clip_pkg.losses.functional import (
     pair_statistics,
     supcon,
 )
+from clip_pkg.losses.functional.image_text import counts_in_batch
 
 
 class ClipObjective(Objective):
@@ -129,7 +129,7 @@ class _PairObjective(Objective):
     def _negatives(self, logits: Tensor, inputs: LossInputs) -> Tensor:
         """How often each class's text is among the negatives, [C]."""
         if self.config.num_negatives is None:
-            return class_counts(logits, inputs.targets, inputs.mask)
+            return counts_in_batch(logits, inputs.targets, inputs.mask)
         classes, device = logits.shape[1], logits.device
         drawn = torch.randint(
             classes,

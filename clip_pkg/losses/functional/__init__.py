@@ -6,11 +6,9 @@ float64 stays float64; half precision is computed in float32, also inside autoca
 from clip_pkg.losses.functional.classification import (
     cross_entropy,
     focal,
-    inverse_frequency_weights,
     weighted_cross_entropy,
 )
 from clip_pkg.losses.functional.image_text import (
-    class_counts,
     class_text_clip,
     class_text_siglip,
     clip,
@@ -39,10 +37,8 @@ from clip_pkg.losses.functional.sampled import (
     sampled_softmax_collision_masked,
 )
 from clip_pkg.losses.functional.token_classification import (
-    SuperClipTerms,
     TokenTerms,
     superclip,
-    superclip_terms,
     token_classification,
 )
 from clip_pkg.losses.functional.triplets import triplet, triplet_explicit
@@ -63,14 +59,12 @@ from clip_pkg.losses.functional.two_views import (
 
 __all__ = [
     "PairStatistics",
-    "SuperClipTerms",
     "TokenTerms",
     "VicregTerms",
     "arcface",
     "bce_pos_neg",
     "center_half",
     "center_mean",
-    "class_counts",
     "class_text_bce",
     "class_text_clip",
     "class_text_info_nce",
@@ -88,7 +82,6 @@ __all__ = [
     "focal_proxy_anchor",
     "info_nce",
     "info_nce_sampled_negatives",
-    "inverse_frequency_weights",
     "kcl_gaussian",
     "multi_positive_clip",
     "nt_xent",
@@ -100,7 +93,6 @@ __all__ = [
     "supcon",
     "supcon_mean_over_batch",
     "superclip",
-    "superclip_terms",
     "token_classification",
     "triplet",
     "triplet_explicit",

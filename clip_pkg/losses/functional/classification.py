@@ -1,9 +1,9 @@
 """Losses of class logits.
 
-Legend: B batch, C classes. Labels are classes, [B] int64 in 0…C−1, or shares of the classes,
-[B, C] with rows that sum to 1 (mixed or smoothed labels). `mask` [B] says which samples count; the
-others, which must be finite all the same, get a gradient of exactly 0, and a batch in which none
-counts costs 0.
+Legend: B batch, C classes. Logits are [B, C]. Labels are classes, [B] int64 in 0…C−1, or shares of
+the classes, [B, C] with rows that sum to 1 (mixed or smoothed labels). Class weights w ≥ 0 are [C].
+`mask` [B] bool selects the samples that count; the others must be finite and get a gradient of
+exactly 0. If none counts, or all weights in the batch are 0, the loss is 0.
 """
 
 from __future__ import annotations
@@ -30,33 +30,11 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy of the softmax over classes.
 
-    1/B · Σ_i [lse_c z_ic − Σ_c q_ic z_ic], where q is one-hot, or (1 − ε)·one-hot + ε/C under
-    label smoothing ε (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
-
-    Args:
-        logits: [B, C].
-        labels: [B] or [B, C].
-        mask: [B] bool, or None for all.
-        label_smoothing: ε in [0, 1].
-        reduction: without class weights both choices are the mean over B.
-
-    Returns:
-        Scalar.
+    1/B · Σ_i [lse_c z_ic − Σ_c q_ic z_ic], where q is one-hot, or (1 − ε)·one-hot + ε/C under label
+    smoothing ε in [0, 1] (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
+    Without class weights both reductions are the mean over B.
     """
-    return _reduced(
-        logits, labels, None, mask, label_smoothing=label_smoothing, reduction=reduction
-    )
-
-
-def inverse_frequency_weights(class_counts: Tensor, smooth: float = 0.0) -> Tensor:
-    """w_c = N / (C·(n_c + smooth)), N = Σ n_c; float64 [C].
-
-    A class without images gets weight 0 where the formula would divide by zero: it cannot be a
-    target, and an infinite weight would turn label smoothing into NaN.
-    """
-    counts = class_counts.to(torch.float64)
-    divisor = counts.numel() * (counts + smooth)
-    return torch.where(divisor > 0, counts.sum() / divisor.clamp(min=1e-300), 0.0)
+    return _reduced(logits, labels, None, mask, label_smoothing, reduction=reduction)
 
 
 @full_precision
@@ -77,19 +55,9 @@ def weighted_cross_entropy(
     Label smoothing weighs each class's share of the smoothed target by that class's weight. So do
     shares q_ic as labels: w_y·ℓ is then Σ_c w_c·q_ic·(−log p_ic), and w_y is Σ_c w_c·q_ic.
 
-    Args:
-        logits: [B, C].
-        labels: [B] or [B, C].
-        class_weights: [C], not negative; used as given.
-        class_counts: [C] images per class; the weights are `inverse_frequency_weights` of them
-            when `class_weights` is None.
-        mask: [B] bool, or None for all.
-        smooth: added to each count in that formula.
-        label_smoothing: ε in [0, 1].
-        reduction: see above.
-
-    Returns:
-        Scalar; 0 when all weights in the batch are 0.
+    Without `class_weights`, w_c = N / (C·(n_c + smooth)) of the `class_counts` n_c [C], N = Σ n_c;
+    0 where that would divide by zero: a class without images cannot be a target, and an infinite
+    weight would turn label smoothing into NaN.
 
     Raises:
         ValueError: neither weights nor counts are given.
@@ -97,10 +65,11 @@ def weighted_cross_entropy(
     if class_weights is None:
         if class_counts is None:
             raise ValueError("weighted_cross_entropy needs class_weights or class_counts")
-        class_weights = inverse_frequency_weights(class_counts, smooth)
-    weights = class_weights.to(logits)
+        counts = class_counts.to(torch.float64)
+        divisor = counts.numel() * (counts + smooth)
+        class_weights = torch.where(divisor > 0, counts.sum() / divisor.clamp(min=1e-300), 0.0)
     return _reduced(
-        logits, labels, weights, mask, label_smoothing=label_smoothing, reduction=reduction
+        logits, labels, class_weights.to(logits), mask, label_smoothing, reduction=reduction
     )
 
 
@@ -109,8 +78,8 @@ def _reduced(
     labels: Tensor,
     weights: Tensor | None,
     mask: Tensor | None,
-    *,
     label_smoothing: float,
+    *,
     reduction: Reduction,
 ) -> Tensor:
     if reduction not in ("weighted_mean", "sum_over_batch_size"):
@@ -136,7 +105,7 @@ def _weighted_mean(losses: Tensor, weights: Tensor, mask: Tensor | None) -> Tens
     """Σ losses / Σ weights over the samples that count; the losses, [B], are weighted already."""
     if mask is not None:
         losses, weights = (torch.where(mask, values, 0.0) for values in (losses, weights))
-    # A sum of zero belongs to a batch whose every weight is zero; its loss is 0, not 0/0.
+    # The clamp makes a batch in which all weights are 0 cost 0 instead of 0/0.
     return losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
 
@@ -156,16 +125,7 @@ def focal(
     α = 1 is (weighted) cross-entropy. With shares q_ic as labels, a sample's term is
     Σ_c w_c·q_ic·α·(1 − p_ic)^γ·(−log p_ic) and its weight Σ_c w_c·q_ic.
 
-    Args:
-        logits: [B, C].
-        labels: [B] or [B, C].
-        class_weights: [C] or None for all 1.
-        mask: [B] bool, or None for all.
-        gamma: focusing power, ≥ 0.
-        alpha: constant factor; None is 1.
-
-    Returns:
-        Scalar.
+    class_weights: None for all 1. gamma: focusing power, γ ≥ 0. alpha: constant factor; None is 1.
     """
     weights = None if class_weights is None else class_weights.to(logits)
     if labels.ndim == 2:

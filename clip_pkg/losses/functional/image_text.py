@@ -1,7 +1,13 @@
 """Contrastive losses between images and texts.
 
-Legend: B batch, C classes, D embedding size. `mask` [B] says which images count; the others, which
-must be finite all the same, get a gradient of exactly 0, and are nobody's negatives.
+Legend: B batch, C classes, D embedding size. `image` and `text` are [B, D], the i-th text belongs
+to the i-th image, and `normalize_inputs` L2-normalises both first; `logit_scale` is s = 1/T, a
+scalar, already exponentiated.
+
+Losses of class texts take `class_logits` [B, C], s·cos of image i and the text of class c, and
+`targets` [B] int64 in 0…C−1; classes may be absent from the batch. `mask` [B] bool selects the
+images that count; the others must be finite, get a gradient of exactly 0 and are negatives of no
+image. If none counts, the loss is 0.
 """
 
 from __future__ import annotations
@@ -23,20 +29,11 @@ from clip_pkg.losses.functional.numerics import (
 def clip(
     image: Tensor, text: Tensor, logit_scale: Tensor | float, *, normalize_inputs: bool = True
 ) -> Tensor:
-    """Symmetric contrastive loss; the i-th text belongs to the i-th image.
+    """Symmetric contrastive loss.
 
     With z = s·I·Tᵀ: 1/(2B) · Σ_i [(lse_j z_ij − z_ii) + (lse_j z_ji − z_ii)].
     Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision",
     figure 3.
-
-    Args:
-        image: [B, D].
-        text: [B, D].
-        logit_scale: s = 1/temperature, scalar, already exponentiated.
-        normalize_inputs: L2-normalise `image` and `text` first.
-
-    Returns:
-        Scalar.
     """
     logits = _similarities(image, text, logit_scale, normalize_inputs)
     log_norm = 0.5 * (logsumexp(logits, dim=1) + logsumexp(logits, dim=0))
@@ -57,17 +54,7 @@ def multi_positive_clip(
     1/(2B) · Σ_i [(lse_j z_ij − mean_{j: y_j = y_i} z_ij) + the same of zᵀ]. Equals `clip` when all
     labels differ. Yang et al. 2022, "Unified Contrastive Learning in Image-Text-Label Space",
     section 3, the bidirectional loss; Tian et al. 2023, "StableRep", section 3, the multi-positive
-    loss, here between images and texts.
-
-    Args:
-        image: [B, D].
-        text: [B, D].
-        labels: [B] int64.
-        logit_scale: s = 1/temperature, scalar, already exponentiated.
-        normalize_inputs: L2-normalise `image` and `text` first.
-
-    Returns:
-        Scalar.
+    loss, here between images and texts. labels: [B] int64.
     """
     logits = _similarities(image, text, logit_scale, normalize_inputs)
     same = labels[:, None] == labels[None, :]
@@ -81,25 +68,17 @@ def multi_positive_clip(
 def class_text_clip(class_logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """`multi_positive_clip` and `clip` of a batch whose texts are its classes' texts.
 
-    Images of one class then share one text, so the columns of the [B, B] logits are repetitions of
-    those of the [B, C] ones, which is all that is needed (n_c: images of class c in the batch):
+    Images of one class then share one text, so the [B, B] logits only repeat columns of the [B, C]
+    ones, which are enough (n_c: images of class c in the batch):
 
     1/(2B) · [Σ_i lse_c(z_ic + log n_c) + Σ_c n_c·lse_i z_ic − 2·Σ_i z_{i,y_i}].
 
     Both conventions of what matches give this same value and gradient: they distribute the same
     total of target mass over columns that are equal, and cross-entropy is linear in its targets.
-
-    Args:
-        class_logits: [B, C] scaled cosines of image i to the text of class c.
-        targets: [B] int64 in 0…C−1; classes may be absent from the batch.
-        mask: [B] bool, or None for all.
-
-    Returns:
-        Scalar; 0 when no image counts.
     """
-    counts = class_counts(class_logits, targets, mask)
+    counts = counts_in_batch(class_logits, targets, mask)
     own = class_logits.gather(1, targets[:, None])[:, 0]
-    # The lowest number in the place of log 0 takes an absent class out of the sum, with gradient 0.
+    # The lowest number instead of log 0 removes an absent class from the sum, with gradient 0.
     log_counts = torch.where(counts > 0, counts.log(), lowest(counts))
     to_text = torch.logsumexp(class_logits + log_counts, dim=1)
     if mask is None:
@@ -110,8 +89,8 @@ def class_text_clip(class_logits: Tensor, targets: Tensor, mask: Tensor | None =
     return 0.5 * to_image + torch.where(mask, 0.5 * to_text - own, 0.0).sum() / batch
 
 
-def class_counts(class_logits: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
-    """How many images of each class count in a batch: [C], of the type of `class_logits` [B, C]."""
+def counts_in_batch(class_logits: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+    """Number of images of each class that count: [C], of the type of `class_logits`."""
     is_target = targets[:, None] == torch.arange(class_logits.shape[1], device=targets.device)
     if mask is not None:
         is_target = is_target & mask[:, None]
@@ -127,21 +106,11 @@ def siglip(
     *,
     normalize_inputs: bool = True,
 ) -> Tensor:
-    """Sigmoid loss: every pair is a yes-or-no question of its own.
+    """Sigmoid loss: a binary decision for every pair.
 
     −1/B · Σ_ij log σ(z_ij·(s·I_i·T_j + b)), z = 1 on the diagonal and −1 elsewhere; the sum over
     B² pairs is divided by B. Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training",
     algorithm 1.
-
-    Args:
-        image: [B, D].
-        text: [B, D].
-        logit_scale: s, scalar, already exponentiated.
-        logit_bias: b, scalar.
-        normalize_inputs: L2-normalise `image` and `text` first.
-
-    Returns:
-        Scalar.
     """
     logits = _similarities(image, text, logit_scale, normalize_inputs) + logit_bias
     against = torch.diagonal_scatter(logits, -logits.diagonal())
@@ -150,23 +119,15 @@ def siglip(
 
 @full_precision
 def class_text_siglip(class_logits: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`siglip` of a batch whose texts are its classes' texts: one class, one matching text.
+    """`siglip` of a batch whose texts are its classes' texts, with the bias in `class_logits`.
 
     Equal texts make equal columns of the [B, B] logits, so with n_c images of class c in the batch
 
     −1/B · Σ_i Σ_c n_c · log σ(z_ic·ẑ_ic), ẑ_ic = 1 for the image's own class and −1 for others.
 
     Equals `siglip` when all classes of the batch differ.
-
-    Args:
-        class_logits: [B, C] s·cos + b of image i and the text of class c.
-        targets: [B] int64 in 0…C−1; classes may be absent from the batch.
-        mask: [B] bool, or None for all.
-
-    Returns:
-        Scalar; 0 when no image counts.
     """
-    counts = class_counts(class_logits, targets, mask)
+    counts = counts_in_batch(class_logits, targets, mask)
     own = class_logits.gather(1, targets[:, None])
     against = class_logits.scatter(1, targets[:, None], -own)
     per_image = (counts * log1p_exp(against)).sum(dim=1)
@@ -178,7 +139,7 @@ def class_text_siglip(class_logits: Tensor, targets: Tensor, mask: Tensor | None
 def _similarities(
     image: Tensor, text: Tensor, logit_scale: Tensor | float, normalize_inputs: bool
 ) -> Tensor:
-    """Scaled similarities, [B, B]; row: image, column: text."""
+    """[B, B]; row: image, column: text."""
     if normalize_inputs:
         image, text = unit(image), unit(text)
     # Scaling [B, D] is cheaper than scaling [B, B].

@@ -1,6 +1,7 @@
 """Contrastive losses in which samples of one label are positives of each other.
 
-Legend: B batch, D embedding size, T temperature; P(i) are the others with the label of i.
+Legend: B batch, D embedding size, T > 0 temperature; P(i) are the others with the label of i, and
+z are cosines/T. Embeddings are [B, D] and L2-normalised here; labels are [B] int64.
 """
 
 from __future__ import annotations
@@ -25,18 +26,11 @@ def supcon(
 ) -> Tensor:
     """Supervised contrastive loss, mean over the anchors that have a positive.
 
-    ℓ_i = lse_{a≠i} z_ia − 1/|P(i)| · Σ_{p∈P(i)} z_ip, z = cosines/T.
-    Khosla et al. 2020, "Supervised Contrastive Learning", equation 2. A batch of one label teaches
-    no contrast and costs 0; `supcon_mean_over_batch` keeps the formula there.
+    ℓ_i = lse_{a≠i} z_ia − 1/|P(i)| · Σ_{p∈P(i)} z_ip.
+    Khosla et al. 2020, "Supervised Contrastive Learning", equation 2. The loss is 0 if no sample
+    has a positive, or, unlike the formula and `supcon_mean_over_batch`, if none has a negative.
 
-    Args:
-        embeddings: [B, D]; L2-normalised here. With several views, concatenate them.
-        labels: [B] int64.
-        mask: [B] bool, which samples count, as anchors and for others; None for all.
-        temperature: T > 0.
-
-    Returns:
-        Scalar; 0 when no sample has a positive or none a negative.
+    Several views are concatenated. mask: [B] bool, samples that count, as anchors and for others.
     """
     losses, has_positive, has_negative = _per_anchor(embeddings, labels, mask, temperature)
     mean = losses.sum() / has_positive.sum().clamp(min=1)
@@ -47,16 +41,7 @@ def supcon(
 def supcon_mean_over_batch(
     embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1
 ) -> Tensor:
-    """`supcon` as a mean over all B; anchors without a positive count as 0.
-
-    Args:
-        embeddings: [B, D]; L2-normalised here.
-        labels: [B] int64.
-        temperature: T > 0.
-
-    Returns:
-        Scalar.
-    """
+    """`supcon` as a mean over all B; anchors without a positive count as 0."""
     losses, _, _ = _per_anchor(embeddings, labels, None, temperature)
     return losses.mean()
 
@@ -65,16 +50,8 @@ def supcon_mean_over_batch(
 def nt_xent_labels(embeddings: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
     """Mean over all ordered positive pairs (i, p) of −log(e^{z_ip} / (e^{z_ip} + Σ_n e^{z_in})).
 
-    The n are the samples with another label than i, z = cosines/T: NT-Xent (Chen et al. 2020,
-    equation 1) with positives given by labels and none of the other positives in the denominator.
-
-    Args:
-        embeddings: [B, D]; L2-normalised here.
-        labels: [B] int64.
-        temperature: T > 0.
-
-    Returns:
-        Scalar; 0 when there is no positive pair.
+    The n are the samples with another label than i: NT-Xent (Chen et al. 2020, equation 1) with
+    positives given by labels and none of the other positives in the denominator; 0 without a pair.
     """
     logits, same = _similarities(embeddings, labels, temperature)
     negatives = masked_logsumexp(logits, ~same, dim=1)

@@ -1,7 +1,8 @@
 """Softmax over class weights with a margin on the target's angle.
 
-Legend: B batch, C classes, D embedding size; θ_y is the angle to the target's class weight. `mask`
-[B] says which samples count; the others, which must be finite all the same, get gradient 0.
+Legend: B batch, C classes, D embedding size, s > 0 scale; θ_y is the angle to the target's class
+weight. Embeddings [B, D] and weights [C, D] are L2-normalised here; labels are [B] int64 in 0…C−1.
+`mask` [B] bool selects the samples that count; the others must be finite and get gradient 0.
 """
 
 from __future__ import annotations
@@ -28,26 +29,21 @@ def arcface(
 ) -> Tensor:
     """Additive angular margin: cross-entropy in which the target's logit is s·cos(θ_y + m).
 
-    Where θ_y > π − m, cos(θ_y + m) would rise again; cos θ_y − m·sin m takes its place.
+    Where θ_y > π − m, cos(θ_y + m) would rise again and is replaced by cos θ_y − m·sin m.
     Deng et al. 2019, "ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
     equation 3. At θ_y = 0 or π, where the slope of sin θ is infinite, its gradient is set to 0.
 
-    Args:
-        embeddings: [B, D]; L2-normalised here.
-        weight: [C, D]; L2-normalised here.
-        labels: [B] int64 in 0…C−1.
-        mask: [B] bool, or None for all.
-        margin_radians: m in [0, π]; 0.5 when neither form is given.
-        margin_degrees: the same in degrees.
-        scale: s > 0.
-
-    Returns:
-        Scalar, mean over the samples that count.
+    The margin m in [0, π] is given in radians or in degrees; 0.5 rad if in neither.
 
     Raises:
         ValueError: the two forms of the margin contradict each other.
     """
-    margin = _margin(margin_radians, margin_degrees)
+    from_degrees = 0.5 if margin_degrees is None else math.radians(margin_degrees)
+    margin = from_degrees if margin_radians is None else margin_radians
+    if margin_degrees is not None and not math.isclose(
+        margin, from_degrees, rel_tol=1e-9, abs_tol=1e-12
+    ):
+        raise ValueError(f"margin_degrees={margin_degrees} is {from_degrees} rad, not {margin}")
     cosine = unit(embeddings) @ unit(weight).T
     own = cosine.gather(1, labels[:, None])
     sine_squared = (1 - own) * (1 + own)
@@ -74,27 +70,7 @@ def cosface(
     """Additive cosine margin: cross-entropy in which the target's logit is s·(cos θ_y − m).
 
     Wang et al. 2018, "CosFace: Large Margin Cosine Loss for Deep Face Recognition", equation 4.
-
-    Args:
-        embeddings: [B, D]; L2-normalised here.
-        weight: [C, D]; L2-normalised here.
-        labels: [B] int64 in 0…C−1.
-        mask: [B] bool, or None for all.
-        margin: m ≥ 0.
-        scale: s > 0.
-
-    Returns:
-        Scalar, mean over the samples that count.
     """
     cosine = unit(embeddings) @ unit(weight).T
     taken_off = torch.full_like(labels[:, None], -margin, dtype=cosine.dtype)
     return cross_entropy(scale * cosine.scatter_add(1, labels[:, None], taken_off), labels, mask)
-
-
-def _margin(radians: float | None, degrees: float | None) -> float:
-    if degrees is None:
-        return 0.5 if radians is None else radians
-    from_degrees = math.radians(degrees)
-    if radians is not None and not math.isclose(radians, from_degrees, rel_tol=1e-9, abs_tol=1e-12):
-        raise ValueError(f"margin_degrees={degrees} is {from_degrees} rad, not {radians}")
-    return from_degrees if radians is None else radians

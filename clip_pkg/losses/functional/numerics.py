@@ -18,7 +18,7 @@ _R = TypeVar("_R")
 
 @contextmanager
 def autocast_off(device: torch.device) -> Iterator[None]:
-    """Suspend autocast on `device`; free of charge where it is not on."""
+    """Suspend autocast on `device`."""
     if torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
             yield
@@ -27,7 +27,7 @@ def autocast_off(device: torch.device) -> Iterator[None]:
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """float16 and bfloat16 become float32; everything else, float64 too, stays what it is."""
+    """Convert float16 and bfloat16 to float32; other types, such as float64, stay."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -49,9 +49,9 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def masked_mean(losses: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of `losses` where `mask`, of the same shape, is true; 0 when it is nowhere.
+    """Mean of `losses` where `mask`, of the same shape, is true (None: everywhere); 0 if nowhere.
 
-    None stands for everywhere. The other losses must be finite; their gradient is exactly 0.
+    The other losses must be finite; their gradient is exactly 0.
     """
     if mask is None:
         return losses.mean()
@@ -64,15 +64,10 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def two_views(first: Tensor, second: Tensor, *, smallest_batch: int = 1) -> tuple[Tensor, Tensor]:
-    """Check two views of one batch and make them unit vectors.
-
-    Args:
-        first: [B, D].
-        second: [B, D].
-        smallest_batch: the B below which the loss has no meaning.
+    """Check two views [B, D] of one batch and make them unit vectors.
 
     Raises:
-        ValueError: the shapes differ, are not [B, D], or B is too small.
+        ValueError: the shapes differ, are not [B, D], or B is below `smallest_batch`.
     """
     if first.shape != second.shape or first.ndim != 2:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
@@ -88,12 +83,7 @@ def lowest(like: Tensor) -> float:
 
 
 def logsumexp(values: Tensor, dim: int) -> Tensor:
-    """`torch.logsumexp` for large matrices: its backward pass makes one of their size, not three.
-
-    Args:
-        values: any shape; finite.
-        dim: the dimension that is summed.
-    """
+    """`torch.logsumexp` of finite values; its backward pass allocates one copy, not three."""
     result: Tensor = _LogSumExp.apply(values, dim)
     return result
 
@@ -115,18 +105,12 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def masked_logsumexp(values: Tensor, keep: Tensor, dim: int) -> Tensor:
-    """Logarithm of the sum of exp(values) over `dim` where `keep` is true.
-
-    Args:
-        values: any shape.
-        keep: bool, of the same shape or broadcastable to it.
-        dim: the dimension that is summed.
-    """
+    """Logarithm of the sum of exp(values) over `dim` where `keep`, broadcastable, is true."""
     return torch.logsumexp(values.masked_fill(~keep, lowest(values)), dim=dim)
 
 
 def without_diagonal(square: Tensor) -> Tensor:
-    """Take the diagonal of a fresh [B, B] matrix out of all log-sum-exps; changes it in place."""
+    """Remove the diagonal of a fresh [B, B] matrix from all log-sum-exps, in place."""
     return square.fill_diagonal_(lowest(square))
 
 

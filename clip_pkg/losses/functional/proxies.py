@@ -1,7 +1,9 @@
 """Losses against one learned point per class.
 
-Legend: B batch, C classes, D embedding size. `mask` [B] says which samples count; the others, which
-must be finite all the same, get a gradient of exactly 0, and a batch in which none counts costs 0.
+Legend: B batch, C classes, D embedding size. Embeddings are [B, D], proxies and centers [C, D],
+labels [B] int64 in 0…C−1; classes may be absent from the batch. `mask` [B] bool selects the
+samples that count; the others must be finite and get a gradient of exactly 0. If none counts, the
+loss is 0.
 """
 
 from __future__ import annotations
@@ -37,18 +39,9 @@ def proxy_anchor(
     + 1/C · Σ_c log(1 + Σ_{x∉c} e^{α(cos(x,c) + δ)}).
     Kim et al. 2020, "Proxy Anchor Loss for Deep Metric Learning", equation 4.
 
-    Args:
-        embeddings: [B, D]; L2-normalised here.
-        proxies: [C, D]; L2-normalised here.
-        labels: [B] int64 in 0…C−1; classes may be absent.
-        mask: [B] bool, or None for all.
-        alpha: α > 0.
-        margin: δ ≥ 0.
-
-    Returns:
-        Scalar.
+    Embeddings and proxies are L2-normalised here. alpha: α > 0. margin: δ ≥ 0.
     """
-    return _anchored(
+    return focal_proxy_anchor(
         embeddings, proxies, labels, mask, alpha=alpha, margin=margin, gamma_pos=0, gamma_neg=0
     )
 
@@ -72,47 +65,11 @@ def focal_proxy_anchor(
     1/|P⁺| · Σ_{c present} log(1 + Σ_{x∈c} (1 − σ(z))^{γ⁺} · e^{−z})
     + 1/C · Σ_c log(1 + Σ_{x∉c} (1 − σ(−u))^{γ⁻} · e^u).
 
-    σ(z) is how surely x is on the right side of the margin of its own proxy, σ(−u) of another's;
+    σ(z) is how far x is on the right side of the margin of its own proxy, σ(−u) of another's;
     (1 − p)^γ is the factor of Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4,
-    and gets a gradient. It goes to 1 for hard pairs and to 0 for easy ones; γ⁺ = γ⁻ = 0 is
-    `proxy_anchor`.
-
-    Args:
-        embeddings: [B, D]; L2-normalised here.
-        proxies: [C, D]; L2-normalised here.
-        labels: [B] int64 in 0…C−1; classes may be absent.
-        mask: [B] bool, or None for all.
-        alpha: α > 0.
-        margin: δ ≥ 0.
-        gamma_pos: γ⁺ ≥ 0.
-        gamma_neg: γ⁻ ≥ 0.
-
-    Returns:
-        Scalar.
+    and gets a gradient. It approaches 1 for hard pairs and 0 for easy ones; γ⁺ = γ⁻ = 0 is
+    `proxy_anchor`. Embeddings and proxies are L2-normalised here.
     """
-    return _anchored(
-        embeddings,
-        proxies,
-        labels,
-        mask,
-        alpha=alpha,
-        margin=margin,
-        gamma_pos=gamma_pos,
-        gamma_neg=gamma_neg,
-    )
-
-
-def _anchored(
-    embeddings: Tensor,
-    proxies: Tensor,
-    labels: Tensor,
-    mask: Tensor | None,
-    *,
-    alpha: float,
-    margin: float,
-    gamma_pos: float,
-    gamma_neg: float,
-) -> Tensor:
     classes = proxies.shape[0]
     cosine = unit(embeddings) @ unit(proxies).T
     of_class = labels[:, None] == torch.arange(classes, device=labels.device)
@@ -136,17 +93,7 @@ def _anchored(
 def center_mean(
     embeddings: Tensor, centers: Tensor, labels: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """1/B · Σ_i ‖x_i − c_{y_i}‖², without the factor ½ of `center_half`.
-
-    Args:
-        embeddings: [B, D], not normalised.
-        centers: [C, D].
-        labels: [B] int64 in 0…C−1.
-        mask: [B] bool, or None for all.
-
-    Returns:
-        Scalar.
-    """
+    """1/B · Σ_i ‖x_i − c_{y_i}‖², without the factor ½ of `center_half`; nothing is normalised."""
     return masked_mean(_squared_distances(embeddings, centers, labels), mask)
 
 
@@ -161,16 +108,7 @@ def center_half(
     """½ · Σ_i ‖x_i − c_{y_i}‖², or its mean over the batch.
 
     Wen et al. 2016, "A Discriminative Feature Learning Approach for Deep Face Recognition",
-    equation 2.
-
-    Args:
-        embeddings: [B, D], not normalised.
-        centers: [C, D].
-        labels: [B] int64 in 0…C−1.
-        reduction: `sum` is the paper's.
-
-    Returns:
-        Scalar.
+    equation 2, which is the sum; nothing is normalised.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction is mean or sum, not {reduction!r}")

@@ -1,7 +1,12 @@
 """Losses of one positive against negatives that were drawn for it.
 
-Legend: … any leading dimensions (positions), D embedding size, N negatives shared by all positions,
-T temperature. `mask` says which positions count; the others get a gradient of exactly 0.
+Legend: B batch, C classes, … any leading dimensions (positions), D embedding size, N negatives
+shared by all positions, T > 0 temperature. Anchors and positives are […, D], negatives [N, D]; they
+are L2-normalised here. `mask` […] bool selects the positions that count; the others get a gradient
+of exactly 0. If none counts, the loss is 0.
+
+Losses of class texts take `class_logits` z [B, C], `targets` y [B] int64 in 0…C−1, and how often
+each class's text is among the `negatives`, m ≥ 0 [C]; their positions are the images [B].
 """
 
 from __future__ import annotations
@@ -38,19 +43,10 @@ def class_text_info_nce(
     """`sampled_softmax_collision_masked` where positives and negatives are class texts.
 
     1/B · Σ_i log(1 + Σ_{c ≠ y_i} m_c·e^{z_ic − z_iy}). With m_c the images of class c in the batch
-    the negatives are the texts of the batch.
-
-    Args:
-        class_logits: [B, C], z.
-        targets: [B] int64 in 0…C−1.
-        negatives: [C], m ≥ 0.
-        mask: [B] bool, or None for all.
-
-    Returns:
-        Scalar; 0 when no image counts, and for an image without a negative.
+    the negatives are the texts of the batch. An image without a negative costs 0.
     """
     own, negatives = targets[:, None], negatives.to(class_logits)
-    # The lowest number in the place of log 0 takes a text out of the sum, with gradient 0.
+    # The lowest number instead of log 0 removes a text from the sum, with gradient 0.
     log_counts = torch.where(negatives > 0, negatives.log(), lowest(class_logits))
     is_other = torch.ones_like(class_logits, dtype=torch.bool).scatter(1, own, False)
     against = masked_logsumexp(class_logits + log_counts, is_other, dim=1)
@@ -65,15 +61,6 @@ def class_text_bce(
 
     1/B · Σ_i log(1 + e^{−z_iy}) + 1/M · Σ_i Σ_{c ≠ y_i} m_c·log(1 + e^{z_ic}) with
     M = Σ_i Σ_{c ≠ y_i} m_c.
-
-    Args:
-        class_logits: [B, C], z.
-        targets: [B] int64 in 0…C−1.
-        negatives: [C], m ≥ 0.
-        mask: [B] bool, or None for all.
-
-    Returns:
-        Scalar; 0 when no image counts.
     """
     own, counts = _pairs(class_logits, targets, negatives, mask)
     against = (counts * log1p_exp(class_logits)).sum() / counts.sum().clamp(min=1)
@@ -85,7 +72,7 @@ def class_text_bce(
 def pair_statistics(
     class_logits: Tensor, targets: Tensor, negatives: Tensor, mask: Tensor | None = None
 ) -> PairStatistics:
-    """Describe the logits z that `class_text_info_nce` and `class_text_bce` are about; as there."""
+    """Statistics of the pairs of `class_text_info_nce` and `class_text_bce`."""
     own, counts = _pairs(class_logits, targets, negatives, mask)
     counted = torch.ones_like(own) if mask is None else mask.to(own)
     return PairStatistics(*_mean_and_std(own, counted), *_mean_and_std(class_logits, counts))
@@ -122,16 +109,6 @@ def info_nce_sampled_negatives(
     ℓ = log(1 + Σ_k e^{(a·n_k − a·p)/T}), mean over the positions that count. van den Oord et al.
     2018, "Representation Learning with Contrastive Predictive Coding", equation 4, with negatives
     from outside the batch.
-
-    Args:
-        anchors: […, D]; L2-normalised here.
-        positives: […, D]; L2-normalised here.
-        negatives: [N, D]; L2-normalised here.
-        mask: […] bool, or None for all.
-        temperature: T > 0.
-
-    Returns:
-        Scalar; 0 when no position counts.
     """
     positive, negative = _sampled_logits(anchors, positives, negatives, mask, temperature)
     return masked_mean(log1p_exp(logsumexp(negative, dim=-1) - positive), mask)
@@ -149,23 +126,13 @@ def sampled_softmax_collision_masked(
     temperature: float = 0.05,
     masked_logit: float = -5e4,
 ) -> Tensor:
-    """`info_nce_sampled_negatives` in which a drawn negative that is the positive does not count.
+    """`info_nce_sampled_negatives` without the drawn negatives that equal the positive.
 
     Zhai et al. 2024, "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers
     for Generative Recommendations", sampled softmax of the published code.
 
-    Args:
-        anchors: […, D]; L2-normalised here.
-        positives: […, D]; L2-normalised here.
-        negatives: [N, D]; L2-normalised here.
-        mask: […] bool, or None for all.
-        pos_ids: […] int64, what each positive is.
-        neg_ids: [N] int64, what each negative is.
-        temperature: T > 0.
-        masked_logit: takes the place of a colliding negative's logit, after the division by T.
-
-    Returns:
-        Scalar; 0 when no position counts.
+    pos_ids […], neg_ids [N]: int64; a negative whose id is that of the positive gets `masked_logit`
+    as its logit, after the division by T.
     """
     positive, negative = _sampled_logits(anchors, positives, negatives, mask, temperature)
     collides = neg_ids == pos_ids[..., None]
@@ -183,17 +150,8 @@ def bce_pos_neg(
 ) -> Tensor:
     """Binary cross-entropy of positives (as 1) and negatives (as 0), each a masked mean.
 
-    mean log(1 + e^{−z⁺}) + mean log(1 + e^{z⁻}), or half of it. Kang and McAuley 2018,
-    "Self-Attentive Sequential Recommendation", the training objective.
-
-    Args:
-        pos_logits: […].
-        neg_logits: […], of the same shape.
-        mask: […] bool, or None for all.
-        combine: sum of the two means, or their mean.
-
-    Returns:
-        Scalar; 0 when no position counts.
+    mean log(1 + e^{−z⁺}) + mean log(1 + e^{z⁻}), or half of it; logits are […]. Kang and McAuley
+    2018, "Self-Attentive Sequential Recommendation", the training objective.
     """
     if combine not in ("sum_of_means", "mean_of_means"):
         raise ValueError(f"combine is sum_of_means or mean_of_means, not {combine!r}")
@@ -208,7 +166,7 @@ def _sampled_logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits of the positives, […], and of the negatives, […, N]."""
     if mask is not None:
-        # Whatever a position that does not count holds, NaN too, must not reach the others.
+        # No value of a position that does not count, even NaN, may reach the others.
         anchors = anchors.masked_fill(~mask[..., None], 0.0)
         positives = positives.masked_fill(~mask[..., None], 0.0)
     a = unit(anchors) / temperature

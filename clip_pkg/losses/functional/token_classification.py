@@ -14,18 +14,8 @@ from clip_pkg.losses.functional.image_text import clip
 from clip_pkg.losses.functional.numerics import full_precision, logsumexp, masked_mean
 
 
-class SuperClipTerms(NamedTuple):
-    """Loss, its two terms (scalars), and the running state to hand to the next batch."""
-
-    total: Tensor
-    class_loss: Tensor
-    contrastive_loss: Tensor
-    cap_fq_out: Tensor
-    num_samples_out: Tensor
-
-
 class TokenTerms(NamedTuple):
-    """Loss (scalar) and the running state to hand to the next batch."""
+    """Loss, a scalar, and the running state for the next batch."""
 
     class_loss: Tensor
     cap_fq_out: Tensor
@@ -52,12 +42,12 @@ def token_classification(
     Args:
         logits: [B, V] of the images over the vocabulary.
         labels: [B, L] int64 token ids; negative ones are padding, any other id is a token.
-        mask: [B] bool, which texts count (the logits of the others must be finite); None for all.
+        mask: [B] bool, texts that count (the logits of the others must be finite); None for all.
         cap_fq_in: [1, V], f before this batch; zeros at the start.
         num_samples_in: [1, 1], n before this batch; zero at the start.
 
     Returns:
-        The terms; the state passed in is not changed. Loss 0 and the old state if no text counts.
+        The loss and the new state. Loss 0 and the old state if no text counts.
     """
     counted = torch.ones_like(labels[:, 0], dtype=torch.bool) if mask is None else mask
     tokens, is_new = _distinct(labels)
@@ -71,50 +61,10 @@ def token_classification(
     weights = torch.log((count + 1 / batch) / (frequency + 1 / batch)).flatten().to(logits.dtype)
     target = torch.where(counts_once, weights[tokens], 0.0)
     target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    # Only the L tokens of a text have a target, so the rest of [B, V] is needed in one lse alone.
+    # Only the L tokens of a text have a target: the rest of [B, V] is needed for the lse alone.
     log_norm = logsumexp(logits, dim=1) * target.sum(dim=1)
     losses = log_norm - (target * logits.gather(1, tokens)).sum(dim=1)
     return TokenTerms(masked_mean(losses, mask), frequency, count)
-
-
-@full_precision
-def superclip_terms(
-    logits: Tensor,
-    labels: Tensor,
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor | float,
-    *,
-    cap_fq_in: Tensor,
-    num_samples_in: Tensor,
-    normalize_inputs: bool = True,
-) -> SuperClipTerms:
-    """`token_classification` plus `clip`; both are described there. total = class + contrastive.
-
-    Args:
-        logits: [B, V] of the images over the vocabulary.
-        labels: [B, L] int64 token ids; negative ones are padding, any other id is a token.
-        image: [B, D].
-        text: [B, D].
-        logit_scale: s = 1/temperature of `clip`, scalar, already exponentiated.
-        cap_fq_in: [1, V], f before this batch; zeros at the start.
-        num_samples_in: [1, 1], n before this batch; zero at the start.
-        normalize_inputs: L2-normalise `image` and `text` first.
-
-    Returns:
-        The terms; the state passed in is not changed.
-    """
-    tokens = token_classification(
-        logits, labels, cap_fq_in=cap_fq_in, num_samples_in=num_samples_in
-    )
-    contrastive = clip(image, text, logit_scale, normalize_inputs=normalize_inputs)
-    return SuperClipTerms(
-        tokens.class_loss + contrastive,
-        tokens.class_loss,
-        contrastive,
-        tokens.cap_fq_out,
-        tokens.num_samples_out,
-    )
 
 
 @full_precision
@@ -129,18 +79,11 @@ def superclip(
     num_samples_in: Tensor,
     normalize_inputs: bool = True,
 ) -> Tensor:
-    """`superclip_terms(…).total`, for those who keep no state; see there."""
-    terms = superclip_terms(
-        logits,
-        labels,
-        image,
-        text,
-        logit_scale,
-        cap_fq_in=cap_fq_in,
-        num_samples_in=num_samples_in,
-        normalize_inputs=normalize_inputs,
+    """`token_classification` plus `clip`, with the arguments of both; the new state is dropped."""
+    tokens = token_classification(
+        logits, labels, cap_fq_in=cap_fq_in, num_samples_in=num_samples_in
     )
-    return terms.total
+    return tokens.class_loss + clip(image, text, logit_scale, normalize_inputs=normalize_inputs)
 
 
 def _distinct(labels: Tensor) -> tuple[Tensor, Tensor]:

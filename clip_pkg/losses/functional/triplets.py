@@ -1,4 +1,4 @@
-"""Losses that want a positive nearer to its anchor than a negative, by a margin.
+"""Losses that place a positive nearer to its anchor than a negative, by a margin.
 
 Legend: B batch, D embedding size; d_ap and d_an are distances from an anchor to a positive (another
 sample of its label) and to a negative (a sample of another label).
@@ -15,15 +15,18 @@ from torch.autograd.function import once_differentiable
 
 from clip_pkg.losses.functional.numerics import full_precision, log1p_exp, unit
 
-# Up to this many products the differences themselves are taken: exact, and not slower.
+# Up to this many products the differences themselves are computed: exact, and not slower.
 EXACT_UP_TO = 2**20
+
+Mining = Literal["batch_all", "batch_hard"]
+TripletReduction = Literal["mean_over_all", "mean_over_nonzero"]
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
     """Distances ‖x_i − x_j‖, [B, B]; x: [B, D].
 
-    Small batches are exact. Larger ones go through the Gram matrix, where distances below about
-    √(16·eps)·‖x_i‖ (1.4e-3 of the norm in float32, 6e-8 in float64) drown in rounding and are 0.
+    Small batches are exact. Larger ones use the Gram matrix, where distances below about
+    √(16·eps)·‖x_i‖ (1.4e-3 of the norm in float32, 6e-8 in float64) are noise and become 0.
     """
     if len(x) * x.numel() <= EXACT_UP_TO:
         return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
@@ -53,10 +56,6 @@ class _GramDistances(torch.autograd.Function):
         return of_x
 
 
-Mining = Literal["batch_all", "batch_hard"]
-TripletReduction = Literal["mean_over_all", "mean_over_nonzero"]
-
-
 @full_precision
 def triplet(
     embeddings: Tensor,
@@ -82,17 +81,17 @@ def triplet(
     Args:
         embeddings: [B, D].
         labels: [B] int64.
-        mask: [B] bool, which samples may be in a triplet (the others must be finite); None for all.
+        mask: [B] bool, samples that may be in a triplet (the others must be finite); None for all.
         margin: m.
         mining: every triplet, or for each anchor its farthest positive and nearest negative.
         power: distances are ‖·‖^power, power ≥ 1.
         reduction: over all triplets, or over those whose loss is above 0.
-        swap: take the distance from the positive to the negative where it is the smaller one.
-        soft_margin: log(1 + exp(·)) in the place of relu.
+        swap: use the distance from the positive to the negative where it is smaller.
+        soft_margin: log(1 + exp(·)) instead of relu.
         normalize_inputs: L2-normalise `embeddings` first.
 
     Returns:
-        Scalar; 0 when there is no such triplet. Pairs at distance 0 get gradient 0.
+        Scalar; 0 without a triplet. Pairs at distance 0 get gradient 0.
     """
     if mining not in ("batch_all", "batch_hard"):
         raise ValueError(f"mining is batch_all or batch_hard, not {mining!r}")
@@ -132,16 +131,7 @@ def triplet_explicit(
     Balntas et al. 2016, "Learning local feature descriptors with triplets and shallow convolutional
     neural networks", as in torch: ε is added to every component of the differences.
 
-    Args:
-        anchor: [B, D].
-        positive: [B, D].
-        negative: [B, D].
-        margin: m > 0.
-        eps: ε.
-        swap: take ‖p − n‖ where it is smaller than ‖a − n‖.
-
-    Returns:
-        Scalar, mean over B.
+    anchor, positive, negative: [B, D]. swap: use ‖p − n‖ where it is smaller than ‖a − n‖.
     """
     return F.triplet_margin_loss(anchor, positive, negative, margin, eps=eps, swap=swap)
 
@@ -180,7 +170,7 @@ def _all_triplets(
 def _all_violations(
     distances: Tensor, positive: Tensor, negative: Tensor, swap: bool
 ) -> tuple[Tensor, Tensor]:
-    """d_ap − d_an of every positive pair with every sample, and whether that is a negative."""
+    """d_ap − d_an of every positive pair with every sample, and which are negatives."""
     a, p = positive.nonzero(as_tuple=True)
     to_negative = distances[a]
     if swap:

@@ -1,6 +1,7 @@
 """Contrastive losses between two views of the same samples, without labels.
 
-Legend: B batch, D embedding size, T temperature; a and b are the L2-normalised views.
+Legend: B batch, D embedding size, T temperature; a and b are the L2-normalised views. Views are
+[B, D] and normalised here, except in VICReg. The decoupled and kernel losses need B ≥ 2.
 """
 
 from __future__ import annotations
@@ -34,14 +35,7 @@ def info_nce(
     Learning with Contrastive Predictive Coding", equation 4; negatives from a queue: He et al.
     2020, "Momentum Contrast for Unsupervised Visual Representation Learning", equation 1.
 
-    Args:
-        query: [B, D]; L2-normalised here.
-        positive: [B, D]; L2-normalised here.
-        negatives: [K, D], nobody's positives; L2-normalised here.
-        temperature: T > 0.
-
-    Returns:
-        Scalar.
+    negatives: [K, D], normalised here, positives of no query. temperature: T > 0.
     """
     a, b = two_views(query, positive)
     others = b if negatives is None else torch.cat([b, unit(negatives)])
@@ -51,18 +45,10 @@ def info_nce(
 
 @full_precision
 def nt_xent(out0: Tensor, out1: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """Each of the 2B views picks its partner among the 2B − 1 others; mean over 2B.
+    """Each of the 2B views picks its partner among the 2B − 1 others; mean over 2B. T > 0.
 
     Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
     equation 1.
-
-    Args:
-        out0: [B, D]; L2-normalised here.
-        out1: [B, D]; L2-normalised here.
-        temperature: T > 0.
-
-    Returns:
-        Scalar.
     """
     a, b = two_views(out0, out1)
     scaled_a = a / temperature
@@ -76,92 +62,46 @@ def nt_xent(out0: Tensor, out1: Tensor, *, temperature: float = 0.5) -> Tensor:
 
 
 @full_precision
-def dcl_symmetric(out0: Tensor, out1: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Decoupled contrastive loss, mean over both directions of `dcl_oneway`.
-
-    Args:
-        out0: [B, D], B ≥ 2; L2-normalised here.
-        out1: [B, D]; L2-normalised here.
-        temperature: T > 0.
-
-    Returns:
-        Scalar.
-    """
-    return _decoupled(out0, out1, temperature, both_ways=True)
-
-
-@full_precision
 def dcl_oneway(out0: Tensor, out1: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Decoupled contrastive loss: the positive is no part of the denominator.
+    """Decoupled contrastive loss: the denominator leaves out the positive. T > 0.
 
     1/B · Σ_i [−a_i·b_i/T + lse over the 2(B−1) negatives a_i·a_j/T and a_i·b_j/T, j ≠ i].
     Yeh et al. 2022, "Decoupled Contrastive Learning", section 3, the loss DC.
-
-    Args:
-        out0: [B, D], B ≥ 2; L2-normalised here.
-        out1: [B, D]; L2-normalised here.
-        temperature: T > 0.
-
-    Returns:
-        Scalar.
     """
     return _decoupled(out0, out1, temperature, both_ways=False)
 
 
 @full_precision
-def dclw_symmetric(
-    out0: Tensor, out1: Tensor, *, temperature: float = 0.1, sigma: float = 0.5
-) -> Tensor:
-    """Weighted decoupled loss, mean over both directions of `dclw_oneway`.
-
-    Args:
-        out0: [B, D], B ≥ 2; L2-normalised here.
-        out1: [B, D]; L2-normalised here.
-        temperature: T > 0.
-        sigma: σ > 0.
-
-    Returns:
-        Scalar.
-    """
-    return _decoupled(out0, out1, temperature, both_ways=True, sigma=sigma)
+def dcl_symmetric(out0: Tensor, out1: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """`dcl_oneway`, mean over both directions."""
+    return _decoupled(out0, out1, temperature, both_ways=True)
 
 
 @full_precision
 def dclw_oneway(
     out0: Tensor, out1: Tensor, *, temperature: float = 0.1, sigma: float = 0.5
 ) -> Tensor:
-    """`dcl_oneway` whose positive term is weighted by w_i = 2 − B·softmax_i(a_i·b_i/σ).
+    """`dcl_oneway` whose positive term is weighted by w_i = 2 − B·softmax_i(a_i·b_i/σ), σ > 0.
 
     The weights are constants for the gradient. Yeh et al. 2022, "Decoupled Contrastive Learning",
     section 3, the loss DCW with the negative von Mises–Fisher weight.
-
-    Args:
-        out0: [B, D], B ≥ 2; L2-normalised here.
-        out1: [B, D]; L2-normalised here.
-        temperature: T > 0.
-        sigma: σ > 0.
-
-    Returns:
-        Scalar.
     """
     return _decoupled(out0, out1, temperature, both_ways=False, sigma=sigma)
+
+
+@full_precision
+def dclw_symmetric(
+    out0: Tensor, out1: Tensor, *, temperature: float = 0.1, sigma: float = 0.5
+) -> Tensor:
+    """`dclw_oneway`, mean over both directions."""
+    return _decoupled(out0, out1, temperature, both_ways=True, sigma=sigma)
 
 
 @full_precision
 def dclw_oneway_undetached(
     out0: Tensor, out1: Tensor, *, temperature: float = 0.1, sigma: float = 0.5
 ) -> Tensor:
-    """`dclw_oneway` with the gradient also passing through the weights: the same value.
-
-    Args:
-        out0: [B, D], B ≥ 2; L2-normalised here.
-        out1: [B, D]; L2-normalised here.
-        temperature: T > 0.
-        sigma: σ > 0.
-
-    Returns:
-        Scalar.
-    """
+    """`dclw_oneway` with the gradient also passing through the weights: the same value."""
     return _decoupled(out0, out1, temperature, both_ways=False, sigma=sigma, detach=False)
 
 
@@ -199,16 +139,7 @@ def dhel(
 
     1/B · Σ_i [−a_i·b_i/τ + lse_{j≠i} a_i·a_j/τ], and with `include_augs` also
     + lse_{j≠i} b_i·b_j/τ. Koromilas et al. 2024, "Bridging Mini-Batch and Asymptotic Analysis in
-    Contrastive Learning: From InfoNCE to Kernel-Based Losses", the loss DHEL.
-
-    Args:
-        anchor: [B, D], B ≥ 2; L2-normalised here.
-        positive: [B, D]; L2-normalised here.
-        tau: τ > 0.
-        include_augs: count the uniformity of the second view as well.
-
-    Returns:
-        Scalar.
+    Contrastive Learning: From InfoNCE to Kernel-Based Losses", the loss DHEL. τ > 0.
     """
     a, b = two_views(anchor, positive, smallest_batch=2)
     alignment = (a * b).sum(dim=1) / tau
@@ -226,16 +157,7 @@ def kcl_gaussian(
 
     −2·mean_i k(a_i, b_i) + γ·[mean_{i<j} k(a_i, a_j) + mean_{i<j} k(b_i, b_j)].
     Koromilas et al. 2024, "Bridging Mini-Batch and Asymptotic Analysis in Contrastive Learning:
-    From InfoNCE to Kernel-Based Losses", the loss KCL.
-
-    Args:
-        anchor: [B, D], B ≥ 2; L2-normalised here.
-        positive: [B, D]; L2-normalised here.
-        t: t > 0.
-        gamma: γ ≥ 0.
-
-    Returns:
-        Scalar.
+    From InfoNCE to Kernel-Based Losses", the loss KCL. t > 0, γ ≥ 0.
     """
     a, b = two_views(anchor, positive, smallest_batch=2)
     alignment = torch.exp(-t * (a - b).square().sum(dim=1)).mean()
@@ -245,7 +167,7 @@ def kcl_gaussian(
 
 def _mean_kernel(x: Tensor, t: float) -> Tensor:
     """Mean of the Gaussian kernel over the pairs of different unit vectors."""
-    # ‖x − y‖² = 2 − 2·x·y; what is taken off the diagonal becomes exp(…) = 0.
+    # ‖x − y‖² = 2 − 2·x·y; the removed diagonal becomes exp(…) = 0.
     exponent = without_diagonal((2 * t * x) @ x.T) - 2 * t
     return exponent.exp().sum() / (len(x) * (len(x) - 1))
 
@@ -267,10 +189,7 @@ def vicreg_terms(z_a: Tensor, z_b: Tensor, *, eps: float = 1e-4) -> VicregTerms:
     ½·[v(a) + v(b)], v = mean_d relu(1 − √(var_d + ε)); covariance = c(a) + c(b),
     c = Σ_{d≠e} cov_de² / D. Variances and covariances are unbiased.
 
-    Args:
-        z_a: [B, D], B ≥ 2, not normalised.
-        z_b: [B, D].
-        eps: ε > 0, inside the square root.
+    Views are [B, D], B ≥ 2, and are not normalised. eps: ε > 0.
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2 or len(z_a) < 2:
         shapes = f"{tuple(z_a.shape)} and {tuple(z_b.shape)}"
@@ -296,19 +215,9 @@ def vicreg(
     eps: float = 1e-4,
     **by_symbol: float,
 ) -> Tensor:
-    """λ·invariance + μ·variance + ν·covariance of `vicreg_terms`; see there.
+    """λ·invariance + μ·variance + ν·covariance of `vicreg_terms`.
 
-    Args:
-        z_a: [B, D], B ≥ 2, not normalised.
-        z_b: [B, D].
-        lambda_: λ; also accepted as `lambda`, which Python does not allow as a name here.
-        mu: μ.
-        nu: ν.
-        eps: inside the square root.
-        **by_symbol: nothing but `lambda`.
-
-    Returns:
-        Scalar.
+    λ may also be given as `lambda`, which Python does not allow as the name of a parameter.
     """
     lambda_ = by_symbol.pop("lambda", lambda_)
     if by_symbol:
@@ -321,7 +230,7 @@ def _spread(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Variance and covariance term of one view."""
     batch, dim = z.shape
     centered = z - z.mean(dim=0)
-    # ‖ZᵀZ‖ = ‖ZZᵀ‖, so the smaller of the two products will do.
+    # ‖ZᵀZ‖ = ‖ZZᵀ‖, so the smaller of the two products is enough.
     product = centered @ centered.T if batch < dim else centered.T @ centered
     variances = z.var(dim=0) if batch < dim else product.diagonal() / (batch - 1)
     off_diagonal = product.square().sum() / (batch - 1) ** 2 - variances.square().sum()

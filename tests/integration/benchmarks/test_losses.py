@@ -21,7 +21,7 @@ from benchmarks.loss_sides import Side  # noqa: E402
 
 CPU = torch.device("cpu")
 OF_OBJECTIVES = {"class_text_clip", "class_text_siglip", "cross_entropy"}  # what these compute
-NO_LOSSES = {"class_counts", "inverse_frequency_weights", "pair_statistics"}
+NO_LOSSES = {"pair_statistics"}
 
 
 def test_every_loss_has_a_peer_or_is_known_to_have_none() -> None:

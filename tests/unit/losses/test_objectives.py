@@ -379,19 +379,13 @@ def test_superclip_tokens_equals_the_published_form_over_batches() -> None:
         inputs = batch(targets, seed=seed)
         classes = TOKENS.where(TOKENS >= 0, TOKENS[:, :1])  # the same tokens without padding
         logits = inputs.embeddings @ objective.head.weight.T + objective.head.bias
-        terms = functional.superclip_terms(
-            logits,
-            classes[inputs.targets],
-            inputs.image_features,
-            texts_of(inputs),
-            inputs.logit_scale,
-            cap_fq_in=frequency,
-            num_samples_in=count,
-            normalize_inputs=False,
+        terms = functional.token_classification(
+            logits, classes[inputs.targets], cap_fq_in=frequency, num_samples_in=count
         )
         output = objective(inputs)
+        contrastive = build(ClipLossConfig())(inputs).total
         assert_same(output.terms["class"], terms.class_loss, inputs)
-        assert_same(output.terms["contrastive"], terms.contrastive_loss, inputs)
+        assert_same(output.terms["contrastive"], contrastive, inputs)
         frequency, count = terms.cap_fq_out, terms.num_samples_out
         torch.testing.assert_close(objective.token_frequency, frequency)
         torch.testing.assert_close(objective.batches_seen, count)
@@ -530,11 +524,18 @@ def test_class_weight_method() -> None:
     assert fixed.class_weight_method("balanced") == "inverse_sqrt"
 
 
-def test_inverse_frequency_weights() -> None:
-    weights = functional.inverse_frequency_weights(torch.tensor([6, 3, 0]), smooth=0)
-    assert weights.tolist() == [9 / (3 * 6), 9 / (3 * 3), 0.0]
-    weights = functional.inverse_frequency_weights(torch.tensor([6, 3, 0]), smooth=1)
-    assert weights.tolist() == [9 / (3 * 7), 9 / (3 * 4), 9 / 3]
+def test_class_weights_follow_from_counts_and_a_class_without_images_weighs_nothing() -> None:
+    logits, labels = torch.randn(2, 4, 3, dtype=torch.float64)[0], torch.tensor([0, 1, 1, 0])
+    counts = torch.tensor([6, 3, 0])
+    for smooth, weights in ((0, [9 / 18, 9 / 9, 0.0]), (1, [9 / 21, 9 / 12, 9 / 3])):
+        ours, theirs = (
+            functional.weighted_cross_entropy(logits, labels, **given, label_smoothing=0.1)  # type: ignore[arg-type]
+            for given in (
+                {"class_counts": counts, "smooth": smooth},
+                {"class_weights": torch.tensor(weights).double()},
+            )
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=0)
 
 
 def test_misuse_is_named() -> None:

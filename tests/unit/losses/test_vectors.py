@@ -23,7 +23,20 @@ ABSENT = pytest.param(None, marks=pytest.mark.skip(reason=f"no reference values 
 # entries to 1e-12 and adds them up; one masks by adding log(1e-45), which T = 0.01 lets through.
 VALUE_TOLERANCE = {"center_mean": 1e-11}
 GRADIENT_TOLERANCE = {"dclw_oneway_undetached": 1e-9}
-TERMS = {"superclip": functional.superclip_terms, "vicreg": functional.vicreg_terms}
+
+
+def superclip_terms(
+    logits: Tensor, labels: Tensor, image: Tensor, text: Tensor, logit_scale: Tensor, **state: Any
+) -> dict[str, Tensor]:
+    terms = functional.token_classification(logits, labels, **state)._asdict()
+    return {**terms, "contrastive_loss": functional.clip(image, text, logit_scale)}
+
+
+def vicreg_terms(z_a: Tensor, z_b: Tensor, eps: float) -> dict[str, Tensor]:
+    return functional.vicreg_terms(z_a, z_b, eps=eps)._asdict()
+
+
+TERMS = {"superclip": superclip_terms, "vicreg": vicreg_terms}
 
 
 def tensor(entry: dict[str, Any]) -> Tensor:
@@ -71,7 +84,7 @@ def test_value_and_gradient(record: dict[str, Any]) -> None:
 def test_terms_and_state(record: dict[str, Any]) -> None:
     terms = TERMS[record["loss"]]
     inputs = {name: tensor(entry) for name, entry in record["inputs"].items()}
-    result = terms(**inputs, **settings(terms, record["params"]))._asdict()
+    result = terms(**inputs, **settings(terms, record["params"]))
     for name, entry in record["outputs"].items():
         assert result[name].shape == tuple(entry["shape"])
         assert relative_error(result[name], tensor(entry)) <= 1e-12, name
