@@ -19,11 +19,17 @@ from pytorch_metric_learning.distances import LpDistance
 from torch import Tensor, nn
 
 from benchmarks.loss_batch import TEMPERATURE, Batch
+from clip_pkg.config.auxiliary_losses import CosineSimConfig
+from clip_pkg.config.loss_blocks import LossConfig
+from clip_pkg.config.losses import (
+    CeLossConfig,
+    ClipLossConfig,
+    SigLipLossConfig,
+    SupConLossConfig,
+)
 from clip_pkg.losses import functional
-from clip_pkg.losses.auxiliary import CosineSimObjective
-from clip_pkg.losses.classification import ClassificationObjective, Classifier, ClassLoss
 from clip_pkg.losses.contract import Objective, TrainingSet
-from clip_pkg.losses.image_text import ClipObjective, SigLipObjective, SupConObjective
+from clip_pkg.losses.registry import builder
 
 MARGIN = 0.2
 
@@ -108,9 +114,15 @@ def _total(objective: Objective, batch: Batch, *, normalize: bool = False) -> Te
     return total
 
 
+def _objective(config: LossConfig, batch: Batch) -> Objective:
+    classes, dim = batch.class_vectors.shape
+    objective: Objective = builder(config)(config, TrainingSet(torch.ones(classes), dim))
+    return objective
+
+
 def clip_objective(batch: Batch) -> Sides:
     """One text per class: ours from [B, C] logits, the peer from [B, B]."""
-    objective, peer = ClipObjective(), ClipLoss()
+    objective, peer = _objective(ClipLossConfig(), batch), ClipLoss()
     return _sides(
         lambda: _total(objective, batch),
         lambda: peer(batch.images, batch.texts, batch.scale),
@@ -120,7 +132,8 @@ def clip_objective(batch: Batch) -> Sides:
 
 def siglip_objective(batch: Batch) -> Sides:
     """As `clip_objective`; the objective owns its bias."""
-    objective, peer = SigLipObjective(float(batch.bias.detach())).to(batch.bias), SigLipLoss()
+    config, peer = SigLipLossConfig(initial_bias=float(batch.bias.detach())), SigLipLoss()
+    objective = _objective(config, batch).to(batch.bias)
     leaves = (batch.images, batch.class_vectors, batch.scale)
     return (
         Side(lambda: _total(objective, batch), (*leaves, objective.bias)),
@@ -133,7 +146,8 @@ def siglip_objective(batch: Batch) -> Sides:
 
 def supcon_objective(batch: Batch) -> Sides:
     """Images and the C class texts in one batch."""
-    objective, peer = SupConObjective(TEMPERATURE), losses.SupConLoss(TEMPERATURE)
+    objective = _objective(SupConLossConfig(temperature=TEMPERATURE), batch)
+    peer = losses.SupConLoss(TEMPERATURE)
     x, texts = batch.images, batch.class_vectors
     labels = torch.cat([batch.targets, torch.arange(len(texts), device=x.device)])
     return _sides(
@@ -143,9 +157,7 @@ def supcon_objective(batch: Batch) -> Sides:
 
 def ce_objective(batch: Batch) -> Sides:
     """Softmax over cosines to one vector per class, at one temperature."""
-    counts = torch.ones(len(batch.class_vectors))
-    classifier = Classifier("text", TrainingSet(counts, batch.images.shape[1]))
-    objective = ClassificationObjective("ce", classifier, ClassLoss())
+    objective = _objective(CeLossConfig(), batch)
     leaves = (batch.images, batch.class_vectors)
     return (
         Side(lambda: _total(objective, batch, normalize=True), leaves),
@@ -155,7 +167,8 @@ def ce_objective(batch: Batch) -> Sides:
 
 def cosine_sim_objective(batch: Batch) -> Sides:
     """1 − cosine of each image and its class's text."""
-    objective, peer = CosineSimObjective(), lightly.loss.NegativeCosineSimilarity()
+    objective = _objective(CosineSimConfig(), batch)
+    peer = lightly.loss.NegativeCosineSimilarity()
     return _sides(
         lambda: _total(objective, batch, normalize=True),
         lambda: 1 + peer(batch.images, batch.texts),

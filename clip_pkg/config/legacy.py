@@ -298,28 +298,27 @@ class _Translation:
         """Put `loss_func` into the `pretrain` block, or create one."""
         if "loss_func" not in self.given:
             return
-        kind = self.given["loss_func"]
-        block: Any = self.values.get("pretrain", {})
-        loss = block.get("loss", {}) if isinstance(block, dict) else None
-        contradiction: tuple[JsonPath, str] | None = None
-        if block is None:
-            contradiction = ("pretrain",), "null (no pre-training)"
-        elif not isinstance(loss, dict):
-            return  # the schema reports it
-        elif loss.get("type", kind) != kind:
-            contradiction = ("pretrain", "loss", "type"), show(loss["type"])
-        if contradiction is not None:
-            path, value = contradiction
+        kind, place = self.given["loss_func"], self.draft.written(("loss_func",))
+
+        def contradicts(path: JsonPath, value: str) -> None:
             self.problem(
                 ("loss_func",),
                 f"loss_func contradicts {self.where(path)}, where {'.'.join(map(str, path))} is "
                 f"{value}; keep one of the two",
             )
-            return
-        place = self.draft.written(("loss_func",))
-        self.moved["pretrain", "loss", "type"] = place
-        if "pretrain" not in self.values:
-            self.moved["pretrain",] = place
-        elif "loss" not in block:
-            self.moved["pretrain", "loss"] = place
-        self.values["pretrain"] = {**block, "loss": {**loss, "type": kind}}
+
+        block = self.values.get("pretrain", {})
+        loss = block.get("loss", {}) if isinstance(block, dict) else None
+        if block is None:
+            contradicts(("pretrain",), "null (no pre-training)")
+        elif not isinstance(loss, dict):
+            return  # the schema reports it
+        elif loss.get("type", kind) != kind:
+            contradicts(("pretrain", "loss", "type"), show(loss["type"]))
+        else:
+            self.moved["pretrain", "loss", "type"] = place
+            if "pretrain" not in self.values:
+                self.moved["pretrain",] = place
+            elif "loss" not in block:
+                self.moved["pretrain", "loss"] = place
+            self.values["pretrain"] = {**block, "loss": {**loss, "type": kind}}

@@ -1,6 +1,6 @@
 """Auxiliary objectives, added to a main one with a weight: each has one term, named as its type.
 
-Where labels are mixed, those that use `targets` see the class with the largest share.
+With mixed labels, `targets` are the classes with the largest share.
 
 Legend: B batch, C classes, D embedding size.
 """
@@ -113,7 +113,7 @@ class CosineSimObjective(Objective):
         super().__init__({"cosine_sim": 1.0})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        cosines = inputs.class_cosines()
+        cosines = inputs.class_cosines
         if inputs.soft_targets is None:
             own = cosines.gather(1, inputs.targets[:, None])[:, 0]
         else:

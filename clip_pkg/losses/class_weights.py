@@ -22,13 +22,12 @@ def class_weights(
 
     - `inverse_freq`: w_c = N / (C·(n_c + s))
     - `inverse_sqrt`: w_c = √(N / (C·(n_c + s)))
-    - `balanced`: w_c = N / (C·n_c), scikit-learn's "balanced"; `smooth` plays no part
+    - `balanced`: w_c = N / (C·n_c), scikit-learn's "balanced"; without `smooth`
     - `effective_number`: w_c ∝ (1 − β) / (1 − β^(n_c + s)), β = 0.9999, scaled to mean 1 over the
       classes that have images (Cui et al. 2019, "Class-balanced loss based on effective number of
       samples", CVPR, equations 2 and 4; the smoothing is not theirs)
 
-    Where a denominator is 0 (a class without images and no smoothing) the weight is 0: there is
-    nothing to draw and nothing to weigh.
+    If a denominator is 0 (a class without images and no smoothing), the weight is 0.
     """
     n = np.asarray(counts, dtype=np.float64)
     smoothed = n if method == "balanced" else n + smooth

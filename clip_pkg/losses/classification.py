@@ -17,38 +17,31 @@ from clip_pkg.losses.functional import cross_entropy, focal, weighted_cross_entr
 from clip_pkg.losses.functional.numerics import full_precision
 
 
-class LinearHead(nn.Linear):
+class FullPrecisionLinear(nn.Linear):
     """A linear layer that computes in float32 or better, also inside autocast."""
 
+    @full_precision
     def forward(self, rows: Tensor) -> Tensor:
         """[B, in_features] → [B, out_features]."""
-        return _affine(rows, self.weight, self.bias)
+        return F.linear(rows, self.weight.to(rows.dtype), self.bias.to(rows.dtype))
 
 
-@full_precision
-def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.linear(rows, weight.to(rows.dtype), bias.to(rows.dtype))
-
-
-class Classifier(nn.Module):
+class ClassLogits(nn.Module):
     """Class logits [B, C]: scaled cosines to class texts, or a linear layer on the embedding."""
 
     def __init__(self, kind: Literal["text", "linear"], training_set: TrainingSet) -> None:
         super().__init__()
-        self.head = (
-            LinearHead(training_set.embed_dim, training_set.num_classes)
-            if kind == "linear"
-            else None
-        )
+        sizes = (training_set.embed_dim, training_set.num_classes)
+        self.head = FullPrecisionLinear(*sizes) if kind == "linear" else None
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        return inputs.class_logits() if self.head is None else self.head(inputs.embeddings)
+        return inputs.class_logits if self.head is None else self.head(inputs.embeddings)
 
 
 class ClassLoss(nn.Module):
     """Cross-entropy over the classes, or its focal form (Lin et al. 2017), weighted by class.
 
-    Averaged by the sum of the samples' class weights. Takes soft labels and a mask.
+    Averaged by the sum of the samples' class weights. Uses soft labels and the mask.
 
     Args:
         weighting: `none` for no class weights; otherwise those of the training set are used.
@@ -68,7 +61,7 @@ class ClassLoss(nn.Module):
         self.focal_form = focal_form
         weights = None if weighting == "none" else training_set.class_weights
         assert weighting == "none" or weights is not None, "the fold's class weights are needed"
-        # Moves with the module to the device, but is data of the fold, not state to be restored.
+        # Moves with the module to the device, but belongs to the fold, not to the state.
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, inputs: LossInputs) -> Tensor:
@@ -98,7 +91,7 @@ class ClassificationObjective(Objective):
     ) -> None:
         super().__init__({term: 1.0})
         self.term = term
-        self.classifier = Classifier(config.classifier, training_set)
+        self.classifier = ClassLogits(config.classifier, training_set)
         self.loss = ClassLoss(config.class_weighting, training_set, focal_form)
 
     def forward(self, inputs: LossInputs) -> LossOutput:
@@ -121,9 +114,9 @@ class CeInfoNceObjective(Objective):
     """total = CE(logits [B, C]) + contrast_weight · InfoNCE(image [B, D], class texts [C, D]).
 
     InfoNCE: each image picks its class's text among those of all C classes, by cosine over a fixed
-    temperature (van den Oord et al. 2018, equation 4, with the class texts as candidates). Where
-    labels are mixed it uses the class with the largest share; CE takes the shares. The classifier
-    of CE predicts.
+    temperature (van den Oord et al. 2018, equation 4, with the class texts as candidates). With
+    mixed labels it uses the class with the largest share; CE uses the shares. The classifier of CE
+    predicts.
 
     Terms: `ce`, `infonce`.
     """
@@ -134,7 +127,7 @@ class CeInfoNceObjective(Objective):
         self.temperature = config.infonce_temp
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        logits = inputs.class_cosines() / self.temperature
+        logits = inputs.class_cosines / self.temperature
         return self.weighted_sum(
             {
                 **self.classification(inputs).terms,

@@ -4,7 +4,7 @@ Legend: B images of the batch, C classes, D embedding size, L tokens per text.
 
 The trainer passes one `LossInputs` per step; the objective adds up its terms; the trainer logs
 them. Objectives are modules, so that their own parameters (a bias, proxies) reach the optimiser and
-the checkpoint like any other parameter.
+the checkpoint.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class LossInputs:
         are the rows `class_features[targets]`. None in a model without texts.
     targets: [B], int64 class of each image; of a mixed image, the class with the larger share.
     logit_scale: scalar 1/temperature, already exponentiated, with gradient when it is learned.
-    image_embeddings: [B, D], `image_features` before they were normalised.
-    soft_targets: [B, C] shares of the classes where labels are mixed or smoothed, rows sum to 1.
-    mask: [B] bool, true where an image counts; None when all do. The values of an image that does
-        not count, even NaN or an invalid class, influence nothing.
+    image_embeddings: [B, D], `image_features` before normalisation.
+    soft_targets: [B, C] shares of the classes if labels are mixed or smoothed, rows sum to 1.
+    mask: [B] bool, true for images that count; None for all. The values of the others, even NaN or
+        an invalid class, have no influence.
     class_tokens: [C, L] int64 token ids of each class's text in this step, padded with -1.
     generator: source of sampled negatives; None for torch's global one.
     """
@@ -47,21 +47,15 @@ class LossInputs:
     class_tokens: Tensor | None = None
     generator: torch.Generator | None = None
 
+    @cached_property
     def class_logits(self) -> Tensor:
-        """Scaled cosine of each image to each class text, [B, C]; cached, never in half."""
-        return self._class_logits
-
-    def class_cosines(self) -> Tensor:
-        """Cosine of each image to each class text, [B, C]; cached, never in half."""
-        return self._class_cosines
-
-    @cached_property
-    def _class_logits(self) -> Tensor:
+        """Scaled cosine of each image to each class text, [B, C]; never in half precision."""
         with autocast_off(self.image_features.device):
-            return self.logit_scale * self._class_cosines
+            return self.logit_scale * self.class_cosines
 
     @cached_property
-    def _class_cosines(self) -> Tensor:
+    def class_cosines(self) -> Tensor:
+        """Cosine of each image to each class text, [B, C]; never in half precision."""
         with autocast_off(self.image_features.device):
             return widened(self.image_features) @ self.texts.T
 
@@ -85,8 +79,7 @@ class LossInputs:
     def prepared(self) -> LossInputs:
         """Widen half precision, and zero the images that do not count.
 
-        Then no value of such an image can spread through a batch. If nothing has to change, `self`
-        is returned, so that cached values are computed once.
+        Returns `self` if nothing has to change, so that cached values are computed once.
         """
         features = (self.image_features, self.class_features, self.image_embeddings)
         is_wide = all(values is None or widened(values) is values for values in features)
@@ -94,19 +87,18 @@ class LossInputs:
             return self
         absent = None if self.mask is None else ~self.mask
 
-        def rows(values: Tensor) -> Tensor:
-            wide = widened(values)
-            return wide if absent is None else wide.masked_fill(absent[:, None], 0.0)
-
-        def rows_if_any(values: Tensor | None) -> Tensor | None:
-            return None if values is None else rows(values)
+        def rows(values: Any) -> Any:
+            wide = None if values is None else widened(values)
+            return (
+                wide if wide is None or absent is None else wide.masked_fill(absent[:, None], 0.0)
+            )
 
         return replace(
             self,
             image_features=rows(self.image_features),
             class_features=None if self.class_features is None else self.texts,
-            image_embeddings=rows_if_any(self.image_embeddings),
-            soft_targets=rows_if_any(self.soft_targets),
+            image_embeddings=rows(self.image_embeddings),
+            soft_targets=rows(self.soft_targets),
             targets=self.targets if absent is None else self.targets.masked_fill(absent, 0),
         )
 
@@ -118,7 +110,7 @@ class LossOutput:
     total: what is minimised.
     terms: its unweighted terms by name.
     weights: of each term; total = Σ weight · term.
-    statistics: further quantities to plot that are no loss, such as the mean positive logit.
+    statistics: further quantities to plot, such as the mean positive logit.
     """
 
     total: Tensor
@@ -169,9 +161,9 @@ class Objective(nn.Module):
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Logits [B, C] whose softmax is the predicted class distribution.
 
-        By the class texts, unless an objective predicts by parameters of its own.
+        Those of the class texts, unless an objective predicts with its own parameters.
         """
-        return inputs.class_logits()
+        return inputs.class_logits
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for AdamW of the objective's own parameters; none is empty.
@@ -206,8 +198,7 @@ class TrainingSet:
 
     class_counts: [C] images per class of the training fold.
     embed_dim: D.
-    class_weights: [C], computed from the counts by `LossConfig.class_weight_method`; None if that
-        is None.
+    class_weights: [C], from the counts by `LossConfig.class_weight_method`; None if that is None.
     vocabulary_size: number of token ids of the text encoder's tokenizer; None without one.
     """
 
@@ -232,16 +223,12 @@ class ComposedObjective(Objective):
         auxiliary: name → (weight, objective whose only term has that name).
     """
 
-    def __init__(
-        self, main: Objective, auxiliary: Mapping[str, tuple[float, Objective]] | None = None
-    ) -> None:
-        added = dict(auxiliary or {})
-        super().__init__(
-            {**main.term_weights, **{name: weight for name, (weight, _) in added.items()}}
-        )
+    def __init__(self, main: Objective, auxiliary: Mapping[str, tuple[float, Objective]]) -> None:
+        added = {name: weight for name, (weight, _) in auxiliary.items()}
+        super().__init__({**main.term_weights, **added})
         assert len(self.term_weights) == len(main.term_weights) + len(added), "term names clash"
         self.main = main
-        self.auxiliary = nn.ModuleDict({name: objective for name, (_, objective) in added.items()})
+        self.auxiliary = nn.ModuleDict({name: module for name, (_, module) in auxiliary.items()})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         prepared = inputs.prepared()

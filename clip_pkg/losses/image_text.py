@@ -32,8 +32,7 @@ from clip_pkg.losses.functional.image_text import counts_in_batch
 class ClipObjective(Objective):
     """Images against the class texts of their batch (Radford et al. 2021, figure 3).
 
-    `positives` makes no difference here: a class has one text, so that `same_class` and `diagonal`
-    are the same function (see `class_text_clip`).
+    A class has one text, so both values of `positives` are the same function (`class_text_clip`).
 
     Terms: `contrastive`.
     """
@@ -42,7 +41,7 @@ class ClipObjective(Objective):
         super().__init__({"contrastive": 1.0})
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        contrastive = class_text_clip(inputs.class_logits(), inputs.targets, inputs.mask)
+        contrastive = class_text_clip(inputs.class_logits, inputs.targets, inputs.mask)
         return self.weighted_sum({"contrastive": contrastive})
 
 
@@ -64,7 +63,7 @@ class SigLipObjective(Objective):
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Scaled cosines plus bias, [B, C]; the bias does not change their softmax."""
-        logits = inputs.class_logits()
+        logits = inputs.class_logits
         return logits + self.bias.to(logits.dtype)
 
 
@@ -72,7 +71,7 @@ class SupConObjective(Objective):
     """Supervised contrast of images and class texts (Khosla et al. 2020, equation 2).
 
     The text of each of the C classes joins the batch as one more sample of its class, so that texts
-    learn as well and can predict, at the loss's own temperature.
+    learn too and can predict, at the loss's own temperature.
 
     Terms: `supcon`.
     """
@@ -97,15 +96,15 @@ class SupConObjective(Objective):
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Cosines to the class texts over the loss's temperature, [B, C]."""
-        return inputs.class_cosines() / self.temperature
+        return inputs.class_cosines / self.temperature
 
 
 class _PairObjective(Objective):
     """A loss of the cosine of each image and its class's text against those of negative texts.
 
-    Logits are cosines over a fixed temperature, in the prediction as well. Negatives are the texts
-    of the batch, or N texts drawn uniformly from all classes, with replacement, for the whole
-    batch. A text of an image's own class never counts as its negative.
+    Logits are cosines over a fixed temperature, also for prediction. Negatives are the texts of the
+    batch, or N texts drawn uniformly from all classes, with replacement, for the whole batch. A
+    text of an image's own class never counts as its negative.
 
     Statistics: mean and standard deviation of the logits of positive and of negative pairs.
     """
@@ -117,27 +116,26 @@ class _PairObjective(Objective):
         self.config = config
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        logits = self.prediction_logits(inputs)
-        pairs = (logits, inputs.targets, self._negatives(logits, inputs), inputs.mask)
+        logits, count = self.prediction_logits(inputs), self.config.num_negatives
+        if count is None:
+            negatives = counts_in_batch(logits, inputs.targets, inputs.mask)
+        else:
+            classes, device = logits.shape[1], logits.device
+            drawn = torch.randint(
+                classes,
+                (count,),
+                generator=inputs.generator,
+                device=device if inputs.generator is None else inputs.generator.device,
+            ).to(device, non_blocking=True)
+            ones = torch.ones_like(drawn).to(logits)
+            negatives = torch.zeros_like(logits[0]).scatter_add(0, drawn, ones)
+        pairs = (logits, inputs.targets, negatives, inputs.mask)
         loss = type(self).pair_loss(*pairs)
         return self.weighted_sum({self.config.type: loss}, pair_statistics(*pairs)._asdict())
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         """Cosines to the class texts over the loss's temperature, [B, C]."""
-        return inputs.class_cosines() / self.config.temperature
-
-    def _negatives(self, logits: Tensor, inputs: LossInputs) -> Tensor:
-        """How often each class's text is among the negatives, [C]."""
-        if self.config.num_negatives is None:
-            return counts_in_batch(logits, inputs.targets, inputs.mask)
-        classes, device = logits.shape[1], logits.device
-        drawn = torch.randint(
-            classes,
-            (self.config.num_negatives,),
-            generator=inputs.generator,
-            device=device if inputs.generator is None else inputs.generator.device,
-        ).to(device, non_blocking=True)
-        return torch.zeros_like(logits[0]).scatter_add(0, drawn, torch.ones_like(drawn).to(logits))
+        return inputs.class_cosines / self.config.temperature
 
 
 class InfoNceObjective(_PairObjective):

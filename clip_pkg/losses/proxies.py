@@ -62,8 +62,8 @@ def _cosines(features: Tensor, proxies: Tensor) -> Tensor:
 class CombinedObjective(Objective):
     """total = λ · CE + (1 − λ) · Proxy.
 
-    The classifier of CE predicts, or the nearest proxy where λ = 0 leaves it untrained. CE takes
-    soft labels, Proxy uses the class with the largest share.
+    The classifier of CE predicts, or, with λ = 0, the nearest proxy. CE uses soft labels, Proxy the
+    class with the largest share.
 
     Terms: `ce`, `proxy`.
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.config.losses import SuperClipLossConfig, SuperClipTokensLossConfig
-from clip_pkg.losses.classification import ClassLoss, LinearHead
+from clip_pkg.losses.classification import ClassLoss, FullPrecisionLinear
 from clip_pkg.losses.contract import LossInputs, LossOutput, Objective, TrainingSet
 from clip_pkg.losses.functional import class_text_clip, token_classification
 
@@ -19,8 +19,8 @@ from clip_pkg.losses.functional import class_text_clip, token_classification
 class SuperClipObjective(Objective):
     """total = class_loss_weight · class + contrastive_loss_weight · contrastive.
 
-    Both terms share the [B, C] logits: the class texts take the place of a token vocabulary.
-    `class` takes soft labels; `contrastive` is the `clip` objective's.
+    Both terms share the [B, C] logits: the class texts replace the token vocabulary. `class` uses
+    soft labels; `contrastive` is the `clip` objective's.
 
     Terms: `class`, `contrastive`.
     """
@@ -32,7 +32,7 @@ class SuperClipObjective(Objective):
         self.loss = ClassLoss(config.class_weighting, training_set, config.focal)
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        logits = inputs.class_logits()
+        logits = inputs.class_logits
         contrastive = class_text_clip(logits, inputs.targets, inputs.mask)
         return self.weighted_sum({"class": self.loss(logits, inputs), "contrastive": contrastive})
 
@@ -41,9 +41,9 @@ class SuperClipTokensObjective(Objective):
     """total = class_loss_weight · class + contrastive_loss_weight · contrastive, as published.
 
     `class`: a linear layer on the image embedding predicts which tokens the image's text has, rare
-    tokens weighing more (see `token_classification`). How often each token was seen accumulates
-    over the training steps and is part of the state; evaluation counts its own batch in addition
-    and discards that count. `contrastive` is the `clip` objective's, and predicts.
+    tokens weighing more (see `token_classification`). Token counts accumulate over the training
+    steps and are part of the state; evaluation adds its own batch and discards that count.
+    `contrastive` is the `clip` objective's, and predicts.
 
     Terms: `class`, `contrastive`.
     """
@@ -57,7 +57,7 @@ class SuperClipTokensObjective(Objective):
         )
         vocabulary = training_set.vocabulary_size
         assert vocabulary is not None, "the text encoder has a tokenizer; the config checks it"
-        self.head = LinearHead(training_set.embed_dim, vocabulary)
+        self.head = FullPrecisionLinear(training_set.embed_dim, vocabulary)
         # float64: the counts of a million steps must not lose the share of one text.
         self.register_buffer("token_frequency", torch.zeros(1, vocabulary).double())
         self.register_buffer("batches_seen", torch.zeros(1, 1).double())
@@ -75,5 +75,5 @@ class SuperClipTokensObjective(Objective):
         if self.training:
             self.token_frequency.copy_(terms.cap_fq_out)
             self.batches_seen.copy_(terms.num_samples_out)
-        contrastive = class_text_clip(inputs.class_logits(), inputs.targets, inputs.mask)
+        contrastive = class_text_clip(inputs.class_logits, inputs.targets, inputs.mask)
         return self.weighted_sum({"class": terms.class_loss, "contrastive": contrastive})

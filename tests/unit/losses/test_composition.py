@@ -61,7 +61,7 @@ def test_the_main_objective_predicts() -> None:
     assert torch.equal(
         objective.prediction_logits(inputs), objective.main.prediction_logits(inputs)
     )
-    assert not torch.equal(objective.prediction_logits(inputs), inputs.class_logits())
+    assert not torch.equal(objective.prediction_logits(inputs), inputs.class_logits)
 
 
 def test_everything_owned_is_in_the_state_and_learns_at_its_own_rate() -> None:
@@ -84,9 +84,9 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 def test_class_logits_and_cosines_are_computed_once() -> None:
     inputs = batch([0, 1, 1])
-    assert inputs.class_logits() is inputs.class_logits()
-    assert inputs.class_cosines() is inputs.class_cosines()
-    torch.testing.assert_close(inputs.class_logits(), inputs.logit_scale * inputs.class_cosines())
+    assert inputs.class_logits is inputs.class_logits
+    assert inputs.class_cosines is inputs.class_cosines
+    torch.testing.assert_close(inputs.class_logits, inputs.logit_scale * inputs.class_cosines)
 
 
 def test_prepared_leaves_a_batch_without_a_mask_as_it_is() -> None:
@@ -100,6 +100,6 @@ def test_prepared_leaves_a_batch_without_a_mask_as_it_is() -> None:
 def test_what_an_objective_needs_and_does_not_get_is_named() -> None:
     inputs = replace(batch([0]), class_features=None, image_embeddings=None)
     with pytest.raises(AssertionError, match="class texts"):
-        inputs.class_logits()
+        _ = inputs.class_logits
     with pytest.raises(AssertionError, match="before scaling"):
         _ = inputs.embeddings

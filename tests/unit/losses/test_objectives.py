@@ -131,7 +131,7 @@ def test_ce_and_focal_on_both_classifiers(
         config = FocalLossConfig.model_validate({**shared, **focal.model_dump()})
     inputs = batch(SEVERAL, scale=5.0)
     objective = build(config)
-    logits = inputs.class_logits()
+    logits = inputs.class_logits
     if classifier == "linear":
         head = objective.classifier.head  # type: ignore[union-attr]
         logits = inputs.embeddings @ head.weight.T + head.bias  # type: ignore[union-attr, operator]
@@ -149,11 +149,11 @@ def test_ce_takes_shares_of_classes_and_smoothed_labels() -> None:
     inputs = batch(SEVERAL)
     shares = torch.rand(len(SEVERAL), CLASSES, dtype=torch.float64).softmax(dim=1)
     output = build(CeLossConfig())(replace(inputs, soft_targets=shares))
-    expected = -(shares * F.log_softmax(inputs.class_logits(), dim=1)).sum(dim=1).mean()
+    expected = -(shares * F.log_softmax(inputs.class_logits, dim=1)).sum(dim=1).mean()
     assert_same(output.total, expected, inputs)
     smooth = 0.9 * F.one_hot(inputs.targets, CLASSES).double() + 0.1 / CLASSES
     output = build(CeLossConfig())(replace(inputs, soft_targets=smooth))
-    expected = functional.cross_entropy(inputs.class_logits(), inputs.targets, label_smoothing=0.1)
+    expected = functional.cross_entropy(inputs.class_logits, inputs.targets, label_smoothing=0.1)
     assert_same(output.total, expected, inputs)
 
 
@@ -212,7 +212,7 @@ def test_ce_infonce_takes_logits_image_features_and_prompt_features(classifier: 
     torch.testing.assert_close(output.terms["infonce"], infonce, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(output.total, ce + 0.25 * infonce, rtol=1e-12, atol=1e-12)
     if classifier == "text":
-        assert torch.equal(logits, inputs.class_logits())
+        assert torch.equal(logits, inputs.class_logits)
 
 
 def test_ce_infonce_contrasts_with_the_texts_of_absent_classes_too() -> None:
@@ -470,7 +470,7 @@ def test_auxiliary_losses_equal_the_published_form(name: str) -> None:
     ce = build(CeLossConfig())(inputs).total
     assert_same(output.total, ce + 0.3 * part, inputs)
     assert output.weights == {"ce": 1.0, config.type: 0.3}
-    assert torch.equal(whole.prediction_logits(inputs), inputs.class_logits())
+    assert torch.equal(whole.prediction_logits(inputs), inputs.class_logits)
 
 
 def test_centers_start_on_the_sphere_with_the_features() -> None:
@@ -494,7 +494,7 @@ def test_focal_gradient_where_the_target_is_certain(gamma: float) -> None:
 
 def test_focal_with_gamma_zero_is_cross_entropy() -> None:
     inputs = batch([0, 0, 3, 1])
-    logits = inputs.class_logits()
+    logits = inputs.class_logits
     plain = functional.weighted_cross_entropy(logits, inputs.targets, WEIGHTS)
     assert_same(functional.focal(logits, inputs.targets, WEIGHTS, gamma=0.0), plain, inputs)
 

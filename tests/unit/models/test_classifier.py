@@ -54,7 +54,7 @@ def test_an_objective_predicts_without_labels(model: ImageTextModel) -> None:
     class Watching(Objective):
         def prediction_logits(self, inputs: LossInputs) -> torch.Tensor:
             seen.append(inputs)
-            return inputs.class_logits()
+            return inputs.class_logits
 
     classifier = Classifier(model.eval(), Watching(), FLOAT32, class_features(model, FLOAT32))
     with torch.no_grad():

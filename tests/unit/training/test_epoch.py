@@ -103,7 +103,7 @@ class SwitchingObjective(Objective):
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         self._models[0].eval()
-        return inputs.class_logits()
+        return inputs.class_logits
 
 
 def test_a_metric_that_switches_the_model_to_evaluation_mode_is_noticed(
@@ -162,7 +162,7 @@ def test_training_scores_are_image_weighted_means_of_the_same_forward(
             model.logit_scale(),
         )
         totals.append(loss(inputs).total.item())
-        correct += int((inputs.class_logits().argmax(1) == batch.targets).sum())
+        correct += int((inputs.class_logits.argmax(1) == batch.targets).sum())
     assert scores.loss == pytest.approx(np.mean(totals), rel=1e-5)
     assert scores.accuracy == pytest.approx(correct / 12)
     assert scores.loss == pytest.approx(
