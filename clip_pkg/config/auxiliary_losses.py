@@ -51,7 +51,7 @@ class TripletConfig(AuxConfig):
     smallest_batch = 3
 
     type: Literal["triplet"] = "triplet"
-    margin: Positive = Field(0.2, le=2, description="On the distance of unit vectors.")
+    margin: Positive = Field(0.2, le=2, description="Margin on the distance of unit vectors.")
     mining: Literal["batch_hard", "batch_all"] = Field(
         "batch_hard",
         description=(
@@ -71,7 +71,7 @@ class ArcFaceConfig(AuxConfig):
 
     type: Literal["arcface"] = "arcface"
     scale: Positive = Field(64.0, le=1000, description="Factor on the cosines.")
-    margin: Annotated[float, Field(ge=0, le=3)] = Field(0.5, description="In radians.")
+    margin: Annotated[float, Field(ge=0, le=3)] = Field(0.5, description="Margin in radians.")
 
 
 class CosFaceConfig(AuxConfig):
@@ -84,7 +84,9 @@ class CosFaceConfig(AuxConfig):
 
     type: Literal["cosface"] = "cosface"
     scale: Positive = Field(64.0, le=1000, description="Factor on the cosines.")
-    margin: NonNegative = Field(0.35, le=2, description="Taken off the own class's cosine.")
+    margin: NonNegative = Field(
+        0.35, le=2, description="Margin on the cosine of the image's class."
+    )
 
 
 class CosineSimConfig(AuxConfig):

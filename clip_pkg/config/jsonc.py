@@ -42,7 +42,7 @@ _HINTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class TextPlace:
-    """Line and column, both counted from 1."""
+    """Line and column, both from 1."""
 
     line: int
     column: int

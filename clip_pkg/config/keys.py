@@ -13,8 +13,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -23,7 +21,7 @@ from pydantic import (
 from clip_pkg.base.paths import folder_name
 from clip_pkg.config.auxiliary_losses import AuxLossConfig
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
-from clip_pkg.config.loss_blocks import NonNegative, Positive, WeightMethod
+from clip_pkg.config.loss_blocks import Block, NonNegative, Positive, WeightMethod
 from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.metrics.table import Monitor
@@ -49,10 +47,8 @@ class UsedByPretraining:
     """Marks a key that a pre-training takes over; all others have their defaults there."""
 
 
-class ConfigKeys(BaseModel):
+class ConfigKeys(Block):
     """The fields of `RunConfig`. Units: learning rates per step, sizes in pixels, epochs ≥ 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Annotated[
         str, AfterValidator(folder_name), Section("Name and model"), NoEffectOnNumbers()

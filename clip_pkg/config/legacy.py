@@ -15,11 +15,11 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from clip_pkg.config.diagnostics import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
-from clip_pkg.config.loss_blocks import NonNegative, Positive, Temperature
+from clip_pkg.config.loss_blocks import Block, NonNegative, Positive, Temperature
 from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.nodes import sentences
 from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
@@ -69,10 +69,8 @@ def _ignoring_case(value: Any) -> Any:
     return spellings.get(value.casefold(), value) if isinstance(value, str) else value
 
 
-class FlatKeys(BaseModel):
+class FlatKeys(Block):
     """Every older key, in the order of the training guides that use them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     use_superclip_loss: Annotated[bool, Chooses({True: "superclip", False: "clip"})] = Field(
         False, description="true: loss `superclip`; false: loss `clip`."

@@ -24,21 +24,16 @@ from clip_pkg.config.sweep import expand
 Item: TypeAlias = tuple[JsonPath, Any]  # JSON path of a config, and its value
 
 # Names in the output folder that the run itself uses; no config may write there.
-_RESERVED = frozenset(
-    {
-        RunPaths(Path()).replaced.name,
-        RunPaths(Path()).ledger.name,
-        RunPaths(Path()).pretraining.name,
-    }
-)
+_RUN = RunPaths(Path())
+_RESERVED = frozenset({_RUN.replaced.name, _RUN.ledger.name, _RUN.pretraining.name})
 
 
 @dataclass(frozen=True)
 class LoadedConfigs:
     """Valid configs in the order of the file, each with a unique folder name.
 
-    notices: sentences with file and line about settings without an effect, or with one that is
-        easily overlooked.
+    notices: sentences with file and line about settings without an effect or with one that is easy
+        to overlook.
     """
 
     configs: tuple[RunConfig, ...]

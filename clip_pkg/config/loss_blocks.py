@@ -53,8 +53,14 @@ class TermLabel:
         return f"Share/{self.label}"
 
 
-class LossBlock(BaseModel):
-    """Config class of any loss: frozen and strict.
+class Block(BaseModel):
+    """Base of a config and of each object in it: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LossBlock(Block):
+    """Config class of any loss.
 
     Class variables:
         builder: `module:name` in `clip_pkg.losses` of what builds it, see `losses.registry`.
@@ -64,8 +70,6 @@ class LossBlock(BaseModel):
         smallest_batch: images per training batch below which the loss teaches nothing.
         weight_settings: settings that are weights of its terms; they cannot all be 0.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     builder: ClassVar[str]
     terms: ClassVar[tuple[TermLabel, ...]]
@@ -170,10 +174,8 @@ class ClassifierConfig(LossConfig):
         return "scaled cosines of image and class-text features"
 
 
-class FocalConfig(BaseModel):
+class FocalConfig(Block):
     """Focal form of a cross-entropy: hard examples weigh more."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     gamma: NonNegative = Field(
         DEFAULT_FOCUS, description="Focusing power; 0 is plain cross-entropy."

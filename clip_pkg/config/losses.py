@@ -144,7 +144,9 @@ class SupConLossConfig(LossConfig):
 
     type: Literal["supcon"] = "supcon"
     temperature: Temperature = Field(
-        0.1, title="Loss Temperature", description="Of the cosines, in training and prediction."
+        0.1,
+        title="Loss Temperature",
+        description="Temperature of the cosines, in training and prediction.",
     )
 
 
@@ -241,7 +243,9 @@ class PairLossConfig(LossConfig):
     smallest_batch = 2
 
     temperature: Temperature = Field(
-        0.2, title="Loss Temperature", description="Of the cosines, in training and prediction."
+        0.2,
+        title="Loss Temperature",
+        description="Temperature of the cosines, in training and prediction.",
     )
     num_negatives: Annotated[int, Field(ge=1, le=65536)] | None = Field(
         None,

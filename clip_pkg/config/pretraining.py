@@ -7,27 +7,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from clip_pkg.config.loss_blocks import NonNegative, Positive
+from clip_pkg.config.loss_blocks import Block, NonNegative, Positive
 from clip_pkg.config.two_view_losses import AnyPretrainLoss, NtXentConfig
 
 MAX_WHOLE_IMAGE = 64  # px
 
 
-class ProjectionConfig(BaseModel):
-    """The network between encoder and loss; it is not kept: linear layers, batch norms, ReLUs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class ProjectionConfig(Block):
+    """Network between encoder and loss, discarded afterwards: linear layers, batch norms, ReLUs."""
 
     layers: int = Field(2, ge=1, le=8, description="Linear layers.")
-    hidden: int = Field(512, ge=1, le=65536, description="Width between them.")
-    dim: int = Field(128, ge=2, le=65536, description="Size of what the loss compares.")
+    hidden: int = Field(512, ge=1, le=65536, description="Width of the hidden layers.")
+    dim: int = Field(
+        128, ge=2, le=65536, description="Size of the output, which the loss compares."
+    )
 
 
-class _OptimizerConfig(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class _OptimizerConfig(Block):
     warmup_epochs: NonNegative = Field(
         10.0, description="Linear warm-up, then a cosine; at most a tenth of all epochs."
     )
@@ -51,7 +49,7 @@ class SgdConfig(_OptimizerConfig):
     weight_decay: NonNegative = Field(
         5e-4, le=1, description="On matrices and kernels; not on norms and biases."
     )
-    momentum: NonNegative = Field(0.9, lt=1, description="Share of the last step that goes on.")
+    momentum: NonNegative = Field(0.9, lt=1, description="Share of the last step that is kept.")
 
 
 class LarsConfig(_OptimizerConfig):
@@ -64,24 +62,20 @@ class LarsConfig(_OptimizerConfig):
     weight_decay: NonNegative = Field(
         1e-6, le=1, description="On matrices and kernels; not on norms and biases."
     )
-    momentum: NonNegative = Field(0.9, lt=1, description="Share of the last step that goes on.")
+    momentum: NonNegative = Field(0.9, lt=1, description="Share of the last step that is kept.")
 
 
-class QueueConfig(BaseModel):
-    """MoCo: second views come from a slow copy of the encoder, and old ones stay as negatives."""
+class QueueConfig(Block):
+    """MoCo: a slow copy of the encoder computes the second views; earlier ones are negatives."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    size: int = Field(4096, ge=1, le=1_048_576, description="Second views that are remembered.")
+    size: int = Field(4096, ge=1, le=1_048_576, description="Number of earlier second views.")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.99, description="Share of the slow copy that stays as it is in each step."
+        0.99, description="Share of the slow copy that each step keeps."
     )
 
 
-class PretrainConfig(BaseModel):
+class PretrainConfig(Block):
     """Self-supervised training of the image encoder, before and apart from the folds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     loss: AnyPretrainLoss = Field(
         default_factory=NtXentConfig, description='`{"type": …}` and its parameters.'
@@ -90,9 +84,9 @@ class PretrainConfig(BaseModel):
         "train_fold",
         min_length=1,
         description=(
-            "`train_fold`: those that the fold trains on. `all`: the pixels of validation images "
-            "too, never their labels; one pre-training serves all folds, and the summary says so. "
-            "Or a folder, with or without sub-folders, of images without labels."
+            "`train_fold`: the training images of the fold. `all`: all images, with the pixels of "
+            "validation images but never their labels; one pre-training serves all folds, and the "
+            "summary states it. Or a folder of images without labels, sub-folders included."
         ),
     )
     epochs: int = Field(200, ge=1, le=1_000_000, description="Passes over the images.")
@@ -102,19 +96,19 @@ class PretrainConfig(BaseModel):
         ge=2,
         le=1_048_576,
         description=(
-            "Images that are in the encoder at once, where a batch does not fit into the memory; "
-            "the negatives are of the whole batch all the same. null: all."
+            "Images that pass through the encoder at once, if a whole batch does not fit into "
+            "memory; the loss still uses the whole batch. null: the whole batch."
         ),
     )
     augmentation: Literal["simclr", "standard"] = Field(
         "simclr",
         description=(
-            "Of each view. `simclr`: crops of any size, flips, colour, grey, blur. `standard`: as "
-            "in training."
+            "Augmentation of each view. `simclr`: crops of any size, flips, colour, grey, blur. "
+            "`standard`: as in training."
         ),
     )
     smallest_crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.2, description="Smallest share of an image's area that a crop of `simclr` shows."
+        0.2, description="Smallest share of an image's area in a crop of `simclr`."
     )
     projection: ProjectionConfig = Field(
         default_factory=ProjectionConfig, description="Network between encoder and loss."
@@ -123,7 +117,7 @@ class PretrainConfig(BaseModel):
         default_factory=AdamWConfig, description='`{"type": …}` and its parameters.'
     )
     grad_clip_norm: Positive | None = Field(
-        None, description="Largest gradient norm over encoder and projection; null for none."
+        None, description="Maximum gradient norm over encoder and projection; null: no clipping."
     )
     queue: QueueConfig | None = Field(
         None, description="Negatives from earlier batches, for `info_nce`; null: none."
@@ -132,26 +126,26 @@ class PretrainConfig(BaseModel):
         10,
         ge=1,
         description=(
-            "Epochs between two looks at the features with the images' labels (nearest neighbours, "
-            "linear classifier), where there are labels; the last epoch always has one."
+            "Epochs between evaluations of the features with the images' labels (nearest "
+            "neighbours, linear classifier), if there are labels; the last epoch always has one."
         ),
     )
 
     def stored_as(self, img_size: int) -> Literal["none", "standard"]:
-        """Augmentation whose stored squares the views are cut from.
+        """Augmentation whose stored images the views are cropped from.
 
-        Crops of large images gain by stored squares that are larger than what the encoder sees;
-        images as small as 64 px would be enlarged for it.
+        Crops of large images benefit from stored images larger than the encoder's input; images
+        of up to 64 px would have to be enlarged.
         """
         whole = self.augmentation == "simclr" and img_size <= MAX_WHOLE_IMAGE
         return "none" if whole else "standard"
 
     @property
     def folder(self) -> str | None:
-        """Folder of images without labels, where that is what `images` names."""
+        """Folder of images without labels, if `images` names one."""
         return None if self.images in ("train_fold", "all") else self.images
 
     @property
     def is_per_fold(self) -> bool:
-        """Whether each fold has a pre-training of its own."""
+        """Whether each fold has its own pre-training."""
         return self.images == "train_fold"

@@ -1,7 +1,7 @@
 """Rules over several keys of a config: contradictions, and settings that deserve a notice.
 
 Each row of `_RULES` names the keys that its rule reads: the rule is skipped while one of them is
-wrong by itself.
+wrong on its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TEXT_KEYS = ("class_texts_file", "text_template", "prompts_per_class")
 def contradictions(config: ConfigKeys, wrong_keys: Collection[str] = ()) -> dict[JsonPath, str]:
     """Find settings that contradict each other: path of one of them → sentence.
 
-    wrong_keys: keys that are invalid by themselves and therefore left out of `config`; their
+    wrong_keys: keys that are invalid on their own and therefore left out of `config`; their
         defaults are not checked against the rest.
     """
     found: dict[JsonPath, str] = {}
@@ -38,7 +38,7 @@ def contradictions(config: ConfigKeys, wrong_keys: Collection[str] = ()) -> dict
 
 
 def notices(config: ConfigKeys) -> dict[JsonPath, str]:
-    """Find settings that are allowed and have a consequence that is easily overlooked."""
+    """Find settings that are allowed but have a consequence that is easy to overlook."""
     found: dict[JsonPath, str] = {}
     mixed = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(config, key) > 0]
     for path, loss in _losses(config):

@@ -39,7 +39,14 @@ def expand(
     before = findings.problem_count
     _check(sweep, base, (*root, "sweep"), keys, findings)
     if findings.problem_count > before:
-        return _provisional(sweep, base, root, keys)
+        lists = sweep.items() if isinstance(sweep, dict) else ()
+        drafts = [
+            Draft({**base, key: entry}, root, {(key,): (*root, "sweep", key, n)}, provisional=True)
+            for key, entries in lists
+            if key in keys and isinstance(entries, list)
+            for n, entry in enumerate(entries)
+        ]
+        return tuple(drafts) or (Draft(base, root, provisional=True),)
     labels = [_labels(key, sweep[key], named=bool(base.get("name"))) for key in sweep]
     members = []
     for chosen in itertools.product(*(range(len(sweep[key])) for key in sweep)):
@@ -53,24 +60,6 @@ def expand(
             )
         )
     return tuple(members)
-
-
-def _provisional(
-    sweep: object, base: Mapping[str, Any], root: JsonPath, keys: Collection[str]
-) -> tuple[Draft, ...]:
-    lists = sweep.items() if isinstance(sweep, dict) else ()
-    drafts = [
-        Draft(
-            {**base, key: entry},
-            root,
-            {(key,): (*root, "sweep", key, index)},
-            provisional=True,
-        )
-        for key, entries in lists
-        if key in keys and isinstance(entries, list)
-        for index, entry in enumerate(entries)
-    ]
-    return tuple(drafts) or (Draft(base, root, provisional=True),)
 
 
 def _check(

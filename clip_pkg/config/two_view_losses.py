@@ -18,7 +18,7 @@ from clip_pkg.config.loss_blocks import (
 
 
 class PretrainLossConfig(LossBlock):
-    """What all losses between two views share.
+    """Base of all losses between two views.
 
     uses_labels: whether it needs the classes of the images.
     """
@@ -45,7 +45,7 @@ class InfoNceViewsConfig(PretrainLossConfig):
     )
 
     type: Literal["info_nce"] = "info_nce"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
+    temperature: Temperature = Field(0.1, description="Temperature of the cosines.")
 
 
 class NtXentConfig(PretrainLossConfig):
@@ -57,11 +57,11 @@ class NtXentConfig(PretrainLossConfig):
     wording = "the NT-Xent loss of SimCLR (Chen et al. 2020; temperature {self.temperature:g})"
 
     type: Literal["nt_xent"] = "nt_xent"
-    temperature: Temperature = Field(0.5, description="Of the cosines.")
+    temperature: Temperature = Field(0.5, description="Temperature of the cosines.")
 
 
 class DclConfig(PretrainLossConfig):
-    """Decoupled: the positive is no part of the denominator; seen from the first view."""
+    """Decoupled: the denominator leaves out the positive; only from the first view."""
 
     builder = "two_views:Dcl"
     terms = (TermLabel("dcl", "DCL", "dcl"),)
@@ -69,7 +69,7 @@ class DclConfig(PretrainLossConfig):
     wording = "the decoupled contrastive loss (Yeh et al. 2022; temperature {self.temperature:g})"
 
     type: Literal["dcl"] = "dcl"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
+    temperature: Temperature = Field(0.1, description="Temperature of the cosines.")
 
 
 class DclSymmetricConfig(PretrainLossConfig):
@@ -84,7 +84,7 @@ class DclSymmetricConfig(PretrainLossConfig):
     )
 
     type: Literal["dcl_symmetric"] = "dcl_symmetric"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
+    temperature: Temperature = Field(0.1, description="Temperature of the cosines.")
 
 
 class DclwConfig(PretrainLossConfig):
@@ -99,7 +99,7 @@ class DclwConfig(PretrainLossConfig):
     )
 
     type: Literal["dclw"] = "dclw"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
+    temperature: Temperature = Field(0.1, description="Temperature of the cosines.")
     sigma: Positive = Field(0.5, le=100, description="σ of the von Mises–Fisher weights.")
 
 
@@ -114,7 +114,7 @@ class DhelConfig(PretrainLossConfig):
     )
 
     type: Literal["dhel"] = "dhel"
-    temperature: Temperature = Field(0.3, description="τ, of the cosines.")
+    temperature: Temperature = Field(0.3, description="Temperature τ of the cosines.")
     include_augs: bool = Field(
         False, description="Count the uniformity of the second views as well."
     )
@@ -132,12 +132,12 @@ class KclConfig(PretrainLossConfig):
     )
 
     type: Literal["kcl"] = "kcl"
-    t: Positive = Field(2.0, le=1000, description="Of the kernel e^(−t·‖x − y‖²).")
+    t: Positive = Field(2.0, le=1000, description="t of the kernel e^(−t·‖x − y‖²).")
     gamma: NonNegative = Field(16.0, le=1_000_000, description="Weight of the uniformity.")
 
 
 class VicregConfig(PretrainLossConfig):
-    """Views alike, dimensions with variance and without correlation; no negatives."""
+    """Equal views, dimensions with variance and without correlation; no negatives."""
 
     builder = "two_views:Vicreg"
     terms = (
@@ -153,16 +153,16 @@ class VicregConfig(PretrainLossConfig):
     weight_settings = ("invariance_weight", "variance_weight", "covariance_weight")
 
     type: Literal["vicreg"] = "vicreg"
-    invariance_weight: NonNegative = Field(25.0, description="λ.")
-    variance_weight: NonNegative = Field(25.0, description="μ.")
-    covariance_weight: NonNegative = Field(1.0, description="ν.")
+    invariance_weight: NonNegative = Field(25.0, description="λ, weight of the invariance.")
+    variance_weight: NonNegative = Field(25.0, description="μ, weight of the variance.")
+    covariance_weight: NonNegative = Field(1.0, description="ν, weight of the covariance.")
 
     def term_weights(self) -> Mapping[str, float]:
         return {term.name: getattr(self, f"{term.name}_weight") for term in self.terms}
 
 
 class SupConViewsConfig(PretrainLossConfig):
-    """Supervised contrastive: all views of one class are alike. The only one that uses labels."""
+    """Supervised contrastive: all views of one class are positives. The only loss with labels."""
 
     builder = "two_views:SupConViews"
     terms = (TermLabel("supcon", "SupCon", "supcon"),)
@@ -174,7 +174,7 @@ class SupConViewsConfig(PretrainLossConfig):
     uses_labels = True
 
     type: Literal["supcon"] = "supcon"
-    temperature: Temperature = Field(0.1, description="Of the cosines.")
+    temperature: Temperature = Field(0.1, description="Temperature of the cosines.")
 
 
 AnyPretrainLoss: TypeAlias = Annotated[
