@@ -65,7 +65,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Compare what is in the directories; show it, and write the requested files."""
     from clip_pkg.launch.terminal import Terminal
     from clip_pkg.results.comparison import compare
-    from clip_pkg.results.comparison_files import WRITERS, all_refusals
+    from clip_pkg.results.comparison_files import WRITERS
     from clip_pkg.results.comparison_tables import rank_table
     from clip_pkg.results.tables import rich_table
 
@@ -81,13 +81,13 @@ def run(parsed: argparse.Namespace) -> int:
         _show_data_set(one, found, terminal)
     if found.across is not None:
         terminal.show(rich_table(rank_table(found.across, found.metric)))
-    refusals = all_refusals(found)
+    refusals = found.reasons
     # Seeds divide the images differently; a table of pre-trainings is worth showing all the same.
     has_tables = any(one.pairs or one.pretraining for one in found.data_sets)
     if refusals and found.across is None and not has_tables:
         raise RunFolderError("\n  ".join(["nothing can be compared:", *refusals]))
     terminal.line()
-    for sentence in _shown_findings(found):
+    for sentence in found.main_findings(MAX_PAIRS):
         terminal.line(f"- {sentence}.")
     for reason in refusals:
         terminal.line(f"NOT COMPARED: {reason}", "yellow")
@@ -151,23 +151,10 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
         f"Intervals out of fold: {one.resamples} resamples of {drawn}, models held fixed. Epochs: "
         f"{one.rows[0].epoch_choice}."
     )
-    pairs = one.pairs
-    if len(pairs) > MAX_PAIRS:
-        pairs = one.leaders_pairs
+    pairs = one.main_pairs(MAX_PAIRS)
+    if len(pairs) < len(one.pairs):
         terminal.line(
             f"Shown are the {len(pairs)} pairs with {one.leader.name} of {len(one.pairs)}."
         )
     if pairs:
         terminal.show(rich_table(pair_table(pairs, one, found)))
-
-
-def _shown_findings(found: Comparison) -> list[str]:
-    """All findings but those of pairs that are not shown."""
-    hidden = {
-        pair.sentence
-        for one in found.data_sets
-        if len(one.pairs) > MAX_PAIRS
-        for pair in one.pairs
-        if pair not in one.leaders_pairs
-    }
-    return [sentence for sentence in found.findings if sentence not in hidden]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.metrics import calibration, ranking
-from clip_pkg.metrics.counts import CountedScores, confusion_matrix
+from clip_pkg.metrics.counts import Scored, confusion_matrix
 from clip_pkg.metrics.table import METRICS, TOP_K
 
 
@@ -82,12 +82,18 @@ def classification_metrics(
     scored = _OneSet(p, y, counts, k)
     defined = {name: int((~np.isnan(values)).sum()) for name, values in scored.by_class.items()}
     defined["mAP"] = defined.pop("average_precision")
+    columns = {
+        "support": counts.sum(axis=1).tolist(),
+        "predicted": counts.sum(axis=0).tolist(),
+        **{name: map(_or_none, values.tolist()) for name, values in scored.by_class.items()},
+    }
+    rows = zip(*columns.values(), strict=True)
     return ClassificationMetrics(
         scores=MappingProxyType(
             {name: _or_none(float(metric.compute(scored))) for name, metric in METRICS.items()}
         ),
         defined_classes=MappingProxyType(defined),
-        per_class=_rows(counts.sum(axis=1), counts.sum(axis=0), scored.by_class),
+        per_class=tuple(ClassScores(**dict(zip(columns, row, strict=True))) for row in rows),
         confusion=counts,
         n=len(y),
         k=k,
@@ -102,8 +108,8 @@ def history_scores(metrics: ClassificationMetrics) -> dict[str, float | None]:
     }
 
 
-class _OneSet(CountedScores):
-    """One set of predictions, as `table.Scored`."""
+class _OneSet(Scored):
+    """One set of predictions."""
 
     def __init__(
         self,
@@ -157,16 +163,3 @@ def _checked(
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _rows(
-    support: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    by_class: Mapping[str, NDArray[np.float64]],
-) -> tuple[ClassScores, ...]:
-    columns = {name: map(_or_none, values.tolist()) for name, values in by_class.items()}
-    rows = zip(support.tolist(), predicted.tolist(), *columns.values(), strict=True)
-    return tuple(
-        ClassScores(**dict(zip(("support", "predicted", *columns), row, strict=True)))
-        for row in rows
-    )

@@ -1,10 +1,11 @@
-"""Scores that depend on the predicted classes only.
+"""What metrics are computed from, and the scores that depend on the predicted classes only.
 
 Legend: N samples, C classes, B resamples. Arrays are [C], or [C, B] for many resamples at once.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,19 @@ def confusion_matrix(
     return pairs.reshape(classes, classes).astype(np.int64)
 
 
-class CountedScores:
-    """Scores from how often each class is there, is predicted, and is predicted correctly.
+class Scored(ABC):
+    """Predictions that metrics are computed from: one set of them, or B bootstrap resamples.
 
-    A score is NaN where its formula is 0/0, or where a class without samples makes it meaningless.
+    A metric is written once for both: every value is a float of one set, and an array [B] of
+    resamples. It is NaN where its formula is 0/0, or a class without samples makes it meaningless.
 
     Attributes:
-        by_class: `precision`, `recall`, `f1` and `specificity` of each class against the rest.
+        by_class: `precision`, `recall`, `f1` and `specificity` of each class against the rest;
+            subclasses add `average_precision` and `auroc`.
     """
 
     def __init__(self, support: Floats, predicted: Floats, hits: Floats) -> None:
+        """How often each class is there, is predicted, and is predicted correctly."""
         self._support, self._predicted = support, predicted
         self._total, self._right = support.sum(axis=0), hits.sum(axis=0)
         present, negatives = support > 0, self._total - support
@@ -63,6 +67,29 @@ class CountedScores:
         """
         chance = self._agreed_by_chance()
         return ratio(self._total * self._right - chance, self._total**2 - chance)
+
+    @abstractmethod
+    def macro(self, score: str, *, by_support: bool = False) -> Any:
+        """Mean of a score of `by_class` over the classes for which it is defined.
+
+        by_support: weight each class by its number of samples.
+        """
+
+    @abstractmethod
+    def top_k_accuracy(self) -> Any:
+        """Share of samples whose class is among the k most probable; undefined where k ≥ C."""
+
+    @abstractmethod
+    def log_loss(self) -> Any:
+        """Mean −log of the true class's probability."""
+
+    @abstractmethod
+    def brier_score(self) -> Any:
+        """Mean squared error summed over classes."""
+
+    @abstractmethod
+    def calibration_error(self) -> Any:
+        """Expected calibration error; of one set only."""
 
     def _agreed_by_chance(self) -> Any:
         return np.einsum("c...,c...->...", self._support, self._predicted)

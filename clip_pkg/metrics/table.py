@@ -12,47 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from clip_pkg.metrics.counts import Scored
 
 TOP_K = 3
 CALIBRATION_BINS = 15
-
-
-class Scored(Protocol):
-    """Predictions that a metric is computed from: one set of them, or B bootstrap resamples.
-
-    A metric is written once for both: every value is a float of one set, and an array [B] of
-    resamples; NaN where it is undefined.
-    """
-
-    def macro(self, score: str, *, by_support: bool = False) -> Any:
-        """Mean of a one-vs-rest score over the classes for which it is defined.
-
-        Args:
-            score: `precision`, `recall`, `f1`, `specificity`, `average_precision` or `auroc`.
-            by_support: weight each class by its number of samples.
-        """
-
-    def accuracy(self) -> Any:
-        """Share of samples whose most probable class is theirs."""
-
-    def matthews_correlation(self) -> Any:
-        """Multiclass Matthews correlation."""
-
-    def cohen_kappa(self) -> Any:
-        """Cohen's kappa, unweighted."""
-
-    def top_k_accuracy(self) -> Any:
-        """Share of samples whose class is among the k most probable; undefined where k ≥ C."""
-
-    def log_loss(self) -> Any:
-        """Mean −log of the true class's probability."""
-
-    def brier_score(self) -> Any:
-        """Mean squared error summed over classes."""
-
-    def calibration_error(self) -> Any:
-        """Expected calibration error; of one set only."""
 
 
 @dataclass(frozen=True)

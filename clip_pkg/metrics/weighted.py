@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from clip_pkg.metrics.calibration import brier_scores, log_losses
-from clip_pkg.metrics.counts import CountedScores, ratio
+from clip_pkg.metrics.counts import Scored, ratio
 from clip_pkg.metrics.ranking import in_top_k
 from clip_pkg.metrics.table import METRICS, TOP_K
 
@@ -51,8 +51,8 @@ def weighted_scores(probabilities: Floats, targets: Labels, weights: Floats) -> 
     )
 
 
-class _Resamples(CountedScores):
-    """Resamples of one set of predictions, as `table.Scored`."""
+class _Resamples(Scored):
+    """Resamples of one set of predictions."""
 
     def __init__(self, probabilities: Floats, targets: Labels, weights: Floats) -> None:
         classes, predictions = probabilities.shape[1], probabilities.argmax(axis=1)

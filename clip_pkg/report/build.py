@@ -25,7 +25,7 @@ from clip_pkg.report.page import ConfigSection, DataSetSection, Page, PlacedFigu
 from clip_pkg.report.pictures import Advance, Pictures
 from clip_pkg.report.results import ConfigOutcome, Run
 from clip_pkg.report.tables import class_table, leaderboard, losses_table, pair_table, provenance
-from clip_pkg.results.comparison_records import Comparison, DataSetComparison, PairResult
+from clip_pkg.results.comparison_records import DataSetComparison
 from clip_pkg.results.comparison_tables import shown_spread, title
 from clip_pkg.results.tables import LATEX_PREAMBLE, latex_table
 
@@ -79,7 +79,7 @@ def build(run: Run, make_pictures: PictureMaker | None, progress: Progress) -> R
         _data_set_section(run, one, f"d{number}", sections)
         for number, one in enumerate(run.comparison.data_sets, start=1)
     ]
-    findings = _shown_findings(run.comparison)
+    findings = list(map(_sentence, run.comparison.main_findings(MAX_PAIRS)))
     page = Page(
         title="Cross-validation report",
         subtitle=shown(run.root.name),
@@ -101,22 +101,6 @@ def build(run: Run, make_pictures: PictureMaker | None, progress: Progress) -> R
 def _sentence(text: str) -> str:
     """Printable, with a full stop."""
     return shown(text) if text.endswith(".") else f"{shown(text)}."
-
-
-def _shown_pairs(data_set: DataSetComparison) -> Sequence[PairResult]:
-    """All pairs; those with the leader if there are many."""
-    return data_set.pairs if len(data_set.pairs) <= MAX_PAIRS else data_set.leaders_pairs
-
-
-def _shown_findings(comparison: Comparison) -> list[str]:
-    """Findings of the comparison, without those on pairs that are only in the CSV file."""
-    hidden = {
-        pair.sentence
-        for one in comparison.data_sets
-        for pair in one.pairs
-        if pair not in _shown_pairs(one)
-    }
-    return [_sentence(one) for one in comparison.findings if one not in hidden]
 
 
 def _notices(run: Run) -> list[str]:
@@ -168,7 +152,7 @@ def _data_set_section(
     outcomes = [run.outcome_of(row) for row in data_set.rows]
     scope_of = {section.outcome.files.paths.root: section.scope for section in sections}
     folder = "" if len(run.comparison.data_sets) == 1 else f"images_{scope}"
-    pairs = _shown_pairs(data_set)
+    pairs = data_set.main_pairs(MAX_PAIRS)
     table = leaderboard(run, data_set)
     label = f"tab:results-{scope}" if folder else "tab:results"
     curves = convergence(data_set.pretraining)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from clip_pkg.base.errors import RunFolderError, UserError
@@ -94,72 +95,59 @@ def compare_configs(
         raise UserError(f"--metric: unknown score {question.metric!r}; use one of {known}")
     refusals = list(refusals)
     by_set: dict[str, list[ConfigFiles]] = {}
-    for one in configs:
-        by_set.setdefault(one.folds_info["data_fingerprint"], []).append(one)
+    for files in configs:
+        by_set.setdefault(files.folds_info["data_fingerprint"], []).append(files)
     names = _tails([group[0].paths.root.parent for group in by_set.values()])
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(configs))
-
+    done = count(1)
     sets = [
-        _data_set(name, group, question, advance)
+        _data_set(name, group, question, lambda: progress(next(done), len(configs)))
         for name, group in zip(names, by_set.values(), strict=True)
     ]
-    across = None
+    across: AcrossDataSets | None = None
+    findings = []
     if len(sets) > 1:
-        sets = [
-            replace(
-                one,
-                pairs=tuple(replace(p, sentence=f"{one.name}: {p.sentence}") for p in one.pairs),
-            )
-            for one in sets
-        ]
+        for place, one in enumerate(sets):
+            named = (replace(pair, sentence=f"{one.name}: {pair.sentence}") for pair in one.pairs)
+            sets[place] = replace(one, pairs=tuple(named))
         ranked = compare_across(sets, question)
         if isinstance(ranked, Refusal):
             refusals.append(ranked)
         else:
             across = ranked
+    for one in sets:
+        if one.pairs:
+            findings.append(sentences.standing(one, question))
+        findings += [pair.sentence for pair in one.pairs]
+        idle = (sentences.no_better_than_majority(one, row, question) for row in one.rows)
+        findings += [sentence for sentence in idle if sentence]
+    if across is not None:
+        findings.append(across.sentence)
     return Comparison(
-        metric=question.metric,
-        metric_name=METRICS[question.metric].title,
-        lower_is_better=question.lower_is_better,
-        epoch=question.epoch,
-        level=question.level,
-        seed=question.seed,
+        **vars(question),
         data_sets=tuple(sets),
         across=across,
         refusals=tuple(refusals),
-        findings=_findings(sets, across, question),
+        findings=tuple(findings),
     )
-
-
-def _findings(
-    sets: Sequence[DataSetComparison], across: AcrossDataSets | None, question: Question
-) -> tuple[str, ...]:
-    """Sentences: the leader, then every pair, then the ranks over several data sets."""
-    found = []
-    for one in sets:
-        if one.pairs:
-            found.append(sentences.standing(one, question))
-        found += [pair.sentence for pair in one.pairs]
-        idle = (sentences.no_better_than_majority(one, row, question) for row in one.rows)
-        found += [sentence for sentence in idle if sentence]
-    if across is not None:
-        found.append(across.sentence)
-    return tuple(found)
 
 
 def _data_set(
     name: str, configs: Sequence[ConfigFiles], question: Question, advance: Callable[[], None]
 ) -> DataSetComparison:
+    times = Counter(one.name for one in configs)
+    tails = _tails([one.paths.root for one in configs])
     entrants = []
-    for label, files in zip(_unique_names(configs), configs, strict=True):
-        entrants.append(_entrant(label, files, question))
+    for tail, files in zip(tails, configs, strict=True):
+        entrants.append(_entrant(files.name if times[files.name] == 1 else tail, files, question))
         advance()
-    entrants.sort(key=lambda one: _place(one, question))
+
+    def place(one: Entrant) -> tuple[bool, bool, float, str]:
+        """Complete configs first, then the best score."""
+        mean = one.row.spread(question).mean
+        score = 0.0 if mean is None else mean if question.lower_is_better else -mean
+        return one.row.folds_done < one.row.n_folds, mean is None, score, one.row.config
+
+    entrants.sort(key=place)
     groups, refusals = comparable(entrants)
     first = entrants[0].files
     majority = first.summary["baselines"]["majority_class"]
@@ -191,7 +179,14 @@ def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
     scores: dict[str, Pooled] = {}
     resampled: dict[str, Floats] = {}
     if predictions is not None:
-        predictions = _sorted_by_path(predictions)
+        # the order in which the images of all configs are the same
+        order = sorted(range(len(predictions.paths)), key=predictions.paths.__getitem__)
+        predictions = Predictions(
+            classes=predictions.classes,
+            paths=tuple(predictions.paths[index] for index in order),
+            targets=predictions.targets[order],
+            probabilities=predictions.probabilities[order],
+        )
         resampled, _ = resampled_scores(
             predictions.probabilities,
             predictions.targets,
@@ -222,34 +217,6 @@ def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
         fold_scores=tuple(fold_scores),
     )
     return Entrant(files, row, predictions, resampled.get(question.metric))
-
-
-def _sorted_by_path(predictions: Predictions) -> Predictions:
-    """The order in which the images of all configs are the same."""
-    order = sorted(range(len(predictions.paths)), key=predictions.paths.__getitem__)
-    return Predictions(
-        classes=predictions.classes,
-        paths=tuple(predictions.paths[index] for index in order),
-        targets=predictions.targets[order],
-        probabilities=predictions.probabilities[order],
-    )
-
-
-def _place(one: Entrant, question: Question) -> tuple[bool, bool, float, str]:
-    """Sort key: complete configs first, then the best score."""
-    mean = one.row.spread(question).mean
-    sign = 1 if question.lower_is_better else -1
-    is_incomplete = one.row.folds_done < one.row.n_folds
-    return is_incomplete, mean is None, 0.0 if mean is None else sign * mean, one.row.config
-
-
-def _unique_names(configs: Sequence[ConfigFiles]) -> list[str]:
-    """Each config's name; after its parent folders if several configs have the same name."""
-    times = Counter(one.name for one in configs)
-    tails = _tails([one.paths.root for one in configs])
-    return [
-        one.name if times[one.name] == 1 else tail for one, tail in zip(configs, tails, strict=True)
-    ]
 
 
 def _tails(folders: Sequence[Path]) -> list[str]:

@@ -8,31 +8,63 @@ from pathlib import Path
 from clip_pkg.base.errors import UserError, shown
 from clip_pkg.base.files import write_json, write_text
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.results.comparison_records import (
-    Comparison,
-    LeaderboardRow,
-    PairResult,
-    PretrainingRow,
-    Spread,
-)
+from clip_pkg.results.comparison_records import Comparison
 from clip_pkg.results.comparison_tables import tables
 from clip_pkg.results.tables import (
     LATEX_PREAMBLE,
+    cells,
     csv_text,
     latex_table,
     markdown_escape,
     markdown_table,
 )
 
-PRETRAINING_SPREADS = (
-    "top_1",
-    "top_5",
-    "seconds",
-    "effective_rank",
-    "knn_acc",
-    "probe_acc",
-    "probe_gain",
-)
+# Heading → path of the field in `LeaderboardRow`, `PairResult` and `PretrainingRow`.
+CONFIG_COLUMNS = {
+    "config": "name",
+    "folds_done": "folds_done",
+    "n_folds": "n_folds",
+    **{
+        f"{epoch}_{name}_{part}": f"{epoch}.{name}.{part}"
+        for epoch in ("best", "last")
+        for name in METRICS
+        for part in ("mean", "sd")
+    },
+    **{
+        f"out_of_fold_{name}{suffix}": f"pooled.{name}.{part}"
+        for name in METRICS
+        for suffix, part in (("", "value"), ("_low", "interval.low"), ("_high", "interval.high"))
+    },
+}
+PAIR_COLUMNS = {
+    **{name: name for name in ("first", "second", "metric", "verdict", "difference")},
+    "low": "test.low",
+    "high": "test.high",
+    "t": "test.t",
+    "p_corrected": "test.p",
+    "p_holm": "p_holm",
+    "effect": "test.effect",
+    "only_first_correct": "mcnemar.only_first_correct",
+    "only_second_correct": "mcnemar.only_second_correct",
+    "mcnemar_p_exact": "mcnemar.p_exact",
+    "mcnemar_p_mid": "mcnemar.p_mid",
+    "out_of_fold_difference": "pooled_difference",
+    "out_of_fold_low": "bootstrap.low",
+    "out_of_fold_high": "bootstrap.high",
+}
+PRETRAINING_COLUMNS = {
+    "pretraining": "label",
+    "n_seeds": "configs",
+    "scores_of": "scores_of",
+    **{
+        f"{name}_{part}": f"{name}.{part}"
+        for name in (
+            *("top_1", "top_5", "seconds", "effective_rank"),
+            *("knn_acc", "probe_acc", "probe_gain"),
+        )
+        for part in ("mean", "sd")
+    },
+}
 
 
 def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
@@ -53,18 +85,20 @@ def _write_json(path: Path, comparison: Comparison) -> list[Path]:
 
 def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
     """Configs in the file itself, pairs and pre-trainings in further files beside it."""
-    sets = comparison.data_sets
-    kinds = {
-        "": [{"data_set": one.name, **_config_cells(row)} for one in sets for row in one.rows],
-        "_pairs": [
-            {"data_set": one.name, **_pair_cells(pair)} for one in sets for pair in one.pairs
-        ],
-        "_pretraining": [
-            {"data_set": one.name, **_pretraining_cells(row)}
-            for one in sets
+    kinds: dict[str, list[dict[str, object]]] = {"": [], "_pairs": [], "_pretraining": []}
+    for one in comparison.data_sets:
+        name = {"data_set": one.name}
+        kinds[""] += [{**name, **cells(row, CONFIG_COLUMNS)} for row in one.rows]
+        kinds["_pairs"] += [{**name, **cells(pair, PAIR_COLUMNS)} for pair in one.pairs]
+        kinds["_pretraining"] += [
+            {
+                **name,
+                **cells(row, PRETRAINING_COLUMNS),
+                "n_seeds": len(row.configs),
+                "notes": "; ".join(row.notes),
+            }
             for row in one.pretraining
-        ],
-    }
+        ]
     written = []
     for kind, rows in kinds.items():
         if rows:
@@ -73,67 +107,10 @@ def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
     return written
 
 
-def _config_cells(row: LeaderboardRow) -> dict[str, object]:
-    cells: dict[str, object] = {
-        "config": row.name,
-        "folds_done": row.folds_done,
-        "n_folds": row.n_folds,
-    }
-    for epoch, scores in (("best", row.best), ("last", row.last)):
-        for name in METRICS:
-            cells |= _spread_cells(f"{epoch}_{name}", scores[name])
-    for name in METRICS:
-        pooled = row.pooled.get(name)
-        interval = pooled and pooled.interval
-        cells[f"out_of_fold_{name}"] = pooled and pooled.value
-        cells[f"out_of_fold_{name}_low"] = interval and interval.low
-        cells[f"out_of_fold_{name}_high"] = interval and interval.high
-    return cells
-
-
-def _pair_cells(pair: PairResult) -> dict[str, object]:
-    test, interval = pair.test, pair.bootstrap
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        "metric": pair.metric,
-        "verdict": pair.verdict,
-        "difference": pair.difference,
-        "low": test and test.low,
-        "high": test and test.high,
-        "t": test and test.t,
-        "p_corrected": test and test.p,
-        "p_holm": pair.p_holm,
-        "effect": test and test.effect,
-        "only_first_correct": pair.mcnemar.only_first_correct,
-        "only_second_correct": pair.mcnemar.only_second_correct,
-        "mcnemar_p_exact": pair.mcnemar.p_exact,
-        "mcnemar_p_mid": pair.mcnemar.p_mid,
-        "out_of_fold_difference": pair.pooled_difference,
-        "out_of_fold_low": interval and interval.low,
-        "out_of_fold_high": interval and interval.high,
-    }
-
-
-def _pretraining_cells(row: PretrainingRow) -> dict[str, object]:
-    cells: dict[str, object] = {
-        "pretraining": row.label,
-        "n_seeds": len(row.configs),
-        "scores_of": row.scores_of,
-    }
-    for name in PRETRAINING_SPREADS:
-        cells |= _spread_cells(name, getattr(row, name))
-    return {**cells, "notes": "; ".join(row.notes)}
-
-
-def _spread_cells(name: str, spread: Spread) -> dict[str, object]:
-    return {f"{name}_mean": spread.mean, f"{name}_sd": spread.sd}
-
-
 def _write_markdown(path: Path, comparison: Comparison) -> list[Path]:
     parts = [f"# Comparison by {comparison.metric_name}", _markdown_list(comparison.findings)]
     parts += map(markdown_table, tables(comparison))
-    if reasons := all_refusals(comparison):
+    if reasons := comparison.reasons:
         parts.append(f"## Not compared\n\n{_markdown_list(reasons)}")
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return [path]
@@ -141,12 +118,6 @@ def _write_markdown(path: Path, comparison: Comparison) -> list[Path]:
 
 def _markdown_list(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {markdown_escape(sentence)}" for sentence in sentences)
-
-
-def all_refusals(comparison: Comparison) -> list[str]:
-    """Reasons why something was not compared, of all data sets."""
-    inside = [refusal for one in comparison.data_sets for refusal in one.refusals]
-    return [refusal.reason for refusal in (*comparison.refusals, *inside)]
 
 
 def _write_latex(path: Path, comparison: Comparison) -> list[Path]:

@@ -37,6 +37,10 @@ class Question:
     seed: int
 
     @property
+    def metric_name(self) -> str:
+        return METRICS[self.metric].title
+
+    @property
     def lower_is_better(self) -> bool:
         return METRICS[self.metric].lower_is_better
 
@@ -209,9 +213,10 @@ class DataSetComparison:
         compared = {name for pair in self.pairs for name in (pair.first, pair.second)}
         return next((row for row in self.rows if row.name in compared), self.rows[0])
 
-    @property
-    def leaders_pairs(self) -> tuple[PairResult, ...]:
-        """Pairs that include the leader."""
+    def main_pairs(self, limit: int) -> tuple[PairResult, ...]:
+        """All pairs, or only those with the leader if there are more than `limit`."""
+        if len(self.pairs) <= limit:
+            return self.pairs
         name = self.leader.name
         return tuple(pair for pair in self.pairs if name in (pair.first, pair.second))
 
@@ -237,26 +242,37 @@ class AcrossDataSets:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Result of `compare`.
+class Comparison(Question):
+    """Result of `compare`, with the options that it was made by.
 
-    metric, epoch, level, seed: see `Question`.
     refusals: unreadable folders, and data sets that share no configs; refusals within a data set
         are in its record.
     findings: sentences, the most important first.
     """
 
-    metric: str
-    metric_name: str
-    lower_is_better: bool
-    epoch: Epoch
-    level: float
-    seed: int
     data_sets: tuple[DataSetComparison, ...]
     across: AcrossDataSets | None
     refusals: tuple[Refusal, ...]
     findings: tuple[str, ...]
 
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons why something was not compared, those within the data sets included."""
+        inside = (refusal for one in self.data_sets for refusal in one.refusals)
+        return [refusal.reason for refusal in (*self.refusals, *inside)]
+
+    def main_findings(self, limit: int) -> list[str]:
+        """Findings without those on pairs that `main_pairs` leaves out."""
+        pairs = {pair.sentence for one in self.data_sets for pair in one.pairs}
+        shown = {pair.sentence for one in self.data_sets for pair in one.main_pairs(limit)}
+        return [sentence for sentence in self.findings if sentence not in pairs - shown]
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; null where undefined."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "metric": self.metric,
+            "metric_name": self.metric_name,
+            "lower_is_better": self.lower_is_better,
+            **asdict(self),
+        }

@@ -116,7 +116,11 @@ def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
         pooled_difference=pooled,
         bootstrap=bootstrap,
         verdict="tie" if identical else "untested",
-        sentence=sentences.tie(first.row.name, second.row.name) if identical else "",
+        sentence=(
+            f"{first.row.name} and {second.row.name} give identical predictions: a tie"
+            if identical
+            else ""
+        ),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clip_pkg.base.files import write_with
@@ -32,60 +33,52 @@ def write_rank_diagram(path: Path, across: AcrossDataSets) -> None:
 
 def rank_diagram(across: AcrossDataSets) -> Figure:
     """Draw the configs' mean ranks, 1 on the left, with the critical difference above the axis."""
-    assert across.critical_difference is not None
+    critical = across.critical_difference
+    assert critical is not None
     count = len(across.configs)
     half = (count + 1) // 2
     bars = len(across.cliques) * BAR_STEP
     below = bars + half * NAME_STEP + 0.3
-    height = below + 0.9
-    figure = Figure(figsize=(WIDTH, height))
     span = max(count - 1, 1)
+    figure = Figure(figsize=(WIDTH, below + 0.9))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(1 - MARGIN * span, count + MARGIN * span)
     axes.set_ylim(-below, 0.9)
     axes.axis("off")
-    _axis(axes, count, across.critical_difference)
+    label: Any = {"fontsize": 9, "color": INK}
+
+    axes.plot([1, count], [0, 0], color=INK, lw=1)
+    for rank in range(1, count + 1):
+        axes.plot([rank, rank], [0, 0.09], color=INK, lw=1)
+        axes.text(rank, 0.13, str(rank), ha="center", va="bottom", **label)
+    end = 1 + critical
+    axes.plot([1, end], [0.55, 0.55], color=INK, lw=1.5, clip_on=False)
+    for place in (1, end):
+        axes.plot([place, place], [0.5, 0.6], color=INK, lw=1.5, clip_on=False)
+    text = f"critical difference {critical:.2f}"
+    axes.text((1 + end) / 2, 0.62, text, ha="center", va="bottom", **label)
+
     for number, members in enumerate(across.cliques):
         ends = [across.mean_ranks[member] for member in members]
         level = -0.14 - number * BAR_STEP
         reach = 0.012 * span
         axes.plot([min(ends) - reach, max(ends) + reach], [level, level], color=INK, lw=3.5)
-    _names(axes, across, bars)
-    return figure
 
-
-def _axis(axes: Axes, count: int, critical_difference: float) -> None:
-    axes.plot([1, count], [0, 0], color=INK, lw=1)
-    for rank in range(1, count + 1):
-        axes.plot([rank, rank], [0, 0.09], color=INK, lw=1)
-        axes.text(rank, 0.13, str(rank), ha="center", va="bottom", fontsize=9, color=INK)
-    end = 1 + critical_difference
-    axes.plot([1, end], [0.55, 0.55], color=INK, lw=1.5, clip_on=False)
-    for place in (1, end):
-        axes.plot([place, place], [0.5, 0.6], color=INK, lw=1.5, clip_on=False)
-    text = f"critical difference {critical_difference:.2f}"
-    axes.text((1 + end) / 2, 0.62, text, ha="center", va="bottom", fontsize=9, color=INK)
-
-
-def _names(axes: Axes, across: AcrossDataSets, bars: float) -> None:
-    """Names with a line to their rank: the better half on the left, from top to bottom."""
-    order = sorted(range(len(across.configs)), key=lambda index: across.mean_ranks[index])
-    half = (len(order) + 1) // 2
-    span = max(len(order) - 1, 1)
-    left, right = 1 - 0.04 * span, len(order) + 0.04 * span
-    for place, index in enumerate(order):
-        rank, is_left = across.mean_ranks[index], place < half
-        step = place if is_left else len(order) - 1 - place
+    # names with a line to their rank: the better half on the left, from top to bottom
+    ranked = sorted(zip(across.mean_ranks, across.configs, strict=True), key=itemgetter(0))
+    for position, (mean_rank, name) in enumerate(ranked):
+        is_left = position < half
+        step = position if is_left else count - 1 - position
         level = -bars - 0.35 - step * NAME_STEP
-        edge = left if is_left else right
-        axes.plot([rank, rank, edge], [0, level, level], color=INK, lw=0.8)
+        edge = 1 - 0.04 * span if is_left else count + 0.04 * span
+        axes.plot([mean_rank, mean_rank, edge], [0, level, level], color=INK, lw=0.8)
         axes.text(
             edge + (-0.01 if is_left else 0.01) * span,
             level,
-            f"{across.configs[index]}  {rank:.2f}",
+            f"{name}  {mean_rank:.2f}",
             ha="right" if is_left else "left",
             va="center",
-            fontsize=9,
-            color=INK,
             parse_math=False,  # names may have dollar signs
+            **label,
         )
+    return figure

@@ -22,7 +22,7 @@ def probability(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def number(value: float, metric: str) -> str:
+def rounded(value: float, metric: str) -> str:
     """A score or difference with one decimal place less than in tables: `92.1`, `−2.3`."""
     text = f"{value:.1f}" if METRICS[metric].unit == "percent" else f"{value:.3f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
@@ -31,11 +31,7 @@ def number(value: float, metric: str) -> str:
 def amount(value: float, metric: str) -> str:
     """`2.3 points of balanced accuracy`, `0.023 of macro F1`."""
     points = " points" if METRICS[metric].unit == "percent" else ""
-    return f"{number(value, metric)}{points} of {METRICS[metric].title}"
-
-
-def tie(first: str, second: str) -> str:
-    return f"{first} and {second} give identical predictions: a tie"
+    return f"{rounded(value, metric)}{points} of {METRICS[metric].title}"
 
 
 def tested(pair: PairResult, pairs: int) -> str:
@@ -50,8 +46,8 @@ def tested(pair: PairResult, pairs: int) -> str:
     if test.difference < 0:  # of a score that is better the lower it is
         interval = Interval(-test.high, -test.low)
     evidence = (
-        f"{100 * test.level:g} % CI {number(interval.low, metric)} to "
-        f"{number(interval.high, metric)}, corrected {probability(test.p)}"
+        f"{100 * test.level:g} % CI {rounded(interval.low, metric)} to "
+        f"{rounded(interval.high, metric)}, corrected {probability(test.p)}"
     )
     if pairs > 1:
         evidence += f", {probability(pair.p_holm)} after Holm's adjustment for {pairs} pairs"
@@ -94,8 +90,8 @@ def standing(one: DataSetComparison, question: Question) -> str:
     worse = [pair.second for pair in led if pair.verdict == "better"]
     similar = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
     spread = leader.spread(question)
-    score = "undefined" if spread.mean is None else number(spread.mean, metric)
-    score += "" if spread.sd is None else f" ± {number(spread.sd, metric)}"
+    score = "undefined" if spread.mean is None else rounded(spread.mean, metric)
+    score += "" if spread.sd is None else f" ± {rounded(spread.sd, metric)}"
     text = (
         f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(compared)} "
         f"configs, {score} {METRICS[metric].unit_sign}".rstrip()
@@ -140,5 +136,5 @@ def no_better_than_majority(
         return None
     return (
         f"{one.name}: {row.name} is no better than always predicting the most frequent class "
-        f"({METRICS[question.metric].title} {number(majority.mean, question.metric)})"
+        f"({METRICS[question.metric].title} {rounded(majority.mean, question.metric)})"
     )

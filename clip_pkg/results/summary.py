@@ -12,8 +12,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
@@ -23,7 +21,7 @@ from clip_pkg.metrics.classification import (
     history_scores,
 )
 from clip_pkg.metrics.table import METRICS, TOP_K
-from clip_pkg.results.folders import ConfigFiles, read_config_files
+from clip_pkg.results.folders import ConfigFiles, Epoch, read_config_files
 from clip_pkg.results.pretraining_rows import pretraining_block
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
 from clip_pkg.study.predictions import Predictions
@@ -57,18 +55,11 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
     folds, folds_info = files.folds, files.folds_info
     results = [fold.result for fold in folds]
     done = [result for result in results if result is not None]
-    pooled, pooled_last = files.pooled(), files.pooled("last")
-    metrics = None if pooled is None else _metrics(pooled)
+    pooled = files.pooled()
+    metrics, best = _epoch_block("best", files)
+    _, last = _epoch_block("last", files)
     pretraining = pretraining_block(files)
-    images = sum(sum(fold["val_per_class"].values()) for fold in folds_info["folds"])
-    best = {
-        **_epoch_block("fold_best_epoch", [(r.best_epoch, r.best) if r else None for r in results]),
-        "out_of_fold": _out_of_fold(metrics, images),
-    }
-    last = {
-        **_epoch_block("fold_last_epoch", [(r.last_epoch, r.last) if r else None for r in results]),
-        "out_of_fold": _out_of_fold(None if pooled_last is None else _metrics(pooled_last), images),
-    }
+    notices = {note for result in done for note in result.notices}
     summary = {
         "schema_version": SCHEMA_VERSION,
         "config": dict(files.config),
@@ -97,7 +88,8 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
             "untrained_model": _averages([result.untrained for result in done]),
         },
         "out_of_fold": best["out_of_fold"],
-        **_class_tables(metrics, () if pooled is None else pooled.classes),
+        "per_class": None,
+        "confusion_matrix": None,
         "confidence_intervals": None,
         "pretraining": pretraining,
         "failures": {
@@ -114,16 +106,49 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
             "fold_train_seconds": [result and round(result.train_seconds, 3) for result in results],
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        "notices": sorted(
-            {
-                *(note for result in done for note in result.notices),
-                *(() if pretraining is None else pretraining["notices"]),
-            }
-        ),
+        "notices": sorted(notices | set(() if pretraining is None else pretraining["notices"])),
     }
-    if pooled is not None and "missing" not in summary["status"].values():
+    if pooled is None or metrics is None:
+        return summary
+    summary["per_class"] = dict(zip(pooled.classes, map(asdict, metrics.per_class), strict=True))
+    summary["confusion_matrix"] = {
+        "classes": list(pooled.classes),
+        "rows": "true class",
+        "columns": "predicted class",
+        "counts": metrics.confusion.tolist(),
+    }
+    if "missing" not in summary["status"].values():
         summary["confidence_intervals"] = _intervals(files, pooled, summary)
     return summary
+
+
+def _epoch_block(
+    epoch: Epoch, files: ConfigFiles
+) -> tuple[ClassificationMetrics | None, dict[str, Any]]:
+    """Scores at one epoch of each fold, None for unfinished folds, and of all folds pooled."""
+    results = [fold.result for fold in files.folds]
+    scores: list[Scores | None] = [r if r is None else getattr(r, epoch) for r in results]
+    block: dict[str, Any] = {
+        "fold_results": {
+            f"fold_{epoch}_epoch": [r and getattr(r, f"{epoch}_epoch") for r in results],
+            **_columns(scores),
+        },
+        "average_results": _averages([row for row in scores if row is not None]),
+        "out_of_fold": None,
+    }
+    pooled = files.pooled(epoch)
+    if pooled is None:
+        return None, block
+    metrics = classification_metrics(pooled.probabilities, pooled.targets)
+    planned = (sum(fold["val_per_class"].values()) for fold in files.folds_info["folds"])
+    block["out_of_fold"] = {
+        **history_scores(metrics),
+        "n": metrics.n,
+        "n_planned": sum(planned),
+        "top_k_is": metrics.k,
+        "defined_classes": dict(metrics.defined_classes),
+    }
+    return metrics, block
 
 
 def _intervals(
@@ -164,17 +189,6 @@ def _epoch_choice(config: Mapping[str, Any]) -> str:
         f"best epoch by {monitor} on the reported fold itself, which makes best-epoch scores "
         "optimistic; last_epoch scores involve no choice"
     )
-
-
-def _epoch_block(name: str, epochs: Sequence[tuple[int | None, Scores] | None]) -> dict[str, Any]:
-    """Scores at one epoch of each fold; None for unfinished folds. name: of the epochs' column."""
-    return {
-        "fold_results": {
-            name: [one and one[0] for one in epochs],
-            **_columns([one and one[1] for one in epochs]),
-        },
-        "average_results": _averages([one[1] for one in epochs if one is not None]),
-    }
 
 
 def _test(results: Sequence[FoldResult | None]) -> dict[str, Any] | None:
@@ -225,39 +239,8 @@ def _majority_baseline(folds_info: Mapping[str, Any]) -> dict[str, Any]:
     return _averages(rows)
 
 
-def _metrics(pooled: Predictions) -> ClassificationMetrics:
-    return classification_metrics(pooled.probabilities, pooled.targets)
-
-
-def _out_of_fold(metrics: ClassificationMetrics | None, images: int) -> dict[str, Any] | None:
-    if metrics is None:
-        return None
-    return {
-        **history_scores(metrics),
-        "n": metrics.n,
-        "n_planned": images,
-        "top_k_is": metrics.k,
-        "defined_classes": dict(metrics.defined_classes),
-    }
-
-
-def _class_tables(metrics: ClassificationMetrics | None, classes: Sequence[str]) -> dict[str, Any]:
-    """One-vs-rest scores of each class, and the confusion matrix."""
-    if metrics is None:
-        return {"per_class": None, "confusion_matrix": None}
-    return {
-        "per_class": dict(zip(classes, map(asdict, metrics.per_class), strict=True)),
-        "confusion_matrix": {
-            "classes": list(classes),
-            "rows": "true class",
-            "columns": "predicted class",
-            "counts": metrics.confusion.tolist(),
-        },
-    }
-
-
 def _shared(environments: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """A value per fact; a list where the folds differ."""
     keys = dict.fromkeys(key for environment in environments for key in environment)
-    values = {key: list(np.unique([e.get(key, "") for e in environments])) for key in keys}
-    return {k: str(v[0]) if len(v) == 1 else [str(one) for one in v] for k, v in values.items()}
+    values = {key: sorted({e.get(key, "") for e in environments}) for key in keys}
+    return {key: found[0] if len(found) == 1 else found for key, found in values.items()}

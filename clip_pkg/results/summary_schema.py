@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -22,27 +21,26 @@ SCHEMA_VERSION = 2
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Percent: TypeAlias = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Correlation: TypeAlias = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
-Epoch: TypeAlias = Annotated[int, Field(ge=1)]
-Interval: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
+FromOne: TypeAlias = Annotated[int, Field(ge=1)]
+LowHigh: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Status: TypeAlias = Literal["done", "diverged", "failed", "missing"]
 
 
-class Block(BaseModel):
+class SummaryBlock(BaseModel):
     """Base of all blocks: strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Units(Block):
+class Units(SummaryBlock):
     """Units of scores."""
 
     percent: list[str] = Field(description="Scores in percent, with and without `val_`.")
     others: str = Field(alias="all other scores", description="The unit of all others.")
 
 
-class FoldColumns(Block):
+class FoldColumns(SummaryBlock):
     """A list per column with an entry per fold, in their order; null for unfinished folds."""
 
     model_config = ConfigDict(extra="allow")
@@ -52,26 +50,14 @@ class FoldColumns(Block):
 class FoldResults(FoldColumns):
     """Each fold at its best epoch; further columns are `fold_val_<score>` and losses."""
 
-    fold: list[Epoch] = Field(description="Numbers of the folds, from 1.")
-    fold_best_epoch: list[Epoch | None] = Field(description="Epoch that was chosen, from 1.")
+    fold: list[FromOne] = Field(description="Numbers of the folds, from 1.")
+    fold_best_epoch: list[FromOne | None] = Field(description="Epoch that was chosen, from 1.")
     fold_n_train: list[Count | None] = Field(description="Images trained on.")
     fold_n_val: list[Count | None] = Field(description="Images reported on.")
     fold_stopped_early: list[bool | None] = Field(description="Whether early stopping ended it.")
 
 
-class BestEpochColumns(FoldColumns):
-    """Each fold at its best epoch."""
-
-    fold_best_epoch: list[Epoch | None] = Field(description="Epoch that was chosen, from 1.")
-
-
-class LastEpochColumns(FoldColumns):
-    """Each fold at its last epoch."""
-
-    fold_last_epoch: list[Epoch | None] = Field(description="Last epoch, from 1.")
-
-
-class Averages(Block):
+class Averages(SummaryBlock):
     """Mean and deviation over the folds with a result: `avg_<column>`, `std_<column>`.
 
     If a score is undefined in some of these folds, `n_<column>` is the number of the others.
@@ -105,29 +91,23 @@ _OUT_OF_FOLD: dict[str, Any] = {
 }
 OutOfFold = create_model(
     "OutOfFold",
-    __base__=Block,
+    __base__=SummaryBlock,
     __doc__="Scores over all out-of-fold predictions at once, each image counted once.",
     **_OUT_OF_FOLD,
 )
 
 
-class BestEpoch(Block):
-    """Scores at the epoch that `epoch_choice` describes."""
+class EpochScores(SummaryBlock):
+    """Scores at the best epoch, which `epoch_choice` describes, or at the last one."""
 
-    fold_results: BestEpochColumns
-    average_results: Averages
-    out_of_fold: OutOfFold | None
-
-
-class LastEpoch(Block):
-    """Scores at the last epoch, which does not depend on a choice."""
-
-    fold_results: LastEpochColumns
-    average_results: Averages
-    out_of_fold: OutOfFold | None
+    fold_results: FoldColumns = Field(
+        description="`fold_best_epoch` or `fold_last_epoch`, `fold_val_<score>` and losses."
+    )
+    average_results: Averages = Field(description="Their means over folds.")
+    out_of_fold: OutOfFold | None = Field(description="The same epochs; null without a result.")
 
 
-class TestImages(Block):
+class TestImages(SummaryBlock):
     """Scores on the config's test images: each fold's model was evaluated on all of them once."""
 
     n: Count = Field(description="Test images.")
@@ -140,7 +120,7 @@ class TestImages(Block):
     )
 
 
-class Baselines(Block):
+class Baselines(SummaryBlock):
     """Scores without training, as means over folds."""
 
     majority_class: Averages = Field(
@@ -149,7 +129,7 @@ class Baselines(Block):
     untrained_model: Averages = Field(description="The model before its first step.")
 
 
-class PerClass(Block):
+class PerClass(SummaryBlock):
     """One class against the rest, over all out-of-fold predictions; null where undefined."""
 
     support: Count = Field(description="Images of the class.")
@@ -169,7 +149,7 @@ class PerClass(Block):
     auroc: Fraction | None = Field(description="Area under the ROC curve; null as before.")
 
 
-class ConfusionMatrix(Block):
+class ConfusionMatrix(SummaryBlock):
     """Counts over all out-of-fold predictions."""
 
     classes: list[str] = Field(description="Order of rows and columns.")
@@ -178,7 +158,7 @@ class ConfusionMatrix(Block):
     counts: list[list[Count]] = Field(description="One list per true class.")
 
 
-class ConfidenceIntervals(Block):
+class ConfidenceIntervals(SummaryBlock):
     """Bootstrap intervals of pooled scores: they cover other images, not other training runs."""
 
     method: str = Field(description="How they were computed.")
@@ -189,16 +169,23 @@ class ConfidenceIntervals(Block):
         description="What is drawn with replacement within each class: images, or groups of images "
         "that belong together (patients, copies)."
     )
-    out_of_fold: dict[str, Interval | None] = Field(
+    out_of_fold: dict[str, LowHigh | None] = Field(
         description="[low, high] by score, in the units of `out_of_fold`; null where the score is "
         "undefined in too many resamples, or is no mean of independent images (`ece`)."
     )
-    per_class: dict[str, dict[str, Interval | None]] = Field(
+    per_class: dict[str, dict[str, LowHigh | None]] = Field(
         description="The same by class for precision, recall, f1, average_precision and auroc."
     )
 
 
-class PretrainingMeasures(Block):
+class ProbeScores(SummaryBlock):
+    """Accuracy that the features of an encoder allow, mean over runs; null: unknown."""
+
+    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
+    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
+
+
+class FeatureQuality(ProbeScores):
     """Quality of the features of a pre-trained encoder, mean over runs; null: unknown."""
 
     alignment: Number | None = Field(
@@ -213,18 +200,9 @@ class PretrainingMeasures(Block):
     feature_std: Number | None = Field(
         description="Standard deviation of a dimension on the sphere; 0 after a collapse."
     )
-    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
-    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
 
 
-class UntrainedProbes(Block):
-    """The same probes of the encoder before its first step."""
-
-    knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
-    probe_acc: Percent | None = Field(description="Accuracy of a linear classifier, percent.")
-
-
-class Pretraining(Block):
+class PretrainingSummary(SummaryBlock):
     """Pre-training of the image encoder before the folds; only the loss `supcon` uses labels."""
 
     loss: str = Field(description="Its type.")
@@ -233,7 +211,7 @@ class Pretraining(Block):
         description="`train_fold`: those of the fold; `all`: pixels of validation images too; "
         "`folder`: others."
     )
-    epochs: Epoch = Field(description="Planned passes over the images.")
+    epochs: FromOne = Field(description="Planned passes over the images.")
     shared_by_folds: bool = Field(description="Whether all folds start from the same run.")
     runs: list[str | None] = Field(
         description="Folders relative to this file's, one per fold, or one for all."
@@ -242,8 +220,8 @@ class Pretraining(Block):
     train_images_per_second: Number | None = Field(
         description="Median over epochs, mean over runs."
     )
-    last: PretrainingMeasures = Field(description="After the last epoch.")
-    untrained: UntrainedProbes = Field(description="Before the first step.")
+    last: FeatureQuality = Field(description="After the last epoch.")
+    untrained: ProbeScores = Field(description="Before the first step.")
     collapsed: bool = Field(
         description="Whether the features of a run are nearly equal: effective rank below 2, or a "
         "notice of the run about it."
@@ -253,14 +231,14 @@ class Pretraining(Block):
     )
 
 
-class Failure(Block):
+class Failure(SummaryBlock):
     """Why a fold has no result."""
 
     kind: str = Field(description="`diverged`, `out of memory`, `crash`, …")
     reason: str = Field(description="In words.")
 
 
-class Digests(Block):
+class Digests(SummaryBlock):
     """SHA-256 digests of everything that the numbers follow from; equal for equal runs."""
 
     config: str = Field(description="Settings that affect the numbers.")
@@ -280,7 +258,7 @@ class Digests(Block):
     )
 
 
-class Timing(Block):
+class Timing(SummaryBlock):
     """Durations; equal runs differ only in this block, and in the speed of `pretraining`."""
 
     fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
@@ -288,20 +266,20 @@ class Timing(Block):
     written: str = Field(description="When this file was written, UTC, ISO 8601.")
 
 
-class CvSummary(Block):
+class CvSummary(SummaryBlock):
     """`cv_summary.json`."""
 
     schema_version: Literal[2] = Field(description="Of this schema.")
     config: dict[str, Any] = Field(description="The canonical config; see docs/config.md.")
-    n_folds: Epoch = Field(description="Number of planned folds; 1 for a hold-out.")
+    n_folds: FromOne = Field(description="Number of planned folds; 1 for a hold-out.")
     status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
     complete: bool = Field(description="Whether all folds are done.")
     units: Units = Field(description="Of all scores.")
     epoch_choice: str = Field(description="How the best epoch was chosen, in words.")
     fold_results: FoldResults = Field(description="Every fold's scores at its best epoch.")
     average_results: Averages = Field(description="Their means over folds.")
-    best_epoch: BestEpoch = Field(description="The same scores, in the layout of `last_epoch`.")
-    last_epoch: LastEpoch = Field(description="Scores at the last epoch.")
+    best_epoch: EpochScores = Field(description="The same scores, in the layout of `last_epoch`.")
+    last_epoch: EpochScores = Field(description="At the last epoch, which involves no choice.")
     test: TestImages | None = Field(
         None, description="On the images of `test_dir`; null without it, or without a result."
     )
@@ -313,7 +291,7 @@ class CvSummary(Block):
         description="At the best epochs; null while a fold is missing, and for more than 10 "
         "million images × classes."
     )
-    pretraining: Pretraining | None = Field(
+    pretraining: PretrainingSummary | None = Field(
         None, description="Self-supervised training before the folds; null without."
     )
     failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
@@ -331,7 +309,7 @@ class CvSummary(Block):
     notices: list[str] = Field(description="Remarks on the training for the reader.")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> CvSummary:
+    def _check_consistency(self) -> CvSummary:
         """Lists have an entry per fold, and nulls agree with the folds' status."""
         done = [state == "done" for state in self.status.values()]
         for block in (
@@ -380,36 +358,14 @@ def read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-REFERENCE = "#/$defs/"
-
-
 def summary_reference_markdown() -> str:
-    """A table for the file, then one per block in the order of the schema."""
+    """A table for the file, then one per block by name."""
     schema = CvSummary.model_json_schema(by_alias=True)
-    sections = [_table(schema)]
-    for name in _blocks_below(schema, schema, {}):
-        block = schema["$defs"][name]
-        sections.append(f"### {name}\n\n{block['description']}\n\n{_table(block)}")
-    return "\n".join(sections)
-
-
-def _blocks_below(block: Node, schema: Node, found: dict[str, None]) -> dict[str, None]:
-    """Names of all blocks below `block`, each followed by those below it."""
-    for child in block["properties"].values():
-        for name in _references(child):
-            if name not in found:
-                found[name] = None
-                _blocks_below(schema["$defs"][name], schema, found)
-    return found
-
-
-def _references(node: Node) -> Iterator[str]:
-    for option in options(node):
-        if "$ref" in option:
-            yield option["$ref"].removeprefix(REFERENCE)
-        for inner in (option.get("items"), option.get("additionalProperties")):
-            if isinstance(inner, dict):
-                yield from _references(inner)
+    blocks = (
+        f"### {name}\n\n{block['description']}\n\n{_table(block)}"
+        for name, block in schema["$defs"].items()
+    )
+    return "\n".join([_table(schema), *blocks])
 
 
 def _table(block: Node) -> str:
@@ -421,10 +377,11 @@ def _table(block: Node) -> str:
 
 
 def _words(node: Node) -> str:
+    """What a node of the schema allows, with links to blocks."""
     words = []
     for option in options(node):
         if "$ref" in option:
-            name = option["$ref"].removeprefix(REFERENCE)
+            name = option["$ref"].removeprefix("#/$defs/")
             words.append(f"[{name}](#{name.lower()})")
         elif option.get("type") == "array":
             items = option["items"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -152,6 +153,21 @@ def latex_table(table: Table, label: str = "") -> str:
 def latex_escape(text: str) -> str:
     """Text that LaTeX prints as it is; quotes need the font encoding T1."""
     return "".join(LATEX_ESCAPES.get(char, char) for char in text)
+
+
+def cells(record: object, columns: Mapping[str, str]) -> dict[str, object]:
+    """A row of a CSV file.
+
+    columns: heading → path of a field, such as `test.low`; None where a part of it is missing.
+    """
+    found: dict[str, object] = {}
+    for heading, path in columns.items():
+        value: Any = record
+        for step in path.split("."):
+            if value is not None:
+                value = value.get(step) if isinstance(value, Mapping) else getattr(value, step)
+        found[heading] = value
+    return found
 
 
 def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:

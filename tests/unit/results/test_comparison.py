@@ -15,7 +15,7 @@ from clip_pkg.results import comparison_files, comparison_tables
 from clip_pkg.results.comparison import compare
 from clip_pkg.results.comparison_records import AcrossDataSets, Question
 from clip_pkg.results.ranks import compare_across
-from clip_pkg.results.sentences import number
+from clip_pkg.results.sentences import rounded
 from clip_pkg.study.splits import make_splits
 from support.result_folders import CLASSES, drawn_answers, image_list, write_result
 
@@ -301,7 +301,7 @@ def test_scores_are_shown_with_their_unit() -> None:
         "mAP %",
         "Macro F1",
     ]
-    assert (number(-2.31, "acc"), number(-0.04, "acc"), number(0.0214, "f1")) == (
+    assert (rounded(-2.31, "acc"), rounded(-0.04, "acc"), rounded(0.0214, "f1")) == (
         "−2.3",
         "0.0",
         "0.021",

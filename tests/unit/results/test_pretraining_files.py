@@ -10,7 +10,7 @@ import pytest
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.results.pretraining_rows import ALL_IMAGES
 from clip_pkg.results.summary import summarize, without_times
-from clip_pkg.results.summary_schema import Pretraining
+from clip_pkg.results.summary_schema import PretrainingSummary
 from support.pretraining_folders import MEASURES, write_pretraining
 from support.result_folders import drawn_answers, image_list, write_result
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def block(folder: Path) -> dict[str, Any]:
     summary = summarize(ConfigPaths(folder))
     found: dict[str, Any] = summary["pretraining"]
-    Pretraining.model_validate(found)
+    PretrainingSummary.model_validate(found)
     assert set(found["notices"]) <= set(summary["notices"])
     return found
 
