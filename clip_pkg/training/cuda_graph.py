@@ -1,8 +1,8 @@
 """The training step as a CUDA graph, the config's key `cuda_graphs`: recorded once, then replayed.
 
-A step of a small model is over before the host has launched its hundreds of kernels; replayed, it
-costs one launch. A recording is used only after it has done what the step does, from the same
-state, with the same batch and the same random numbers.
+Small models finish a step faster than the host launches its hundreds of kernels; a replay costs one
+launch. A recording is used only if it gives the results of the step from the same state, with the
+same batch and the same random numbers.
 """
 
 from __future__ import annotations
@@ -31,35 +31,34 @@ PAYS_UP_TO_PIXELS = 64 * 224 * 224
 
 REPETITIONS = 3  # of the eager step; the first also chooses kernels and allocates memory
 # Allowed distance of a replayed step from the eager one: this share of what the step changes (of an
-# output: of the output), and so many times the distance of two eager runs from each other, because
-# some kernels of a GPU add up in any order. Below is float32 rounding.
+# output: of the output), and this multiple of the distance between two eager runs, because some
+# kernels of a GPU add up in any order. Below is float32 rounding.
 TOLERANCE = 0.01
 TIMES_OWN_SPREAD = 10.0
 ROUNDING = 4 * torch.finfo(torch.float32).eps
 
 
 class Unrecordable(Exception):
-    """The step cannot be recorded, or its recording does something else; holds the reason."""
+    """The step cannot be recorded, or its recording gives other results; holds the reason."""
 
 
 class Recorder(Protocol):
     """Records the device's work in a function."""
 
     def rehearse(self, function: Callable[[], Result], *, strictly: bool) -> Result:
-        """Call it on the stream of the recording; strictly: raise if it waits for the device."""
+        """Call `function` on the recording's stream; strictly: raise if it waits for the device."""
         ...
 
     def record(self, function: Callable[[], StepOutcome]) -> Callable[[], StepOutcome]:
-        """Return a function that repeats the work, into the tensors of the recorded call."""
+        """Return a function that repeats the work into the tensors of the recorded call."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedStep:
-    """`TrainingStep` that replays its recording for batches of the recorded size.
+    """A `TrainingStep` that is replayed for batches of the recorded size.
 
-    inputs: tensors that the recording reads. replay: repeats it; each call overwrites the outcome
-    of the previous one.
+    inputs: tensors that the recording reads. replay: each call overwrites the previous outcome.
     """
 
     step: TrainingStep
@@ -95,7 +94,7 @@ def pays(config: RunConfig, steps: int) -> bool:
 def obstacle(
     step: TrainingStep, config: RunConfig, *, device: torch.device, n_train: int, profiles: bool
 ) -> str | None:
-    """Why the step cannot be recorded, as far as that is known in advance.
+    """Why the step cannot be recorded, as far as known in advance; None if nothing prevents it.
 
     n_train: training images. profiles: whether --profile is on.
     """
@@ -127,27 +126,35 @@ def with_recording(step: TrainingStep, batch: Batch, recorder: Recorder) -> Reco
         inputs = step.prepare(batch)
         state = _State(step)
         try:
-            return _checked(step, inputs, state, recorder)
+            return _recorded(step, inputs, state, recorder)
         finally:
             state.restore()
     except torch.OutOfMemoryError as error:
         raise Unrecordable("memory is too short for it") from error
 
 
-def _checked(
+def _recorded(
     step: TrainingStep, inputs: StepInputs, state: _State, recorder: Recorder
 ) -> RecordedStep:
     def eagerly() -> StepOutcome:
         return _detached(step.compute(inputs, step.optimisation.apply))
 
-    expected = _Expectation(state, lambda: recorder.rehearse(eagerly, strictly=False))
+    first = state.results_of(lambda: recorder.rehearse(eagerly, strictly=False))
+    first = {name: value.clone() for name, value in first.items()}
+    if not bool(torch.isfinite(first["the loss"])):
+        raise Unrecordable("the loss of the first step is not finite")
+    changes, lengths = _distances(first, state.before), _distances(first, {})
+    spread = dict.fromkeys(first, 0.0)  # of eager runs
     for _ in range(REPETITIONS - 1):
         try:
-            expected.repeat(lambda: recorder.rehearse(eagerly, strictly=True))
+            again = state.results_of(lambda: recorder.rehearse(eagerly, strictly=True))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             raise Unrecordable(f"it waits for the device ({first_line(error)})") from error
+        for name, distance in _distances(again, first).items():
+            spread[name] = max(spread[name], distance)
+
     state.restore()
     # Recorded with zeros as inputs, so that nothing of this batch can be in the recording.
     place = StepInputs(
@@ -161,11 +168,20 @@ def _checked(
         raise
     except Exception as error:  # the device's library fails in many ways
         cause: BaseException = error
-        while cause.__context__ is not None:  # the last error only says that the end failed too
+        while cause.__context__ is not None:  # the last error only reports that the end failed too
             cause = cause.__context__
         raise Unrecordable(first_line(cause)) from error
+
     recorded = RecordedStep(step, place, replay)
-    expected.compare(lambda: recorded.take(inputs))
+    replayed = state.results_of(lambda: recorded.take(inputs))
+    for name, distance in _distances(replayed, first).items():
+        allowed = TOLERANCE * changes[name] + ROUNDING * lengths[name]
+        allowed += TIMES_OWN_SPREAD * spread[name]
+        if not distance <= allowed:  # also false for NaN
+            raise Unrecordable(
+                f"replayed, it does something else: {name} is off by {distance:.2g}, where "
+                f"{allowed:.2g} are allowed"
+            )
     return recorded
 
 
@@ -185,7 +201,7 @@ def _detached(outcome: StepOutcome) -> StepOutcome:
 
 
 class _State:
-    """Everything that a step changes or draws from, as it was when this was made."""
+    """Everything that a step changes or draws from, as it was at the construction."""
 
     def __init__(self, step: TrainingStep) -> None:
         self._step = step
@@ -206,6 +222,20 @@ class _State:
         found = {**buffers, **self._step.optimisation.tensors()}
         return {name: value.detach() for name, value in found.items()}
 
+    def results_of(self, take: Callable[[], StepOutcome]) -> dict[str, Tensor]:
+        """Outcome of a step from this state, and the state after it."""
+        self.restore()
+        outcome = take()
+        output = outcome.output
+        return {
+            "the loss": output.total,
+            **{f"its term {name}": value for name, value in output.terms.items()},
+            **{f"its statistic {name}": value for name, value in output.statistics.items()},
+            "the logits": outcome.logits,
+            "the targets": outcome.targets,
+            **self.now(),
+        }
+
     def restore(self) -> None:
         for name, value in self.now().items():
             if name in self.before:
@@ -224,50 +254,6 @@ def default_generator(device: torch.device) -> torch.Generator:
     index = torch.cuda.current_device() if device.index is None else device.index
     generator: torch.Generator = torch.cuda.default_generators[index]
     return generator
-
-
-class _Expectation:
-    """Result of a step that starts from a state."""
-
-    def __init__(self, state: _State, take: Callable[[], StepOutcome]) -> None:
-        self._state = state
-        self._after = {name: value.clone() for name, value in self._from_state(take).items()}
-        if not bool(torch.isfinite(self._after["the loss"])):
-            raise Unrecordable("the loss of the first step is not finite")
-        changes = _distances(self._after, state.before)
-        lengths = _distances(self._after, {})
-        self._allowed = {
-            name: TOLERANCE * changes[name] + ROUNDING * lengths[name] for name in self._after
-        }
-        self._spread = dict.fromkeys(self._after, 0.0)
-
-    def repeat(self, take: Callable[[], StepOutcome]) -> None:
-        """Note how far another run of the eager step is from the first."""
-        for name, distance in _distances(self._from_state(take), self._after).items():
-            self._spread[name] = max(self._spread[name], distance)
-
-    def compare(self, take: Callable[[], StepOutcome]) -> None:
-        """Raise Unrecordable if a step has another result."""
-        for name, distance in _distances(self._from_state(take), self._after).items():
-            allowed = self._allowed[name] + TIMES_OWN_SPREAD * self._spread[name]
-            if not distance <= allowed:  # NaN is not
-                raise Unrecordable(
-                    f"replayed, it does something else: {name} is off by {distance:.2g}, where "
-                    f"{allowed:.2g} are allowed"
-                )
-
-    def _from_state(self, take: Callable[[], StepOutcome]) -> dict[str, Tensor]:
-        self._state.restore()
-        outcome = take()
-        output = outcome.output
-        return {
-            "the loss": output.total,
-            **{f"its term {name}": value for name, value in output.terms.items()},
-            **{f"its statistic {name}": value for name, value in output.statistics.items()},
-            "the logits": outcome.logits,
-            "the targets": outcome.targets,
-            **self._state.now(),
-        }
 
 
 def _distances(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
