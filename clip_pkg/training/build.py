@@ -427,7 +427,7 @@ def _build_pretraining(
         precision,
         Shapes(
             micro_batch_sizes(batches.batch_size * (2 if slow is None else 1), max_images),
-            None if probe is None else probe.batch_size,
+            None if probe is None else probe.fitted.batch_size,
             config.img_size,
         ),
         steps=steps,

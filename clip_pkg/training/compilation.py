@@ -88,7 +88,10 @@ def _pays(steps: int, model: EmbedsImages, ranks: Ranks) -> bool:
 
 
 def _compile(model: EmbedsImages, precision: Precision, shapes: Shapes) -> str | None:
-    """Compile it and run it once in each shape; returns the reason if that fails."""
+    """Compile it and run it once in each shape; returns the reason if that fails.
+
+    The runs leave the model unchanged.
+    """
     device = _device(model)
     if device.type == "cuda" and find_spec("triton") is None:
         return "Triton is not installed"
@@ -103,22 +106,7 @@ def _compile(model: EmbedsImages, precision: Precision, shapes: Shapes) -> str |
     )
     evaluated = frozenset() if shapes.evaluation is None else {shapes.evaluation}
     encoder.compute_by(forward, shapes.train | evaluated)
-    try:
-        _run_once(model, precision, shapes, device)
-    except torch.OutOfMemoryError:
-        raise  # the batch does not fit; the compiler is not at fault
-    except Exception as error:  # compilers fail in many ways
-        if "C++ compiler" in str(error):
-            return "there is no C++ compiler that works (g++, or what CXX names)"
-        return first_line(error)
-    return None
-
-
-def _run_once(
-    model: EmbedsImages, precision: Precision, shapes: Shapes, device: torch.device
-) -> None:
-    """Compile before training begins, without a trace in the model."""
-    tower = model.image_encoder, model.image_projection
+    tower = encoder, model.image_projection
     trained = [p for module in tower for p in module.parameters() if p.requires_grad]
     devices = [device] if device.type == "cuda" else []
 
@@ -126,19 +114,26 @@ def _run_once(
         zeros = torch.zeros(count, 3, shapes.img_size, shapes.img_size, device=device)
         return zeros.to(memory_format=precision.memory_format)
 
-    with torch.random.fork_rng(devices), restored_afterwards(batch_norms(model.image_encoder)):
-        for count in sorted(shapes.train):
-            with precision.autocast():
-                embeddings = model.image_embeddings(images(count))
-            torch.autograd.grad(embeddings.sum(), trained, allow_unused=True)
-    if shapes.evaluation is None:
-        return
-    model.train(mode=False)
     try:
-        with torch.inference_mode(), precision.autocast():
-            model.image_embeddings(images(shapes.evaluation))
-    finally:
-        model.train()
+        with torch.random.fork_rng(devices), restored_afterwards(batch_norms(encoder)):
+            for count in sorted(shapes.train):
+                with precision.autocast():
+                    embeddings = model.image_embeddings(images(count))
+                torch.autograd.grad(embeddings.sum(), trained, allow_unused=True)
+        if shapes.evaluation is not None:
+            model.train(mode=False)
+            try:
+                with torch.inference_mode(), precision.autocast():
+                    model.image_embeddings(images(shapes.evaluation))
+            finally:
+                model.train()
+    except torch.OutOfMemoryError:
+        raise  # the batch does not fit; the compiler is not at fault
+    except Exception as error:  # compilers fail in many ways
+        if "C++ compiler" in str(error):
+            return "there is no C++ compiler that works (g++, or what CXX names)"
+        return first_line(error)
+    return None
 
 
 def _device(model: EmbedsImages) -> torch.device:

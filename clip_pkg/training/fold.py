@@ -1,4 +1,4 @@
-"""What learns in a fold or a refit: an image–text model and its objective.
+"""The learner of a fold or a refit: an image–text model and its objective.
 
 Legend: N images of the manifest, C classes.
 """
@@ -10,7 +10,6 @@ import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -59,9 +58,9 @@ SplitName: TypeAlias = Literal["val", "inner", "test"]
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Images of a manifest that are evaluated, and the order in which their loss is computed.
+    """Evaluated images of a manifest, and the order in which their loss is computed.
 
-    Of several ranks each has batches of its share.
+    With several ranks, `batches` are those of this rank's shard.
     """
 
     manifest: Manifest
@@ -73,26 +72,24 @@ class EvalSplit:
         """Number of images."""
         return int(self.loss_order.numel())
 
-
-@dataclass(frozen=True)
-class BestModel:
-    """The best epoch's row, state and predictions, not written yet.
-
-    content: what its checkpoint adds to that of every checkpoint.
-    """
-
-    content: Mapping[str, Any]
-    evaluation: Evaluation
+    def predictions(self, evaluation: Evaluation) -> Predictions:
+        """An evaluation with the names of its images and classes."""
+        return Predictions(
+            classes=self.manifest.classes,
+            paths=tuple(self.manifest.paths[index] for index in evaluation.index),
+            targets=evaluation.targets,
+            probabilities=evaluation.probabilities,
+        )
 
 
 @dataclass(eq=False)
 class FoldLearner(Learner):
-    """An image–text model that learns from some images and is evaluated on others.
+    """An image–text model, trained on some images and evaluated on others.
 
-    val: the held-out images, none in a refit. inner: chooses the epoch in the place of `val`, where
-    the config asks for it. test: images that are evaluated once, at the end. train_indices: int64,
-    positions of the training images in the manifest. store_size: pixels of the stored squares.
-    feature_batches: all images of the fold, where a frozen encoder is to compute them only once.
+    val: the held-out images, none in a refit. inner: chooses the epoch instead of `val`, if the
+    config has an inner split. test: evaluated once, at the end. train_indices: int64, positions of
+    the training images in the manifest. store_size: pixels of the stored squares. feature_batches:
+    all images of the fold, if a frozen encoder computes their features once.
     """
 
     title: ClassVar[str] = "TRAINING CONFIGURATION"
@@ -111,7 +108,8 @@ class FoldLearner(Learner):
     ranks: Ranks = ALONE
     feature_batches: EvalBatches | None = None
     _take: TrainingStep | RecordedStep = field(init=False)
-    _best: BestModel | None = field(init=False, default=None)
+    # Contents of the best checkpoint and predictions, until they are written.
+    _best: tuple[dict[str, Any], Evaluation] | None = field(init=False, default=None)
     _last: Evaluation | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -145,7 +143,7 @@ class FoldLearner(Learner):
         return outcome.output
 
     def prepare(self, console: Console, stop: Stop) -> None:
-        """Compute the features of a frozen image encoder; batches consist of these from then on."""
+        """Compute the features of a frozen image encoder; batches consist of these afterwards."""
         batches = self.feature_batches
         if batches is None:
             return
@@ -160,7 +158,7 @@ class FoldLearner(Learner):
                 index.append(batch.index)
                 progress(done)
                 if stop:
-                    raise Interrupted  # nothing is lost: they are computed again
+                    raise Interrupted  # the features are computed again next time
         table, positions = torch.cat(features), torch.cat(index).cpu().numpy()
         rows = np.full(len(self.manifest.labels), -1)
         rows[positions] = np.arange(len(positions))
@@ -192,7 +190,7 @@ class FoldLearner(Learner):
         if reason is None:
             recorder = recorder_for(self.device, [self.step.negatives_generator])
             assert recorder is not None, "that would be an obstacle"
-            self.start_epoch(epoch)  # which is trained as if this had not happened
+            self.start_epoch(epoch)  # restarted by the training of this epoch
             batch = next(self.batches.epoch(epoch))
             try:
                 self._take = with_recording(self.step, batch, recorder)
@@ -343,33 +341,31 @@ class FoldLearner(Learner):
             }
 
         assert self._last is not None, "the epoch was evaluated"
-        content = {
+        content: dict[str, Any] = {
             "epoch": epoch,
             "metrics": dict(row),
             "model": copied(self.model.checkpoint_state()),
             "objective": copied(self.objective.state_dict()),
             "class_features": self._class_features(),
         }
-        self._best = BestModel(content, self._last)
+        self._best = content, self._last
 
     def write_best(self) -> None:
-        """Write `predictions.csv`, and `checkpoint_best.pth` unless the config wants none.
+        """Write `predictions.csv` and, with `save_best`, `checkpoint_best.pth`.
 
-        Test images are evaluated with it at the end, so that it exists until then in any case.
+        Test images are evaluated with that checkpoint, so it then exists until the end in any case.
         """
         if self._best is None:
             return
-        paths = self.task.paths
-        _predictions(self.val, self._best.evaluation).write(paths.predictions)
+        paths, (content, evaluation) = self.task.paths, self._best
+        self.val.predictions(evaluation).write(paths.predictions)
         if self.task.config.save_best or self.test is not None:
-            save_checkpoint(
-                paths.checkpoint_best,
-                {**identification(self.task), **self._for_inference(), **self._best.content},
-            )
+            state = {**identification(self.task), **self._for_inference(), **content}
+            save_checkpoint(paths.checkpoint_best, state)
         self._best = None
 
     def _for_inference(self) -> dict[str, Any]:
-        """What makes weights and class features a classifier again."""
+        """Checkpoint entries that turn weights and class features into a classifier."""
         counts = np.bincount(
             self.manifest.labels[self.train_indices], minlength=len(self.manifest.classes)
         )
@@ -389,7 +385,7 @@ class FoldLearner(Learner):
 
     @torch.no_grad()
     def _class_features(self) -> Tensor | None:
-        """Class features, with which no text tower is needed to predict."""
+        """Class features, so that prediction needs no text tower."""
         with evaluation_mode(self.model, self.objective):
             features = class_features(self.model, self.step.precision)
         return None if features is None else features.cpu()
@@ -399,11 +395,11 @@ class FoldLearner(Learner):
         paths, last_epoch = self.task.paths, history.epochs
         chosen_on = "no image"
         if self.val.size:
-            # Where the run stopped between the last epoch and the result, it was not evaluated.
+            # Not evaluated by this process if the run stopped after the last epoch.
             last = self._last or self._evaluate("val", last_epoch, console)
-            _predictions(self.val, last).write(paths.predictions_last)
+            self.val.predictions(last).write(paths.predictions_last)
             chosen_on = "reported fold" if self.inner is None else "inner validation split"
-        self._write_exposure(paths.exposure, last_epoch)
+        self._write_exposure(last_epoch)
         test = self._test(best_epoch or last_epoch, last_epoch, console)
 
         def scores(epoch: int | None) -> Columns:
@@ -421,7 +417,7 @@ class FoldLearner(Learner):
         }
 
     def _test(self, epoch: int, last_epoch: int, console: Console) -> Columns:
-        """Evaluate the test images with the model of `epoch`; nothing is trained after it."""
+        """Evaluate the test images with the model of `epoch`, which replaces the last one."""
         if self.test is None:
             return {}
         paths = self.task.paths
@@ -434,7 +430,7 @@ class FoldLearner(Learner):
             self.objective.load_state_dict(state["objective"])
             self._copy_from_leader()
         evaluation = self._evaluate("test", epoch, console)
-        _predictions(self.test, evaluation).write(paths.test_predictions)
+        self.test.predictions(evaluation).write(paths.test_predictions)
         scores = evaluation.columns("test", self.weights)
         # A fraction, None with at most five classes; papers on many classes report it.
         scores["test_top_5"] = top_k_accuracy(evaluation.probabilities, evaluation.targets, 5)
@@ -444,7 +440,7 @@ class FoldLearner(Learner):
             paths.checkpoint_best.unlink(missing_ok=True)
         return scores
 
-    def _write_exposure(self, path: Path, epochs: int) -> None:
+    def _write_exposure(self, epochs: int) -> None:
         """Write how often each training image was seen: `sampler_exposure.csv`."""
         manifest = self.manifest
         counts = self.batches.exposure(epochs).tolist()
@@ -454,14 +450,4 @@ class FoldLearner(Learner):
         for index, count in zip(self.train_indices.tolist(), counts, strict=True):
             label = manifest.classes[manifest.labels[index]]
             writer.writerow((manifest.paths[index], label, count))
-        write_text(path, stream.getvalue())
-
-
-def _predictions(split: EvalSplit, evaluation: Evaluation) -> Predictions:
-    """An evaluation with the names of its images and classes."""
-    return Predictions(
-        classes=split.manifest.classes,
-        paths=tuple(split.manifest.paths[index] for index in evaluation.index),
-        targets=evaluation.targets,
-        probabilities=evaluation.probabilities,
-    )
+        write_text(self.task.paths.exposure, stream.getvalue())

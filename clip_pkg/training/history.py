@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ Row = Mapping[str, float | None]
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """JSON has no NaN: what is undefined is null."""
+    """None for undefined values, because JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -47,8 +46,3 @@ class History:
     def write(self, path: Path) -> None:
         """Write `history.json`; it is rebuilt from the checkpoint after a power cut."""
         write_json(path, self.columns, durable=False)
-
-
-def read_history(path: Path) -> History:
-    """Read `history.json`."""
-    return History(json.loads(path.read_text(encoding="utf-8")))

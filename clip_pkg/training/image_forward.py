@@ -5,7 +5,7 @@ Legend: B images of a batch, H image height and width in pixels, D embedding siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,8 +30,8 @@ MAX_SEED = 2**62
 
 # Adds the gradients of a scalar loss to `.grad` of everything it depends on; call it once.
 Backward: TypeAlias = Callable[[Tensor], None]
-# Images [B, 3, H, H], or a frozen encoder's features [B, F] → embeddings, float32 [B, D], and how
-# a loss of these reaches all parameters. The model is in training mode.
+# Images [B, 3, H, H], or a frozen encoder's features [B, F] → embeddings, float32 [B, D], and the
+# backward pass from a loss of these to all parameters. The model is in training mode.
 Embed: TypeAlias = Callable[[Tensor], tuple[Tensor, Backward]]
 
 
@@ -87,28 +87,6 @@ class Tower(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self._embed(images)
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """Images `first` … `last` − 1 of a batch, computed with the random numbers of `seed`.
-
-    An empty one belongs to a rank that has no images left: all ranks have to take part in the
-    exchange of gradients. It computes the first images, which affects batch statistics only.
-    """
-
-    batch: Tensor
-    first: int
-    last: int
-    seed: int
-
-    @property
-    def images(self) -> Tensor:
-        return self.batch[self.first : self.last] if self.first < self.last else self.batch[:2]
-
-    def rows_of(self, values: Tensor) -> Tensor:
-        """Its rows of values of the whole batch, [B, …]."""
-        return values[self.first : self.last]
 
 
 class MicroBatches:
@@ -174,14 +152,26 @@ class MicroBatches:
         lengths = [sum(last - first for first, last in of_rank) for of_rank in bounds]
         # One number for all ranks, whose generators are in step; each micro-batch adds to it.
         seed = int(torch.randint(MAX_SEED, ())) + self._ranks.rank * len(mine)
-        micro = [MicroBatch(images, first, last, seed + n) for n, (first, last) in enumerate(mine)]
-        if len(micro) == 1:
-            graph = self._embed(micro[0], self._exchanging)
+
+        def embed(number: int, tower: nn.Module) -> Tensor:
+            """Embed a micro-batch with its own random numbers; leaves the generators unchanged."""
+            first, last = mine[number]
+            # A rank without images must take part in the exchange of gradients: it embeds the first
+            # images, which affects batch statistics only.
+            part = images[first:last] if first < last else images[:2]
+            devices = [images.device] if images.device.type == "cuda" else []
+            with torch.random.fork_rng(devices), self._precision.autocast():
+                torch.manual_seed(seed + number)
+                embedded: Tensor = tower(part)
+            return embedded[: last - first]
+
+        graph = None
+        if len(mine) == 1:
+            graph = embed(0, self._exchanging)
             local = graph.detach()
         else:
-            graph = None
-            with torch.no_grad(), counted_as_one_batch(self._norms, len(micro)):
-                local = torch.cat([self._embed(one, self._tower) for one in micro])
+            with torch.no_grad(), counted_as_one_batch(self._norms, len(mine)):
+                local = torch.cat([embed(number, self._tower) for number in range(len(mine))])
         embeddings = self._ranks.gathered(local, lengths).requires_grad_()
 
         def backward(loss: Tensor) -> None:
@@ -190,33 +180,21 @@ class MicroBatches:
             # DistributedDataParallel averages over the ranks; the sum is needed.
             gradient = embeddings.grad * self._ranks.size
             if graph is not None:
+                first, last = mine[0]
                 with restored_afterwards(self._recomputed):
-                    graph.backward(micro[0].rows_of(gradient))  # type: ignore[no-untyped-call]
+                    graph.backward(gradient[first:last])  # type: ignore[no-untyped-call]
             else:
-                self._second_pass(micro, gradient)
+                # Each micro-batch is embedded again, now with a graph. Gradients add up locally
+                # until the last backward pass, which exchanges them.
+                with not_counted(self._norms):
+                    for number, (first, last) in enumerate(mine):
+                        is_last = number == len(mine) - 1
+                        with nullcontext() if is_last else self._without_exchange():
+                            embedded = embed(number, self._exchanging)
+                            embedded.backward(gradient[first:last])  # type: ignore[no-untyped-call]
             self._average()
 
         return embeddings, backward
-
-    def _second_pass(self, micro: Sequence[MicroBatch], gradient: Tensor) -> None:
-        """Embed each micro-batch again, now with a graph, and propagate its gradient.
-
-        Gradients add up locally until the last backward pass, which exchanges them.
-        """
-        with not_counted(self._norms):
-            for one in micro:
-                with nullcontext() if one is micro[-1] else self._without_exchange():
-                    embedded = self._embed(one, self._exchanging)
-                    embedded.backward(one.rows_of(gradient))  # type: ignore[no-untyped-call]
-
-    def _embed(self, micro: MicroBatch, tower: nn.Module) -> Tensor:
-        """Embed with the micro-batch's own random numbers; leaves the generators unchanged."""
-        images = micro.images
-        devices = [images.device] if images.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), self._precision.autocast():
-            torch.manual_seed(micro.seed)
-            embeddings: Tensor = tower(images)
-        return embeddings[: micro.last - micro.first]
 
     def _average(self) -> None:
         """Average gradients and batch statistics, so that the ranks stay identical."""

@@ -1,6 +1,6 @@
 """An optimiser, its schedule, clipping and the guard against non-finite steps.
 
-With AdamW nothing here waits for the device: it decides itself whether a step was finite.
+With AdamW nothing here waits for the device, which skips non-finite updates without the host.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def cosine_with_warmup(step: int, total_steps: int, warmup_steps: int) -> float:
 
 
 def fused_adamw(groups: Groups) -> torch.optim.Optimizer:
-    """AdamW whose kernel itself skips an update that is not finite."""
+    """AdamW whose kernel skips non-finite updates."""
     return torch.optim.AdamW(groups, fused=True)
 
 
@@ -71,8 +71,8 @@ class Optimisation:
         device = self._parameters[0].device
         self._streak = torch.zeros((), device=device)
         self._longest = torch.zeros((), device=device)
-        # A recorded update reads its rates here. A GPU's fused kernel takes them in single
-        # precision only; a CPU computes with plain numbers.
+        # A recorded update reads its rates here. A GPU's fused kernel needs them in float32; a CPU
+        # computes with Python numbers, which are float64.
         kind = torch.float64 if device.type == "cpu" else torch.float32
         self._peaks_there = torch.tensor(self._peaks, dtype=kind, device=device)
         self._rates_there = torch.zeros_like(self._peaks_there)
@@ -103,12 +103,12 @@ class Optimisation:
         backward: Callable[[Tensor], None] = Tensor.backward,
         phases: Phases = unmeasured,
     ) -> None:
-        """Do the device's share of `apply`, with the rates that `replay` has written."""
+        """Device operations of `apply`, with the rates that `replay` has written."""
         with self._rates_on_device():
             self._step(loss, backward, phases)
 
     def replay(self, recorded: Callable[[], Result]) -> Result:
-        """Take a step by calling the recording of `apply_recordably`."""
+        """Take a step by calling `recorded`, the recording of `apply_recordably`."""
         self._set_rates()
         torch.mul(self._peaks_there, self.factor, out=self._rates_there)
         result = recorded()
@@ -152,31 +152,28 @@ class Optimisation:
             self._optimizer.zero_grad(set_to_none=True)
             backward(self._scaler.scale(loss))
         with phases("optimiser"):
-            self._update(loss)
-
-    def _update(self, loss: Tensor) -> None:
-        self._scaler.unscale_(self._optimizer)
-        gradients = [one.grad for one in self._parameters if one.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        bad = (~torch.isfinite(norm + loss.detach())).float()
-        if self._scaler.is_enabled():
-            nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-        elif not self._is_fused:
-            nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
-            if not bool(bad):
-                self._optimizer.step()
-        else:
-            # The fused kernel skips the update where `found_inf` is 1, without asking the host,
-            # and divides by `grad_scale` as it reads: clipping takes no extra pass.
-            optimizer: Any = self._optimizer
-            optimizer.found_inf = bad
-            excess = (norm + NORM_EPSILON) / self._grad_clip_norm
-            optimizer.grad_scale = excess.clamp(min=1.0).float()  # the kernel takes no other type
-            optimizer.step()
-        self._streak.add_(1).mul_(bad)
-        torch.maximum(self._longest, self._streak, out=self._longest)
+            self._scaler.unscale_(self._optimizer)
+            gradients = [one.grad for one in self._parameters if one.grad is not None]
+            norm = nn.utils.get_total_norm(gradients)
+            bad = (~torch.isfinite(norm + loss.detach())).float()
+            if self._scaler.is_enabled():
+                nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
+                self._scaler.step(self._optimizer)
+                self._scaler.update()
+            elif not self._is_fused:
+                nn.utils.clip_grads_with_norm_(self._parameters, self._grad_clip_norm, norm)
+                if not bool(bad):
+                    self._optimizer.step()
+            else:
+                # The fused kernel skips the update where `found_inf` is 1, without the host, and
+                # divides gradients by `grad_scale` as it reads them: clipping takes no extra pass.
+                optimizer: Any = self._optimizer
+                optimizer.found_inf = bad
+                excess = (norm + NORM_EPSILON) / self._grad_clip_norm
+                optimizer.grad_scale = excess.clamp(min=1.0).float()  # the kernel needs float32
+                optimizer.step()
+            self._streak.add_(1).mul_(bad)
+            torch.maximum(self._longest, self._streak, out=self._longest)
 
     def check(self) -> None:
         """Raise Diverged when too many steps in a row were not finite. Waits for the device."""

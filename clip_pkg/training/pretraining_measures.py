@@ -1,6 +1,6 @@
-"""How well a pre-training learns: spread of its features, and a probe of them with labels.
+"""Measures of a pre-training: spread of its features, and a probe of them with labels.
 
-Neither affects the training.
+They do not affect the training.
 
 Legend: N images, D size of a feature, P size that the loss compares.
 """
@@ -95,29 +95,21 @@ def collapse(row: dict[str, float | None], dim: int) -> str | None:
     )
 
 
+@dataclass(frozen=True)
 class LabelProbe:
     """Classifies held-out images by nearest neighbours and a linear probe of an encoder's features.
 
     fitted, held_out: images of the pre-training itself, apart from each other.
     """
 
-    def __init__(self, fitted: EvalBatches, held_out: EvalBatches) -> None:
-        self._fitted = fitted
-        self._held_out = held_out
-
-    @property
-    def batch_size(self) -> int:
-        """Images in the encoder at once."""
-        return self._fitted.batch_size
+    fitted: EvalBatches
+    held_out: EvalBatches
 
     def __call__(self, encoder: nn.Module, precision: Precision) -> dict[str, float | None]:
         """Columns of an epoch's row, in percent."""
-        fitted = _features(encoder, self._fitted, precision)
-        held_out = _features(encoder, self._held_out, precision)
-        found = (
-            neighbour_accuracy(*fitted, *held_out),
-            probe_accuracy(*fitted, *held_out),
-        )
+        fitted = _features(encoder, self.fitted, precision)
+        held_out = _features(encoder, self.held_out, precision)
+        found = neighbour_accuracy(*fitted, *held_out), probe_accuracy(*fitted, *held_out)
         return {name: 100 * value for name, value in zip(LABEL_COLUMNS, found, strict=True)}
 
 
@@ -147,10 +139,10 @@ def label_probe(
     augmentation: Augmentation,
     fold: int,
 ) -> LabelProbe | None:
-    """Hold a tenth of the images out, by patients; None where labels cannot be used.
+    """Hold out a tenth of the images, by patients; None if labels cannot be used.
 
-    That is where the images have one class, where validation images are among them, whose labels
-    must not be seen, or where there are too few to hold any out.
+    They cannot if the images have one class, if validation images are among them, or if there are
+    too few to hold any out.
     """
     assert config.pretrain is not None, "this is a pre-training"
     if not config.pretrain.is_per_fold or len(np.unique(manifest.labels[indices])) < 2:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clip_pkg.training.history import History, read_history
+from clip_pkg.training.history import History
 
 
 def test_columns_have_equal_length_and_nan_becomes_null(tmp_path: Path) -> None:
@@ -15,6 +15,6 @@ def test_columns_have_equal_length_and_nan_becomes_null(tmp_path: Path) -> None:
         "train_loss": [1.0, None],
         "val_auroc": [None, 0.5],
     }
-    again = read_history(tmp_path / "history.json")
+    again = History(json.loads((tmp_path / "history.json").read_text(encoding="utf-8")))
     assert again.epochs == 2
     assert again.row(2) == {"train_loss": None, "val_auroc": 0.5}
