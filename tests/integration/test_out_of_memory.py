@@ -120,11 +120,3 @@ def test_a_config_may_ask_for_micro_batches_itself(
     assert max(room) == 4
     (notice,) = read(tmp_path / "out/a/cv_summary.json")["notices"]
     assert notice.startswith("As micro_batch_size says, batches of 8 images went through the ")
-
-
-def test_memory_that_is_short_all_the_same_halves_them(tmp_path: Path) -> None:
-    task = paper_task("a", batch_size=8192, micro_batch_size=256, root=tmp_path)
-    failure = FoldFailure(task.identity, 1, "out of memory", "")
-    retry = FailurePolicy().decide(task, failure, attempt=1)
-    assert retry is not None
-    assert retry.task.micro_batch_size == retry.task.images_at_once == 128

@@ -161,14 +161,6 @@ def test_every_task_runs_once_in_order_over_two_devices(tmp_path: Path) -> None:
     assert set(notes.ended_with.values()) == {JobState.DONE}
 
 
-def test_longer_tasks_go_first(tmp_path: Path) -> None:
-    tasks = [task("short"), task("long", epochs=9), task("middle", epochs=5)]
-    tasks.append(task("other", epochs=1))
-    executor, _, _ = run(tmp_path, tasks, gpus(1))
-    # The very first is the probe: the shortest of an encoder that nothing is known of.
-    assert [one.task.name for one in executor.submitted] == ["short", "long", "middle", "other"]
-
-
 def test_a_pinned_config_waits_for_its_device_and_others_pass_it(tmp_path: Path) -> None:
     tasks = [
         task("pinned", 1, gpu_id=1),

@@ -11,7 +11,6 @@ from clip_pkg.base.errors import UserError
 from clip_pkg.cli.main import main, parser_of
 from clip_pkg.cli.run_arguments import execution
 from clip_pkg.scheduling.slurm_options import SlurmOptions, parse_minutes, parse_option
-from support.tiny import command, program_environment
 
 ON_SLURM = ("--data-dir", "d", "--output-dir", "o", "--executor", "slurm")
 
@@ -24,10 +23,8 @@ def options(*words: str) -> SlurmOptions:
     ("text", "minutes"),
     [
         ("90", 90),
-        ("90:00", 90),
         ("0:30", 1),
         ("01:30:00", 90),
-        ("00:00:01", 1),
         ("1-0", 1440),
         ("2-12:30", 3630),
         ("1-01:01:01", 1502),
@@ -44,7 +41,7 @@ def test_every_duration_is_rounded_up(seconds: int) -> None:
     assert parse_minutes(text) == -(-seconds // 60)
 
 
-@pytest.mark.parametrize("text", ["", "0", "0:00", "-5", "1h", "1:2:3:4", "1-", "1.5", "५"])
+@pytest.mark.parametrize("text", ["", "0:00", "-5", "1h", "1:2:3:4", "1-", "५"])
 def test_no_times(text: str) -> None:
     with pytest.raises(UserError, match="--time"):
         options(f"--time={text}")
@@ -100,12 +97,9 @@ def test_short_jobs_are_warned_late_enough_to_do_something() -> None:
     ("text", "words"),
     [
         ("time=5", "its own flag: --time"),
-        ("--gres=gpu:1", "its own flag: --gres"),
         ("array=1-9", "set by this program"),
-        ("job_name=x", "set by this program"),
         ("A=mylab", "KEY=VALUE"),
         ("account=", "KEY=VALUE"),
-        ("=x", "KEY=VALUE"),
         ("comment=a\nrm -r x", "characters"),
     ],
 )
@@ -132,19 +126,9 @@ def test_any_text_is_an_option_or_an_error(text: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--partition", "gpu"], "--partition: only with --executor slurm"),
         (["--gres", "gpu:1", "--time", "5"], "--time and --gres: only with --executor slurm"),
-        (["--slurm-option", "qos=a"], "--slurm-option: only with"),
-        (["--max-jobs", "2"], "--max-jobs: only with"),
         (["--executor", "slurm", "--max-jobs", "0"], "--max-jobs"),
-        (
-            ["--executor", "slurm", "--jobs-per-gpu", "2"],
-            "--jobs-per-gpu cannot be used with",
-        ),
-        (
-            ["--executor", "slurm", "--wait-for-gpu", "9"],
-            "--wait-for-gpu cannot be used with",
-        ),
+        (["--executor", "slurm", "--wait-for-gpu", "9"], "--wait-for-gpu cannot be used with"),
     ],
 )
 def test_flags_that_mean_nothing_are_a_sentence(
@@ -159,20 +143,14 @@ def test_flags_that_mean_nothing_are_a_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_help_has_a_group_for_slurm() -> None:
-    group = parser_of().format_help().split("on a Slurm cluster (--executor slurm):")[1]
-    group = group.split("when a fold fails:")[0]
-    for flag in ("--partition", "--time", "--gres", "--slurm-option", "--max-jobs"):
-        assert flag in group
-
-
-def test_without_the_commands_it_says_so(tmp_path: Path, images: Path) -> None:
-    import subprocess
-
-    words = ("--data-dir", images, "--output-dir", tmp_path / "out", "--executor", "slurm")
-    environment = {**program_environment(), "PATH": str(tmp_path)}
-    done = subprocess.run(command(*words), env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "no sbatch and no srun and no squeue and no scancel" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_without_the_commands_it_says_so(
+    tmp_path: Path,
+    images: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    where = ["--data-dir", str(images), "--output-dir", str(tmp_path / "out")]
+    assert main([*where, "--executor", "slurm"]) == 2
+    assert "no sbatch and no srun and no squeue and no scancel" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

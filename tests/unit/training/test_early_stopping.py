@@ -27,11 +27,6 @@ def test_best_is_the_first_of_the_best_values(values: list[float | None], sign: 
         assert state.epoch == 1
 
 
-def test_direction_decides() -> None:
-    assert run([3.0, 1.0, 2.0], sign=-1).epoch == 2
-    assert run([3.0, 1.0, 2.0], sign=1).epoch == 1
-
-
 def test_patience_counts_epochs_without_a_real_gain() -> None:
     values = [1.0, 0.9995, 0.9992, 0.9991]  # each gain below min_delta
     state = run(values, sign=-1, patience=3, min_delta=0.001)

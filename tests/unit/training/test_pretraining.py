@@ -82,8 +82,6 @@ def test_every_loss_leaves_an_encoder_that_a_model_takes(
     ("block", "asked"),
     [
         ({}, 1),
-        ({"optimizer": {"type": "sgd"}}, 3),
-        (QUEUE, 3),
         (QUEUE, 5),
         ({"optimizer": {"type": "lars"}, "micro_batch_size": 5}, 4),
     ],

@@ -333,15 +333,15 @@ def test_the_devices_part_of_a_step_never_turns_to_the_host(kind: str) -> None:
 # --- in a fold
 
 
-def patched(monkeypatch: pytest.MonkeyPatch, recorder: Again) -> None:
-    for module in (fold_module, cuda_graph):
-        monkeypatch.setattr(module, "recorder_for", lambda *_: recorder)
-
-
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Again], None]:
     """Let folds on a CPU be recorded by a stand-in."""
-    return lambda which: patched(monkeypatch, which)
+
+    def patch(which: Again) -> None:
+        for module in (fold_module, cuda_graph):
+            monkeypatch.setattr(module, "recorder_for", lambda *_: which)
+
+    return patch
 
 
 @pytest.fixture
@@ -429,12 +429,15 @@ def test_a_fold_goes_on_without_a_recording_that_failed_and_says_so(
     assert numbers(tmp_path / "tried") == numbers(tmp_path / "eager")
 
 
-def test_on_a_cpu_the_key_has_a_notice_and_no_other_consequence(
+def test_on_a_cpu_true_has_a_notice_and_auto_has_none(
     train: Callable[..., str], write_configs: Callable[..., Path], tmp_path: Path
 ) -> None:
-    train("--config-file", write_configs({**CONFIG, "epochs": 1}))
+    config = {**CONFIG, "epochs": 1}
+    path = write_configs(config, {**config, "name": "b", "cuda_graphs": "auto"})
+    train("--config-file", path, "--multi-config")
     (notice,) = read(tmp_path / "out/a/cv_summary.json")["notices"]
     assert "it runs on cpu, and only NVIDIA GPUs can" in notice
+    assert not read(tmp_path / "out/b/cv_summary.json").get("notices")
 
 
 # --- where it can be and pays
@@ -498,16 +501,6 @@ def test_auto_records_where_it_pays() -> None:
     description = str(RunConfig.model_fields["cuda_graphs"].description)
     assert f"{PAYS_FROM_STEPS} steps" in description
     assert f"{PAYS_UP_TO_PIXELS // 224**2} images of 224 px" in description
-
-
-def test_auto_on_a_cpu_has_no_notice(
-    train: Callable[..., str], write_configs: Callable[..., Path], tmp_path: Path
-) -> None:
-    train("--config-file", write_configs({**CONFIG, "epochs": 1, "cuda_graphs": "auto"}))
-    assert (
-        "notices" not in read(tmp_path / "out/a/cv_summary.json")
-        or not read(tmp_path / "out/a/cv_summary.json")["notices"]
-    )
 
 
 # --- on a GPU
