@@ -26,7 +26,7 @@ from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.executors import open_executor
 from clip_pkg.scheduling.inline import InlineExecutor
-from clip_pkg.scheduling.job import JobState
+from clip_pkg.scheduling.job import JobState, Slot
 from clip_pkg.scheduling.loop import Outcome
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
@@ -99,8 +99,8 @@ def ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
         return InlineProbe(encoder_requests(configs))
     if not isinstance(resources.executor, ProcessExecutor):
         return start_child_probe(configs)  # a cluster's nodes check when they start
-    slot = resources.first_slot
-    worker = resources.executor.worker(slot.name, [slot.device])
+    device = resources.devices[0]  # of the first fold
+    worker = resources.executor.worker(Slot(device).name, [device])
     worker.ask(encoder_requests(configs))
     return WorkerProbe(worker)
 

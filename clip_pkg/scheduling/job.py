@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.study.tasks import FoldFailure, Task, write_task
+from clip_pkg.study.tasks import FoldFailure, Task, write_record, write_task
 from clip_pkg.training.worker import Placement
 
 
 @dataclass(frozen=True, order=True)
 class Slot:
-    """Place number `number` on a device, counted from 0."""
+    """Slot `number` of a device, counted from 0."""
 
     device: Device
     number: int = 0
@@ -64,7 +65,7 @@ class SlotPool:
             self._busy.add(slot)
 
     def release(self, slots: Sequence[Slot]) -> None:
-        """Return slots; those of a device that was set aside in the meantime disappear."""
+        """Return slots; those of a device that was set aside in the meantime are removed."""
         for slot in slots:
             self._busy.remove(slot)
             if slot.device.id not in self.set_aside and slot.number < self._sizes[slot.device.id]:
@@ -172,6 +173,13 @@ class Executor(Protocol):
     def close(self) -> None:
         """Leave no process behind."""
         ...
+
+
+def record_failure(task: Task, failure: FoldFailure) -> FoldFailure:
+    """Write a failure into the task's folder; on a full disk only the ledger records it."""
+    with contextlib.suppress(OSError):
+        write_record(task.paths.failure, failure)
+    return failure
 
 
 def write_fresh_task(task: Task) -> None:

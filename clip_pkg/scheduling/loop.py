@@ -1,4 +1,4 @@
-"""Gives each free slot the next task until no task is left.
+"""Assigns the next task to each free slot until no task is left.
 
 Executors run tasks, the ledger records events, an observer shows them. The loop does not depend on
 processes, clusters or fold files, and takes the time from a `Clock`, so that it can be simulated.
@@ -19,7 +19,7 @@ from clip_pkg.scheduling.job import Assignment, Executor, Job, JobState, Slot, S
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import TaskQueue
 from clip_pkg.scheduling.retries import FailurePolicy
-from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task
+from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, failure_of
 
 SECONDS_BETWEEN_POLLS = 0.05
 SECONDS_BETWEEN_HEARTBEATS = 30.0
@@ -63,7 +63,7 @@ class Observer:
         """An attempt failed; another one follows."""
 
     def set_aside(self, device: Device, reason: str) -> None:
-        """A device gets no more tasks."""
+        """No more tasks are started on a device."""
 
     def tick(self, running: Sequence[Assignment]) -> None:
         """Called after every poll."""
@@ -220,13 +220,8 @@ class Loop:
             if still >= self.stall_timeout and (latest := self.last_progress(task)) is not None:
                 still = min(still, time.time() - latest)
             if still >= self.stall_timeout:
-                running.hung = FoldFailure(
-                    identity=task.identity,
-                    fold=task.fold,
-                    kind="hung",
-                    reason=f"no step was finished for {still:.0f} s (--stall-timeout)",
-                    log_file=str(running.assignment.log_file),
-                )
+                reason = f"no step was finished for {still:.0f} s (--stall-timeout)"
+                running.hung = failure_of(task, "hung", reason, running.assignment.log_file)
                 running.job.kill()
         if state.is_over:
             self._running.remove(running)

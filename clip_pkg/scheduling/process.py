@@ -1,13 +1,12 @@
 """One worker process per slot, which trains several tasks.
 
 Importing torch takes seconds, so a worker imports it once and then reads tasks as JSON lines from
-its standard input and writes one JSON line for each. After a failure the next task gets a new
-process. A worker whose launcher is gone sees the end of its standard input and ends, too.
+its standard input and writes one JSON line for each. After a failure the next task runs in a new
+process. A worker exits at the end of its standard input, that is, when its launcher has exited.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,9 @@ from typing import Any
 from clip_pkg.base.child_process import ChildProcess, how_it_ended, last_lines
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, child_environment
-from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
+from clip_pkg.scheduling.job import Assignment, JobState, record_failure, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
-from clip_pkg.study.tasks import FoldFailure, failure_from_json, finished, read_record, write_record
+from clip_pkg.study.tasks import FoldFailure, failure_from_json, failure_of, finished, read_record
 from clip_pkg.training.worker import Placement
 
 
@@ -67,7 +66,7 @@ class ProcessJob:
             self._state = JobState.FAILED
             self.failure = crash(self.assignment, how_it_ended(code))
         if self._state is JobState.DONE and finished(self.assignment.task) is None:
-            self._state = JobState.FAILED  # an answer without a valid result file is no success
+            self._state = JobState.FAILED  # there is no valid result file
             self.failure = crash(self.assignment, "reported success but left no result")
         return self._state
 
@@ -84,17 +83,9 @@ def crash(assignment: Assignment, how: str) -> FoldFailure:
     left = read_record(FoldFailure, task.paths.failure)
     if left is not None:
         return left
-    failure = FoldFailure(
-        identity=task.identity,
-        fold=task.fold,
-        kind="crash",
-        reason=f"the worker process {how} and left no message",
-        detail="\n".join(last_lines(assignment.log_file)),
-        log_file=str(assignment.log_file),
-    )
-    with contextlib.suppress(OSError):  # a full disk may be the very reason; the ledger knows
-        write_record(task.paths.failure, failure)
-    return failure
+    reason = f"the worker process {how} and left no message"
+    detail = "\n".join(last_lines(assignment.log_file))
+    return record_failure(task, failure_of(task, "crash", reason, assignment.log_file, detail))
 
 
 class ProcessExecutor:

@@ -1,9 +1,9 @@
 """Runs each task as one remote task of a Ray cluster, which starts a worker process there.
 
 Ray finds a node with free GPUs and CPUs, and starts a remote task again elsewhere when its node is
-lost; the fold then resumes from its checkpoint. A worker is a process of its own, so CUDA contexts,
-crashes in native code, signals and redirected output do not concern Ray; it ends by itself when the
-remote task or the launcher is gone. Ray is optional and imported when a run asks for it.
+lost; the fold then resumes from its checkpoint. The worker is a separate process, so that CUDA
+contexts, crashes in native code, signals and redirected output do not affect Ray; it exits when the
+remote task or the launcher has ended. Ray is optional and imported only by runs that use it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clip_pkg.scheduling.process import Worker, crash
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, connect, lay_out
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.study.identity import PACKAGE
-from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, failure_from_json, finished
+from clip_pkg.study.tasks import FoldFailure, Task, failure_from_json, failure_of, finished
 from clip_pkg.training.worker import Placement
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
@@ -111,7 +111,7 @@ def _report(worker: Worker, seconds: float = float("inf")) -> dict[str, Any]:
 
 def _remote_function() -> Any:
     def clip_pkg_task(checkout: str, request: dict[str, Any]) -> dict[str, Any]:
-        # Travels by value, so that a node without the package can say so.
+        # Pickled by value, so that a node without the package can report that.
         import sys  # noqa: PLC0415
 
         sys.path.insert(0, checkout)
@@ -194,9 +194,8 @@ class RayJob:
         """Take the outcome from a report that came `seconds` ago."""
         task = self._assignment.task
         if "problem" in report:
-            log = str(self._assignment.log_file)
-            kind: FailureKind = "user error"
-            self.failure = FoldFailure(task.identity, task.fold, kind, report["problem"], "", log)
+            log = self._assignment.log_file
+            self.failure = failure_of(task, "user error", report["problem"], log)
             self.state = JobState.FAILED
         elif "crash" in report:
             self._fail(report["crash"])
@@ -261,7 +260,7 @@ class RayExecutor:
         return job.reference in self._ended
 
     def _wait(self, seconds: float) -> set[Any]:
-        """Return those of the open references that have a result."""
+        """Return the open references that have a result."""
         references = [one.reference for one in self._open]
         if not references:
             return set()
@@ -270,7 +269,7 @@ class RayExecutor:
             return set(self._ray.wait(references, num_returns=count, timeout=seconds)[0])
 
     def report(self, job: RayJob) -> dict[str, Any]:
-        """Return what `run_on_node` returned, or what Ray has to say instead."""
+        """Return the value of `run_on_node`, or a report of Ray's error."""
         try:
             with self._connected():
                 report: dict[str, Any] = self._ray.get(job.reference)

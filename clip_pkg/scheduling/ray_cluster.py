@@ -127,7 +127,7 @@ def connect(address: str) -> Cluster:
         except BaseException as error:
             errors.append(error)
 
-    # If something else than Ray listens there, `init` may never return: it gets a thread and a
+    # If another program listens there, `init` may never return: it gets a thread and a
     # deadline. Ray starts nothing that would belong to that thread, since the cluster exists.
     thread = threading.Thread(target=enter, daemon=True)
     thread.start()

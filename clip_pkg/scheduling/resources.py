@@ -1,4 +1,4 @@
-"""Where a run trains its folds: what the user asked for, and the devices and executor it gets."""
+"""Resources of a run: the user's options, and the devices and executor that follow from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clip_pkg.scheduling.devices import (
     mps_is_running,
     parse_ids,
 )
-from clip_pkg.scheduling.job import Executor, Slot
+from clip_pkg.scheduling.job import Executor
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.tasks import FoldResult, Task, read_record
 
@@ -101,9 +101,9 @@ class Resources:
     """Devices of a run and the executor that runs tasks on them.
 
     gate: checks a device before it is used. jobs_that_fit: how many folds like a finished one fit
-    on a device; None for a fixed number. most_gpus: for one fold; None if only the cluster's queue
-    can tell. queue: the devices are places in a queue, one per task, as many as there are tasks.
-    cancel_leftovers: ends what an earlier launcher left running, before its results are moved.
+    on a device; None for a fixed number. most_gpus: for one fold; None if only the cluster knows.
+    queue: kind of cluster whose queue the devices are places in, one per task.
+    cancel_leftovers: ends jobs of an earlier launcher, before their results are moved.
     """
 
     devices: Sequence[Device]
@@ -116,11 +116,6 @@ class Resources:
     jobs_that_fit: Callable[[Device, Task], int] | None = None
     queue: str = ""
     cancel_leftovers: Callable[[], None] = lambda: None
-
-    @property
-    def first_slot(self) -> Slot:
-        """Where the first fold will run."""
-        return Slot(self.devices[0])
 
     def slots_for(self, task: Task) -> int:
         """Number of slots that a task takes: one per GPU, or one place in a queue."""

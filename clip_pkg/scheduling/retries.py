@@ -25,9 +25,9 @@ class Retry:
 class FailurePolicy:
     """Allows `retries` attempts beyond the first.
 
-    After running out of memory the next attempt halves the micro-batches. The batch that the loss
-    sees stays whole, so negatives and the effective batch size are those of the config; the
-    notices of the fold say what can differ.
+    After running out of memory the next attempt halves the micro-batches. The loss still sees whole
+    batches, so negatives and the effective batch size do not change; the fold's notices state
+    differences.
     """
 
     retries: int = 2

@@ -1,8 +1,8 @@
 """Runs each task as a job of a Slurm cluster, submitted with sbatch as an element of an array.
 
-Whether a fold is done is read from its files, as everywhere. squeue reports the rest: that a job
-waits, runs, or ended without a word. Jobs carry the name of the output folder, so a launcher finds
-and cancels those that an earlier one left behind. Only the controller is queried, so no accounting
+A fold's files show whether it is done, as with every executor. squeue reports the rest: that a job
+waits, runs, or ended without a result. Jobs carry the name of the output folder, so that a launcher
+finds and cancels those of an earlier launcher. Only the controller is queried, so no accounting
 database is needed; it forgets a job some minutes after its end (MinJobAge).
 """
 
@@ -20,16 +20,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_pkg.base.child_process import LINES_OF_A_CRASH, last_lines
+from clip_pkg.base.child_process import last_lines
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json, write_text
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
+from clip_pkg.scheduling.job import Assignment, JobState, record_failure, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, queue_places
 from clip_pkg.scheduling.slurm_job import REQUEUE_SIGNAL, STOP_SIGNAL, call_slurm
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.identity import PACKAGE, digest
-from clip_pkg.study.tasks import FailureKind, FoldFailure, finished, read_record, write_record
+from clip_pkg.study.tasks import FailureKind, FoldFailure, failure_of, finished, read_record
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel")
 MAX_JOBS_OF_AN_ARRAY = 1000  # Slurm's default limit is 1001
@@ -78,7 +78,7 @@ HINTS = {
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A line of squeue; `reason` says why the job waits or how it ended."""
+    """A line of squeue; reason: why the job waits or how it ended."""
 
     state: str
     reason: str
@@ -95,7 +95,7 @@ class QueuedJob:
 
 
 class SlurmQueue:
-    """The user's jobs of one name, by id (`12_3`). `say` shows a line to the user."""
+    """The user's jobs of one name, by id (`12_3`). say: shows a line to the user."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self.name = name
@@ -103,22 +103,22 @@ class SlurmQueue:
         self.time = -math.inf  # of the call of squeue that reported `jobs`
         self._say = say
         self._asked = -math.inf
-        self._answered = self._changed = time.monotonic()
+        self._responded = self._changed = time.monotonic()
         self._stopping: set[str] = set()
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
 
     def active(self) -> list[str]:
         """Ids of the jobs that are not over."""
         return [name for name, job in self.jobs.items() if job.state not in OVER]
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Call squeue again if `jobs` is old; the pauses grow while nothing changes."""
         now = time.monotonic()
         pause = min(MAX_PAUSE, max(MIN_PAUSE, (now - self._changed) / 10))
         if now - self._asked < (MIN_PAUSE if self._stopping else pause):
             return
         self.refresh()
-        # Repeated until the jobs are over: one that is only starting receives no signal.
+        # Repeated until the jobs are over, because a job that is starting receives no signal.
         stopping = [name for name in self.active() if name in self._stopping]
         waiting = [name for name in stopping if self.jobs[name].is_waiting]
         running = [name for name in stopping if name not in waiting]
@@ -128,12 +128,12 @@ class SlurmQueue:
             self.cancel([f"--signal={STOP_SIGNAL.name.removeprefix('SIG')}", *running])
 
     def refresh(self) -> None:
-        """Call squeue; without an answer `jobs` stays."""
+        """Call squeue; if it does not respond, `jobs` is unchanged."""
         asked = self._asked = time.monotonic()
         where = ["--states=all", f"--user={os.getuid()}", f"--name={self.name}"]
         done = call_slurm("squeue", "--noheader", "--array", *where, "--format=%i|%T|%r|%N")
         if done is None or done.returncode != 0:
-            if time.monotonic() - self._answered > SECONDS_OF_SILENCE:
+            if time.monotonic() - self._responded > SECONDS_OF_SILENCE:
                 message = f" ({done.stderr.strip()})" if done is not None else ""
                 self._say_once(
                     f"Slurm does not respond{message}. Jobs continue; their results are seen as "
@@ -148,10 +148,10 @@ class SlurmQueue:
                 self._say_once(f"Slurm lets jobs wait: {reason}")
         if jobs != self.jobs:
             self._changed = asked
-        self.jobs, self.time, self._answered = jobs, asked, time.monotonic()
+        self.jobs, self.time, self._responded = jobs, asked, time.monotonic()
 
     def submitted(self) -> None:
-        """Look soon: new jobs may start."""
+        """Call squeue soon, because new jobs may start."""
         self._changed = time.monotonic()
 
     def stop(self, name: str) -> None:
@@ -160,7 +160,7 @@ class SlurmQueue:
         self._asked = -math.inf
 
     def cancel(self, words: Collection[str]) -> None:
-        """Call scancel; its exit code says little, the next look shows what became of the jobs."""
+        """Call scancel, without its exit code: the next call of squeue shows the effect."""
         call_slurm("scancel", "--quiet", *words, seconds=SECONDS_TO_CANCEL)
 
     def end(self) -> bool:
@@ -176,8 +176,8 @@ class SlurmQueue:
         return False
 
     def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._shown:
+            self._shown.add(message)
             self._say(message)
 
 
@@ -192,7 +192,7 @@ class SlurmJob:
         self._folder = folder
         self._state = JobState.QUEUED
         self._submitted = 0.0
-        self._looked = 0.0
+        self._checked = 0.0
         self._gone_since: float | None = None
         self._is_stopping = False
 
@@ -206,10 +206,8 @@ class SlurmJob:
     def fail(self, kind: FailureKind, reason: str, detail: str = "") -> JobState:
         """Record why it failed, also in the fold's folder."""
         task = self.assignment.task
-        log_file = str(self.assignment.log_file)
-        self.failure = FoldFailure(task.identity, task.fold, kind, reason, detail, log_file)
-        with contextlib.suppress(OSError):  # a full disk may be the very reason; the ledger knows
-            write_record(task.paths.failure, self.failure)
+        failure = failure_of(task, kind, reason, self.assignment.log_file, detail)
+        self.failure = record_failure(task, failure)
         self._state = JobState.FAILED
         return self._state
 
@@ -217,14 +215,14 @@ class SlurmJob:
         """Return the state; checks files and queue every few seconds."""
         if self._state.is_over or not self.id:
             return self._state
-        self._queue.look()
+        self._queue.update()
         now = time.monotonic()
-        if self._queue.time > self._looked or now - self._looked >= MIN_PAUSE:
-            self._looked = now
-            self._state = self._look()
+        if self._queue.time > self._checked or now - self._checked >= MIN_PAUSE:
+            self._checked = now
+            self._state = self._check()
         return self._state
 
-    def _look(self) -> JobState:
+    def _check(self) -> JobState:
         task = self.assignment.task
         # Reading a folder makes network file systems show new files.
         with contextlib.suppress(FileNotFoundError):
@@ -259,8 +257,8 @@ class SlurmJob:
             return JobState.INTERRUPTED
         output = self._folder / f"{self.id}.out"
         lines = [
-            *last_lines(self.assignment.log_file, LINES_OF_A_CRASH),
-            *last_lines(output, LINES_OF_A_CRASH),
+            *last_lines(self.assignment.log_file),
+            *last_lines(output),
         ]
         kind: FailureKind = "crash"
         how = "is not known to Slurm any more and left no result"
@@ -320,7 +318,7 @@ class SlurmExecutor:
         write_json(tasks_file, tasks)
         script = tasks_file.with_suffix(".sh")
         write_text(script, self._script(gpus, tasks_file, len(jobs)))
-        # sbatch would pass the shape of the launcher's own job on.
+        # sbatch would pass on the resources of the launcher's own job.
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -364,12 +362,12 @@ class SlurmExecutor:
         lines = [
             "#!/bin/bash",
             *flags,
-            # The package as it is here, whatever the cluster's policy on environments is.
+            # This package, even if the cluster does not pass environments on.
             f"export PYTHONPATH={shlex.quote(str(PACKAGE.parent))}${{PYTHONPATH:+:$PYTHONPATH}}",
             # Threads that wait by spinning make training many times slower on a shared CPU.
             'export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"',
             "export CUDA_DEVICE_ORDER=PCI_BUS_ID",
-            # srun of Slurm 22.05 and later does not take this over from sbatch.
+            # srun of Slurm 22.05 and later does not inherit this from sbatch.
             'if [ -n "${SLURM_CPUS_PER_TASK-}" ]; then',
             '  export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
             "fi",

@@ -4,8 +4,8 @@
 
 Slurm announces the end of a job's time, and on many clusters preemption, with `REQUEUE_SIGNAL`. The
 fold then writes a checkpoint and the job requeues itself. After SIGTERM it only writes a
-checkpoint: that comes with scancel, and where Slurm requeues the job by itself. The launcher stops
-a job with `STOP_SIGNAL`.
+checkpoint: scancel sends it, and Slurm before it requeues a job. The launcher stops a job with
+`STOP_SIGNAL`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import FrameType
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.files import write_text
 from clip_pkg.scheduling.devices import find_devices, has_nvidia_library
-from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, read_task, write_record
+from clip_pkg.study.tasks import FailureKind, Task, failure_of, read_task, write_record
 from clip_pkg.training.worker import Placement, run_task
 
 REQUEUE_SIGNAL = signal.SIGUSR2  # NCCL may use SIGUSR1
@@ -65,8 +65,7 @@ def run(task: Task, log_file: Path, count_file: Path) -> int:
 
     def fail(kind: FailureKind, reason: str) -> int:
         log(f"FAILED ({kind}): {reason}")
-        failure = FoldFailure(task.identity, task.fold, kind, reason, log_file=str(log_file))
-        write_record(task.paths.failure, failure)
+        write_record(task.paths.failure, failure_of(task, kind, reason, log_file))
         return 1
 
     signals = Signals()
@@ -148,7 +147,7 @@ def call_slurm(
 def job_id(environment: Mapping[str, str]) -> str:
     """Slurm's id of this job, such as `12_3`.
 
-    Never the plain number of an array element: one of them has the number of the whole array.
+    SLURM_JOB_ID is not used: for one element it is the id of the whole array.
     """
     return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
 

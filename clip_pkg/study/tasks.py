@@ -275,6 +275,12 @@ class FoldFailure:
     log_file: str = ""
 
 
+def failure_of(
+    task: Task, kind: FailureKind, reason: str, log_file: str | Path, detail: str = ""
+) -> FoldFailure:
+    return FoldFailure(task.identity, task.fold, kind, reason, detail, str(log_file))
+
+
 _TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
 _RECORDS: dict[type[Any], TypeAdapter[Any]] = {
     kind: TypeAdapter(kind) for kind in (FoldResult, FoldFailure)

@@ -22,10 +22,10 @@ def setting_lines(block: BaseModel, left_out: Collection[str]) -> list[tuple[str
 
 
 def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[str, str]]:
-    """`(name, value)` pairs of the losses; `weights` are those of the terms of the total.
+    """`(name, value)` pairs of the losses; weights: of the terms in the total.
 
-    First the settings that the guides show, by the guides' names, then the weight of each term
-    where there are several, then all other settings by their keys.
+    First the settings with a title, by the title, then the weights of several terms, then all
+    other settings by their keys.
     """
     labels = term_labels([config.loss, *config.aux_losses])
     shown = type(config.loss).model_fields
@@ -76,7 +76,7 @@ def _value(value: Any) -> str:
 
 
 def fold_notices(task: ModelTask, model: ImageTextModel, ranks: Ranks) -> tuple[str, ...]:
-    """One sentence per circumstance that affects a fold's numbers and that these do not show."""
+    """One sentence per circumstance that affects a fold's numbers without being visible there."""
     notices, config = [], task.config
     if config.use_weighted_sampling and config.loss.class_weight_method(config.weight_method):
         notices.append(
@@ -92,7 +92,7 @@ def fold_notices(task: ModelTask, model: ImageTextModel, ranks: Ranks) -> tuple[
         reason = (
             f"{task.title.capitalize()} ran out of memory, so its"
             if at_once != config.micro_batch_size
-            else "As micro_batch_size says,"
+            else "Because of micro_batch_size,"
         )
         notices.append(
             f"{reason} batches of {config.batch_size} images went through the image encoder in "

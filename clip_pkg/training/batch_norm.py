@@ -33,8 +33,8 @@ def share_statistics(encoder: nn.Module) -> None:
 def counted_as_one_batch(layers: Sequence[_BatchNorm], passes: int) -> Iterator[None]:
     """Let `passes` forward passes move the running statistics as far as one pass does.
 
-    n passes with the momentum 1 − (1 − m)^(1/n) forget as much as one with m. Otherwise the
-    statistics of many small micro-batches would be those of the last few images.
+    n passes with the momentum 1 − (1 − m)^(1/n) forget as much as one with m. Otherwise the last
+    few images would dominate the statistics of many small micro-batches.
     """
     momenta = [layer.momentum for layer in layers]
     try:
@@ -51,7 +51,7 @@ def counted_as_one_batch(layers: Sequence[_BatchNorm], passes: int) -> Iterator[
 def restored_afterwards(layers: Sequence[_BatchNorm]) -> Iterator[None]:
     """Restore running statistics after a backward pass that repeats forward passes.
 
-    The repeated pass has to look the same to autograd, so that the layers must track statistics.
+    The repeated pass must be the same to autograd, so the layers still track statistics.
     """
     tracked = [
         value

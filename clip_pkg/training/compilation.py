@@ -131,7 +131,7 @@ def _compile(model: EmbedsImages, precision: Precision, shapes: Shapes) -> str |
         raise  # the batch does not fit; the compiler is not at fault
     except Exception as error:  # compilers fail in many ways
         if "C++ compiler" in str(error):
-            return "there is no C++ compiler that works (g++, or what CXX names)"
+            return "no working C++ compiler found (g++, or the one that CXX names)"
         return first_line(error)
     return None
 

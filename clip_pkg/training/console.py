@@ -42,7 +42,7 @@ class LogLines:
 class Console(LogLines):
     """Log lines and progress of one training.
 
-    stream: gets the lines. progress_file: the latest `Progress`. labels: of the loss's terms.
+    stream: for the lines. progress_file: for the latest `Progress`. labels: of the loss's terms.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Console(LogLines):
     def phase(self, name: str, *, epoch: int, steps: int, batch_size: int) -> Callable[..., None]:
         """Begin a phase (`train`, `val`, `test`, `features`) of `epoch`.
 
-        Returns what is called after each step with the number of steps done and, in training, a
-        way to fetch the means so far.
+        Returns a function to call after each step with the number of steps done and, in training, a
+        function that fetches the means so far.
         """
         self._epoch = epoch
         started = logged = time.monotonic()

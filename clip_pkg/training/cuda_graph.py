@@ -262,7 +262,7 @@ def _distances(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict
     def distance(name: str, value: Tensor) -> Tensor:
         mine = value.double()
         other = theirs[name].double() if name in theirs else torch.zeros_like(mine)
-        # Masks hold infinities, whose difference is no number.
+        # Masks hold infinities, whose difference is NaN.
         difference = torch.where(mine == other, 0.0, mine - other)
         length: Tensor = torch.linalg.vector_norm(difference)
         return length

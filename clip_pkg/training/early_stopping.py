@@ -1,4 +1,4 @@
-"""Which epoch is the best so far, and when to give up hoping for a better one."""
+"""The best epoch so far, and when patience for a better one runs out."""
 
 from __future__ import annotations
 
@@ -36,5 +36,4 @@ class BestEpoch:
 
     @property
     def should_stop(self) -> bool:
-        """Whether patience has run out."""
         return self.patience is not None and self.waited >= self.patience

@@ -1,4 +1,4 @@
-"""On what a number was computed: versions, device, precision, revision of the sources."""
+"""The environment of a result: versions, device, precision, revision of the sources."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from clip_pkg.models.precision import Precision
 
 PACKAGES = ("torch", "timm", "open_clip_torch", "numpy", "scikit-learn", "pillow")
 CHECKOUT = Path(__file__).resolve().parents[2]
-SECONDS_FOR_GIT = 10  # a checkout on a slow file server; without an answer the fact is left out
+SECONDS_FOR_GIT = 10  # on a slow file server; then the revision is left out
 
 
 def describe_environment(
     device: torch.device, precision: Precision, ranks: int = 1
 ) -> dict[str, str]:
-    """Facts that belong beside every result; `ranks` such devices were at work."""
+    """Facts to record with every result. ranks: number of such devices."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     facts = {
         "clip_pkg": __version__,

@@ -32,6 +32,7 @@ from clip_pkg.study.tasks import (
     PretrainTask,
     Task,
     failure_from_json,
+    failure_of,
     task_from_json,
     task_to_json,
 )
@@ -97,14 +98,9 @@ def train_on_ranks(task: Task, place: Placement, stream: TextIO, stop: Stop) -> 
     failure = cause(failed, codes)
     if isinstance(failure, int):
         which = f"process {failure + 1} of the {task.gpus} that trained it together"
-        failure = FoldFailure(
-            identity=task.identity,
-            fold=task.fold,
-            kind="crash",
-            reason=f"{which} {how_it_ended(codes[failure] or 0)} and left no message",
-            detail="\n".join(last_lines(Path(place.log_file))),
-            log_file=place.log_file,
-        )
+        reason = f"{which} {how_it_ended(codes[failure] or 0)} and left no message"
+        detail = "\n".join(last_lines(Path(place.log_file)))
+        failure = failure_of(task, "crash", reason, place.log_file, detail)
     return TaskReport("failed", failure)
 
 

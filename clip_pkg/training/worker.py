@@ -31,7 +31,15 @@ from filelock import FileLock
 from clip_pkg.base.child_process import answers, listen
 from clip_pkg.base.errors import UserError
 from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
-from clip_pkg.study.tasks import FailureKind, FoldFailure, Task, finished, read_task, write_record
+from clip_pkg.study.tasks import (
+    FailureKind,
+    FoldFailure,
+    Task,
+    failure_of,
+    finished,
+    read_task,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from clip_pkg.training.ranks import Ranks
@@ -153,8 +161,7 @@ def attempt(task: Task, place: Placement, train: Callable[[], None]) -> TaskRepo
             kind = "disk full"
         reason = (" ".join(str(error).split()) or type(error).__name__)[:MAX_REASON]
         detail = traceback.format_exc() if kind == "error" else ""
-        failure = FoldFailure(task.identity, task.fold, kind, reason, detail, place.log_file)
-        return TaskReport("failed", failure)
+        return TaskReport("failed", failure_of(task, kind, reason, place.log_file, detail))
 
 
 @contextlib.contextmanager

@@ -119,4 +119,4 @@ def test_a_config_may_ask_for_micro_batches_itself(
     assert "attempt 2" not in shown
     assert max(room) == 4
     (notice,) = read(tmp_path / "out/a/cv_summary.json")["notices"]
-    assert notice.startswith("As micro_batch_size says, batches of 8 images went through the ")
+    assert notice.startswith("Because of micro_batch_size, batches of 8 images went through the ")

@@ -317,14 +317,14 @@ def test_squeue_is_asked_seldom(slurm: Pretence, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(slurm_executor, "MAX_PAUSE", 30.0)
     queue = SlurmQueue("name", print)
     for _ in range(50):
-        queue.look()
+        queue.update()
     assert len(slurm.calls("squeue")) == 1
     now = [time.monotonic()]
     monkeypatch.setattr(slurm_executor.time, "monotonic", lambda: now[0])
     queue = SlurmQueue("name", print)
     for _ in range(36000):  # an hour in which nothing happens
         now[0] += 0.1
-        queue.look()
+        queue.update()
     assert 110 <= len(slurm.calls("squeue")) <= 150
 
 
@@ -334,14 +334,14 @@ def test_silence_and_strange_reasons_are_told_once(
     queue = SlurmQueue("name", said.append)
     slurm.show(job1="PENDING|PartitionTimeLimit", job2="PENDING|Resources")
     for _ in range(3):
-        queue.look()
+        queue.update()
     assert said == ["Slurm lets jobs wait: PartitionTimeLimit"]
     before = queue.jobs
     slurm.write("squeue", "echo no connection >&2; exit 1")
-    queue.look()
+    queue.update()
     monkeypatch.setattr(slurm_executor, "SECONDS_OF_SILENCE", -1.0)
     for _ in range(3):
-        queue.look()
+        queue.update()
     assert queue.jobs == before
     assert len(said) == 2
     assert "does not respond (no connection)" in said[1]
