@@ -9,14 +9,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-Family: TypeAlias = Literal["timm", "clip", "hf", "prompts", "none"]
+Tower: TypeAlias = Literal["image", "text"]
 Weights: TypeAlias = Literal["pretrained", "scratch"]
 
 # Spellings of the training guides that no general rule converts to a timm name.
@@ -32,8 +32,8 @@ _TAGGED_NAME = re.compile(r"""^\s+['"](\w+)\.([\w.]+)['"]\s*:""", re.MULTILINE)
 class EncoderSpec:
     """One encoder of a config.
 
-    family: the library that builds it; `none` for a model without a text encoder, `prompts` for
-        learned class vectors instead of a text encoder.
+    family: key of `FAMILIES`; `none` for a model without a text encoder, `prompts` for learned
+        class vectors instead of a text encoder.
     model: timm name (with `.tag` if given), open_clip name (`ViT-B-32`), or hub id or local folder
         for transformers; empty for `prompts`.
     tag: open_clip's name of the pretrained weights; None without weights and for other families.
@@ -42,7 +42,7 @@ class EncoderSpec:
         random initialisation and for other families.
     """
 
-    family: Family
+    family: str
     model: str
     weights: Weights
     tag: str | None
@@ -67,40 +67,34 @@ def encoders_of_model(text: str) -> Mapping[str, str]:
     return {"image_encoder_name": image, **learned}
 
 
+@dataclass(frozen=True)
+class EncoderFamily:
+    """A library of encoders. A config names them `<key in FAMILIES>:<name>`.
+
+    usage: how its names are written, for messages and the table of config keys.
+    towers: the towers it has.
+    parse: (text in the config, name without prefix and weights, weights) → EncoderSpec; raises
+        ValueError with the nearest known name.
+    module: of `clip_pkg.models`, which builds its encoders: a `FamilyModule`.
+    """
+
+    usage: str
+    towers: tuple[Tower, ...]
+    parse: Callable[[str, str, Weights | None], EncoderSpec]
+    module: str
+
+
 @lru_cache(maxsize=4096)
 def parse_image_encoder(text: str) -> EncoderSpec:
     """Parse `image_encoder_name`. Raises ValueError with the nearest known name."""
     name, weights = _split_weights(text)
-    if name.startswith("clip:"):
-        return _clip_spec(text, name, weights)
-    known = timm_names()
-    candidate = IMAGE_ALIASES.get(name.lower(), name)
-    for spelling in (candidate, candidate.lower().replace("-", "_")):
-        base, _, tag = spelling.partition(".")
-        if base in known:
-            _check_timm_tag(text, base, tag, weights)
-            return EncoderSpec("timm", spelling, weights or "pretrained", None, text)
-    if re.match(r"vim(?:_|$)", name.lower()):
-        raise ValueError(
-            f"{_short(text)}: Vision Mamba is not in timm; its relatives there are "
-            "`efficientvim_m1` to `efficientvim_m4` and `mambaout_femto` to `mambaout_base` "
-            f"(`{LEARNED_PROMPTS}` stands for text_encoder_name `prompts`)"
-        )
-    if name.endswith(LEARNED_PROMPTS) and name.count(LEARNED_PROMPTS) == 1:
-        image = encoders_of_model(text)["image_encoder_name"]
-        parse_image_encoder(image)
-        raise ValueError(
-            f"{_short(text)} is an image encoder with learned prompts; write {_short(image)} here "
-            "and `prompts` as text_encoder_name"
-        )
-    if name.startswith(("hf:", "prompts:")) or name in ("prompts", "none", *TEXT_ALIASES):
-        raise ValueError(
-            f"{_short(text)} is a text encoder; image encoders are timm names or `clip:<model>`"
-        )
-    lower = candidate.lower().replace("-", "_").partition(".")[0]
-    near = [f"clip:{model}" for model in open_clip_tags() if _clip_name(name) == model]
-    near = near or _nearest(lower, known)
-    raise ValueError(f"unknown image encoder {_short(text)}{_suggest(near)}")
+    prefix, colon, model = name.partition(":")
+    family = FAMILIES.get(prefix) if colon else None
+    if family is not None and "image" in family.towers:
+        return family.parse(text, model, weights)
+    if family is not None or prefix in ("prompts", "none", *TEXT_ALIASES):
+        raise ValueError(f"{_short(text)} is a text encoder; image encoders are {usage('image')}")
+    return _timm_spec(text, name, weights)
 
 
 @lru_cache(maxsize=4096)
@@ -118,23 +112,21 @@ def parse_text_encoder(text: str) -> EncoderSpec:
     if name.startswith("prompts:"):
         return _started_prompts(text)
     name = TEXT_ALIASES.get(name, name)
-    if name.startswith("clip:"):
-        return _clip_spec(text, name, weights)
-    if name.startswith("hf:"):
-        model = name.removeprefix("hf:")
-        if not model.strip():
-            raise ValueError(
-                f"{_short(text)} has no model name; write `hf:<hub id or local folder>`"
-            )
-        return EncoderSpec("hf", model, weights or "pretrained", None, text)
+    prefix, colon, model = name.partition(":")
+    if colon and prefix in FAMILIES and "text" in FAMILIES[prefix].towers:
+        return FAMILIES[prefix].parse(text, model, weights)
     near = _nearest(name, ["prompts", "none", *TEXT_ALIASES])
     near = near or [f"clip:{model}" for model in _nearest(_clip_name(name), open_clip_tags())]
     near = near or ([f"hf:{name}"] if "bert" in name.lower() or "/" in name else [])
     raise ValueError(
-        f"unknown text encoder {_short(text)}{_suggest(near)}; known are `clip:<open_clip model>`, "
-        "`hf:<hub id or local folder>`, `bert-base-chinese`, `prompts`, `prompts:<text encoder>` "
-        "and `none`"
+        f"unknown text encoder {_short(text)}{_suggest(near)}; text encoders are {usage('text')}, "
+        "`bert-base-chinese`, `prompts`, `prompts:<text encoder>` and `none`"
     )
+
+
+def usage(tower: Tower) -> str:
+    """How the encoders of all families are written."""
+    return ", ".join(row.usage for row in FAMILIES.values() if tower in row.towers)
 
 
 @cache
@@ -181,8 +173,35 @@ def _started_prompts(text: str) -> EncoderSpec:
     return EncoderSpec("prompts", "", "scratch", None, text, start)
 
 
+def _timm_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
+    known = timm_names()
+    candidate = IMAGE_ALIASES.get(name.lower(), name)
+    for spelling in (candidate, candidate.lower().replace("-", "_")):
+        base, _, tag = spelling.partition(".")
+        if base in known:
+            _check_timm_tag(text, base, tag, weights)
+            return EncoderSpec("timm", spelling, weights or "pretrained", None, text)
+    if re.match(r"vim(?:_|$)", name.lower()):
+        raise ValueError(
+            f"{_short(text)}: Vision Mamba is not in timm; its relatives there are "
+            "`efficientvim_m1` to `efficientvim_m4` and `mambaout_femto` to `mambaout_base` "
+            f"(`{LEARNED_PROMPTS}` stands for text_encoder_name `prompts`)"
+        )
+    if name.endswith(LEARNED_PROMPTS) and name.count(LEARNED_PROMPTS) == 1:
+        image = encoders_of_model(text)["image_encoder_name"]
+        parse_image_encoder(image)
+        raise ValueError(
+            f"{_short(text)} is an image encoder with learned prompts; write {_short(image)} here "
+            "and `prompts` as text_encoder_name"
+        )
+    lower = candidate.lower().replace("-", "_").partition(".")[0]
+    near = [f"clip:{model}" for model in open_clip_tags() if _clip_name(name) == model]
+    near = near or _nearest(lower, known)
+    raise ValueError(f"unknown image encoder {_short(text)}{_suggest(near)}")
+
+
 def _clip_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
-    written_model, _, tag = name.removeprefix("clip:").partition(":")
+    written_model, _, tag = name.partition(":")
     model = _clip_name(written_model)
     known = open_clip_tags()
     if model not in known:
@@ -207,6 +226,22 @@ def _clip_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
             f"there are {', '.join(tags)}"
         )
     return EncoderSpec("clip", model, "pretrained", clean, text)
+
+
+def _hf_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
+    if not name.strip():
+        raise ValueError(f"{_short(text)} has no model name; write `hf:<hub id or local folder>`")
+    return EncoderSpec("hf", name, weights or "pretrained", None, text)
+
+
+FAMILIES: Mapping[str, EncoderFamily] = {
+    # Its names need no prefix.
+    "timm": EncoderFamily("`<timm name>`", ("image",), _timm_spec, "timm_images"),
+    "clip": EncoderFamily(
+        "`clip:<open_clip model>[:<tag>]`", ("image", "text"), _clip_spec, "clip_towers"
+    ),
+    "hf": EncoderFamily("`hf:<hub id or local folder>`", ("text",), _hf_spec, "hf_text"),
+}
 
 
 def _clip_name(name: str) -> str:

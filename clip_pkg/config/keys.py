@@ -20,7 +20,7 @@ from pydantic import (
 
 from clip_pkg.base.paths import folder_name
 from clip_pkg.config.auxiliary_losses import AuxLossConfig
-from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
+from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder, usage
 from clip_pkg.config.loss_blocks import Block, NonNegative, Positive, WeightMethod
 from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
 from clip_pkg.config.pretraining import PretrainConfig
@@ -55,14 +55,12 @@ class ConfigKeys(Block):
     ] = Field("", description="Folder of the results. Default: the names of the encoders.")
     image_encoder_name: Annotated[str, UsedByPretraining()] = Field(
         "resnet18",
-        description=(
-            "Any timm name or `clip:<model>`; `:pretrained` (default) or `:scratch` after it."
-        ),
+        description=f"{usage('image')}; `:pretrained` (default) or `:scratch` after it.",
     )
     text_encoder_name: str = Field(
         "clip:ViT-B/32",
         description=(
-            "`clip:<open_clip model>[:<tag>]`, `hf:<name or folder>`, `bert-base-chinese`, "
+            f"{usage('text')}, `bert-base-chinese`, "
             "`prompts` (learned class vectors, no text tower), `prompts:<text encoder>` (the same, "
             "initialised with its features), or `none`; `:pretrained` or `:scratch` after it."
         ),

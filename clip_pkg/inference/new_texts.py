@@ -22,14 +22,13 @@ from torch import Tensor
 from clip_pkg.base.errors import CheckpointError, UserError, some
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.inference.fold_classifier import CheckpointContent, FoldClassifier, read_content
-from clip_pkg.models.clip_text import ClipText
+from clip_pkg.models.families import TextTower, family_of
 from clip_pkg.models.image_text import VOCABULARY_KEY, ImageTextModel
 from clip_pkg.models.state_dicts import load_strictly
 from clip_pkg.models.text_encoder import (
     FROZEN_KEY,
     FrozenTextFeatures,
     TextEncoder,
-    build_text_encoder,
     precompute,
 )
 from clip_pkg.study.class_texts import ClassTexts
@@ -110,7 +109,7 @@ def _text_encoder(
         return _frozen(fold, content, prompts)
     spec, state = content.config.text_encoder, content.model
     encoder = _built(content, spec.untrained, prompts)
-    if isinstance(encoder, ClipText) and encoder.vocabulary is not None:
+    if encoder.vocabulary is not None:
         known = state[VOCABULARY_KEY]
         if unknown := _unknown(encoder, known, prompts):
             if spec.weights == "scratch":
@@ -120,20 +119,19 @@ def _text_encoder(
                     f"{some(map(repr, unknown))}"
                 )
             encoder = _built(content, spec, prompts)
-            assert isinstance(encoder, ClipText), "weights do not change the kind of encoder"
         state = _with_vocabulary_of(encoder, state)
     load_strictly(encoder, _submodule(state, ENCODER), source=str(fold.source))
     return encoder
 
 
-def _unknown(encoder: ClipText, known: Tensor, prompts: Sequence[str]) -> list[str]:
+def _unknown(encoder: TextTower, known: Tensor, prompts: Sequence[str]) -> list[str]:
     """Prompts with tokens that are not among the trained embeddings, padding aside."""
     tokens = encoder.prompt_tokens
     strange = ~torch.isin(tokens, known) & (tokens >= 0)
     return [prompts[row] for row in strange.any(dim=1).nonzero()[:, 0].tolist()]
 
 
-def _with_vocabulary_of(encoder: ClipText, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_vocabulary_of(encoder: TextTower, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The trained state with token embeddings for the encoder's prompts; pretrained where new."""
     vocabulary, known = encoder.vocabulary, state[VOCABULARY_KEY]
     assert vocabulary is not None, "the token table was reduced"
@@ -165,10 +163,10 @@ def _frozen(
     return FrozenTextFeatures(found[len(old) :])
 
 
-def _built(content: CheckpointContent, spec: EncoderSpec, prompts: Sequence[str]) -> TextEncoder:
-    config = content.config
-    folder = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    return build_text_encoder(spec, prompts, embed_dim=config.embed_dim, weights_dir=folder)
+def _built(content: CheckpointContent, spec: EncoderSpec, prompts: Sequence[str]) -> TextTower:
+    directory = content.config.weights_dir
+    folder = Path(directory).expanduser() if directory else None
+    return family_of(spec).build_text(spec, prompts, folder)
 
 
 def _submodule(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

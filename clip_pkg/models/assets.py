@@ -1,7 +1,7 @@
-"""Assets: files of encoders that are not component of installed packages, and where to find them.
+"""Assets: files that encoders need besides installed packages, and where to find them.
 
 An asset is a file of pretrained weights, or a folder with components of a transformers model. It is
-searched in `weights_dir`, then in the caches of the hub, open_clip and torch.hub. `weights_dir` is
+looked up in `weights_dir`, then in the caches of the hub, open_clip and torch.hub. `weights_dir` is
 
 - a file, used for every pretrained timm or open_clip encoder of the config, or
 - a folder with `<name>.safetensors` (or .pt, .pth, .bin) by the timm or open_clip name, folders
@@ -16,14 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import timm
-
 from clip_pkg.base.errors import WeightsError
-from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.models import hub
 from clip_pkg.models.state_dicts import WEIGHT_SUFFIXES
 
-Tower: TypeAlias = Literal["image", "text"]
 Component: TypeAlias = Literal["configuration", "weights", "tokenizer"]
 
 _PREFERRED_FILES = (
@@ -187,73 +183,10 @@ class Snapshot:
 Asset: TypeAlias = WeightsFile | Snapshot
 
 
-def assets(spec: EncoderSpec, tower: Tower) -> tuple[Asset, ...]:
-    """Assets of one tower of an encoder."""
-    if spec.start is not None:  # the encoder that initialises learned prompts
-        return assets(spec.start, tower)
-    if spec.family == "timm":
-        return (_timm_weights(spec),) if spec.weights == "pretrained" else ()
-    if spec.family == "clip":
-        text = _clip_text_config(spec) if tower == "text" else {}
-        found: list[Asset] = [_clip_weights(spec)] if spec.weights == "pretrained" else []
-        if name := text.get("hf_model_name"):
-            found.append(Snapshot(f"the configuration of {name}", name, ("configuration",)))
-        if name := text.get("hf_tokenizer_name"):
-            found.append(Snapshot(f"the tokenizer {name}", name, ("tokenizer",)))
-        return tuple(found)
-    if spec.family == "hf":
-        components: tuple[Component, ...] = ("configuration", "tokenizer")
-        if spec.weights == "pretrained":
-            components = ("configuration", "weights", "tokenizer")
-        return (Snapshot(f"{', '.join(components)} of {spec.model}", spec.model, components),)
-    return ()
-
-
-def _clip_text_config(spec: EncoderSpec) -> dict[str, Any]:
-    import open_clip  # noqa: PLC0415  takes a second, which runs without its towers save
-
-    config: dict[str, Any] = open_clip.get_model_config(spec.model)["text_cfg"]
-    return config
-
-
-def _timm_weights(spec: EncoderSpec) -> WeightsFile:
-    cfg = timm.models.get_pretrained_cfg(spec.model)
-    base = spec.model.partition(".")[0]
-    tagged = f"{base}.{cfg.tag}" if cfg.tag else base
-    url = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
-    filename = cfg.hf_hub_filename or "pytorch_model.bin"
-    return WeightsFile(
-        what=f"pretrained weights {tagged}",
-        names=tuple(dict.fromkeys((spec.model, tagged, base))),
-        repo=cfg.hf_hub_id.partition("@")[0] if cfg.hf_hub_id else None,
-        filenames=(_safe_name(filename), filename),
-        url=url or None,
-        architecture=base,
-        scratch=f"{base}:scratch",
-    )
-
-
-def _clip_weights(spec: EncoderSpec) -> WeightsFile:
-    import open_clip  # noqa: PLC0415
-
-    cfg = open_clip.get_pretrained_cfg(spec.model, spec.tag)
-    repo, _, filename = cfg.get("hf_hub", "").rpartition("/")
-    filename = filename or "open_clip_pytorch_model.bin"
-    url = cfg.get("url") or None
-    names = [f"{spec.model}-{spec.tag}", f"{spec.model}.{spec.tag}", spec.model]
-    return WeightsFile(
-        what=f"pretrained weights {spec.tag} of {spec.model}",
-        names=(*names, Path(url).stem) if url else tuple(names),
-        repo=repo or None,
-        filenames=(_safe_name(filename), filename),
-        url=url,
-        architecture=None,
-        scratch=f"clip:{spec.model}:scratch",
-    )
-
-
-def _safe_name(filename: str) -> str:
-    return _SAFE_NAMES.get(filename) or str(Path(filename).with_suffix(".safetensors"))
+def both_formats(filename: str) -> tuple[str, ...]:
+    """Names of a weights file on the hub: as safetensors, and as published."""
+    safe = _SAFE_NAMES.get(filename) or str(Path(filename).with_suffix(".safetensors"))
+    return safe, filename
 
 
 def _model_folders(folder: Path, names: Sequence[str]) -> Iterator[Path]:

@@ -1,42 +1,29 @@
-"""open_clip text towers over a fixed list of prompts.
+"""open_clip text towers over a fixed list of prompts; `clip_towers` builds them.
 
 Legend: M prompts, L tokens per prompt, U distinct tokens among them, F features.
 
 Two reductions make a training step cheaper without changing its numbers: with causal or masked
 attention, prompts are truncated to the longest real one; and the token embeddings are reduced to
 the tokens that some prompt uses, because the others get no gradient.
-
-open_clip is imported inside functions: it takes a second, and every training process imports this
-module.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
-from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.models.assets import Asset, Snapshot, assets
-from clip_pkg.models.weights import obtain
-
-logger = logging.getLogger(__name__)
+from clip_pkg.models.families import TextTower
 
 
-class ClipText(nn.Module):
+class ClipText(TextTower):
     """Rows [m] of the prompts → features [m, F] of an open_clip text tower.
 
     tower: open_clip's text module. tokens: [M, context length] int64, padded at the end.
-
-    prompt_tokens: [M, L] token ids, -1 for padding. vocabulary_size: of the tokenizer.
     """
 
-    prompt_tokens: Tensor
     tokens: Tensor
-    vocabulary: Tensor | None
 
     def __init__(self, tower: nn.Module, tokens: Tensor, num_features: int) -> None:
         super().__init__()
@@ -58,68 +45,12 @@ class ClipText(nn.Module):
         return features
 
 
-def build_clip_text(
-    spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None
-) -> ClipText:
-    """Build the text tower of `spec` for these prompts.
-
-    Raises WeightsError for unavailable weights, tokenizers or configurations, CheckpointError for
-    a file that does not fit.
-    """
-    from clip_pkg.models import clip_towers  # noqa: PLC0415
-
-    needed = assets(spec, "text")
-    found = {asset: obtain(asset, spec, weights_dir) for asset in needed}
-    weights = next((path for asset, path in found.items() if not isinstance(asset, Snapshot)), None)
-    tokens = _tokenizer(spec, _component(found, "tokenizer"))(prompts)
-    tower = clip_towers.text_tower(spec, weights, _component(found, "configuration"))
-    return ClipText(tower, tokens, clip_towers.embedding_size(spec))
-
-
-def _component(found: dict[Asset, Path], component: str) -> Path | None:
-    """Folder of the asset that provides one part of a transformers model."""
-    snapshots = ((a, path) for a, path in found.items() if isinstance(a, Snapshot))
-    return next((path for asset, path in snapshots if component in asset.components), None)
-
-
-def _tokenizer(spec: EncoderSpec, folder: Path | None) -> Callable[[Sequence[str]], Tensor]:
-    """Tokenizer of the model: open_clip's own, or transformers' from a local folder."""
-    import open_clip  # noqa: PLC0415
-
-    config = open_clip.get_model_config(spec.model)["text_cfg"]
-    length = config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-    if folder is None:
-        simple = open_clip.get_tokenizer(spec.model)
-
-        def tokenize(prompts: Sequence[str]) -> Tensor:
-            for prompt in prompts:
-                if (count := len(simple.encode(prompt)) + 2) > length:
-                    logger.warning(
-                        "%s reads %d tokens; truncating a prompt of %d: %.60s…",
-                        *(spec.written, length, count, prompt),
-                    )
-            tokens: Tensor = simple(list(prompts))
-            return tokens
-
-        return tokenize
-    tokenizer = open_clip.tokenizer.HFTokenizer(
-        str(folder),
-        context_length=length,
-        tokenizer_mode=config.get("tokenizer_mode"),
-        local_files_only=True,
-        **config.get("tokenizer_kwargs", {}),
-    )
-    return lambda prompts: tokenizer(list(prompts))
-
-
 def _visible_length(tower: nn.Module, tokens: Tensor) -> int:
     """Number of leading tokens that can affect the features of some prompt.
 
     In causal towers the end-of-text token does not attend to later tokens; transformers towers mask
     padding. Other towers attend to padding, or append a class token.
     """
-    from open_clip.hf_model import HFTextEncoder  # noqa: PLC0415
-
     if isinstance(tower, HFTextEncoder):
         used = (tokens != tower.config.pad_token_id).any(dim=0)
     elif tower.attn_mask is not None and tower.cls_emb is None:
@@ -156,8 +87,6 @@ def _cut_vocabulary(tower: nn.Module, tokens: Tensor) -> tuple[Tensor | None, Te
 
     The order of ids is kept, because CLIP finds the end of a text as its largest token.
     """
-    from open_clip.transformer import TextTransformer  # noqa: PLC0415
-
     if not isinstance(tower, TextTransformer):  # some transformers towers derive positions from ids
         return None, tokens
     vocabulary = torch.unique(tokens)

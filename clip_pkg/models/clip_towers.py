@@ -1,12 +1,13 @@
-"""Single towers of open_clip models.
+"""The family `clip`: single towers of open_clip models.
 
 Legend: L context length, W width of the text transformer, E embedding size of the CLIP model.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,15 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg, _build_text_tower, _build_vision_tower
 from torch import Tensor, nn
 
-from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.encoders import EncoderSpec, Tower
+from clip_pkg.models.assets import Asset, Snapshot, WeightsFile, both_formats
+from clip_pkg.models.clip_text import ClipText
+from clip_pkg.models.families import Recipe
+from clip_pkg.models.image_encoder import ImageEncoder
 from clip_pkg.models.state_dicts import load_strictly, read_state_dict
+from clip_pkg.models.weights import obtain
+
+logger = logging.getLogger(__name__)
 
 # Text tower of the class CLIP; CustomTextCLIP has it under `text.`
 _TEXT_KEYS = (
@@ -28,6 +36,43 @@ _TEXT_KEYS = (
     "text_projection",
 )
 _POSITIONS = ("positional_embedding", "attnpool.positional_embedding")
+
+
+def assets(spec: EncoderSpec, tower: Tower) -> tuple[Asset, ...]:
+    """Pretrained weights of the whole model; configuration and tokenizer from transformers."""
+    found: list[Asset] = [_weights(spec)] if spec.weights == "pretrained" else []
+    text = _config(spec)["text_cfg"] if tower == "text" else {}
+    if name := text.get("hf_model_name"):
+        found.append(Snapshot(f"the configuration of {name}", name, ("configuration",)))
+    if name := text.get("hf_tokenizer_name"):
+        found.append(Snapshot(f"the tokenizer {name}", name, ("tokenizer",)))
+    return tuple(found)
+
+
+def build_image(spec: EncoderSpec, img_size: int, weights_dir: Path | None) -> ImageEncoder:
+    """Build the visual tower; see `FamilyModule`."""
+    needed = assets(spec, "image")
+    weights = obtain(needed[0], spec, weights_dir) if needed else None
+    return ImageEncoder(
+        visual_tower(spec, img_size, weights), embedding_size(spec), *normalisation(spec)
+    )
+
+
+def recipe(spec: EncoderSpec, img_size: int) -> Recipe:
+    """Call of `open_clip.create_model`."""
+    quick = _quick_gelu(spec, _config(spec))
+    options = {"force_image_size": img_size, "force_quick_gelu": quick}
+    call = 'open_clip.create_model(encoder["model"], **encoder["options"]).visual'
+    return Recipe("open_clip", spec.model, options, call)
+
+
+def build_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None) -> ClipText:
+    """Build the text tower; see `FamilyModule`."""
+    found = {asset: obtain(asset, spec, weights_dir) for asset in assets(spec, "text")}
+    weights = next((path for asset, path in found.items() if not isinstance(asset, Snapshot)), None)
+    tokens = _tokenizer(spec, _component(found, "tokenizer"))(prompts)
+    tower = text_tower(spec, weights, _component(found, "configuration"))
+    return ClipText(tower, tokens, embedding_size(spec))
 
 
 def embedding_size(spec: EncoderSpec) -> int:
@@ -96,6 +141,56 @@ def text_tower(spec: EncoderSpec, weights: Path | None, hf_folder: Path | None) 
         state.pop("transformer.embeddings.position_ids", None)
         load_strictly(tower, state, source=str(weights))
     return tower
+
+
+def _weights(spec: EncoderSpec) -> WeightsFile:
+    cfg = open_clip.get_pretrained_cfg(spec.model, spec.tag)
+    repo, _, filename = cfg.get("hf_hub", "").rpartition("/")
+    url = cfg.get("url") or None
+    names = [f"{spec.model}-{spec.tag}", f"{spec.model}.{spec.tag}", spec.model]
+    return WeightsFile(
+        what=f"pretrained weights {spec.tag} of {spec.model}",
+        names=(*names, Path(url).stem) if url else tuple(names),
+        repo=repo or None,
+        filenames=both_formats(filename or "open_clip_pytorch_model.bin"),
+        url=url,
+        architecture=None,
+        scratch=f"clip:{spec.model}:scratch",
+    )
+
+
+def _component(found: dict[Asset, Path], component: str) -> Path | None:
+    """Folder of the asset that provides one part of a transformers model."""
+    snapshots = ((a, path) for a, path in found.items() if isinstance(a, Snapshot))
+    return next((path for asset, path in snapshots if component in asset.components), None)
+
+
+def _tokenizer(spec: EncoderSpec, folder: Path | None) -> Callable[[Sequence[str]], Tensor]:
+    """Tokenizer of the model: open_clip's own, or transformers' from a local folder."""
+    config = _config(spec)["text_cfg"]
+    length = config.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    if folder is None:
+        simple = open_clip.get_tokenizer(spec.model)
+
+        def tokenize(prompts: Sequence[str]) -> Tensor:
+            for prompt in prompts:
+                if (count := len(simple.encode(prompt)) + 2) > length:
+                    logger.warning(
+                        "%s reads %d tokens; truncating a prompt of %d: %.60s…",
+                        *(spec.written, length, count, prompt),
+                    )
+            tokens: Tensor = simple(list(prompts))
+            return tokens
+
+        return tokenize
+    tokenizer = open_clip.tokenizer.HFTokenizer(
+        str(folder),
+        context_length=length,
+        tokenizer_mode=config.get("tokenizer_mode"),
+        local_files_only=True,
+        **config.get("tokenizer_kwargs", {}),
+    )
+    return lambda prompts: tokenizer(list(prompts))
 
 
 def _config(spec: EncoderSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""transformers text encoders over a fixed list of prompts.
+"""The family `hf`: transformers text encoders over a fixed list of prompts.
 
 Legend: M prompts, L tokens of the longest, F hidden size.
 """
@@ -12,15 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from clip_pkg.base.errors import CheckpointError, UserError
-from clip_pkg.config.encoders import EncoderSpec
-from clip_pkg.models.assets import assets
+from clip_pkg.config.encoders import EncoderSpec, Tower
+from clip_pkg.models.assets import Component, Snapshot
+from clip_pkg.models.families import TextTower
 from clip_pkg.models.state_dicts import mismatch
 from clip_pkg.models.weights import obtain
 
 _MAX_TOKENS = 512  # if neither tokenizer nor model has a limit
 
 
-class HfText(nn.Module):
+class HfText(TextTower):
     """Rows [m] of the prompts → features [m, F]: the mean of the last layer over real tokens.
 
     The mean works for all encoders; only some train the first token to represent the text.
@@ -28,13 +29,13 @@ class HfText(nn.Module):
 
     tokens: Tensor
     mask: Tensor
-    prompt_tokens: Tensor
 
     def __init__(
         self, model: nn.Module, tokens: Tensor, mask: Tensor, num_features: int, vocabulary: int
     ) -> None:
         super().__init__()
         self.vocabulary_size = vocabulary
+        self.vocabulary = None
         self.num_features = num_features
         self.model = model
         self.register_buffer("tokens", tokens, persistent=False)
@@ -50,11 +51,19 @@ class HfText(nn.Module):
         return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-def build_hf_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None) -> HfText:
-    """Build the transformers model of `spec` for these prompts.
+def assets(spec: EncoderSpec, tower: Tower) -> tuple[Snapshot]:
+    """Configuration, tokenizer and, unless they are random, weights."""
+    del tower
+    components: tuple[Component, ...] = ("configuration", "tokenizer")
+    if spec.weights == "pretrained":
+        components = ("configuration", "weights", "tokenizer")
+    return (Snapshot(f"{', '.join(components)} of {spec.model}", spec.model, components),)
 
-    Raises WeightsError if files are unavailable, UserError if transformers is not installed or
-    cannot use the folder, CheckpointError if its weights do not fit.
+
+def build_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None) -> HfText:
+    """Build the text tower; see `FamilyModule`.
+
+    Raises UserError if transformers is not installed or cannot use the folder.
     """
     transformers = import_transformers()
     (snapshot,) = assets(spec, "text")

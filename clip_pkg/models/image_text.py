@@ -19,8 +19,7 @@ from clip_pkg.base.errors import CheckpointError
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.losses.functional.numerics import widened
-from clip_pkg.models.clip_text import ClipText
-from clip_pkg.models.hf_text import HfText
+from clip_pkg.models.families import TextTower
 from clip_pkg.models.image_encoder import ImageEncoder, build_image_encoder
 from clip_pkg.models.state_dicts import load_strictly
 from clip_pkg.models.text_encoder import (
@@ -118,16 +117,14 @@ class ImageTextModel(nn.Module):
 
     def class_tokens(self, prompt_rows: Tensor) -> Tensor:
         """Token ids [C, L] of one prompt row [C] per class, -1 for padding."""
-        assert isinstance(self.text_encoder, ClipText | HfText), "only text towers have tokens"
+        assert isinstance(self.text_encoder, TextTower), "only text towers have tokens"
         return self.text_encoder.prompt_tokens[prompt_rows]
 
     @property
     def vocabulary_size(self) -> int | None:
         """Number of token ids; None without a tokenizer."""
         return (
-            self.text_encoder.vocabulary_size
-            if isinstance(self.text_encoder, ClipText | HfText)
-            else None
+            self.text_encoder.vocabulary_size if isinstance(self.text_encoder, TextTower) else None
         )
 
     def class_features(self, prompt_rows: Tensor) -> Tensor:

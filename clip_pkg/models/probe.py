@@ -29,11 +29,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from clip_pkg.base.errors import UserError, WeightsError
-from clip_pkg.config.encoders import EncoderSpec, parse_image_encoder, parse_text_encoder
-from clip_pkg.models.assets import Snapshot, Tower, assets
+from clip_pkg.config.encoders import (
+    EncoderSpec,
+    Tower,
+    parse_image_encoder,
+    parse_text_encoder,
+)
+from clip_pkg.models.assets import Snapshot
+from clip_pkg.models.families import assets, family_of
 from clip_pkg.models.hf_text import import_transformers
 from clip_pkg.models.image_encoder import ImageEncoder, Stem, build_image_encoder
-from clip_pkg.models.text_encoder import build_text_encoder
 from clip_pkg.models.weights import WeightsRequest, missing_weights, prefetch
 
 Kind: TypeAlias = Literal["unknown", "img_size", "memory", "weights", "extra"]
@@ -195,7 +200,8 @@ def _weights_problems(spec: EncoderSpec, target: Target, *, fetch: bool) -> list
                 spec, img_size=target.img_size, weights_dir=directory, stem=target.stem
             )
         else:
-            build_text_encoder(spec, ["a photo"], embed_dim=1, weights_dir=directory)
+            tower = spec.start or spec
+            family_of(tower).build_text(tower, ["a photo"], directory)
     except UserError as error:
         return [Problem(spec.written, "weights", str(error))]
     return []

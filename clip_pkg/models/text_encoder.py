@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.models.clip_text import ClipText, build_clip_text
-from clip_pkg.models.hf_text import HfText, build_hf_text
+from clip_pkg.models.families import TextTower, family_of
 from clip_pkg.models.weights import WeightsRequest, files_in_use
 
 _CHUNK = 256
@@ -63,27 +62,7 @@ class FrozenTextFeatures(nn.Module):
 
 
 # Each maps rows [m] (int64) of the prompts to features [m, num_features].
-TextEncoder: TypeAlias = ClipText | HfText | LearnedPrompts | FrozenTextFeatures
-
-
-def build_text_encoder(
-    spec: EncoderSpec,
-    prompts: Sequence[str],
-    *,
-    embed_dim: int,
-    weights_dir: Path | None = None,
-) -> ClipText | HfText | LearnedPrompts:
-    """Build the encoder of `spec` for M prompts.
-
-    `:scratch` weights come from torch's global generator. embed_dim: F of learned prompts.
-    Raises WeightsError, CheckpointError and UserError as the families do.
-    """
-    if spec.family == "clip":
-        return build_clip_text(spec, prompts, weights_dir)
-    if spec.family == "hf":
-        return build_hf_text(spec, prompts, weights_dir)
-    assert spec.family == "prompts", f"{spec.written} is not a text encoder"
-    return LearnedPrompts(len(prompts), embed_dim)
+TextEncoder: TypeAlias = TextTower | LearnedPrompts | FrozenTextFeatures
 
 
 @torch.no_grad()
@@ -117,13 +96,11 @@ class FrozenText:
     def features(self) -> Tensor:
         """Build the tower and encode all prompts: float32 [M, F], on the CPU.
 
-        Raises WeightsError, CheckpointError and UserError as `build_text_encoder` does.
+        Raises WeightsError, CheckpointError and UserError as `FamilyModule.build_text` does.
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            tower = build_text_encoder(
-                self.spec, self.prompts, embed_dim=1, weights_dir=self.weights_dir
-            )
+            tower = family_of(self.spec).build_text(self.spec, self.prompts, self.weights_dir)
         return precompute(tower, len(self.prompts)).features
 
     def made_from(self) -> dict[str, Any]:
@@ -212,7 +189,7 @@ def build_config_text_encoder(
         return precompute(learned, rows) if config.freeze_text_encoder else learned
     if config.freeze_text_encoder:
         return FrozenTextFeatures(text_features(FrozenText(spec, flat, directory, seed)))
-    return build_text_encoder(spec, flat, embed_dim=config.embed_dim, weights_dir=directory)
+    return family_of(spec).build_text(spec, flat, directory)
 
 
 def _first_texts(config: RunConfig, prompts: Sequence[Sequence[str]]) -> Tensor:

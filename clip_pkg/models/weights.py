@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_pkg.base.errors import WeightsError
-from clip_pkg.config.encoders import EncoderSpec
+from clip_pkg.config.encoders import EncoderSpec, Tower
 from clip_pkg.models import hub
-from clip_pkg.models.assets import Asset, Snapshot, Tower, assets
+from clip_pkg.models.assets import Asset, Snapshot
+from clip_pkg.models.families import assets
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.inference.fold_classifier import CheckpointContent
-from clip_pkg.models import clip_towers
+from clip_pkg.models.families import Recipe, family_of
 from clip_pkg.study.identity import identity_from_json
 
 FORMAT_VERSION = 1
@@ -42,7 +39,7 @@ class Member:
 def describe(members: Sequence[Member]) -> dict[str, Any]:
     """Content of the export's `config.json`, as JSON values."""
     content = members[0].content
-    config = content.config
+    config, encoder = content.config, recipe(content)
     return {
         "format": "clip_pkg export",
         "format_version": FORMAT_VERSION,
@@ -50,7 +47,11 @@ def describe(members: Sequence[Member]) -> dict[str, Any]:
         "classes": content.classes,
         "texts": dict(zip(content.classes, content.prompts, strict=True)),
         "transform": transform(content),
-        "image_encoder": image_encoder(config.image_encoder, config.img_size),
+        "image_encoder": {
+            "library": encoder.library,
+            "model": encoder.model,
+            "options": encoder.options,
+        },
         "text_encoder": config.text_encoder_name,
         "embed_dim": config.embed_dim,
         "loss": config.loss.type,
@@ -86,16 +87,10 @@ def transform(content: CheckpointContent) -> dict[str, Any]:
     }
 
 
-def image_encoder(spec: EncoderSpec, img_size: int) -> dict[str, Any]:
-    """How the encoder's library builds the architecture."""
-    if spec.family == "clip":
-        quick = clip_towers.model_config(spec, 1, img_size)["quick_gelu"]
-        options: dict[str, Any] = {"force_image_size": img_size, "force_quick_gelu": quick}
-        return {"library": "open_clip", "model": spec.model, "options": options}
-    options = {"num_classes": 0}
-    if timm.models.get_pretrained_cfg(spec.model).fixed_input_size:
-        options["img_size"] = img_size
-    return {"library": "timm", "model": spec.model, "options": options}
+def recipe(content: CheckpointContent) -> Recipe:
+    """How to build the image encoder without clip_pkg."""
+    spec = content.config.image_encoder
+    return family_of(spec).recipe(spec, content.config.img_size)
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,6 @@ print(about["classes"][probabilities[0].argmax()], probabilities[0].max().item()
 )
 SAFETENSORS = Template(_SAFETENSORS)
 
-ENCODERS = {
-    "timm": 'timm.create_model(encoder["model"], **encoder["options"])',
-    "open_clip": 'open_clip.create_model(encoder["model"], **encoder["options"]).visual',
-}
 # Further lines, by the config's stem.
 STEMS = {
     "standard": "",

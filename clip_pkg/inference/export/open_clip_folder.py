@@ -27,7 +27,7 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.inference.export.onnx_file import FLOAT32, LinearHead, linear_head
 from clip_pkg.inference.fold_classifier import CheckpointContent, FoldClassifier
 from clip_pkg.models import clip_towers
-from clip_pkg.models.assets import Snapshot, assets
+from clip_pkg.models.assets import Snapshot
 from clip_pkg.models.classifier import class_features
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.weights import obtain
@@ -62,7 +62,7 @@ def refusal(content: CheckpointContent) -> str | None:
     if image.family == text.family == "clip" and image.model == text.model:
         return next(_refusals_of_towers(content, image, text), None)
     if image.family != "clip":
-        reason = f"its image encoder {image.written} is timm's"
+        reason = f"its image encoder {image.written} is not an open_clip model"
     elif text.family in ("prompts", "none"):
         reason = f'its text encoder "{text.written}" is not a text tower and cannot read texts'
     elif text.family != "clip":
@@ -202,7 +202,7 @@ def _pretrained_text(config: RunConfig) -> dict[str, Tensor]:
     """State of the text tower before training. Raises WeightsError if it is not available."""
     spec = config.text_encoder
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    files = [one for one in assets(spec, "text") if not isinstance(one, Snapshot)]
+    files = [one for one in clip_towers.assets(spec, "text") if not isinstance(one, Snapshot)]
     tower = clip_towers.text_tower(spec, obtain(files[0], spec, directory), None)
     return dict(tower.state_dict())
 
@@ -214,7 +214,7 @@ def _copy_tokenizer(config: RunConfig, folder: Path) -> None:
     if not text_cfg.get("hf_tokenizer_name"):
         return
     directory = Path(config.weights_dir).expanduser() if config.weights_dir else None
-    (asset,) = (one for one in assets(spec, "text") if isinstance(one, Snapshot))
+    (asset,) = (one for one in clip_towers.assets(spec, "text") if isinstance(one, Snapshot))
     tokenizer = open_clip.tokenizer.HFTokenizer(
         str(obtain(asset, spec, directory)), local_files_only=True
     )

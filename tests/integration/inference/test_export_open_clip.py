@@ -176,7 +176,10 @@ def test_trained_with_pretrained_towers_from_the_command_line(
 @pytest.mark.parametrize(
     ("changes", "piece"),
     [
-        ({"image": "test_resnet:scratch", "text": "clip:our-vit:scratch"}, "is timm's"),
+        (
+            {"image": "test_resnet:scratch", "text": "clip:our-vit:scratch"},
+            "is not an open_clip model",
+        ),
         ({"image": "clip:our-vit:scratch", "text": "prompts"}, "cannot read texts"),
         ({"image": "clip:our-vit:scratch", "text": "clip:our-bias:scratch"}, "two models"),
         ({"image": "clip:our-pool:scratch", "img_size": 160}, "does not end with a linear map"),

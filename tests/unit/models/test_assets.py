@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import constants
 
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
-from clip_pkg.models.assets import Snapshot, WeightsFile, assets
+from clip_pkg.models.assets import Snapshot, WeightsFile
+from clip_pkg.models.families import assets
 
 RESNET = "timm/resnet18.a1_in1k"
 CLIP = "timm/vit_base_patch32_clip_224.openai"

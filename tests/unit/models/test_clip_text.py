@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clip_pkg.base.errors import CheckpointError, WeightsError
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
-from clip_pkg.models.clip_text import build_clip_text
+from clip_pkg.models.clip_towers import build_text
 
 PROMPTS = [
     "a photo of a cat",
@@ -38,7 +38,7 @@ def test_features_are_those_of_the_whole_tower(
     name: str, saved_clip: Saved, tiny_spec: Spec
 ) -> None:
     model, path = saved_clip(name)
-    encoder = build_clip_text(tiny_spec(name), PROMPTS, path).eval()
+    encoder = build_text(tiny_spec(name), PROMPTS, path).eval()
     rows = torch.tensor([2, 0, 3, 1, 1])
     with torch.no_grad():
         expected = model.encode_text(tokens_of(name))[rows]
@@ -52,7 +52,7 @@ def test_gradients_are_those_of_the_whole_tower(
     name: str, saved_clip: Saved, tiny_spec: Spec
 ) -> None:
     model, path = saved_clip(name)
-    encoder = build_clip_text(tiny_spec(name), PROMPTS, path).eval()
+    encoder = build_text(tiny_spec(name), PROMPTS, path).eval()
     encoder(torch.arange(len(PROMPTS))).square().sum().backward()
     model.encode_text(tokens_of(name)).square().sum().backward()
     whole = model if name == "tiny-causal" else model.text
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_the_whole_tower(
 
 @pytest.mark.parametrize("name", [*CUT, *WHOLE])
 def test_prompts_are_cut_only_where_that_is_exact(name: str, tiny_spec: Spec) -> None:
-    encoder = build_clip_text(tiny_spec(name, "scratch"), PROMPTS, None)
+    encoder = build_text(tiny_spec(name, "scratch"), PROMPTS, None)
     whole = tokens_of(name)
     longest = int((whole != 0).sum(dim=1).max())
     length = longest if name in CUT else whole.shape[1]
@@ -81,7 +81,7 @@ def test_prompts_are_cut_only_where_that_is_exact(name: str, tiny_spec: Spec) ->
 
 
 def test_only_tokens_in_use_are_kept(tiny_spec: Spec) -> None:
-    encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
+    encoder = build_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
     expected = tokens_of("tiny-causal").unique()
     assert encoder.vocabulary is not None
     assert torch.equal(encoder.vocabulary, expected)
@@ -89,7 +89,7 @@ def test_only_tokens_in_use_are_kept(tiny_spec: Spec) -> None:
 
 
 def test_there_is_no_image_tower_and_tokens_stay_out_of_the_checkpoint(tiny_spec: Spec) -> None:
-    encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
+    encoder = build_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
     names = list(encoder.state_dict())
     assert not any("visual" in name for name in names)
     assert "tokens" not in names
@@ -97,7 +97,7 @@ def test_there_is_no_image_tower_and_tokens_stay_out_of_the_checkpoint(tiny_spec
 
 
 def test_every_parameter_is_trained(tiny_spec: Spec) -> None:
-    encoder = build_clip_text(tiny_spec("tiny-custom", "scratch"), PROMPTS, None)
+    encoder = build_text(tiny_spec("tiny-custom", "scratch"), PROMPTS, None)
     encoder(torch.arange(4)).sum().backward()
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
 
@@ -106,7 +106,7 @@ def test_the_last_token_survives_in_a_prompt_that_is_too_long(
     tiny_spec: Spec, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), ["word " * 100, "a"], None)
+        encoder = build_text(tiny_spec("tiny-causal", "scratch"), ["word " * 100, "a"], None)
     assert encoder.tokens.shape == (2, 77)
     assert "reads 77 tokens; truncating a prompt of 102: word word" in caplog.text
 
@@ -115,7 +115,7 @@ def test_scratch_weights_follow_torchs_seed(tiny_spec: Spec) -> None:
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        encoder = build_clip_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
+        encoder = build_text(tiny_spec("tiny-causal", "scratch"), PROMPTS, None)
         states.append(encoder.state_dict())
     first, second, third = states
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -126,14 +126,14 @@ def test_scratch_weights_follow_torchs_seed(tiny_spec: Spec) -> None:
 def test_a_file_of_another_model_is_refused(saved_clip: Saved, tiny_spec: Spec) -> None:
     _, path = saved_clip("tiny-class-token")
     with pytest.raises(CheckpointError, match="unexpected.*cls_emb"):
-        build_clip_text(tiny_spec("tiny-bidirectional"), PROMPTS, path)
+        build_text(tiny_spec("tiny-bidirectional"), PROMPTS, path)
 
 
 @pytest.mark.usefixtures("no_network")
 def test_a_tokenizer_that_is_not_here_is_named() -> None:
     spec = parse_text_encoder("clip:ViT-B-16-SigLIP:scratch")
     with pytest.raises(WeightsError, match="the tokenizer timm/ViT-B-16-SigLIP not found"):
-        build_clip_text(spec, PROMPTS, None)
+        build_text(spec, PROMPTS, None)
 
 
 def test_openais_weights_use_the_activation_they_were_trained_with() -> None:
@@ -164,7 +164,7 @@ def test_a_tower_from_transformers_is_open_clips(tmp_path: Path, tiny_spec: Spec
     open_clip.add_model_config(tmp_path / "tiny-transformers.json")
     model = open_clip.create_model("tiny-transformers", pretrained_text=False).eval()
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    encoder = build_clip_text(tiny_spec("tiny-transformers"), PROMPTS, tmp_path / "weights.pt")
+    encoder = build_text(tiny_spec("tiny-transformers"), PROMPTS, tmp_path / "weights.pt")
     assert encoder.tokens.shape[1] < 77
     assert encoder.vocabulary is None
     with torch.no_grad():

@@ -10,7 +10,7 @@ import torch
 
 from clip_pkg.base.errors import CheckpointError, UserError, WeightsError
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
-from clip_pkg.models.hf_text import build_hf_text
+from clip_pkg.models.hf_text import build_text
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 
@@ -64,7 +64,7 @@ def test_features_are_the_mean_over_each_prompts_own_tokens(
 ) -> None:
     saved = save_bert(tmp_path, head=head, safe=safe)
     model = saved.bert if head else saved
-    encoder = build_hf_text(spec_of(tmp_path), PROMPTS, None).eval()
+    encoder = build_text(spec_of(tmp_path), PROMPTS, None).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     with torch.no_grad():
         found = encoder(torch.tensor([1, 0, 2]))
@@ -76,14 +76,14 @@ def test_features_are_the_mean_over_each_prompts_own_tokens(
 
 def test_words_of_the_vocabulary_are_read(tmp_path: Path) -> None:
     save_bert(tmp_path)
-    encoder = build_hf_text(spec_of(tmp_path), PROMPTS, None)
+    encoder = build_text(spec_of(tmp_path), PROMPTS, None)
     assert encoder.tokens[1, :4].tolist() == [2, 10, 11, 3]
     assert encoder.tokens.shape == (3, 8)
 
 
 def test_every_parameter_is_trained_and_dropout_follows_the_mode(tmp_path: Path) -> None:
     save_bert(tmp_path)
-    encoder = build_hf_text(spec_of(tmp_path), PROMPTS, None)
+    encoder = build_text(spec_of(tmp_path), PROMPTS, None)
     encoder.train()(torch.arange(3)).sum().backward()
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
     encoder.eval()
@@ -97,30 +97,30 @@ def test_scratch_takes_the_configuration_and_not_the_weights(tmp_path: Path) -> 
     states = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        encoder = build_hf_text(spec_of(tmp_path, ":scratch"), PROMPTS, None)
+        encoder = build_text(spec_of(tmp_path, ":scratch"), PROMPTS, None)
         states.append(encoder.model.state_dict()[name])
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
     assert not torch.equal(states[0], model.state_dict()[name])
     (tmp_path / "model.safetensors").unlink()
-    build_hf_text(spec_of(tmp_path, ":scratch"), PROMPTS, None)
+    build_text(spec_of(tmp_path, ":scratch"), PROMPTS, None)
 
 
 def test_a_hub_name_is_served_from_a_weights_dir(tmp_path: Path, no_network: Path) -> None:
     save_bert(tmp_path / "bert-base-chinese")
-    encoder = build_hf_text(parse_text_encoder("bert-base-chinese"), PROMPTS, tmp_path)
+    encoder = build_text(parse_text_encoder("bert-base-chinese"), PROMPTS, tmp_path)
     assert encoder.num_features == 16
 
 
 def test_half_precision_files_are_trained_in_float32(tmp_path: Path) -> None:
     save_bert(tmp_path).half().save_pretrained(tmp_path)
-    encoder = build_hf_text(spec_of(tmp_path), PROMPTS, None)
+    encoder = build_text(spec_of(tmp_path), PROMPTS, None)
     assert {p.dtype for p in encoder.parameters()} == {torch.float32}
 
 
 def test_a_prompt_that_is_too_long_is_cut_to_the_models_limit(tmp_path: Path) -> None:
     save_bert(tmp_path)
-    encoder = build_hf_text(spec_of(tmp_path), ["cup " * 90], None)
+    encoder = build_text(spec_of(tmp_path), ["cup " * 90], None)
     assert encoder.tokens.shape == (1, 32)
     encoder(torch.tensor([0]))
 
@@ -137,7 +137,7 @@ def test_weights_that_would_run_code_are_refused_unrun(tmp_path: Path) -> None:
     save_bert(tmp_path, safe=False)
     torch.save({"a": Hostile(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
-        build_hf_text(spec_of(tmp_path), PROMPTS, None)
+        build_text(spec_of(tmp_path), PROMPTS, None)
     assert not (tmp_path / "ran").exists()
 
 
@@ -147,27 +147,27 @@ def test_weights_with_a_gap_are_refused(tmp_path: Path) -> None:
     del state["encoder.layer.1.output.dense.weight"]
     torch.save(state, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="missing.*layer.1.output.dense.weight"):
-        build_hf_text(spec_of(tmp_path), PROMPTS, None)
+        build_text(spec_of(tmp_path), PROMPTS, None)
 
 
 def test_a_folder_that_transformers_cannot_use_is_named(tmp_path: Path) -> None:
     save_bert(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "no such thing"}')
     with pytest.raises(UserError, match="transformers cannot use"):
-        build_hf_text(spec_of(tmp_path), PROMPTS, None)
+        build_text(spec_of(tmp_path), PROMPTS, None)
 
 
 def test_a_model_with_an_image_side_is_refused(tmp_path: Path) -> None:
     save_bert(tmp_path)
     transformers.CLIPConfig().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="clip:<model>"):
-        build_hf_text(spec_of(tmp_path), PROMPTS, None)
+        build_text(spec_of(tmp_path), PROMPTS, None)
 
 
 @pytest.mark.usefixtures("no_network")
 def test_a_model_that_is_not_here_is_named() -> None:
     with pytest.raises(WeightsError, match="configuration, weights, tokenizer of some/model"):
-        build_hf_text(parse_text_encoder("hf:some/model"), PROMPTS, None)
+        build_text(parse_text_encoder("hf:some/model"), PROMPTS, None)
 
 
 def test_without_transformers_the_extra_is_named(
@@ -175,4 +175,4 @@ def test_without_transformers_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r'pip install "clip_pkg\[hf\]"'):
-        build_hf_text(spec_of(tmp_path), PROMPTS, None)
+        build_text(spec_of(tmp_path), PROMPTS, None)

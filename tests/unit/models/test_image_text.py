@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from clip_pkg.base.errors import CheckpointError
 from clip_pkg.config.encoders import EncoderSpec, parse_text_encoder
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.models.clip_towers import build_text
 from clip_pkg.models.image_encoder import ImageEncoder
 from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.text_encoder import (
     FrozenText,
     FrozenTextFeatures,
     LearnedPrompts,
-    build_text_encoder,
 )
 
 CLASSES = ["ant", "bee", "cat"]
@@ -204,7 +204,7 @@ def test_a_frozen_text_encoder_is_run_once_and_leaves_only_its_features() -> Non
     assert [n for n, _ in model.named_parameters() if n.startswith("text_encoder")] == []
     torch.manual_seed(0)  # `text_seed`, to begin with
     flat = [prompt for prompts in PROMPTS for prompt in prompts]
-    tower = build_text_encoder(parse_text_encoder(TINY), flat, embed_dim=16).eval()
+    tower = build_text(parse_text_encoder(TINY), flat, None).eval()
     with torch.no_grad():
         expected = tower(torch.arange(6))
     assert torch.allclose(model.text_encoder.features, expected, atol=1e-6)

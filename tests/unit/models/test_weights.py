@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from clip_pkg.base.errors import WeightsError
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder
 from clip_pkg.models import hub
-from clip_pkg.models.assets import assets
+from clip_pkg.models.families import assets
 from clip_pkg.models.weights import WeightsRequest, missing_weights, obtain, prefetch
 
 
