@@ -1,15 +1,4 @@
-"""Entry point: picks a command and runs it.
-
-A command is a module of this folder, listed in `COMMANDS`, with
-
-    SUMMARY                  its line in `train_clip.py --help`
-    DESCRIPTION              what its own --help begins with
-    add_arguments(parser)
-    run(parsed) -> int       the exit code
-
-At its top a command imports only what its arguments need and everything else in `run`, so that
---help and a rejected config take a fraction of a second.
-"""
+"""Entry point: picks a command and runs it."""
 
 from __future__ import annotations
 
@@ -17,35 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Protocol, cast
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.exit_codes import exit_code
-from clip_pkg.cli import train
+from clip_pkg.cli import commands, train
 from clip_pkg.cli.parser import Parser
 
 PROGRAM = "train_clip.py"
-# In the order of --help. A name with a hyphen is a module with an underscore.
-COMMANDS = (
-    "validate",
-    "prefetch",
-    "class-texts",
-    "schema",
-    "plan",
-    "status",
-    "summarize",
-    "compare",
-    "report",
-    "predict",
-    "explain",
-    "embed",
-    "refit",
-    "export",
-)
+COMMANDS = tuple(sorted(one.name.replace("_", "-") for one in iter_modules(commands.__path__)))
 
 
 class Command(Protocol):
-    """What the module of a command defines."""
+    """What a module of `clip_pkg.cli.commands` defines."""
 
     SUMMARY: str
     DESCRIPTION: str
@@ -57,7 +31,7 @@ class Command(Protocol):
 
 def command(name: str) -> Command:
     """Import the module of a command."""
-    return cast("Command", import_module(f"clip_pkg.cli.{name.replace('-', '_')}"))
+    return cast("Command", import_module(f"clip_pkg.cli.commands.{name.replace('-', '_')}"))
 
 
 def parser_of(name: str = "") -> Parser:

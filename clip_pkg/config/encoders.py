@@ -73,15 +73,15 @@ class EncoderFamily:
 
     usage: how its names are written, for messages and the table of config keys.
     towers: the towers it has.
-    parse: (text in the config, name without prefix and weights, weights) → EncoderSpec; raises
-        ValueError with the nearest known name.
     module: of `clip_pkg.models`, which builds its encoders: a `FamilyModule`.
+    parse: (text in the config, name without prefix and weights, weights) → EncoderSpec; raises
+        ValueError with the nearest known name. None where names are checked by building.
     """
 
     usage: str
     towers: tuple[Tower, ...]
-    parse: Callable[[str, str, Weights | None], EncoderSpec]
     module: str
+    parse: Callable[[str, str, Weights | None], EncoderSpec] | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -91,7 +91,7 @@ def parse_image_encoder(text: str) -> EncoderSpec:
     prefix, colon, model = name.partition(":")
     family = FAMILIES.get(prefix) if colon else None
     if family is not None and "image" in family.towers:
-        return family.parse(text, model, weights)
+        return _family_spec(prefix, text, model, weights)
     if family is not None or prefix in ("prompts", "none", *TEXT_ALIASES):
         raise ValueError(f"{_short(text)} is a text encoder; image encoders are {usage('image')}")
     return _timm_spec(text, name, weights)
@@ -114,7 +114,7 @@ def parse_text_encoder(text: str) -> EncoderSpec:
     name = TEXT_ALIASES.get(name, name)
     prefix, colon, model = name.partition(":")
     if colon and prefix in FAMILIES and "text" in FAMILIES[prefix].towers:
-        return FAMILIES[prefix].parse(text, model, weights)
+        return _family_spec(prefix, text, model, weights)
     near = _nearest(name, ["prompts", "none", *TEXT_ALIASES])
     near = near or [f"clip:{model}" for model in _nearest(_clip_name(name), open_clip_tags())]
     near = near or ([f"hf:{name}"] if "bert" in name.lower() or "/" in name else [])
@@ -161,6 +161,15 @@ def open_clip_tags() -> Mapping[str, tuple[str, ...]]:
     models = sorted(file.stem for file in (folder / "model_configs").glob("*.json"))
     table = _pretrained_table((folder / "pretrained.py").read_text(encoding="utf-8"))
     return {model: table.get(model, ()) for model in models}
+
+
+def _family_spec(prefix: str, text: str, name: str, weights: Weights | None) -> EncoderSpec:
+    row = FAMILIES[prefix]
+    if not name.strip():
+        raise ValueError(f"{_short(text)} has no model name; write {row.usage}")
+    if row.parse is not None:
+        return row.parse(text, name, weights)
+    return EncoderSpec(prefix, name, weights or "pretrained", None, text)
 
 
 def _started_prompts(text: str) -> EncoderSpec:
@@ -228,19 +237,13 @@ def _clip_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
     return EncoderSpec("clip", model, "pretrained", clean, text)
 
 
-def _hf_spec(text: str, name: str, weights: Weights | None) -> EncoderSpec:
-    if not name.strip():
-        raise ValueError(f"{_short(text)} has no model name; write `hf:<hub id or local folder>`")
-    return EncoderSpec("hf", name, weights or "pretrained", None, text)
-
-
 FAMILIES: Mapping[str, EncoderFamily] = {
     # Its names need no prefix.
-    "timm": EncoderFamily("`<timm name>`", ("image",), _timm_spec, "timm_images"),
+    "timm": EncoderFamily("`<timm name>`", ("image",), "timm_images", _timm_spec),
     "clip": EncoderFamily(
-        "`clip:<open_clip model>[:<tag>]`", ("image", "text"), _clip_spec, "clip_towers"
+        "`clip:<open_clip model>[:<tag>]`", ("image", "text"), "clip_towers", _clip_spec
     ),
-    "hf": EncoderFamily("`hf:<hub id or local folder>`", ("text",), _hf_spec, "hf_text"),
+    "hf": EncoderFamily("`hf:<hub id or local folder>`", ("text",), "hf_text"),
 }
 
 

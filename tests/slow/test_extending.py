@@ -1,4 +1,4 @@
-"""docs/extending.md adds a loss, a metric and an executor; this does the same in a copy."""
+"""docs/extending.md adds one of each thing; this does the same in a copy of the checkout."""
 
 from __future__ import annotations
 
@@ -73,6 +73,11 @@ def test_the_guide_touches_what_it_says() -> None:
         "tests/unit/losses/test_poly.py",
         "docs/losses.md",
         "clip_pkg/metrics/table.py",
+        "clip_pkg/config/encoders.py",
+        "clip_pkg/models/torchvision_images.py",
+        "clip_pkg/config/keys.py",
+        "clip_pkg/models/image_text.py",
+        "clip_pkg/cli/commands/mistakes.py",
         "clip_pkg/scheduling/nice.py",
         "clip_pkg/scheduling/executors.py",
         "clip_pkg/scheduling/executors.py",
@@ -99,25 +104,66 @@ def test_what_the_guide_writes_is_clean(extended: Path) -> None:
     run(extended, "-m", "ruff", "format", "--check", *files)
 
 
-def test_loss_and_metric_train_and_are_compared_and_reported(extended: Path, images: Path) -> None:
-    settings = {**TINY, "epochs": 1, "early_stopping_monitor": "val_youden"}
+@pytest.fixture(scope="module")
+def trained(extended: Path, images: Path) -> Path:
+    """Result folder of a config that uses every addition."""
+    settings = {
+        **TINY,
+        "epochs": 1,
+        "early_stopping_monitor": "val_youden",
+        "image_encoder_name": "torchvision:resnet18:scratch",
+        "n_splits": 2,
+    }
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
     run(
         extended,
         *("train_clip.py", "--data-dir", images, "--output-dir", extended / "out"),
-        *("--main-loss-type", "poly", "--no-cv", *flags),
+        *("--main-loss-type", "poly", "--fix-temperature", "--executor", "nice", "--use-cv"),
+        *flags,
     )
-    (history,) = (extended / "out").glob("*/fold_1/history.json")
-    columns = json.loads(history.read_text(encoding="utf-8"))
-    assert {"train_first_order_loss", "val_youden"} <= set(columns)
-    folder = history.parents[1]
-    summary = json.loads((folder / "cv_summary.json").read_text(encoding="utf-8"))
-    assert summary["out_of_fold"]["youden"] == pytest.approx(columns["val_youden"][-1])
+    (summary,) = (extended / "out").glob("*/cv_summary.json")
+    return summary.parent
+
+
+def test_all_of_it_trains(extended: Path, trained: Path) -> None:
+    summary = json.loads((trained / "cv_summary.json").read_text(encoding="utf-8"))
+    assert summary["complete"]
+    assert summary["average_results"]["n"] == 2
+    for fold in (1, 2):
+        path = trained / f"fold_{fold}/history.json"
+        columns = json.loads(path.read_text(encoding="utf-8"))
+        assert {"train_first_order_loss", "val_youden"} <= set(columns)
+        assert columns["temperature"] == pytest.approx([0.07])  # it would have moved
+    assert -1 <= summary["out_of_fold"]["youden"] <= 1
     assert summary["confidence_intervals"]["out_of_fold"]["youden"] is not None
-    run(extended, "-c", CHECK_SUMMARY, folder / "cv_summary.json")
-    assert "Macro Youden index" in run(
-        extended, "train_clip.py", "compare", folder, "--metric", "youden"
-    )
-    run(extended, "train_clip.py", "report", folder)
+    run(extended, "-c", CHECK_SUMMARY, trained / "cv_summary.json")
+
+
+def test_commands_and_pages_know_it(extended: Path, trained: Path) -> None:
+    program = "train_clip.py"
+    shown = " ".join(run(extended, program, "--help").split())
+    assert "nice: one process per task" in shown
+    assert "mistakes list the validation images" in shown
+    assert "`torchvision:<ResNet>`" in run(extended, program, "schema")
+    assert "Macro Youden index" in run(extended, program, "compare", trained, "--metric", "youden")
+    run(extended, program, "report", trained)
     pages = [path.read_text(encoding="utf-8") for path in (extended / "out").rglob("*.html")]
     assert any("PolyLoss (Leng et al. 2022; ε = 1)" in page for page in pages)
+    summary = json.loads((trained / "cv_summary.json").read_text(encoding="utf-8"))
+    wrong = run(extended, program, "mistakes", trained).splitlines()
+    assert len(wrong) == round(30 * (1 - summary["out_of_fold"]["acc"] / 100))
+
+
+def test_its_model_is_exported_with_a_recipe(extended: Path, trained: Path, images: Path) -> None:
+    folder = extended / "exported"
+    words = ("--output", folder, "--format", "safetensors")
+    run(extended, "train_clip.py", "export", trained / "fold_1", *words)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    shutil.copy(next(path for path in images.rglob("*.png")), folder / "image.png")
+    (folder / "example.py").write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] in {"red", "grün", "blue"}
