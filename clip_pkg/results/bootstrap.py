@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clip_pkg.metrics.table import METRICS
 from clip_pkg.metrics.weighted import weighted_scores
 from clip_pkg.results.comparison_records import Interval
-from clip_pkg.study.duplicates import DisjointSets
+from clip_pkg.study.duplicates import linked_sets
 from clip_pkg.study.predictions import Predictions
 
 LEVEL = 0.95
@@ -83,14 +83,10 @@ def confidence_intervals(
 def image_clusters(paths: Sequence[str], clusters: Iterable[Sequence[str]]) -> Labels | None:
     """[N] equal numbers for images of one cluster; None if no two images belong together."""
     place = {path: index for index, path in enumerate(paths)}
-    sets = DisjointSets(len(paths))
-    joined = False
-    for cluster in clusters:
-        members = [place[path] for path in cluster if path in place]
-        for other in members[1:]:
-            sets.join(members[0], other)
-            joined = True
-    return sets.names() if joined else None
+    members = [[place[path] for path in cluster if path in place] for cluster in clusters]
+    if all(len(cluster) < 2 for cluster in members):
+        return None
+    return linked_sets(len(paths), members)
 
 
 def resampled_scores(

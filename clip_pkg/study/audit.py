@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from statistics import median
 from typing import Any
+
+import numpy as np
+from rich.cells import cell_len
 
 from clip_pkg.base.errors import shown, some
 from clip_pkg.study.duplicates import Clusters, Duplicates
@@ -35,19 +37,15 @@ def laterality_names(names: Iterable[str]) -> tuple[str, ...]:
     Words such as `left` and `Rechts` count alone; `L`, `dx` and the Chinese characters only if
     another name has their opposite.
     """
-    words = {name: frozenset(word.lower() for word in WORD.findall(name)) for name in set(names)}
+    words = {name: {word.lower() for word in WORD.findall(name)} for name in set(names)}
     found = {name for name, own in words.items() if own & LATERALITY}
-    for pair in PAIRS:
-        found |= _paired(words, *pair)
-    found |= _paired({name: frozenset(name) for name in words}, *CHARACTERS)
+    characters = {name: set(name) for name in words}
+    for left, right, parts in [*((*pair, words) for pair in PAIRS), (*CHARACTERS, characters)]:
+        lefts = {name for name, own in parts.items() if left in own}
+        rights = {name for name, own in parts.items() if right in own}
+        if lefts and rights:
+            found |= lefts | rights
     return tuple(sorted(found))
-
-
-def _paired(words: dict[str, frozenset[str]], left: str, right: str) -> set[str]:
-    """Names with either word, if both words occur."""
-    lefts = {name for name, own in words.items() if left in own}
-    rights = {name for name, own in words.items() if right in own}
-    return lefts | rights if lefts and rights else set()
 
 
 MAX_COLUMNS = 12  # folds shown in columns of their own
@@ -107,7 +105,10 @@ class Audit:
 
     def lines(self) -> list[str]:
         """Summary for the terminal, without notices."""
-        sizes = _range(self.width, self.height)
+        (narrow, width, wide), (low, height, high) = self.width, self.height
+        sizes = f"{narrow}–{wide} × {low}–{high} px, median {width} × {height} px"
+        if narrow == wide and low == high:
+            sizes = f"all {width} × {height} px"
         formats = ", ".join(f"{name} {count}" for name, count in self.formats.items())
         modes = ", ".join(self.modes)
         lines = [
@@ -144,21 +145,27 @@ def make_audit(
     unreadable: Sequence[tuple[str, str]],
 ) -> Audit:
     """Summarise a scan; `inspections` are in the manifest's order."""
+
+    def paths(clusters: Clusters) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(manifest.paths[index] for index in cluster) for cluster in clusters)
+
+    def spread(values: list[int]) -> tuple[int, int, int]:
+        return min(values), int(median(values)), max(values)
+
     names = [PurePosixPath(path).name for path in manifest.paths]
-    counts = manifest.class_counts.tolist()
     return Audit(
         data_dir=str(manifest.data_dir),
         images=len(manifest),
-        classes=dict(zip(manifest.classes, counts, strict=True)),
-        formats=_counts(one.format for one in inspections),
-        modes=_counts(one.mode for one in inspections),
-        width=_spread([one.width for one in inspections]),
-        height=_spread([one.height for one in inspections]),
+        classes=dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True)),
+        formats=dict(Counter(one.format for one in inspections).most_common()),
+        modes=dict(Counter(one.mode for one in inspections).most_common()),
+        width=spread([one.width for one in inspections]),
+        height=spread([one.height for one in inspections]),
         unreadable=tuple(unreadable),
-        ignored=listing.ignored,
-        exact_duplicates=_paths(manifest, duplicates.exact),
-        near_duplicates=_paths(manifest, duplicates.near),
-        look_alikes=_paths(manifest, duplicates.look_alikes),
+        ignored=tuple(listing.ignored),
+        exact_duplicates=paths(duplicates.exact),
+        near_duplicates=paths(duplicates.near),
+        look_alikes=paths(duplicates.look_alikes),
         side_names=laterality_names([*manifest.classes, *names]),
         notices=(
             *listing.notices,
@@ -166,24 +173,6 @@ def make_audit(
             *_duplicate_notices(manifest, duplicates),
         ),
     )
-
-
-def _counts(values: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())
-
-
-def _spread(values: Sequence[int]) -> tuple[int, int, int]:
-    return min(values), int(median(values)), max(values)
-
-
-def _range(width: tuple[int, int, int], height: tuple[int, int, int]) -> str:
-    if width[0] == width[2] and height[0] == height[2]:
-        return f"all {width[0]} × {height[0]} px"
-    return f"{width[0]}–{width[2]} × {height[0]}–{height[2]} px, median {width[1]} × {height[1]} px"
-
-
-def _paths(manifest: Manifest, clusters: Clusters) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(manifest.paths[index] for index in cluster) for cluster in clusters)
 
 
 def _image_notices(manifest: Manifest, inspections: Sequence[Inspection]) -> list[str]:
@@ -241,41 +230,25 @@ def _duplicate_notices(manifest: Manifest, duplicates: Duplicates) -> list[str]:
 
 def fold_table(manifest: Manifest, splits: Splits) -> list[str]:
     """Table of validation images, class × fold, as lines."""
-    counts = [manifest.counts_of(fold.val) for fold in splits.folds]
-    if len(counts) <= MAX_COLUMNS:
-        heads = [f"fold {fold.number}" for fold in splits.folds]
-        cells = [[str(count[row]) for count in counts] for row in range(len(manifest.classes))]
-        sums = [str(len(fold.val)) for fold in splits.folds]
-    else:
-        heads = [f"min of {len(counts)} folds", "max"]
-        rows = [[int(count[row]) for count in counts] for row in range(len(manifest.classes))]
-        cells = [[str(min(row)), str(max(row))] for row in rows]
-        sizes = [len(fold.val) for fold in splits.folds]
-        sums = [str(min(sizes)), str(max(sizes))]
+    # [C + 1, K]: validation images of each class and of all
+    counts = np.stack([manifest.counts_of(fold.val) for fold in splits.folds], axis=1)
+    counts = np.vstack([counts, counts.sum(axis=0)])
+    heads = [f"fold {fold.number}" for fold in splits.folds]
+    if len(heads) > MAX_COLUMNS:
+        heads = [f"min of {len(heads)} folds", "max"]
+        counts = np.stack([counts.min(axis=1), counts.max(axis=1)], axis=1)
+    names = [*map(shown, manifest.classes), "all classes"]
+    totals = [*manifest.class_counts, len(manifest)]
     table = [["validation images", "all", *heads]]
-    for row, (name, total) in enumerate(zip(manifest.classes, manifest.class_counts, strict=True)):
-        table.append([shown(name), str(total), *cells[row]])
-    table.append(["all classes", str(len(manifest)), *sums])
-    return _aligned(table)
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column left-aligned and the others right-aligned."""
-    widths = [max(_cells(line[column]) for line in table) for column in range(len(table[0]))]
+    for name, total, row in zip(names, totals, counts, strict=True):
+        table.append([name, str(total), *map(str, row)])
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     lines = []
-    for line in table:
-        blanks = [" " * (width - _cells(text)) for text, width in zip(line, widths, strict=True)]
-        rest = [blank + text for blank, text in zip(blanks[1:], line[1:], strict=True)]
-        lines.append("  ".join([line[0] + blanks[0], *rest]))
+    for cells in table:
+        blanks = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+        numbers = [blank + cell for blank, cell in zip(blanks[1:], cells[1:], strict=True)]
+        lines.append("  ".join([cells[0] + blanks[0], *numbers]))
     return lines
-
-
-def _cells(text: str) -> int:
-    """Width of a text on a terminal: Chinese characters take two columns, accents none."""
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
 
 
 def check_folds(manifest: Manifest, splits: Splits) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, shown, some
 from clip_pkg.base.files import write_json
-from clip_pkg.config.jsonc import Document, parse
+from clip_pkg.config.jsonc import parse
 from clip_pkg.study.image_folder import is_file, label_of
 
 FOLDER = "class_texts"
@@ -96,7 +96,13 @@ def resolve_class_texts(
             source = f"text_template {text_template!r}"
             notice = f"no class_texts_file: all texts come from {source}"
         return _class_texts(classes, made, source, [notice], prompts_per_class)
-    file = _find(class_texts_file, search_dirs)
+    given = Path(class_texts_file).expanduser()
+    folders = [*search_dirs, *(folder / FOLDER for folder in search_dirs), CHECKOUT / FOLDER]
+    places = [given] if given.is_absolute() else [folder / given for folder in folders]
+    file = next((place.absolute() for place in places if is_file(place)), None)
+    if file is None:
+        tried = ", ".join(dict.fromkeys(shown(place.absolute()) for place in places))
+        raise DataError(f"class_texts_file {class_texts_file!r} was not found; searched {tried}")
     texts, problems = _read(file)
     missing = [name for name in classes if name not in texts]
     known = set(classes)
@@ -109,7 +115,11 @@ def resolve_class_texts(
             f"{shown(file)}: has no {some(missing)}; their texts come from {text_template!r}"
         )
     elif missing:
-        problems += [_missing(name, unused) for name in missing]
+        by_letters = {key.casefold(): key for key in unused}
+        for name in missing:
+            near = difflib.get_close_matches(name.casefold(), by_letters, n=1)
+            hint = f"; the file has '{shown(by_letters[near[0]])}'" if near else ""
+            problems.append(f"class '{shown(name)}' has no text{hint}")
     if problems:
         raise DataErrors(file, problems)
     found = [texts.get(name) or _from_template(name, text_template) for name in classes]
@@ -173,22 +183,6 @@ def _class_texts(
     return ClassTexts(tuple(classes), used, source, tuple(notices))
 
 
-def _places(name: str, search_dirs: Sequence[Path]) -> Iterator[Path]:
-    yield from (folder / name for folder in search_dirs)
-    yield from (folder / FOLDER / name for folder in search_dirs)
-    yield CHECKOUT / FOLDER / name
-
-
-def _find(name: str, search_dirs: Sequence[Path]) -> Path:
-    given = Path(name).expanduser()
-    places = [given] if given.is_absolute() else list(_places(name, search_dirs))
-    for place in places:
-        if is_file(place):
-            return place.absolute()
-    tried = dict.fromkeys(shown(place.absolute()) for place in places)
-    raise DataError(f"class_texts_file {name!r} was not found; searched {', '.join(tried)}")
-
-
 def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Read (prompts by class, problems)."""
     try:
@@ -204,7 +198,8 @@ def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     texts: dict[str, tuple[str, ...]] = {}
     problems = [str(problem) for problem in document.problems]
     for key, value in document.value.items():
-        name, where = label_of(key), _line(document, key)
+        name, place = label_of(key), document.places.get((key,))
+        where = f"line {place.line}: " if place else ""
         if name in texts:
             problems.append(f"{where}class '{shown(name)}' occurs in two spellings")
         prompts = [value] if isinstance(value, str) else value
@@ -215,15 +210,3 @@ def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
             problems.append(f"{where}class '{shown(name)}' has an empty text or list")
         texts[name] = tuple(" ".join(one.split()) for one in prompts)
     return texts, problems
-
-
-def _line(document: Document, key: str) -> str:
-    place = document.places.get((key,))
-    return f"line {place.line}: " if place else ""
-
-
-def _missing(name: str, keys: Sequence[str]) -> str:
-    by_letters = {key.casefold(): key for key in keys}
-    near = difflib.get_close_matches(name.casefold(), by_letters, n=1)
-    hint = f"; the file has '{shown(by_letters[near[0]])}'" if near else ""
-    return f"class '{shown(name)}' has no text{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from dataclasses import dataclass
@@ -127,71 +128,43 @@ def _decoded(image: Image.Image, path: Path) -> DecodedImage:
     kind, mode, frames = image.format or "", image.mode, getattr(image, "n_frames", 1)
     if frames > 1:
         image.seek(0)
-    top = _largest_level(image)
-    inverted = mode in INTEGER_GREY | {"F"} and _photometric(image) == WHITE_IS_ZERO
-    image.load()
-    upright = _upright(image)
-    if mode in INTEGER_GREY:
-        grey, peak = _scaled_integers(np.asarray(upright), top, path)
-    elif mode == "F":
-        grey, peak = _scaled_floats(np.asarray(upright), path), None
-    else:
-        return DecodedImage(_rgb(upright, path), kind, mode, frames)
-    if inverted:
-        grey = 255 - grey
-    return DecodedImage(np.repeat(grey[:, :, None], 3, axis=2), kind, mode, frames, peak)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; invalid EXIF data is ignored."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except SyntaxError:
-        return image
-
-
-def _largest_level(image: Image.Image) -> int:
-    """Level of white in an integer image: TIFF may declare 12 bits, all others have 16."""
+    # TIFF may declare 12 bits, all others have 16; and it may count from white, which Pillow takes
+    # into account for 8-bit images only.
+    white, inverted = MAX_LEVEL_16_BIT, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
         if 8 < bits < 16:
-            return int(2**bits - 1)
-    return MAX_LEVEL_16_BIT
-
-
-def _photometric(image: Image.Image) -> int | None:
-    """Photometric interpretation of a TIFF, which Pillow applies to 8-bit images only."""
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        value = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
-        return None if value is None else int(value)
-    return None
-
-
-def _scaled_integers(
-    levels: NDArray[np.generic], top: int, path: Path
-) -> tuple[NDArray[np.uint8], float]:
-    """Scale 0..`top` to 0..255, rounded; also returns the brightest level as a share of `top`."""
-    low, high = int(levels.min()), int(levels.max())
-    if low < 0 or high > top:
-        raise UnreadableImage(
-            path,
-            f"has levels from {low} to {high}, whose meaning is unknown; save it as 8-bit or "
-            "unsigned 16-bit grey",
-        )
-    scaled = (levels.astype(np.uint32) * 255 + top // 2) // top
-    return scaled.astype(np.uint8), high / top
-
-
-def _scaled_floats(levels: NDArray[np.float32], path: Path) -> NDArray[np.uint8]:
-    """Scale 0..1 to 0..255, rounded; other ranges of floats have no standard meaning."""
-    low, high = float(levels.min()), float(levels.max())
-    if not (low >= 0 and high <= 1):  # written so that NaN fails
-        raise UnreadableImage(
-            path,
-            f"has floating-point levels from {low:g} to {high:g}; only 0 to 1 has a known meaning; "
-            "save it as 8-bit or 16-bit grey",
-        )
-    return np.rint(levels * 255).astype(np.uint8)
+            white = int(2**bits - 1)
+        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+    image.load()
+    upright = image
+    with contextlib.suppress(SyntaxError):  # invalid EXIF data
+        upright = ImageOps.exif_transpose(image)
+    if mode not in INTEGER_GREY | {"F"}:
+        return DecodedImage(_rgb(upright, path), kind, mode, frames)
+    levels = np.asarray(upright)
+    low, high = levels.min(), levels.max()
+    peak = None
+    if mode == "F":
+        if not (low >= 0 and high <= 1):  # written so that NaN fails
+            raise UnreadableImage(
+                path,
+                f"has floating-point levels from {low:g} to {high:g}; only 0 to 1 has a known "
+                "meaning; save it as 8-bit or 16-bit grey",
+            )
+        grey = np.rint(levels * 255).astype(np.uint8)
+    else:
+        if low < 0 or high > white:
+            raise UnreadableImage(
+                path,
+                f"has levels from {low} to {high}, whose meaning is unknown; save it as 8-bit or "
+                "unsigned 16-bit grey",
+            )
+        grey = ((levels.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+        peak = int(high) / white
+    if inverted:
+        grey = 255 - grey
+    return DecodedImage(np.repeat(grey[:, :, None], 3, axis=2), kind, mode, frames, peak)
 
 
 def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:

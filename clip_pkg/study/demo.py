@@ -7,18 +7,16 @@ Alpaydin and C. Kaynak, 1998) as scikit-learn ships it, so nothing is downloaded
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from clip_pkg.base.errors import DataError
+from clip_pkg.base.errors import UserError
 from clip_pkg.base.exit_codes import ExitCode, exit_code
+from clip_pkg.base.files import new_folder
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MAX_IMAGES = 170  # of the first class; scikit-learn has 174 or more of each digit
@@ -33,12 +31,6 @@ def class_counts() -> dict[str, int]:
     return {name: round(MAX_IMAGES * step**digit) for digit, name in enumerate(DIGIT_NAMES)}
 
 
-def digit_image(levels: NDArray[np.float64]) -> Image.Image:
-    """One digit, `levels` [8, 8] in 0..16, as a grey image of 32 × 32 pixels."""
-    grey = np.round(levels * (255 / MAX_LEVEL)).astype(np.uint8)
-    return Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-
-
 def write_digits(folder: Path) -> int:
     """Write `folder/<class>/digit_<number>.png`; returns the number of images.
 
@@ -51,7 +43,8 @@ def write_digits(folder: Path) -> int:
         class_folder.mkdir()
         for position in np.flatnonzero(digits.target == digit)[:count]:
             path = class_folder / f"digit_{position:04d}.png"
-            digit_image(digits.images[position]).save(path)
+            grey = np.round(digits.images[position] * (255 / MAX_LEVEL)).astype(np.uint8)
+            Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
             written += 1
     return written
 
@@ -59,23 +52,12 @@ def write_digits(folder: Path) -> int:
 def make_demo(folder: Path) -> int:
     """Write the demo data to `folder`, completely or not at all; returns the number of images.
 
-    Raises DataError if `folder` exists or cannot be made.
+    Raises UserError if `folder` exists or cannot be made.
     """
     if folder.exists() or folder.is_symlink():
-        raise DataError(f"{folder} already exists; choose a new folder for the demo data")
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        written = write_digits(temporary)
-        temporary.chmod(0o755)  # mkdtemp's folders are private
-        temporary.rename(folder)
-    except OSError as error:
-        raise DataError(f"cannot write the demo data to {folder}: {error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return written
+        raise UserError(f"{folder} already exists; choose a new folder for the demo data")
+    with new_folder(folder) as temporary:
+        return write_digits(temporary)
 
 
 def main(arguments: list[str] | None = None) -> int:

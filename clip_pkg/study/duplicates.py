@@ -17,8 +17,9 @@ camera, frames of a video): it is reported, and not linked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -58,48 +59,39 @@ class Duplicates:
     searched: bool
 
 
-class DisjointSets:
-    """Union-find over 0..count-1; the name of a set is its smallest member."""
+def join(sets: Indices, first: Indices, second: Indices) -> Indices:
+    """Join the sets of `first` and `second` [P], pair by pair.
 
-    def __init__(self, count: int) -> None:
-        self._parent = np.arange(count, dtype=np.int64)
+    `sets` [N] and the result hold the set of each of N members, named by its smallest member.
+    """
+    # Imported late: validating a config does not need it.
+    from scipy.sparse import coo_array  # noqa: PLC0415
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
 
-    def join(self, first: int, second: int) -> None:
-        """Merge the sets of both members."""
-        roots = self._root(first), self._root(second)
-        self._parent[max(roots)] = min(roots)
-
-    def names(self) -> Indices:
-        """[count] set of each member."""
-        while True:
-            above = self._parent[self._parent]
-            if np.array_equal(above, self._parent):
-                return above
-            self._parent = above
-
-    def clusters(self) -> Clusters:
-        """Sets with at least two members."""
-        members: dict[int, list[int]] = defaultdict(list)
-        for index, name in enumerate(self.names().tolist()):
-            members[name].append(index)
-        return tuple(tuple(cluster) for cluster in members.values() if len(cluster) > 1)
-
-    def _root(self, member: int) -> int:
-        parent = self._parent
-        while parent[member] != member:
-            parent[member] = parent[parent[member]]
-            member = int(parent[member])
-        return member
+    edges = (np.ones(len(first)), (sets[first], sets[second]))
+    graph = coo_array(edges, shape=(len(sets), len(sets)))
+    _, components = connected_components(graph, directed=False)
+    _, smallest, inverse = np.unique(components[sets], return_index=True, return_inverse=True)
+    return np.asarray(smallest[inverse], dtype=np.int64)
 
 
-def merge_clusters(count: int, *groups: Sequence[Sequence[int]]) -> Clusters:
+def linked_sets(count: int, clusters: Iterable[Sequence[int]]) -> Indices:
+    """[count] set of each member, see `join`; clusters that share a member are one set."""
+    pairs = [(cluster[0], other) for cluster in clusters for other in cluster[1:]]
+    return join(np.arange(count), *np.transpose(pairs)) if pairs else np.arange(count)
+
+
+def equal_members(keys: Iterable[Hashable]) -> Clusters:
+    """Clusters of at least two indices with equal keys."""
+    places: dict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        places[key].append(index)
+    return tuple(tuple(cluster) for cluster in places.values() if len(cluster) > 1)
+
+
+def merge_clusters(count: int, *groups: Clusters) -> Clusters:
     """Join clusters that share a member."""
-    sets = DisjointSets(count)
-    for clusters in groups:
-        for cluster in clusters:
-            for other in cluster[1:]:
-                sets.join(cluster[0], other)
-    return sets.clusters()
+    return equal_members(linked_sets(count, chain(*groups)).tolist())
 
 
 def find_duplicates(inspections: Sequence[Inspection], labels: Indices) -> Duplicates:
@@ -107,8 +99,8 @@ def find_duplicates(inspections: Sequence[Inspection], labels: Indices) -> Dupli
     count = len(inspections)
     exact = merge_clusters(
         count,
-        _equal([one.digest for one in inspections]),
-        _equal([one.pixel_digest for one in inspections]),
+        equal_members(one.digest for one in inspections),
+        equal_members(one.pixel_digest for one in inspections),
     )
     copies = {index for cluster in exact for index in cluster[1:]}
     distinct = np.array([index for index in range(count) if index not in copies], dtype=np.int64)
@@ -121,7 +113,13 @@ def find_duplicates(inspections: Sequence[Inspection], labels: Indices) -> Dupli
             for cluster in similar_clusters(thumbnails)
         )
     sizes = np.bincount(labels)
-    near = tuple(cluster for cluster in alike if _are_copies(cluster, labels, sizes))
+    # Copies, not similar scenes: few images, at most half of any class.
+    near = tuple(
+        cluster
+        for cluster in alike
+        if len(cluster) <= MAX_COPIES
+        and (2 * np.bincount(labels[list(cluster)], minlength=len(sizes)) <= sizes).all()
+    )
     linked = merge_clusters(count, exact, near)
     unlinked, same = set(alike) - set(near), set(exact)
     return Duplicates(
@@ -133,39 +131,19 @@ def find_duplicates(inspections: Sequence[Inspection], labels: Indices) -> Dupli
     )
 
 
-def _equal(keys: Sequence[Hashable]) -> list[list[int]]:
-    places: dict[Hashable, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        places[key].append(index)
-    return [cluster for cluster in places.values() if len(cluster) > 1]
-
-
-def _are_copies(cluster: Sequence[int], labels: Indices, sizes: Indices) -> bool:
-    """Whether a cluster is copies, not similar scenes: few images, at most half of any class."""
-    if len(cluster) > MAX_COPIES:
-        return False
-    members = np.bincount(labels[list(cluster)], minlength=len(sizes))
-    return bool((2 * members <= sizes).all())
-
-
 def similar_clusters(thumbnails: NDArray[np.uint8]) -> Clusters:
     """Clusters of thumbnails [N, 32, 32] that are alike, directly or through others."""
     flat = thumbnails.reshape(len(thumbnails), -1)
-    sets = DisjointSets(len(flat))
+    sets = np.arange(len(flat))
     for pairs in _candidates(flat):
-        unknown = _apart(pairs, sets)
-        for start in range(0, unknown.shape[1], CHECKED_PAIRS):
-            first, second = _apart(unknown[:, start : start + CHECKED_PAIRS], sets)
+        for start in range(0, pairs.shape[1], CHECKED_PAIRS):
+            first, second = pairs[:, start : start + CHECKED_PAIRS]
+            apart = sets[first] != sets[second]  # joined ones need no comparison
+            first, second = first[apart], second[apart]
             match = are_alike(flat[first], flat[second])
-            for one, other in zip(first[match], second[match], strict=True):
-                sets.join(int(one), int(other))
-    return sets.clusters()
-
-
-def _apart(pairs: Indices, sets: DisjointSets) -> Indices:
-    """Pairs [2, P] that are not in one set yet; joined ones need no comparison."""
-    names = sets.names()
-    return pairs[:, names[pairs[0]] != names[pairs[1]]]
+            if match.any():
+                sets = join(sets, first[match], second[match])
+    return equal_members(sets.tolist())
 
 
 def are_alike(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.base.errors import DataError, DataErrors, shown, some
-from clip_pkg.study.duplicates import Clusters, merge_clusters
+from clip_pkg.study.duplicates import Indices, merge_clusters
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Fold, Splits, missing_classes, splits_hash, unit_numbers
 
@@ -28,6 +28,9 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
     def per_class(indices: NDArray[np.int64]) -> dict[str, int]:
         return dict(zip(manifest.classes, manifest.counts_of(indices).tolist(), strict=True))
 
+    groups: dict[str, list[str]] = {}
+    for path, group in zip(manifest.paths, manifest.groups or (), strict=bool(manifest.groups)):
+        groups.setdefault(group, []).append(path)
     return {
         "schema_version": SCHEMA_VERSION,
         "method": splits.method,
@@ -37,7 +40,8 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
         "splits_hash": splits.hash,
         "classes": list(manifest.classes),
         "linked": [paths(cluster) for cluster in splits.linked],
-        "groups": _groups(manifest),
+        # images of each group (patient), without its name
+        "groups": None if manifest.groups is None else list(groups.values()),
         "folds": [
             {
                 "fold": fold.number,
@@ -71,11 +75,14 @@ def splits_from_json(
     place = {path: index for index, path in enumerate(manifest.paths)}
     problems: list[str] = []
     folds = _folds(value["folds"], place, problems)
-    stored = _stored_links(value, place)
-    clusters = merge_clusters(len(manifest), stored, linked)
+    # clusters of copies that shared a fold when the folds were made
+    stored = value.get("linked", [])
+    if not isinstance(stored, list) or not all(isinstance(one, list) for one in stored):
+        stored = []
+    known = tuple(tuple(place[path] for path in one if path in place) for one in stored)
+    clusters = merge_clusters(len(manifest), known, tuple(map(tuple, linked)))
     if not problems:
-        problems += _coverage_problems(manifest, folds)
-        problems += _torn_units(manifest, folds, clusters)
+        problems += _fold_problems(manifest, folds, unit_numbers(manifest, clusters))
         problems += missing_classes(manifest, folds)
     if problems:
         raise DataErrors(file, problems)
@@ -95,16 +102,6 @@ def splits_from_json(
         hash=made_hash,
         linked=clusters,
     )
-
-
-def _groups(manifest: Manifest) -> list[list[str]] | None:
-    """Images of each group (patient), without its name; None without groups."""
-    if manifest.groups is None:
-        return None
-    members: dict[str, list[str]] = {}
-    for path, group in zip(manifest.paths, manifest.groups, strict=True):
-        members.setdefault(group, []).append(path)
-    return list(members.values())
 
 
 def _read(file: Path) -> Mapping[str, Any]:
@@ -195,15 +192,9 @@ def _indices(
     return np.array(sorted(set(indices)), dtype=np.int64)
 
 
-def _stored_links(value: Mapping[str, Any], place: Mapping[str, int]) -> Clusters:
-    """Clusters of copies that shared a fold when the folds were made."""
-    clusters = value.get("linked", [])
-    if not isinstance(clusters, list) or not all(isinstance(one, list) for one in clusters):
-        return ()
-    return tuple(tuple(place[path] for path in one if path in place) for one in clusters)
+def _fold_problems(manifest: Manifest, folds: Sequence[Fold], units: Indices) -> list[str]:
+    """Images in no fold or several, and groups and clusters of copies that a fold divides."""
 
-
-def _coverage_problems(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
     def names(mask: NDArray[np.bool_]) -> str:
         return some(manifest.paths[index] for index in np.flatnonzero(mask))
 
@@ -218,23 +209,14 @@ def _coverage_problems(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
             problems.append(f"fold {fold.number}: in train and val: {names(seen > 1)}")
         if (seen == 0).any():
             problems.append(f"fold {fold.number}: neither in train nor in val: {names(seen == 0)}")
+        torn = np.intersect1d(units[fold.train], units[fold.val])
+        if len(torn):
+            problems.append(
+                f"fold {fold.number}: {len(torn)} group(s) or clusters of copies are in train and "
+                f"val, such as {names(units == torn[0])}"
+            )
     if len(folds) > 1 and (validated > 1).any():
         problems.append(f"in val of several folds: {names(validated > 1)}")
     if len(folds) > 1 and (validated == 0).any():
         problems.append(f"in val of no fold: {names(validated == 0)}")
-    return problems
-
-
-def _torn_units(manifest: Manifest, folds: Sequence[Fold], linked: Clusters) -> list[str]:
-    """Groups and clusters of copies that a fold divides."""
-    units = unit_numbers(manifest, linked)
-    problems = []
-    for fold in folds:
-        both = np.intersect1d(units[fold.train], units[fold.val])
-        if len(both):
-            torn = [manifest.paths[index] for index in np.flatnonzero(units == both[0])]
-            problems.append(
-                f"fold {fold.number}: {len(both)} group(s) or clusters of copies are in train and "
-                f"val, such as {some(torn)}"
-            )
     return problems

@@ -8,30 +8,14 @@ import io
 import os
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from clip_pkg.base.errors import DataError, shown, some
 from clip_pkg.study.decoding import SUFFIXES
-from clip_pkg.study.image_folder import ListedImage, Listing, check_names, is_file, label_of
+from clip_pkg.study.image_folder import ListedImage, Listing, is_file, label_of
 
 COLUMNS = ("path", "label", "group")
 DELIMITERS = (",", ";", "\t")
-
-
-@dataclass
-class _Table:
-    """Collects the results of reading the lines."""
-
-    file: Path
-    rows: dict[str, ListedImage] = field(default_factory=dict)
-    lines: dict[str, int] = field(default_factory=dict)  # path → its line
-    names: list[tuple[str, str]] = field(default_factory=list)  # (place, label as written)
-    problems: list[str] = field(default_factory=list)
-
-    def place(self, line: int) -> str:
-        """`file:line`."""
-        return f"{shown(self.file.name)}:{line}"
 
 
 def list_table(table_file: Path) -> Listing:
@@ -44,35 +28,57 @@ def list_table(table_file: Path) -> Listing:
         DataError: The file cannot be read as a table. Errors on single lines are in the listing's
             `problems`, with their line numbers.
     """
-    table = _Table(table_file)
-    records = _records(table)
+    listing = Listing(table_file.parent)
+    records = _records(table_file, listing)
     header_line, header = next(records, (1, []))
-    columns, notices = _columns(table, header_line, header)
-    if columns:
-        for line, record in records:
-            _read_row(table, line, record, len(header), columns)
-        if not table.rows and not table.problems:
-            table.problems.append(f"{table.place(header_line)}: no images below the header")
-    problems, case_notices = check_names(table.names)
-    classes = {image.label for image in table.rows.values()}
-    if len(classes) == 1 and not table.problems:
-        problems.append(
+    place = f"{shown(table_file.name)}:{header_line}"
+    columns = _columns(place, header, listing)
+    lines: dict[str, int] = {}  # by path
+    names: list[tuple[str, str]] = []  # (place, label as written)
+    for line, record in records if columns else ():
+        row = f"{shown(table_file.name)}:{line}"
+        if len(record) != len(header):
+            listing.problems.append(
+                f"{row}: has {len(record)} values, the header has {len(header)}"
+            )
+            continue
+        written = record[columns["path"]].strip()
+        label = record[columns["label"]].strip()
+        group = label_of(record[columns["group"]]) if "group" in columns else None
+        names.append((row, label))
+        if group == "":
+            listing.problems.append(
+                f"{row}: the group is empty; either all images have one, or none"
+            )
+        path, reason = _path(table_file.parent, written)
+        if reason:
+            listing.problems.append(f"{row}: {reason}")
+        elif path in lines:
+            listing.problems.append(
+                f"{row}: {shown(written)} is already on line {lines[path]}; keep one of them"
+            )
+        else:
+            lines[path] = line
+            listing.images.append(ListedImage(path, label_of(label), group))
+    classes = {image.label for image in listing.images}
+    if columns and not listing.images and not listing.problems:
+        listing.problems.append(f"{place}: no images below the header")
+    elif len(classes) == 1 and not listing.problems:
+        listing.problems.append(
             f"{shown(table_file.name)}: only one class, '{shown(min(classes))}'; two are needed"
         )
-    images = tuple(sorted(table.rows.values(), key=lambda image: image.path))
-    return Listing(
-        table_file.parent, images, (), (*table.problems, *problems), (*notices, *case_notices)
-    )
+    listing.check_class_names(names)
+    return listing.sort()
 
 
-def _records(table: _Table) -> Iterator[tuple[int, list[str]]]:
+def _records(file: Path, listing: Listing) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, values) of each line that is not blank."""
     try:
-        text = table.file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{shown(table.file)}: is not UTF-8: save it as `CSV UTF-8`") from None
+        raise DataError(f"{shown(file)}: is not UTF-8: save it as `CSV UTF-8`") from None
     except OSError as error:
-        raise DataError(f"{shown(table.file)}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from None
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -81,13 +87,12 @@ def _records(table: _Table) -> Iterator[tuple[int, list[str]]]:
             if any(value.strip() for value in record):
                 yield reader.line_num, record
     except csv.Error as error:
-        table.problems.append(f"{table.place(reader.line_num)}: is not valid CSV: {error}")
+        listing.problems.append(f"{shown(file.name)}:{reader.line_num}: is not valid CSV: {error}")
 
 
-def _columns(table: _Table, line: int, header: list[str]) -> tuple[dict[str, int], list[str]]:
+def _columns(place: str, header: list[str], listing: Listing) -> dict[str, int]:
     """Positions of the known columns; empty if a required one is missing."""
     names = [name.strip().casefold() for name in header]
-    place = table.place(line)
     columns = {name: names.index(name) for name in COLUMNS if name in names}
     problems = [
         f"{place}: column `{name}` occurs {names.count(name)} times"
@@ -106,36 +111,13 @@ def _columns(table: _Table, line: int, header: list[str]) -> tuple[dict[str, int
                 f"{place}: column `{missing}` is missing; the first line names the columns "
                 "path,label or path,label,group"
             )
-    table.problems += problems
-    notices = []
-    if unknown and not problems:
-        notices.append(f"{shown(table.file.name)}: columns {some(unknown, 5)} are ignored")
-    return ({} if problems else columns), notices
-
-
-def _read_row(
-    table: _Table, line: int, record: list[str], width: int, columns: dict[str, int]
-) -> None:
-    place = table.place(line)
-    if len(record) != width:
-        table.problems.append(f"{place}: has {len(record)} values, the header has {width}")
-        return
-    written = record[columns["path"]].strip()
-    label = record[columns["label"]].strip()
-    group = label_of(record[columns["group"]]) if "group" in columns else None
-    table.names.append((place, label))
-    if group == "":
-        table.problems.append(f"{place}: the group is empty; either all images have one, or none")
-    path, reason = _path(table.file.parent, written)
-    if reason:
-        table.problems.append(f"{place}: {reason}")
-    elif path in table.lines:
-        table.problems.append(
-            f"{place}: {shown(written)} is already on line {table.lines[path]}; keep one of them"
-        )
-    else:
-        table.lines[path] = line
-        table.rows[path] = ListedImage(path, label_of(label), group)
+    if problems:
+        listing.problems += problems
+        return {}
+    if unknown:
+        file = place.rpartition(":")[0]
+        listing.notices.append(f"{file}: columns {some(unknown, 5)} are ignored")
+    return columns
 
 
 def _path(root: Path, written: str) -> tuple[str, str]:

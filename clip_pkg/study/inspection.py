@@ -84,30 +84,22 @@ def inspect_file(path: Path) -> Inspection:
     )
 
 
-def inspect_files(
-    root: Path, names: Sequence[str], progress: OnProgress | None = None
-) -> list[Inspection | UnreadableImage]:
-    """Inspect the files `names` in `root`, in parallel; the result is in their order."""
-    return _each_file(inspect_file, root, names, progress)
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file, which is not decoded.
 
-
-def file_digests(
-    root: Path, names: Sequence[str], progress: OnProgress | None = None
-) -> list[str | UnreadableImage]:
-    """sha256 (hex) of the files `names` in `root`, which are not decoded."""
-    return _each_file(_digest, root, names, progress)
-
-
-def _digest(path: Path) -> str:
+    Raises:
+        UnreadableImage: See `read_file`.
+    """
     return hashlib.sha256(read_file(path)).hexdigest()
 
 
-def _each_file(
+def each_file(
     read: Callable[[Path], Found], root: Path, names: Sequence[str], progress: OnProgress | None
 ) -> list[Found | UnreadableImage]:
-    """Call `read` on the files `names` in `root`; `progress` is called from this thread.
+    """Call `read` on the files `names` in `root`, in parallel; the result is in their order.
 
-    Threads are enough: Pillow and hashlib release the interpreter lock while they work.
+    `progress` is called from this thread. Threads are enough: Pillow and hashlib release the
+    interpreter lock while they work.
     """
 
     def attempt(name: str) -> Found | UnreadableImage:

@@ -6,7 +6,7 @@ only in other keys share it, and so do folds if its images do not depend on them
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,18 @@ def pretraining_of(
     own = next(one for one in splits.folds if one.number == fold)
     is_divided = block.is_per_fold and len(own.val) > 0
     images = manifest if unlabelled is None else unlabelled
-    reduced = _reduced(config)
+    whole = dump_canonical(config)
+    reduced = RunConfig.model_validate(
+        {
+            **{key: whole[key] for key in keys_of_pretraining()},
+            "text_encoder_name": "none",
+            "loss": {"type": "ce", "classifier": "linear"},
+            "epochs": block.epochs,
+            "batch_size": block.batch_size,
+            "micro_batch_size": block.micro_batch_size,
+            "augmentation": block.stored_as(config.img_size),
+        }
+    )
     identity = Identity(
         config=config_digest(reduced),
         data=images.fingerprint,
@@ -82,24 +93,21 @@ def seen_before(unlabelled: Manifest, manifest: Manifest, test: Manifest | None)
     Raises DataError if the folder contains test images, which no training may see.
     """
     known = set(unlabelled.digests)
-    tested = [] if test is None else _among(test, known)
-    if tested:
-        raise DataError(
-            f"{len(tested)} test image(s) are in the folder of the pre-training, "
-            f"{shown(unlabelled.data_dir)}: {some(tested)}; remove them from it"
-        )
-    count = len(_among(manifest, known))
+    where = shown(unlabelled.data_dir)
+    if test is not None:
+        pairs = zip(test.paths, test.digests, strict=True)
+        if tested := [path for path, checksum in pairs if checksum in known]:
+            raise DataError(
+                f"{len(tested)} test image(s) are in the folder of the pre-training, {where}: "
+                f"{some(tested)}; remove them from it"
+            )
+    count = sum(checksum in known for checksum in manifest.digests)
     if not count:
         return ""
     return (
-        f"{count} of the {len(manifest)} images are also in {shown(unlabelled.data_dir)}: the "
-        "pre-training sees the pixels of validation images, but never their labels"
+        f"{count} of the {len(manifest)} images are also in {where}: the pre-training sees the "
+        "pixels of validation images, but never their labels"
     )
-
-
-def _among(manifest: Manifest, digests: Set[str]) -> list[str]:
-    pairs = zip(manifest.paths, manifest.digests, strict=True)
-    return [path for path, checksum in pairs if checksum in digests]
 
 
 def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:
@@ -107,22 +115,3 @@ def unlabelled_folder(name: str, beside: Sequence[Path]) -> Path:
     written = Path(name).expanduser()
     places = [written, *(folder / written for folder in beside)]
     return next((place for place in places if place.exists()), written)
-
-
-def _reduced(config: RunConfig) -> RunConfig:
-    """Config of the pre-training alone."""
-    block = config.pretrain
-    assert block is not None, "asked for one"
-    whole = dump_canonical(config)
-    values = {key: whole[key] for key in keys_of_pretraining()}
-    return RunConfig.model_validate(
-        {
-            **values,
-            "text_encoder_name": "none",
-            "loss": {"type": "ce", "classifier": "linear"},
-            "epochs": block.epochs,
-            "batch_size": block.batch_size,
-            "micro_batch_size": block.micro_batch_size,
-            "augmentation": block.stored_as(config.img_size),
-        }
-    )

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
-from clip_pkg.study.identity import Identity, identity_from_json
-from clip_pkg.study.preflight import Preparation, PreparedConfig, audit_json, identity_json
+from clip_pkg.study.identity import identity_from_json
+from clip_pkg.study.preflight import Preparation, PreparedConfig
 
 
 def refuse_folder_in_use(run: RunPaths) -> None:
@@ -30,7 +31,7 @@ def refuse_folder_in_use(run: RunPaths) -> None:
 
 @contextmanager
 def sole_launcher(run: RunPaths) -> Iterator[None]:
-    """Hold the output folder; the operating system lets go of the lock when the process ends."""
+    """Lock the output folder; the operating system releases the lock when the process ends."""
     run.output_dir.mkdir(parents=True, exist_ok=True)
     with _acquired(run):
         run.holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
@@ -61,11 +62,18 @@ def folders_to_replace(
         paths = run.config(prepared.config.name)
         if not paths.root.exists() or not any(paths.root.iterdir()):
             continue
-        reason = _mismatch(paths, prepared.identity)
         if overwrite:
             replaced.append(paths)
-        elif reason:
-            problems.append(f"{paths.root}: {reason}")
+            continue
+        try:
+            found = identity_from_json(json.loads(paths.identity.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            problems.append(f"{paths.root}: it is not empty and holds no run of this program")
+        except (ValueError, TypeError):
+            problems.append(f"{paths.root}: {paths.identity.name} is damaged")
+        else:
+            if differences := prepared.identity.differences(found):
+                problems.append(f"{paths.root}: made with different {', '.join(differences)}")
     if problems:
         raise RunFolderError(
             "\n  ".join(["these folders hold other results, nothing was started:", *problems])
@@ -73,17 +81,6 @@ def folders_to_replace(
             f"{run.replaced}), another --output-dir, or another `name`."
         )
     return replaced
-
-
-def _mismatch(paths: ConfigPaths, identity: Identity) -> str:
-    try:
-        found = identity_from_json(json.loads(paths.identity.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return "it is not empty and holds no run of this program"
-    except (ValueError, TypeError):
-        return f"{paths.identity.name} is damaged"
-    differences = identity.differences(found)
-    return f"made with different {', '.join(differences)}" if differences else ""
 
 
 def set_aside(run: RunPaths, old: Path) -> Path:
@@ -99,9 +96,10 @@ def write_config_files(run: RunPaths, preparation: Preparation) -> None:
     """Write what all folds of each config share."""
     for prepared in preparation.configs:
         paths = run.config(prepared.config.name)
-        # First of all: from here on the folder is known as this run's.
-        write_json(paths.identity, identity_json(prepared))
+        # First: it marks the folder as this run's.
+        write_json(paths.identity, asdict(prepared.identity))
         write_json(paths.config, dump_canonical(prepared.config))
         write_json(paths.folds_info, splits_to_json(prepared.splits, prepared.manifest))
         write_json(paths.class_texts, prepared.texts.to_json())
-        write_json(paths.preflight, audit_json(preparation))
+        audit = preparation.audit.to_json()
+        write_json(paths.preflight, {"notices": list(preparation.notices), **audit})

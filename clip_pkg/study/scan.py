@@ -16,7 +16,13 @@ from clip_pkg.study.decoding import UnreadableImage
 from clip_pkg.study.duplicates import Clusters, find_duplicates
 from clip_pkg.study.image_folder import ListedImage, Listing, list_folder, list_unlabelled
 from clip_pkg.study.image_table import list_table
-from clip_pkg.study.inspection import Inspection, OnProgress, file_digests, inspect_files
+from clip_pkg.study.inspection import (
+    Inspection,
+    OnProgress,
+    each_file,
+    file_digest,
+    inspect_file,
+)
 from clip_pkg.study.manifest import Manifest
 
 
@@ -87,25 +93,26 @@ def scan(
             images with different labels, file names without a group.
     """
     listing = list_images(Path(data_dir))
-    found = inspect_files(listing.root, [image.path for image in listing.images], progress)
-    readable = [
-        (image, one)
-        for image, one in zip(listing.images, found, strict=True)
-        if isinstance(one, Inspection)
-    ]
-    unreadable = [
-        (image.path, one.reason)
-        for image, one in zip(listing.images, found, strict=True)
-        if isinstance(one, UnreadableImage)
-    ]
+    images, inspections, unreadable = _inspected(listing, progress)
     problems = list(listing.problems)
     if skip_unreadable:
-        problems += _emptied_classes(listing, [image for image, _ in readable])
+        before = Counter(image.label for image in listing.images)
+        after = {image.label for image in images}
+        problems += [
+            f"class '{shown(label)}': none of its {count} file(s) can be read"
+            for label, count in sorted(before.items())
+            if label not in after
+        ]
     else:
         problems += [f"{shown(path)}: {reason}" for path, reason in unreadable]
-    images, inspections = [image for image, _ in readable], [one for _, one in readable]
     duplicates = find_duplicates(inspections, _classes_and_labels(images)[1])
-    problems += _contradictions(images, duplicates.exact)
+    for cluster in duplicates.exact:
+        labels = sorted({images[index].label for index in cluster})
+        if len(labels) > 1:
+            problems.append(
+                f"the same image with different labels ({some(labels)}): "
+                f"{some((images[index].path for index in cluster), 10)}; keep the correct one"
+            )
     if problems:
         raise DataErrors(data_dir, problems)
     digests = [one.digest for one in inspections]
@@ -127,16 +134,11 @@ def scan_unlabelled(data_dir: Path, *, progress: OnProgress | None = None) -> Ma
     if not root.is_dir():
         raise DataError(f"{shown(data_dir)}: no such folder of images")
     listing = list_unlabelled(root)
-    found = inspect_files(root, [image.path for image in listing.images], progress)
-    unreadable = [
-        f"{shown(image.path)}: {one.reason}"
-        for image, one in zip(listing.images, found, strict=True)
-        if isinstance(one, UnreadableImage)
-    ]
-    if listing.problems or unreadable:
-        raise DataErrors(data_dir, [*listing.problems, *unreadable])
-    digests = [one.digest for one in found if isinstance(one, Inspection)]
-    return _manifest(root, listing.images, digests)
+    images, inspections, unreadable = _inspected(listing, progress)
+    problems = listing.problems + [f"{shown(path)}: {reason}" for path, reason in unreadable]
+    if problems:
+        raise DataErrors(data_dir, problems)
+    return _manifest(root, images, [one.digest for one in inspections])
 
 
 def known_images(
@@ -157,11 +159,26 @@ def known_images(
     listing = list_images(data_dir)
     wanted = set(paths)
     images = [image for image in listing.images if image.path in wanted]
-    found = file_digests(listing.root, [image.path for image in images], progress)
+    found = each_file(file_digest, listing.root, [image.path for image in images], progress)
     digests = [one for one in found if isinstance(one, str)]
     if len(digests) < len(images):
         raise DataErrors(data_dir, [str(one) for one in found if isinstance(one, UnreadableImage)])
     return _manifest(listing.root, images, digests).grouped(group_pattern)
+
+
+def _inspected(
+    listing: Listing, progress: OnProgress | None
+) -> tuple[list[ListedImage], list[Inspection], list[tuple[str, str]]]:
+    """Readable images with their inspections, and (path, reason) of the others."""
+    found = each_file(inspect_file, listing.root, [one.path for one in listing.images], progress)
+    images, inspections, unreadable = [], [], []
+    for image, one in zip(listing.images, found, strict=True):
+        if isinstance(one, UnreadableImage):
+            unreadable.append((image.path, one.reason))
+        else:
+            images.append(image)
+            inspections.append(one)
+    return images, inspections, unreadable
 
 
 def _classes_and_labels(
@@ -183,25 +200,3 @@ def _manifest(root: Path, images: Sequence[ListedImage], digests: Sequence[str])
         groups=tuple(groups) if groups else None,
         digests=tuple(digests),
     )
-
-
-def _emptied_classes(listing: Listing, readable: Sequence[ListedImage]) -> list[str]:
-    before = Counter(image.label for image in listing.images)
-    after = Counter(image.label for image in readable)
-    return [
-        f"class '{shown(label)}': none of its {count} file(s) can be read"
-        for label, count in sorted(before.items())
-        if not after[label]
-    ]
-
-
-def _contradictions(images: Sequence[ListedImage], exact: Clusters) -> list[str]:
-    problems = []
-    for cluster in exact:
-        labels = sorted({images[index].label for index in cluster})
-        if len(labels) > 1:
-            problems.append(
-                f"the same image with different labels ({some(labels)}): "
-                f"{some((images[index].path for index in cluster), 10)}; keep the correct one"
-            )
-    return problems

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.base.errors import DataError, DataErrors, shown
-from clip_pkg.study.duplicates import Clusters, DisjointSets, Indices
+from clip_pkg.study.duplicates import Clusters, Indices, equal_members, linked_sets
 from clip_pkg.study.manifest import Manifest
 
 MAX_ATTEMPTS = 20  # seeds tried for StratifiedGroupKFold
@@ -65,14 +65,8 @@ class Splits:
 
 def unit_numbers(manifest: Manifest, linked: Sequence[Sequence[int]] = ()) -> Indices:
     """[N] unit of each image; images of one unit must share a fold (one group, or linked)."""
-    sets = DisjointSets(len(manifest))
-    first: dict[str, int] = {}
-    for index, group in enumerate(manifest.groups or ()):
-        sets.join(first.setdefault(group, index), index)
-    for cluster in linked:
-        for other in cluster[1:]:
-            sets.join(cluster[0], other)
-    return sets.names()
+    groups = equal_members(manifest.groups or ())
+    return linked_sets(len(manifest), [*groups, *linked])
 
 
 def missing_classes(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
@@ -112,8 +106,7 @@ def make_splits(
         DataErrors: Classes have too few images, or their groups leave a fold without them.
     """
     units = unit_numbers(manifest, linked)
-    needed = n_splits if use_cv else 2
-    _refuse_scarce_classes(manifest, units, needed, use_cv=use_cv)
+    _refuse_scarce_classes(manifest, units, n_splits if use_cv else None)
     if use_cv:
         fold_of, method = stratified_folds(manifest.labels, units, n_splits, random_state)
         masks = [fold_of == number for number in range(n_splits)]
@@ -179,21 +172,20 @@ def inner_split(
     return train[~held], train[held]
 
 
-def _refuse_scarce_classes(
-    manifest: Manifest, units: Indices, needed: int, *, use_cv: bool
-) -> None:
+def _refuse_scarce_classes(manifest: Manifest, units: Indices, n_splits: int | None) -> None:
+    """Raise DataErrors for classes with too few units; n_splits: None for a hold-out."""
     available = units_per_class(manifest.labels, units)
-    goal = f"{needed} folds" if use_cv else "a training and a validation split"
+    goal = f"{n_splits} folds" if n_splits else "a training and a validation split"
     problems = []
     for name, images, count in zip(manifest.classes, manifest.class_counts, available, strict=True):
-        if count < needed:
+        if count < (n_splits or 2):
             tied = f" in {count} groups that must stay whole" if count < images else ""
             problems.append(
                 f"class '{shown(name)}' has {images} image(s){tied}, too few for {goal}"
             )
     if problems:
         least = int(available.min())
-        lower = f"lower n_splits to at most {least}, " if use_cv and least > 1 else ""
+        lower = f"lower n_splits to at most {least}, " if n_splits and least > 1 else ""
         problems.append(f"{lower}add images, or merge or remove the class".capitalize())
         raise DataErrors(manifest.data_dir, problems)
 
@@ -213,7 +205,7 @@ def stratified_folds(
     The latter may leave a fold without a class; then it runs again with seeds derived from `seed`,
     up to `MAX_ATTEMPTS` times; the last result is returned either way.
 
-    StratifiedGroupKFold assigns one unit after another, which takes half a minute for 100,000. With
+    StratifiedGroupKFold assigns units one by one, which takes half a minute for 100,000. With
     more than `MANY_UNITS` units of which at most `MAX_MIXED` of the images differ in class from the
     first one of their unit, StratifiedKFold divides the units by that class instead; with so many
     units, the differing sizes hardly matter.
@@ -231,7 +223,9 @@ def stratified_folds(
         suffix = "" if len(first) == len(units) else " of units"
         return fold_of[first][unit_of], f"StratifiedKFold{suffix}"
     for attempt in range(MAX_ATTEMPTS):
-        grouped = StratifiedGroupKFold(n_splits, shuffle=True, random_state=_derived(seed, attempt))
+        derived = int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0])
+        state = derived if attempt else seed
+        grouped = StratifiedGroupKFold(n_splits, shuffle=True, random_state=state)
         fold_of = _fold_of(grouped.split(labels, labels, units), len(labels))
         if fold_class_counts(labels, fold_of, n_splits).min() > 0:
             break
@@ -255,7 +249,10 @@ def stratified_holdout(
     smallest, in random order among equals, and held out only if that brings the classes closer to
     their shares; with units of one image, shares are exact up to rounding.
     """
-    unit_of, counts = _unit_counts(labels, units)
+    _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
+    unit_of = np.argsort(np.argsort(first))[inverse]  # [N], numbered by first occurrence
+    counts = np.zeros((len(first), int(labels.max()) + 1), dtype=np.int64)  # [units, C]
+    np.add.at(counts, (unit_of, labels), 1)
     totals = counts.sum(axis=0)
     target = np.clip(np.rint(fraction * totals), np.minimum(1, totals - 1), totals - 1)
     order = np.random.default_rng(seed).permutation(len(counts))
@@ -281,23 +278,8 @@ def stratified_holdout(
     return held[unit_of]
 
 
-def _unit_counts(labels: Indices, units: Indices) -> tuple[Indices, Indices]:
-    """Units numbered by first occurrence [N], and their images per class [U, C]."""
-    _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
-    unit_of = np.argsort(np.argsort(first))[inverse]
-    counts = np.zeros((len(first), int(labels.max()) + 1), dtype=np.int64)
-    np.add.at(counts, (unit_of, labels), 1)
-    return unit_of, counts
-
-
-def _fold_of(folds: object, count: int) -> Indices:
-    assert hasattr(folds, "__iter__")
+def _fold_of(folds: Iterable[tuple[Indices, Indices]], count: int) -> Indices:
     fold_of = np.full(count, -1, dtype=np.int64)
     for number, (_, val) in enumerate(folds):
         fold_of[val] = number
     return fold_of
-
-
-def _derived(seed: int, attempt: int) -> int:
-    """Seed of an attempt; the first one uses `seed` itself."""
-    return int(np.random.SeedSequence([seed, attempt]).generate_state(1)[0]) if attempt else seed

@@ -1,8 +1,8 @@
-"""The unit of work: one training, as a JSON file that any process can carry out.
+"""The unit of work: one training, described by a JSON file that any process can execute.
 
 A task is a fold of a config, its refit on all images, or a pre-training. The launcher writes
-`task.json`; a worker reads it, trains, and writes a `FoldResult` or a `FoldFailure`. Nothing else
-passes between them, so the same files serve a child process, a cluster job and a later rerun.
+`task.json`; a worker reads it, trains, and writes a `FoldResult` or a `FoldFailure`. They share
+nothing else, so child processes, cluster jobs and reruns use the same files.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ FailureKind: TypeAlias = Literal[
 ]
 Record = TypeVar("Record", "FoldResult", "FoldFailure")
 
-ALL_IMAGES = 0  # in place of a fold's number, where no image is held out
+ALL_IMAGES = 0  # instead of a fold's number if no image is held out
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TaskBase(ABC):
-    """What every task has. Paths are absolute.
+    """Fields of every task. Paths are absolute.
 
-    pixel_store: the decoded images; None where they did not fit, and the worker decodes them.
+    pixel_store: the decoded images; None if they did not fit, and the worker decodes them.
     n_images: of the whole image set. micro_batch_size: overrides the config's after a batch did
-    not fit into memory. cache_limit: bytes that all files of `cache_dir` may take, if limited.
-    gpus: how many train the task together.
+    not fit into memory. cache_limit: maximum bytes of all files of `cache_dir`, if limited. gpus:
+    number of GPUs that train the task together.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -59,13 +59,13 @@ class _TaskBase(ABC):
         """Which of the config's trainings it is: `fold 1`, `refit`, or `pre-training`."""
 
     @property
-    @abstractmethod
     def short_title(self) -> str:
-        """The same for a narrow column: `1/5`, `refit`, or `pre`."""
+        """The title for a narrow column: `1/5`, `refit`, or `pre`."""
+        return self.title
 
     @property
     def long_title(self) -> str:
-        """The same in full: `fold 1 of 5`."""
+        """The full title: `fold 1 of 5`, `refit`, or `pre-training`."""
         return self.title
 
     @property
@@ -89,7 +89,7 @@ class _TaskBase(ABC):
 
     @property
     def config_paths(self) -> ConfigPaths:
-        """Files of the config that it belongs to; a pre-training has a folder of its own."""
+        """Files of its config; a pre-training has its own folder."""
         return ConfigPaths(self.run_dir)
 
     @property
@@ -119,8 +119,8 @@ class _TaskBase(ABC):
 class _ModelTaskBase(_TaskBase):
     """A training of the whole model.
 
-    resume_from: a checkpoint that the user named, for a training without one of its own.
-    profile: whether it measures where its time goes. starts_from: `run_dir` of the pre-training
+    resume_from: a checkpoint that the user named, used if the training has none of its own.
+    profile: whether to measure the time of each phase. starts_from: `run_dir` of the pre-training
     whose encoder it starts from. test_manifest_file, test_pixel_store: images that are evaluated
     once, after training.
     """
@@ -175,15 +175,11 @@ class RefitTask(_ModelTaskBase):
     """A config trained on all of its images: no image validates it."""
 
     kind: Literal["refit"] = "refit"
-    # In records, seeds and the ledger, where a fold has its number.
+    # Stands for a fold's number in records, seeds and the ledger.
     fold: ClassVar[int] = ALL_IMAGES
 
     @property
     def title(self) -> str:
-        return "refit"
-
-    @property
-    def short_title(self) -> str:
         return "refit"
 
     @property
@@ -199,8 +195,8 @@ class RefitTask(_ModelTaskBase):
 class PretrainTask(_TaskBase):
     """Trains an image encoder without labels, for folds to start from.
 
-    fold, folds_info_file: whose training images it learns from; `ALL_IMAGES` and None where it
-    learns from all.
+    fold, folds_info_file: the fold whose training images it uses; `ALL_IMAGES` and None if it uses
+    all images.
     """
 
     kind: Literal["pretrain"] = "pretrain"
@@ -234,12 +230,10 @@ Task: TypeAlias = FoldTask | RefitTask | PretrainTask
 class FoldResult:
     """A finished training. Metrics are by history column, None where undefined.
 
-    best_epoch: None where no image was held out to choose it by; `best`, `last` and `untrained`,
-    the scores on held-out images, are empty then.
-    peak_memory_bytes: reserved on the GPU at most; None on a CPU.
-    test: scores on the `n_test` test images of the model that validation chose; empty without
-    test images.
-    A pre-training has the measures of its features in `last`.
+    best_epoch: None without held-out images; then `best`, `last` and `untrained`, the scores on
+    them, are empty. peak_memory_bytes: largest reserved memory of the GPU; None on a CPU. test:
+    scores of the selected model on the `n_test` test images; empty without test images. A
+    pre-training has the measures of its features in `last`.
     """
 
     identity: StoredIdentity
@@ -265,7 +259,7 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class FoldFailure:
-    """Why an attempt ended without a result; `detail` is the traceback, for our own bugs."""
+    """Why an attempt ended without a result; `detail` is the traceback."""
 
     identity: StoredIdentity
     fold: int
@@ -288,34 +282,30 @@ _RECORDS: dict[type[Any], TypeAdapter[Any]] = {
 
 
 def write_record(path: Path, record: FoldResult | FoldFailure) -> None:
-    """Write a result or failure, whole or not at all."""
+    """Write a result or failure atomically."""
     write_json(path, asdict(record))
 
 
 def read_record(kind: type[Record], path: Path) -> Record | None:
     """Read a result or failure; None if there is none.
 
-    Raises RunFolderError when the file is there but is not one of ours.
+    Raises RunFolderError if the file is not a valid one.
     """
-    content = _read(path, {"identity", "fold"})
-    record: Record | None = None if content is None else _validated(_RECORDS[kind], content, path)
+    record: Record | None = _read(path, _RECORDS[kind], {"identity", "fold"})
     return record
 
 
 def write_task(task: Task) -> None:
-    """Write a task into its folder, whole or not at all."""
+    """Write a task into its folder atomically."""
     write_json(task.paths.task, task_to_json(task))
 
 
 def read_task(path: Path) -> Task | None:
     """Read a task file; None if there is none.
 
-    Raises RunFolderError when the file is there but is not one of ours.
+    Raises RunFolderError if the file is not a valid one.
     """
-    content = _read(path, {"identity", "run_dir"})
-    if content is None:
-        return None
-    task: Task = _validated(_TASKS, content if "kind" in content else _from_flags(content), path)
+    task: Task | None = _read(path, _TASKS, {"identity", "run_dir"})
     return task
 
 
@@ -335,26 +325,25 @@ def failure_from_json(content: Any) -> FoldFailure:
     return failure
 
 
-def _read(path: Path, keys: set[str]) -> dict[str, Any] | None:
+def _read(path: Path, adapter: TypeAdapter[Any], keys: set[str]) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not keys <= set(content):
+            raise RunFolderError(
+                f"{path} was not written by this program; move it away and run again"
+            )
+        if adapter is _TASKS and "kind" not in content:
+            content = _from_flags(content)
+        return adapter.validate_json(json.dumps(content))
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error}); move it away and run again"
-        ) from None
-    if not isinstance(content, dict) or not keys <= set(content):
-        raise RunFolderError(f"{path} was not written by this program; move it away and run again")
-    return content
-
-
-def _validated(adapter: TypeAdapter[Any], content: dict[str, Any], path: Path) -> Any:
-    try:
-        return adapter.validate_json(json.dumps(content))
     except ValidationError:
         raise RunFolderError(
             f"{path} was written by another version of this program; move it away and run again"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error}); move it away and run again"
         ) from None
 
 
@@ -373,13 +362,13 @@ def _from_flags(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(task: Task) -> FoldResult | None:
-    """Return the task's result if an earlier run left one that fits, else None."""
+    """The task's result if an earlier run left one with the same identity, else None."""
     result = read_record(FoldResult, task.paths.result)
     return result if result is not None and result.identity == task.identity else None
 
 
 def unfinished(tasks: Sequence[Task]) -> list[Task]:
-    """Return what is still to be trained, pre-trainings only where such a fold starts from them."""
+    """Tasks without a result; pre-trainings only if such a task starts from them."""
     waiting = [task for task in tasks if finished(task) is None]
     needed = {task.starts_from for task in waiting if not isinstance(task, PretrainTask)}
     return [

@@ -49,7 +49,13 @@ def match_test_set(found: ScanResult, training: ScanResult) -> ImageTestSet:
             f"class(es) {some(unknown)} have no training images; the classes in "
             f"{shown(trained.data_dir)} are {some(trained.classes)}"
         )
-    problems += _leaks(test, trained)
+    by_digest = dict(zip(trained.digests, trained.paths, strict=True))
+    problems += [
+        f"{shown(path)}: is also the training image {shown(by_digest[digest])}, so its score would "
+        "be meaningless; remove one of the two"
+        for path, digest in zip(test.paths, test.digests, strict=True)
+        if digest in by_digest
+    ]
     if problems:
         raise DataErrors(test.data_dir, problems)
     number = {name: index for index, name in enumerate(trained.classes)}
@@ -58,42 +64,25 @@ def match_test_set(found: ScanResult, training: ScanResult) -> ImageTestSet:
     notices = list(found.audit.notices)
     if missing := [name for name in trained.classes if name not in test.classes]:
         notices.append(f"no test images of {some(missing)}; their scores are undefined")
-    notices += _near_copies(found, training, manifest)
-    where = shown(test.data_dir)
-    return ImageTestSet(manifest, tuple(f"test images in {where}: {text}" for text in notices))
-
-
-def _leaks(test: Manifest, trained: Manifest) -> list[str]:
-    """Files that are identical to training images."""
-    by_digest = dict(zip(trained.digests, trained.paths, strict=True))
-    return [
-        f"{shown(path)}: is also the training image {shown(by_digest[digest])}, so its score would "
-        "be meaningless; remove one of the two"
-        for path, digest in zip(test.paths, test.digests, strict=True)
-        if digest in by_digest
-    ]
-
-
-def _near_copies(found: ScanResult, training: ScanResult, test: Manifest) -> list[str]:
-    """Warnings about test images that are near copies of training images."""
     first = len(training.inspections)
     duplicates = find_duplicates(
         [*training.inspections, *found.inspections],
-        np.concatenate([training.manifest.labels, test.labels]),
+        np.concatenate([trained.labels, manifest.labels]),
     )
-    copies = [
+    copies = sorted(
         index - first
         for cluster in duplicates.linked
         if min(cluster) < first
         for index in cluster
         if index >= first
-    ]
+    )
     if not duplicates.searched:
-        return ["too many images to search for near copies of training images"]
-    if not copies:
-        return []
-    names = some(test.paths[index] for index in sorted(copies))
-    return [
-        f"{len(copies)} are near copies of training images ({names}), which makes scores on them "
-        "optimistic"
-    ]
+        notices.append("too many images to search for near copies of training images")
+    elif copies:
+        names = some(test.paths[index] for index in copies)
+        notices.append(
+            f"{len(copies)} are near copies of training images ({names}), which makes scores on "
+            "them optimistic"
+        )
+    where = shown(test.data_dir)
+    return ImageTestSet(manifest, tuple(f"test images in {where}: {text}" for text in notices))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from clip_pkg.base.errors import DataError
+from clip_pkg.base.errors import UserError
 from clip_pkg.study import demo
 
 CLASS_TEXTS = Path(__file__).resolve().parents[3] / "class_texts" / "class_texts_digits.json"
@@ -51,11 +51,6 @@ def test_images_are_the_digits_they_are_filed_under(folder: Path) -> None:
                 small = np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=float)
             original = digits.images[position] * 255 / 16
             assert np.corrcoef(small.ravel(), original.ravel())[0, 1] > 0.95
-
-
-def test_no_two_images_are_the_same(folder: Path) -> None:
-    digests = list(contents(folder).values())
-    assert len(set(digests)) == len(digests)
 
 
 def test_the_same_files_come_out_again(folder: Path, tmp_path: Path) -> None:
@@ -105,5 +100,5 @@ def test_an_interrupted_demo_leaves_nothing(
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot write the demo data to .*file/digits"):
+    with pytest.raises(UserError, match="file/digits: cannot be written"):
         demo.make_demo(tmp_path / "file" / "digits")

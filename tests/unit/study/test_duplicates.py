@@ -14,8 +14,9 @@ from PIL import Image
 from clip_pkg.base.errors import DataError
 from clip_pkg.study.duplicates import (
     TILE,
-    DisjointSets,
     are_alike,
+    equal_members,
+    linked_sets,
     merge_clusters,
     similar_clusters,
 )
@@ -142,17 +143,15 @@ def test_handwritten_digits_are_not_glued_together() -> None:
 @given(st.integers(1, 25), st.lists(st.tuples(st.integers(0, 24), st.integers(0, 24)), max_size=30))
 def test_disjoint_sets_agree_with_reachability(count: int, pairs: list[tuple[int, int]]) -> None:
     pairs = [(a % count, b % count) for a, b in pairs]
-    sets = DisjointSets(count)
     reach = np.eye(count, dtype=bool)
     for a, b in pairs:
-        sets.join(a, b)
         reach[a, b] = reach[b, a] = True
     for _ in range(count):
         reach = reach @ reach
-    assert sets.names().tolist() == [int(np.flatnonzero(row)[0]) for row in reach]
+    sets = linked_sets(count, pairs)
+    assert sets.tolist() == [int(np.flatnonzero(row)[0]) for row in reach]
     clusters = {tuple(np.flatnonzero(row).tolist()) for row in reach if row.sum() > 1}
-    assert set(sets.clusters()) == clusters == set(merge_clusters(count, pairs))
-    assert sorted(sets.clusters()) == list(sets.clusters())
+    assert equal_members(sets.tolist()) == tuple(sorted(clusters)) == merge_clusters(count, pairs)
 
 
 @settings(max_examples=25, deadline=None)
