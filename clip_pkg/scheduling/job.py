@@ -11,7 +11,7 @@ from typing import Protocol
 
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.study.tasks import FoldFailure, Task, write_record, write_task
-from clip_pkg.training.worker import Placement
+from clip_pkg.training.worker import TaskPlacement
 
 
 @dataclass(frozen=True, order=True)
@@ -131,10 +131,10 @@ class Assignment:
         return "+".join(slot.device.log_tag for slot in self.slots)
 
     @property
-    def place(self) -> Placement:
+    def place(self) -> TaskPlacement:
         """Where a worker runs it."""
         ids = "+".join(slot.device.id for slot in self.slots)
-        return Placement(self.device.torch_name, ids, self.threads, str(self.log_file))
+        return TaskPlacement(self.device.torch_name, ids, self.threads, str(self.log_file))
 
 
 class Job(Protocol):

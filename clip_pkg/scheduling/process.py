@@ -20,7 +20,7 @@ from clip_pkg.scheduling.devices import Device, child_environment
 from clip_pkg.scheduling.job import Assignment, JobState, record_failure, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
 from clip_pkg.study.tasks import FoldFailure, failure_from_json, failure_of, finished, read_record
-from clip_pkg.training.worker import Placement
+from clip_pkg.training.worker import TaskPlacement
 
 
 class Worker(ChildProcess):
@@ -31,7 +31,7 @@ class Worker(ChildProcess):
             "clip_pkg.training.worker", "--serve", env=child_environment(devices, os.environ)
         )
 
-    def send(self, task_file: str | Path, place: Placement) -> None:
+    def send(self, task_file: str | Path, place: TaskPlacement) -> None:
         """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`."""
         self.write({"task_file": str(task_file), "place": asdict(place)})
 

@@ -31,7 +31,7 @@ from clip_pkg.scheduling.ray_cluster import Cluster, Layout, connect, lay_out
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.study.identity import PACKAGE
 from clip_pkg.study.tasks import FoldFailure, Task, failure_from_json, failure_of, finished
-from clip_pkg.training.worker import Placement
+from clip_pkg.training.worker import TaskPlacement
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
 PLACE = "ray"  # and a number: the ids of places
@@ -79,7 +79,7 @@ def run_on_node(request: Mapping[str, Any]) -> dict[str, Any]:
     elif request["has_gpu"]:
         with Path(request["log_file"]).open("a", encoding="utf-8") as log:
             log.write(f"NOTE: Ray gave a GPU of {host}, but there is no CUDA device\n")
-    place = Placement(
+    place = TaskPlacement(
         devices[0].torch_name, "+".join(names), request["threads"], request["log_file"]
     )
     worker = Worker(devices)

@@ -25,7 +25,7 @@ from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.files import write_text
 from clip_pkg.scheduling.devices import find_devices, has_nvidia_library
 from clip_pkg.study.tasks import FailureKind, Task, failure_of, read_task, write_record
-from clip_pkg.training.worker import Placement, run_task
+from clip_pkg.training.worker import TaskPlacement, run_task
 
 REQUEUE_SIGNAL = signal.SIGUSR2  # NCCL may use SIGUSR1
 STOP_SIGNAL = signal.SIGINT  # not SIGTERM, which Slurm itself sends in several cases
@@ -152,7 +152,7 @@ def job_id(environment: Mapping[str, str]) -> str:
     return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
 
 
-def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[Placement | None, str]:
+def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[TaskPlacement | None, str]:
     """Return the placement of this job and a notice; None if it must not train.
 
     A GPU that Slurm allocated but that does not work is an error: training on the CPU must not
@@ -162,7 +162,7 @@ def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[Placement 
     for name in ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
         if environment.get(name, "").isdecimal():
             threads = int(environment[name])
-    place = Placement("cpu", "slurm", threads, str(log_file))
+    place = TaskPlacement("cpu", "slurm", threads, str(log_file))
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     if not visible or visible == "NoDevFiles":
         return place, ""

@@ -2,59 +2,49 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.errors import DataError
 from clip_pkg.base.paths import FoldPaths
-from clip_pkg.config.pretraining import LarsConfig
-from clip_pkg.config.schema import RunConfig
-from clip_pkg.data.augmentation import Augmentation, LabelMixing
+from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import EvalBatches, TrainBatches
-from clip_pkg.data.image_decoder import ImageDecoder
-from clip_pkg.data.pixel_sources import HostImages, PixelSource, open_pixels
-from clip_pkg.data.pixel_store import PixelStore, store_size
+from clip_pkg.data.pixel_sources import PixelSource, open_pixels
 from clip_pkg.data.sampling import derive_seed
 from clip_pkg.data.text_cache import TextCache
-from clip_pkg.data.two_views import SimClrViews, TwoViewBatches
 from clip_pkg.losses.class_weights import class_weights
 from clip_pkg.losses.contract import Objective
-from clip_pkg.losses.registry import build_two_view_loss
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.classifier import objective_for
-from clip_pkg.models.image_encoder import ImageEncoder, build_image_encoder
 from clip_pkg.models.image_text import ImageTextModel, build_model
-from clip_pkg.models.precision import Precision, choose_precision, flushed_denormals
+from clip_pkg.models.precision import Precision, flushed_denormals
 from clip_pkg.models.state_dicts import load_strictly
 from clip_pkg.study.class_texts import ClassTexts
-from clip_pkg.study.folds_info import splits_from_json
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.splits import Splits, inner_split, undivided
-from clip_pkg.study.tasks import ModelTask, PretrainTask, RefitTask, Task
+from clip_pkg.study.splits import inner_split
+from clip_pkg.study.tasks import ModelTask, PretrainTask, Task
 from clip_pkg.training.banner import fold_notices
 from clip_pkg.training.batch_norm import share_statistics
+from clip_pkg.training.build_pretraining import build_pretraining
 from clip_pkg.training.compilation import Shapes, compile_image_encoder
 from clip_pkg.training.fold import EvalSplit, FoldLearner
 from clip_pkg.training.frozen_features import features_fit, sees_the_same_images
 from clip_pkg.training.image_forward import Embed, MicroBatches, WholeBatch, micro_batch_sizes
-from clip_pkg.training.optimisation import Optimisation
-from clip_pkg.training.pretraining import (
-    LARS_BATCH,
-    EncoderLearner,
-    ViewsModel,
-    optimizer_factory,
+from clip_pkg.training.inputs import (
+    augmentation_of,
+    host_images,
+    precision_of,
+    read_manifest,
+    splits_of,
 )
-from clip_pkg.training.pretraining_measures import label_probe
+from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import FoldProfiler, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.step import TrainingStep
@@ -80,7 +70,7 @@ def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
     """
     state = state_to_resume(task)
     if isinstance(task, PretrainTask):
-        trainer = _build_pretraining(task, device, state)
+        trainer = build_pretraining(task, device, state)
     else:
         trainer = _build_fold(task, device, ranks, state)
     if state is not None:
@@ -96,7 +86,7 @@ def _build_fold(
     # Images, texts and folds.
     manifest = read_manifest(task.manifest_file)
     texts = ClassTexts.from_json(json.loads(task.class_texts_file.read_text(encoding="utf-8")))
-    splits = _splits(task, manifest)
+    splits = splits_of(task, manifest)
     fold = next(fold for fold in splits.folds if fold.number == task.fold)
     train_indices, inner_indices = fold.train, None
     if config.inner_val_fraction > 0:
@@ -120,8 +110,8 @@ def _build_fold(
     )
 
     # Pixels and batches; after the model, because pixels may take a share of the remaining memory.
-    pixels = open_pixels(_host_images(task.pixel_store, config, manifest, ranks), device)
-    augmentation = _augmentation(config, model.image_encoder, device, precision)
+    pixels = open_pixels(host_images(task.pixel_store, config, manifest, ranks), device)
+    augmentation = augmentation_of(config, model.image_encoder, device, precision)
     batches = TrainBatches(
         pixels,
         manifest.labels,
@@ -164,7 +154,7 @@ def _build_fold(
     test, sources = None, [pixels]
     if task.test_manifest_file is not None:
         test_images = read_manifest(task.test_manifest_file)
-        store = _host_images(task.test_pixel_store, config, test_images, ranks)
+        store = host_images(task.test_pixel_store, config, test_images, ranks)
         sources.append(open_pixels(store, device, resident=False))  # they are read only once
         test = split("test", np.arange(len(test_images)), test_images, sources[-1])
 
@@ -316,197 +306,9 @@ def _build_model(
         share_statistics(model.image_encoder)
     if config.activation_checkpointing:
         model.image_encoder.recompute_activations()
-    precision = _precision(config, device, model.image_encoder)
+    precision = precision_of(config, device, model.image_encoder)
     model = model.to(memory_format=precision.memory_format)
     objective = objective_for(config, class_counts.tolist(), model.vocabulary_size).to(device)
     for module in (model, objective):
         ranks.copy_from_leader([*module.parameters(), *module.buffers()])
     return model, objective, precision
-
-
-def _build_pretraining(
-    task: PretrainTask, device: torch.device, state: Mapping[str, Any] | None
-) -> Trainer:
-    started, config = time.monotonic(), task.config
-    block = config.pretrain
-    assert block is not None, "the task is a pre-training"
-
-    # Images.
-    manifest = read_manifest(task.manifest_file)
-    splits = _splits(task, manifest)
-    indices = next(fold for fold in splits.folds if fold.number == task.fold).train
-    if len(indices) < block.loss.smallest_batch:
-        raise DataError(
-            f"{task.display_name}: {len(indices)} images make no batch; the loss needs at least "
-            f"{block.loss.smallest_batch}"
-        )
-
-    # Model and loss. The encoder has the initial weights of a fold without a pre-training; those of
-    # a checkpoint replace any, so that no weights file is needed.
-    torch.manual_seed(derive_seed(config.random_state, task.fold, "initial weights"))
-    encoder = build_image_encoder(
-        config.image_encoder if state is None else config.image_encoder.untrained,
-        img_size=config.img_size,
-        weights_dir=Path(config.weights_dir).expanduser() if config.weights_dir else None,
-        stem=config.stem,
-    )
-    model = ViewsModel(encoder, block.projection).train()
-    if state is not None:
-        load_strictly(model, state["model"], source="the checkpoint")
-    if config.activation_checkpointing:
-        model.image_encoder.recompute_activations()
-    precision = _precision(config, device, model.image_encoder)
-    model = model.to(device).to(memory_format=precision.memory_format)
-    slow = None
-    if block.queue is not None:
-        slow = copy.deepcopy(model).requires_grad_(requires_grad=False)
-    loss = build_two_view_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
-
-    # Pixels and batches. Stored squares have the size of the config's augmentation.
-    pixels = open_pixels(_host_images(task.pixel_store, config, manifest), device)
-    augmentation = _augmentation(config, model.image_encoder, device, precision)
-    batches = TwoViewBatches(
-        pixels,
-        manifest.labels,
-        indices,
-        batch_size=config.batch_size,
-        views=(
-            augmentation
-            if block.augmentation == "standard"
-            else SimClrViews(
-                img_size=config.img_size,
-                mean=model.image_encoder.mean,
-                std=model.image_encoder.std,
-                smallest_crop=block.smallest_crop,
-                horizontal_flip=config.horizontal_flip is not False,
-                vertical_flip=config.vertical_flip,
-                device=device,
-                memory_format=precision.memory_format,
-            )
-        ),
-        seed=config.random_state,
-        fold=task.fold,
-    )
-    probe = label_probe(
-        config,
-        pixels,
-        manifest,
-        splits,
-        indices=indices,
-        augmentation=augmentation,
-        fold=task.fold,
-    )
-
-    # Optimisation and step. With a slow copy each view is a batch of its own, never split up.
-    rate, steps = block.optimizer.learning_rate, len(batches) * config.epochs
-    if isinstance(block.optimizer, LarsConfig):
-        rate = rate * batches.batch_size / LARS_BATCH
-    optimisation = Optimisation(
-        model.parameter_groups(rate, block.optimizer.weight_decay),
-        precision=precision,
-        total_steps=steps,
-        warmup_steps=len(batches) * block.optimizer.warmup_epochs,
-        grad_clip_norm=block.grad_clip_norm,
-        optimizer=optimizer_factory(block),
-    )
-    max_images = None
-    if slow is None and task.images_at_once < config.batch_size:
-        max_images = 2 * task.images_at_once  # two views of each
-    embed: Embed = WholeBatch(model, precision)
-    if max_images is not None:
-        embed = MicroBatches(model, model.head, precision, max_images=max_images)
-    notices = []
-    if batches.batch_size < config.batch_size:
-        notices.append(
-            f"The pre-training has {len(indices)} images, fewer than its batch_size of "
-            f"{config.batch_size}: every batch was all of them."
-        )
-    compiled = compile_image_encoder(  # not the slow copy
-        config.compile,
-        model,
-        precision,
-        Shapes(
-            micro_batch_sizes(batches.batch_size * (2 if slow is None else 1), max_images),
-            None if probe is None else probe.fitted.batch_size,
-            config.img_size,
-        ),
-        steps=steps,
-        ranks=ALONE,
-    )
-    if compiled is not None:
-        notices.append(compiled)
-
-    learner = EncoderLearner(
-        task=task,
-        block=block,
-        model=model,
-        slow=slow,
-        loss=loss,
-        embed=embed,
-        optimisation=optimisation,
-        precision=precision,
-        batches=batches,
-        probe=probe,
-        images=indices,
-        peak_rate=rate,
-    )
-    return Trainer(
-        task=task,
-        learner=learner,
-        device=device,
-        precision=precision,
-        pixels=[pixels],
-        started=started,
-        notices=notices,
-    )
-
-
-def read_manifest(path: Path) -> Manifest:
-    return Manifest.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _splits(task: Task, manifest: Manifest) -> Splits:
-    """Folds of a task; one of all images if none is held out."""
-    if isinstance(task, RefitTask) or task.folds_info_file is None:
-        return undivided(manifest)
-    return splits_from_json(task.folds_info_file, manifest)
-
-
-def _precision(config: RunConfig, device: torch.device, encoder: ImageEncoder) -> Precision:
-    return choose_precision(
-        device,
-        encoder,
-        img_size=config.img_size,
-        use_amp=config.use_amp,
-        amp_dtype=config.amp_dtype,
-    )
-
-
-def _augmentation(
-    config: RunConfig, encoder: ImageEncoder, device: torch.device, precision: Precision
-) -> Augmentation:
-    return Augmentation(
-        config.augmentation,
-        img_size=config.img_size,
-        mean=encoder.mean,
-        std=encoder.std,
-        horizontal_flip=config.flips_horizontally,
-        vertical_flip=config.vertical_flip,
-        device=device,
-        memory_format=precision.memory_format,
-    )
-
-
-def _host_images(
-    store: Path | None, config: RunConfig, manifest: Manifest, ranks: Ranks = ALONE
-) -> HostImages:
-    """Open the pixel store; without one, decode in this process."""
-    if store is not None:
-        return PixelStore.open(store, manifest)
-    workers = min(config.num_workers, usable_cores())
-    # Every rank reads whole batches, so every rank decodes them.
-    return ImageDecoder(
-        manifest,
-        store_size(config.img_size, config.augmentation),
-        workers=max(1, workers // ranks.size) if workers else 0,
-    )

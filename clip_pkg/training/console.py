@@ -15,7 +15,7 @@ from clip_pkg.base.files import write_json
 from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.study.progress import Progress
 from clip_pkg.training.history import finite_or_none
-from clip_pkg.training.loss_scores import EpochScores
+from clip_pkg.training.loss_scores import MeanScores
 
 RULE = "=" * 70
 SECONDS_BETWEEN_LINES = 30.0  # within a long epoch
@@ -71,7 +71,7 @@ class Console(LogLines):
         started = logged = time.monotonic()
         prefix = self._prefix(name)
 
-        def on_step(done: int, fetch: Callable[[], EpochScores] | None = None) -> None:
+        def on_step(done: int, fetch: Callable[[], MeanScores] | None = None) -> None:
             nonlocal logged
             now = time.monotonic()
             if now - self._updated >= SECONDS_BETWEEN_UPDATES or done == steps:
@@ -84,11 +84,11 @@ class Console(LogLines):
 
         return on_step
 
-    def phase_done(self, name: str, *, steps: int, seconds: float, scores: EpochScores) -> None:
+    def phase_done(self, name: str, *, steps: int, seconds: float, scores: MeanScores) -> None:
         """Write the finished bar of a phase."""
         self.line(_bar(self._prefix(name), steps, steps, seconds, self._postfix(scores)))
 
-    def score_line(self, split: str, scores: EpochScores, mean_ap: float | None = None) -> str:
+    def score_line(self, split: str, scores: MeanScores, mean_ap: float | None = None) -> str:
         """`Val Loss: …, Val Acc: …, Val mAP: …`; accuracy in percent, as is `mean_ap`."""
         assert scores.accuracy is not None, "something is predicted"
         line = f"{split} Loss: {self._loss(scores)}, {split} Acc: {100 * scores.accuracy:.2f}%"
@@ -105,7 +105,7 @@ class Console(LogLines):
     def _prefix(self, phase: str) -> str:
         return f"Epoch {self._epoch} [Train]" if phase == "train" else f"[{phase.capitalize()}]"
 
-    def _loss(self, scores: EpochScores) -> str:
+    def _loss(self, scores: MeanScores) -> str:
         if len(scores.terms) < 2:
             return f"{scores.loss:.4f}"
         parts = ", ".join(
@@ -113,7 +113,7 @@ class Console(LogLines):
         )
         return f"{scores.loss:.4f} ({parts})"
 
-    def _postfix(self, scores: EpochScores | None) -> str:
+    def _postfix(self, scores: MeanScores | None) -> str:
         if scores is None:
             return ""
         values = [f"loss={scores.loss:.4f}"]

@@ -21,7 +21,7 @@ from clip_pkg.metrics.classification import classification_metrics, history_scor
 from clip_pkg.models.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision
-from clip_pkg.training.loss_scores import EpochScores, RunningScores
+from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import Phases, fetched, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
@@ -31,7 +31,7 @@ AnyBatch = TypeVar("AnyBatch")
 
 
 # Returns the means so far; waits for the device.
-Fetch: TypeAlias = Callable[[], EpochScores]
+Fetch: TypeAlias = Callable[[], MeanScores]
 # Called after each training step with the number of steps done, its loss, and the means so far.
 OnStep: TypeAlias = Callable[[int, LossOutput, Fetch], None]
 
@@ -44,7 +44,7 @@ class Evaluation:
     position in the manifest.
     """
 
-    scores: EpochScores
+    scores: MeanScores
     probabilities: NDArray[np.float64]
     targets: NDArray[np.int64]
     index: NDArray[np.int64]
@@ -70,7 +70,7 @@ def train_epoch(
     device: torch.device,
     phases: Phases = unmeasured,
     on_step: OnStep | None = None,
-) -> EpochScores:
+) -> MeanScores:
     """Train on every batch once.
 
     take_step: trains on a batch and adds its scores.

@@ -42,7 +42,7 @@ from clip_pkg.training.cuda_graph import (
 from clip_pkg.training.epoch import Evaluation, evaluate
 from clip_pkg.training.frozen_features import FeatureRows, Unchanged
 from clip_pkg.training.history import History
-from clip_pkg.training.loss_scores import EpochScores, RunningScores
+from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Diverged
 from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.step import TrainingStep
@@ -311,7 +311,7 @@ class FoldLearner(Learner):
         ]
 
     def log_epoch(
-        self, console: Console, train: EpochScores, row: Columns, *, improved: bool
+        self, console: Console, train: MeanScores, row: Columns, *, improved: bool
     ) -> None:
         lines = ["", console.score_line("Train", train)]
         if self._last is not None:

@@ -17,7 +17,7 @@ TERM, STATISTIC = "term:", "statistic:"
 
 
 @dataclass(frozen=True)
-class EpochScores:
+class MeanScores:
     """Means over samples.
 
     loss: the total. terms: its unweighted terms. statistics: as in `LossOutput`. accuracy: a
@@ -45,7 +45,7 @@ class EpochScores:
 
 
 class RunningScores:
-    """`EpochScores` of the batches so far; sums stay on the device and are fetched once."""
+    """`MeanScores` of the batches so far; sums stay on the device and are fetched once."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -63,7 +63,7 @@ class RunningScores:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += count
 
-    def fetch(self) -> EpochScores:
+    def fetch(self) -> MeanScores:
         """Means so far. Waits for the device."""
         values = torch.stack(list(self._sums.values())).tolist()
         means = {name: value / self._count for name, value in zip(self._sums, values, strict=True)}
@@ -71,4 +71,4 @@ class RunningScores:
         def named(kind: str) -> dict[str, float]:
             return {n.removeprefix(kind): mean for n, mean in means.items() if n.startswith(kind)}
 
-        return EpochScores(means["loss"], named(TERM), named(STATISTIC), means.get("correct"))
+        return MeanScores(means["loss"], named(TERM), named(STATISTIC), means.get("correct"))

@@ -32,7 +32,7 @@ from clip_pkg.training.banner import setting_lines
 from clip_pkg.training.console import Console
 from clip_pkg.training.history import History
 from clip_pkg.training.image_forward import Embed
-from clip_pkg.training.loss_scores import EpochScores, RunningScores
+from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Diverged, Groups, Optimisation, fused_adamw
 from clip_pkg.training.pretraining_measures import (
     LABEL_COLUMNS,
@@ -206,7 +206,7 @@ class EncoderLearner(Learner):
         return {**measures, **scores}
 
     def log_epoch(
-        self, console: Console, train: EpochScores, row: Columns, *, improved: bool
+        self, console: Console, train: MeanScores, row: Columns, *, improved: bool
     ) -> None:
         measures = _words({name: row[name] for name in TAGS})
         console.epoch_done([f"Train Loss: {train.loss:.4f}, {measures}"], row["probe_acc"])
@@ -246,9 +246,6 @@ class EncoderLearner(Learner):
         if self.slow is not None:
             self.slow.load_state_dict(state["slow"])
 
-    def final_notices(self) -> list[str]:
-        return [] if self._collapse is None else [self._collapse]
-
     def finish(self, console: Console, history: History, best_epoch: int | None) -> dict[str, Any]:
         """Write the encoder; its measures are those of the last epoch."""
         encoder = _on_cpu(self.model.image_encoder.state_dict())
@@ -265,6 +262,7 @@ class EncoderLearner(Learner):
             "best": {},
             "last": {name: row[name] for name in ("train_loss", *TAGS)},
             "chosen_on": "no image",
+            "notices": [] if self._collapse is None else [self._collapse],
         }
 
 

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -102,34 +103,28 @@ class Stopwatch:
             torch.cuda.synchronize(self._device)
 
 
+@dataclass(eq=False)
 class FoldProfiler:
     """Traces the end of the first epoch of an attempt, and measures the epochs after it.
 
     The first epoch is not measured, unless it is the only one: torch chooses kernels and allocates
-    memory in it, and the trace slows it down. Of several ranks only the first is measured: all do
+    memory in it, and the trace slows it down. With several ranks only the first is measured: all do
     the same at the same time, and each phase includes waiting for the others.
 
     steps: per epoch. images: per epoch. epochs_done: by earlier attempts.
     """
 
-    def __init__(
-        self,
-        task: ModelTask,
-        device: torch.device,
-        *,
-        ranks: int,
-        steps: int,
-        images: int,
-        epochs_done: int,
-    ) -> None:
-        self._task = task
-        self.phases = Stopwatch(device)
-        self._device = device
-        self._ranks = ranks
-        self._steps = steps
-        self._images = images
-        self._traced_epoch = epochs_done + 1
-        is_last = self._traced_epoch == task.config.epochs
+    task: ModelTask
+    device: torch.device
+    ranks: int
+    steps: int
+    images: int
+    epochs_done: int
+
+    def __post_init__(self) -> None:
+        self.phases = Stopwatch(self.device)
+        self._traced_epoch = self.epochs_done + 1
+        is_last = self._traced_epoch == self.task.config.epochs
         self._first_counted = self._traced_epoch + (0 if is_last else 1)
         self._trace: profile | None = None
         self._is_tracing = False
@@ -145,16 +140,16 @@ class FoldProfiler:
     def before_epoch(self, epoch: int) -> None:
         if epoch == self._first_counted:
             self.phases.start()
-        if epoch == self._traced_epoch and self._steps <= TRACED_STEPS:
+        if epoch == self._traced_epoch and self.steps <= TRACED_STEPS:
             self._begin_trace()
 
     def after_step(self, epoch: int, done: int) -> None:
         """Begin or end the trace, if this is the step; `done` counts from 1."""
         if epoch != self._traced_epoch:
             return
-        if done == self._steps - TRACED_STEPS:
+        if done == self.steps - TRACED_STEPS:
             self._begin_trace()
-        if done == self._steps:
+        if done == self.steps:
             self._end_trace()
 
     def finish(self, epoch: int) -> list[str]:
@@ -162,7 +157,7 @@ class FoldProfiler:
 
         epoch: the last one.
         """
-        task = self._task
+        task = self.task
         if self._trace is None or epoch < self._first_counted:
             return ["NOTE: --profile found no epoch left to measure"]
         total, seconds = self.phases.read()
@@ -170,14 +165,14 @@ class FoldProfiler:
         found = FoldProfile(
             config=task.name,
             fold=task.fold,
-            device=str(self._device),
+            device=str(self.device),
             first_epoch=self._first_counted,
             last_epoch=epoch,
-            steps=self._steps * epochs,
-            images=self._images * epochs,
+            steps=self.steps * epochs,
+            images=self.images * epochs,
             total_seconds=total,
             seconds=seconds,
-            ranks=self._ranks,
+            ranks=self.ranks,
         )
         trace = task.config_paths.trace(task.fold)
         trace.parent.mkdir(parents=True, exist_ok=True)
@@ -192,13 +187,13 @@ class FoldProfiler:
             "",
             found.title,
             *(f"  {name:<14}{text:>12} s {share:>6} %" for name, text, share in found.rows()),
-            f"Trace of {min(self._steps, TRACED_STEPS)} step(s){found.whose}: {trace}",
+            f"Trace of {min(self.steps, TRACED_STEPS)} step(s){found.whose}: {trace}",
         ]
 
     def _begin_trace(self) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it reports each start and stop
         activities = [ProfilerActivity.CPU]
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
         self._trace = profile(activities=activities)
         self._trace.start()

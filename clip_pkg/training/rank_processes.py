@@ -38,8 +38,8 @@ from clip_pkg.study.tasks import (
 )
 from clip_pkg.training.worker import (
     EXIT_CODES,
-    Placement,
     StopRequest,
+    TaskPlacement,
     TaskReport,
     attempt,
     train_here,
@@ -54,7 +54,7 @@ SECONDS_TO_FOLLOW = 5.0  # for the other ranks, once one has ended
 SECONDS_TO_DIE = 30.0
 
 
-def train_on_ranks(task: Task, place: Placement, stream: TextIO, stop: Stop) -> TaskReport:
+def train_on_ranks(task: Task, place: TaskPlacement, stream: TextIO, stop: Stop) -> TaskReport:
     """Train a fold in `task.gpus` processes.
 
     place: of the first rank; the others use the devices after it. stream: a file for the output of
@@ -104,7 +104,9 @@ def train_on_ranks(task: Task, place: Placement, stream: TextIO, stop: Stop) -> 
     return TaskReport("failed", failure)
 
 
-def _start_rank(task: Task, place: Placement, rank: int, port: int, stream: TextIO) -> ChildProcess:
+def _start_rank(
+    task: Task, place: TaskPlacement, rank: int, port: int, stream: TextIO
+) -> ChildProcess:
     process = ChildProcess(
         "clip_pkg.training.rank_processes",
         output=stream.fileno(),
@@ -155,7 +157,7 @@ def main() -> int:
     # A rank must not outlive the process that started it.
     messages = listen(lambda: os._exit(EXIT_CODES["failed"]))
     message = messages.get()
-    task, place = task_from_json(message["task"]), Placement(**message["place"])
+    task, place = task_from_json(message["task"]), TaskPlacement(**message["place"])
     assert not isinstance(task, PretrainTask), "pre-trainings have one process"
     stop = StopRequest()
 

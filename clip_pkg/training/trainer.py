@@ -30,7 +30,7 @@ from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
 from clip_pkg.training.epoch import Fetch, OnStep, train_epoch
 from clip_pkg.training.history import History
-from clip_pkg.training.loss_scores import EpochScores, RunningScores
+from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import FoldProfiler, Phases, unmeasured
 from clip_pkg.training.ranks import ALONE, Ranks
@@ -119,7 +119,7 @@ class Learner(ABC):
 
     @abstractmethod
     def log_epoch(
-        self, console: Console, train: EpochScores, row: Columns, *, improved: bool
+        self, console: Console, train: MeanScores, row: Columns, *, improved: bool
     ) -> None:
         """Write the log lines of an evaluated epoch."""
 
@@ -133,15 +133,11 @@ class Learner(ABC):
 
     @abstractmethod
     def finish(self, console: Console, history: History, best_epoch: int | None) -> dict[str, Any]:
-        """Write the final files; returns fields of `FoldResult`."""
+        """Write the final files; returns fields of `FoldResult`; its notices are added."""
 
     def prepare(self, console: Console, stop: Stop) -> None:
         """Compute what all epochs share."""
         del console, stop
-
-    def final_notices(self) -> list[str]:
-        """Notices known only at the end."""
-        return []
 
     def before_first_step(self, epoch: int) -> str | None:
         """Prepare the training step; returns a notice. epoch: the next one."""
@@ -238,7 +234,6 @@ class Trainer:
         best_epoch = self._best.epoch or None
         fields = learner.finish(console, self._history, best_epoch)
         result = FoldResult(
-            **fields,
             identity=task.identity,
             fold=task.fold,
             best_epoch=best_epoch,
@@ -248,9 +243,10 @@ class Trainer:
             device=str(on),
             environment=describe_environment(on, self.precision, self.ranks.size),
             seconds=time.monotonic() - self.started,
-            notices=[*self.notices, *learner.final_notices()],
+            notices=[*self.notices, *fields.pop("notices", [])],
             train_seconds=self._train_seconds,
-            peak_memory_bytes=(torch.cuda.max_memory_reserved(on) if on.type == "cuda" else None),
+            peak_memory_bytes=torch.cuda.max_memory_reserved(on) if on.type == "cuda" else None,
+            **fields,
         )
         best = f"best epoch {best_epoch} ({learner.monitor}), " if learner.monitor else ""
         console.line(
@@ -346,7 +342,7 @@ class Trainer:
         self._history.write(self.task.paths.history)
         learner.log_epoch(console, train, row, improved=improved)
 
-    def _train_epoch(self, epoch: int, on_step: OnStep | None = None) -> EpochScores:
+    def _train_epoch(self, epoch: int, on_step: OnStep | None = None) -> MeanScores:
         learner = self.learner
         learner.start_epoch(epoch)
         return train_epoch(

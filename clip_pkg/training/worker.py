@@ -72,7 +72,7 @@ class StopRequest:
 
 
 @dataclass(frozen=True)
-class Placement:
+class TaskPlacement:
     """Where a task runs: torch device, the user's name for it, CPU threads, log file."""
 
     device: str
@@ -89,7 +89,7 @@ class TaskReport:
     failure: FoldFailure | None = None
 
 
-def carry_out(task: Task, place: Placement, stream: TextIO, stop: Stop) -> TaskReport:
+def carry_out(task: Task, place: TaskPlacement, stream: TextIO, stop: Stop) -> TaskReport:
     """Train one task and write its result file or failure file.
 
     stream: of the log; a file if the task is for several GPUs.
@@ -113,7 +113,7 @@ def carry_out(task: Task, place: Placement, stream: TextIO, stop: Stop) -> TaskR
 
 
 def train_here(
-    task: Task, place: Placement, stream: TextIO, stop: Stop, ranks: Ranks | None = None
+    task: Task, place: TaskPlacement, stream: TextIO, stop: Stop, ranks: Ranks | None = None
 ) -> None:
     """Train one task in this process; it leads `ranks` if there are several."""
     # Imported here so that reading the command line needs no torch.
@@ -136,7 +136,7 @@ def train_here(
             write_record(task.paths.result, result)
 
 
-def attempt(task: Task, place: Placement, train: Callable[[], None]) -> TaskReport:
+def attempt(task: Task, place: TaskPlacement, train: Callable[[], None]) -> TaskReport:
     """Report how `train` ended; a failure is described, not recorded."""
     import torch  # noqa: PLC0415
 
@@ -184,7 +184,7 @@ def output_into(log_file: Path) -> Iterator[TextIO]:
                 os.close(copy)
 
 
-def run_task(task: Task, place: Placement, stop: Stop) -> TaskReport:
+def run_task(task: Task, place: TaskPlacement, stop: Stop) -> TaskReport:
     """Run a task with all output of this process in its log."""
     with output_into(Path(place.log_file)) as stream:
         return carry_out(task, place, stream, stop)
@@ -215,7 +215,7 @@ def serve(stop: StopRequest) -> int:
             continue
         task = read_task(Path(message["task_file"]))
         assert task is not None, f"no task file {message['task_file']}"
-        report = run_task(task, Placement(**message["place"]), stop)
+        report = run_task(task, TaskPlacement(**message["place"]), stop)
         # Without a launcher nothing reads the pipe; the task's own files hold the result.
         with contextlib.suppress(BrokenPipeError):
             stream.write(json.dumps(asdict(report)) + "\n")
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("needs a task file, or --serve")
     if parsed.ranks is not None:
         task = replace(task, gpus=parsed.ranks)
-    place = Placement(parsed.device, parsed.device, parsed.threads, "standard output")
+    place = TaskPlacement(parsed.device, parsed.device, parsed.threads, "standard output")
     return EXIT_CODES[carry_out(task, place, sys.stdout, stop).state]
 
 

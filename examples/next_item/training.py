@@ -25,7 +25,7 @@ from clip_pkg.training.console import LogLines
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
 from clip_pkg.training.history import History, Row
-from clip_pkg.training.loss_scores import EpochScores, RunningScores
+from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.tensorboard import FoldCurves, StepCurves
 from examples.next_item.batches import CANDIDATES, Question, Questions, TrainingBatches
 from examples.next_item.interactions import Interactions
@@ -146,7 +146,7 @@ class Training:
             "epoch_seconds": time.monotonic() - started,
         }
 
-    def _train(self, epoch: int, steps: StepCurves) -> EpochScores:
+    def _train(self, epoch: int, steps: StepCurves) -> MeanScores:
         model, running = self._model.train(), RunningScores()
         with self._terminal.counting(f"Epoch {epoch} [Train]") as show:
             for done, host_batch in enumerate(self._batches.epoch(epoch), start=1):
@@ -168,7 +168,7 @@ class Training:
             )
         return scores
 
-    def _validate(self, epoch: int, questions: Questions) -> tuple[EpochScores, dict[str, float]]:
+    def _validate(self, epoch: int, questions: Questions) -> tuple[MeanScores, dict[str, float]]:
         """Loss and ranks of the second-to-last items; the loss has a sampled item per user."""
         trained, running = self._trained, RunningScores()
         self._model.eval()

@@ -25,7 +25,7 @@ from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.identity import NUMERICS_VERSION
 from clip_pkg.study.tasks import FoldFailure, FoldTask, read_record, write_record, write_task
 from clip_pkg.training import worker
-from clip_pkg.training.worker import Placement, TaskReport
+from clip_pkg.training.worker import TaskPlacement, TaskReport
 from support.fold_tasks import task as paper_task
 
 SUBMITTED = """
@@ -372,7 +372,7 @@ def run_job(
     """Run a job whose training is interrupted by these signals, or is done without any."""
     task = fold_task(tmp_path)
 
-    def train(task: FoldTask, place: Placement, stop: object) -> TaskReport:
+    def train(task: FoldTask, place: TaskPlacement, stop: object) -> TaskReport:
         assert not stop
         for number in numbers:
             os.kill(os.getpid(), number)
@@ -437,9 +437,9 @@ def test_a_job_that_cannot_be_requeued_says_so(
 def test_a_job_trains_on_the_gpu_that_slurm_gave_it(node: pytest.MonkeyPatch) -> None:
     gpus = {"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": "3", "SLURM_CPUS_ON_NODE": "6"}
     node.setattr(slurm_job, "find_devices", lambda *_, **__: ((Device("0", "GPU-a", "A"),), []))
-    assert place_of(gpus, Path("log")) == (Placement("cuda:0", "3", 6, "log"), "")
+    assert place_of(gpus, Path("log")) == (TaskPlacement("cuda:0", "3", 6, "log"), "")
     cpus = {"SLURM_CPUS_ON_NODE": "6", "SLURM_CPUS_PER_TASK": "2"}
-    assert place_of(cpus, Path("log")) == (Placement("cpu", "slurm", 2, "log"), "")
+    assert place_of(cpus, Path("log")) == (TaskPlacement("cpu", "slurm", 2, "log"), "")
 
 
 def test_a_gpu_that_does_not_work_is_no_reason_to_train_on_the_cpu(
@@ -472,7 +472,7 @@ def test_the_program_finds_its_task_by_its_index(tmp_path: Path, node: pytest.Mo
 def test_a_task_of_another_numerics_version_is_not_trained(tmp_path: Path) -> None:
     task = fold_task(tmp_path)
     task = replace(task, identity=replace(task.identity, numerics=NUMERICS_VERSION + 1))
-    place = Placement("cpu", "cpu", 1, "log")
+    place = TaskPlacement("cpu", "cpu", 1, "log")
     report = worker.carry_out(task, place, io.StringIO(), worker.StopRequest())
     assert report.failure is not None
     assert report.failure.kind == "user error"

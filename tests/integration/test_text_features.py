@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from clip_pkg.study.tasks import FoldTask, read_task
-from clip_pkg.training.worker import Placement, StopRequest, TaskReport, carry_out
+from clip_pkg.training.worker import StopRequest, TaskPlacement, TaskReport, carry_out
 from support.outcomes import outcome
 
 Train = Callable[..., str]
@@ -85,7 +85,7 @@ def test_an_interrupted_fold_goes_on_without_the_cache(
     task = read_task(tmp_path / "out/a/fold_1/task.json")
     assert isinstance(task, FoldTask)
     moved = replace(task, run_dir=tmp_path / "again/a")
-    place = Placement("cpu", "cpu", torch.get_num_threads(), "")  # as many as have just trained
+    place = TaskPlacement("cpu", "cpu", torch.get_num_threads(), "")  # as many as have just trained
 
     def attempt(stop: Any) -> TaskReport:
         with (tmp_path / "log").open("a", encoding="utf-8") as log:

@@ -28,7 +28,7 @@ from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.ray import NODE_FILE, RayExecutor, RayJob, places, run_on_node
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, lay_out
 from clip_pkg.study.tasks import FoldFailure, FoldResult, write_record
-from clip_pkg.training.worker import Placement
+from clip_pkg.training.worker import TaskPlacement
 from support.fold_tasks import task
 from support.tiny import program_environment
 
@@ -402,7 +402,7 @@ class FakeWorker:
         self.interrupts = 0
         FakeWorker.made.append(self)
 
-    def send(self, task_file: str, place: Placement) -> None:
+    def send(self, task_file: str, place: TaskPlacement) -> None:
         self.place = place
 
     def answer(self) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from clip_pkg.models.image_text import ImageTextModel, build_model
 from clip_pkg.models.precision import Precision
 from clip_pkg.training.epoch import evaluate, train_epoch
 from clip_pkg.training.image_forward import WholeBatch
-from clip_pkg.training.loss_scores import EpochScores, RunningScores
+from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.step import TrainingStep
 from support.tiny import TINY
@@ -53,7 +53,7 @@ def objective(config: ClipLossConfig | SuperClipLossConfig | None = None) -> Obj
     )
 
 
-def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> EpochScores:
+def train(model: ImageTextModel, loss: Objective, lr: float = 0.0) -> MeanScores:
     groups = [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
     step = TrainingStep(
         model,

@@ -215,7 +215,7 @@ def test_looks_change_nothing(
     often = task_of(images, tmp_path / "often", {"probe_every": 1, "epochs": 3})
     never = task_of(images, tmp_path / "never", {"epochs": 3})
     carry_out(often)
-    monkeypatch.setattr("clip_pkg.training.build.label_probe", lambda *_, **__: None)
+    monkeypatch.setattr("clip_pkg.training.build_pretraining.label_probe", lambda *_, **__: None)
     carry_out(never)
     mine, theirs = encoder(often), encoder(never)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
