@@ -18,7 +18,6 @@ from clip_pkg.results.folders import (
     ConfigFiles,
     FoldFiles,
     left_out,
-    read_config_files,
     result_folders,
 )
 from clip_pkg.results.summary import build_summary
@@ -168,7 +167,7 @@ def load_run(directory: str | Path) -> Run:
     """
     root = Path(directory)
     run = Run(
-        root, tuple(read_config_files(ConfigPaths(folder)) for folder in result_folders([root]))
+        root, tuple(ConfigFiles.read(ConfigPaths(folder)) for folder in result_folders([root]))
     )
     if run.unfinished:
         warnings.warn(

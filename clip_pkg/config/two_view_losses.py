@@ -110,7 +110,8 @@ class DhelConfig(PretrainLossConfig):
     terms = (TermLabel("dhel", "DHEL", "dhel"),)
     source = "Koromilas et al. 2024, arXiv:2405.18045"
     wording = (
-        "the decoupled hyperspherical energy loss (Koromilas et al. 2024; τ = {self.temperature:g})"
+        "the decoupled hyperspherical energy loss (Koromilas et al. 2024; τ = "
+        "{self.temperature:g}, uniformity of {self.uniform_views})"
     )
 
     type: Literal["dhel"] = "dhel"
@@ -118,6 +119,10 @@ class DhelConfig(PretrainLossConfig):
     include_augs: bool = Field(
         False, description="Count the uniformity of the second views as well."
     )
+
+    @property
+    def uniform_views(self) -> str:
+        return "both views" if self.include_augs else "the first views"
 
 
 class KclConfig(PretrainLossConfig):

@@ -11,7 +11,7 @@ from rich.text import Text
 from clip_pkg.launch.terminal import shortened
 from clip_pkg.metrics.table import HEADLINE_METRICS
 from clip_pkg.results.comparison_records import spread_of
-from clip_pkg.results.comparison_tables import shown_spread, title
+from clip_pkg.results.comparison_tables import shown_spread, shown_test_accuracy, title
 from clip_pkg.study.progress import FoldProfile
 from clip_pkg.study.tasks import FoldFailure, Task
 
@@ -38,16 +38,9 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             f"{best['n']}/{summary['n_folds']}",
             *(shown_spread(spread_of(best, row.name), row.name) for row in HEADLINE_METRICS),
             shown_spread(spread_of(last, "acc"), "acc"),
-            *([_tested(summary)] if is_tested else []),
+            *([shown_test_accuracy(summary)] if is_tested else []),
         )
     return table
-
-
-def _tested(summary: Mapping[str, Any]) -> str:
-    """Accuracy on the test images; empty for a config without any."""
-    if summary["test"] is None:
-        return ""
-    return shown_spread(spread_of(summary["test"]["average_results"], "acc", "test"), "acc")
 
 
 def failures_table(failures: Sequence[tuple[Task, FoldFailure]]) -> Table:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import count
 from typing import TypeAlias
 
 from clip_pkg import __version__
 from clip_pkg.base.errors import UserError, shown
-from clip_pkg.base.paths import ReportPaths
 from clip_pkg.report.drawing import Drawing
-from clip_pkg.report.figures.confusion import confusion_counts, confusion_shares
+from clip_pkg.report.figures.confusion import confusion_matrices
 from clip_pkg.report.figures.convergence import convergence
 from clip_pkg.report.figures.embedding import embedding_map
 from clip_pkg.report.figures.folds import class_distribution, sampler_exposure
-from clip_pkg.report.figures.learning import accuracy_curves, loss_curves
+from clip_pkg.report.figures.learning import learning_curves
 from clip_pkg.report.figures.scores import fold_scores, per_class
 from clip_pkg.report.figures.thresholds import precision_recall, reliability, roc
 from clip_pkg.report.files import FILES, write_files
 from clip_pkg.report.findings import config_findings
 from clip_pkg.report.methods import methods_paragraph, tests_sentence
-from clip_pkg.report.page import ConfigSection, DataSetSection, Page, PlacedFigure, render
+from clip_pkg.report.page import ConfigSection, DataSetSection, PlacedFigure, page_html
 from clip_pkg.report.pictures import Advance, Pictures
-from clip_pkg.report.results import ConfigOutcome, Run
-from clip_pkg.report.tables import class_table, leaderboard, losses_table, pair_table, provenance
+from clip_pkg.report.results import ConfigOutcome, ReportedRun
+from clip_pkg.report.tables import (
+    class_table,
+    full_leaderboard,
+    judged_pairs,
+    losses_table,
+    provenance,
+)
 from clip_pkg.results.comparison_records import DataSetComparison
 from clip_pkg.results.comparison_tables import shown_spread, title
 from clip_pkg.results.tables import LATEX_PREAMBLE, latex_table
@@ -41,29 +46,26 @@ Progress: TypeAlias = Callable[[int, int], None]
 PictureMaker: TypeAlias = Callable[[ConfigOutcome, Advance], Pictures]
 
 
-@dataclass(frozen=True)
-class Report:
-    """What was written. missing: sentences about parts that were left out."""
+def write_report(
+    run: ReportedRun, make_pictures: PictureMaker | None, progress: Progress
+) -> tuple[int, list[str]]:
+    """Draw everything, write all files.
 
-    paths: ReportPaths
-    n_figures: int
-    missing: tuple[str, ...]
+    Args:
+        run: the results.
+        make_pictures: evaluates the models of a config; None leaves images out.
+        progress: called with (done, total): a step for each config, and one for each fold whose
+            model is evaluated.
 
-
-def build(run: Run, make_pictures: PictureMaker | None, progress: Progress) -> Report:
-    """Draw everything, write all files. make_pictures: None leaves images out.
-
-    `progress` is called with (done, total): a step for each config, and one for each fold whose
-    model is evaluated.
+    Returns:
+        The number of figures, and sentences about parts that were left out.
     """
     with_pictures = () if make_pictures is None else run.ranked[:MAX_WITH_PICTURES]
-    total = len(run.ranked) + sum(len(outcome.folds) for outcome in with_pictures)
-    done = 0
+    total = len(run.ranked) + sum(len(outcome.done) for outcome in with_pictures)
+    steps = count(1)
 
     def advance() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
+        progress(next(steps), total)
 
     sections = []
     for number, outcome in enumerate(run.ranked, start=1):
@@ -80,7 +82,7 @@ def build(run: Run, make_pictures: PictureMaker | None, progress: Progress) -> R
         for number, one in enumerate(run.comparison.data_sets, start=1)
     ]
     findings = list(map(_sentence, run.comparison.main_findings(MAX_PAIRS)))
-    page = Page(
+    page = page_html(
         title="Cross-validation report",
         subtitle=shown(run.root.name),
         version=__version__,
@@ -91,11 +93,11 @@ def build(run: Run, make_pictures: PictureMaker | None, progress: Progress) -> R
         configs=sections,
         files=FILES,
     )
-    placed = [one for part in sets for one in part.figures]
-    placed += [one for part in sections for one in part.figures]
-    write_files(run, render(page), placed=placed, sets=sets)
+    placed = [figure for one in sets for figure in one.figures]
+    placed += [figure for one in sections for figure in one.figures]
+    write_files(run, page, placed=placed, sets=sets)
     reasons = dict.fromkeys(one.pictures_missing for one in sections if one.pictures_missing)
-    return Report(run.paths, len(placed), tuple(reasons))
+    return len(placed), list(reasons)
 
 
 def _sentence(text: str) -> str:
@@ -103,40 +105,35 @@ def _sentence(text: str) -> str:
     return shown(text) if text.endswith(".") else f"{shown(text)}."
 
 
-def _notices(run: Run) -> list[str]:
+def _notices(run: ReportedRun) -> list[str]:
     notices = [note for one in run.ranked for note in one.summary["notices"]]
     refused = [f"{', '.join(one.configs)}: {one.reason}" for one in run.comparison.refusals]
     return list(dict.fromkeys(map(_sentence, [*run.notices, *refused, *notices])))
 
 
 def _config_section(
-    run: Run, outcome: ConfigOutcome, scope: str, pictures: Pictures | None, missing: str
+    run: ReportedRun, outcome: ConfigOutcome, scope: str, pictures: Pictures | None, missing: str
 ) -> ConfigSection:
     def placed(drawing: Drawing) -> PlacedFigure:
-        return PlacedFigure(drawing, scope, outcome.folder)
+        return PlacedFigure(drawing, scope, outcome.paths.root.name)
 
     exposure = sampler_exposure(outcome)
     alike = [one for one in run.ranked if one.has_exposure_of(outcome)]
     metric = run.comparison.metric
-    heading, _, unit = title(metric).partition(" %")
-    spread = getattr(run.row_of(outcome), run.comparison.epoch)[metric]
+    spread = run.row_of(outcome).spread(run.comparison)
     maps = () if pictures is None else pictures.maps
     return ConfigSection(
         scope=scope,
         outcome=outcome,
-        headline=f"{heading} {shown_spread(spread, metric)}{unit}",
+        headline=f"{title(metric).removesuffix(' %')} {shown_spread(spread, metric)}",
         findings=config_findings(outcome),
-        learning=[placed(loss_curves(outcome)), placed(accuracy_curves(outcome))],
-        confusion=[placed(confusion_counts(outcome)), placed(confusion_shares(outcome))],
-        thresholds=[
-            placed(roc(outcome)),
-            placed(precision_recall(outcome)),
-            placed(reliability(outcome)),
-        ],
+        learning=list(map(placed, learning_curves(outcome))),
+        confusion=list(map(placed, confusion_matrices(outcome))),
+        thresholds=[placed(draw(outcome)) for draw in (roc, precision_recall, reliability)],
         per_class=placed(per_class(outcome)),
         class_table=class_table(outcome),
         exposure=placed(exposure) if exposure is not None and alike[0] is outcome else None,
-        exposure_of=", ".join(one.name for one in alike) if len(alike) < len(run.ranked) else "",
+        exposure_of=", ".join(one.label for one in alike) if len(alike) < len(run.ranked) else "",
         provenance=provenance(outcome),
         config_json=json.dumps(outcome.summary["config"], ensure_ascii=False, indent=2),
         pictures=pictures,
@@ -146,14 +143,14 @@ def _config_section(
 
 
 def _data_set_section(
-    run: Run, data_set: DataSetComparison, scope: str, sections: Sequence[ConfigSection]
+    run: ReportedRun, data_set: DataSetComparison, scope: str, sections: Sequence[ConfigSection]
 ) -> DataSetSection:
     """Compare the configs of a data set; `sections` are those of all configs."""
     outcomes = [run.outcome_of(row) for row in data_set.rows]
-    scope_of = {section.outcome.files.paths.root: section.scope for section in sections}
+    scope_of = {section.outcome.paths.root: section.scope for section in sections}
     folder = "" if len(run.comparison.data_sets) == 1 else f"images_{scope}"
     pairs = data_set.main_pairs(MAX_PAIRS)
-    table = leaderboard(run, data_set)
+    table = full_leaderboard(run, data_set)
     label = f"tab:results-{scope}" if folder else "tab:results"
     curves = convergence(data_set.pretraining)
     return DataSetSection(
@@ -162,12 +159,12 @@ def _data_set_section(
         facts=_facts(outcomes[0]),
         leaderboard=table,
         links={
-            shown(row.name): scope_of[outcome.files.paths.root]
+            shown(row.name): scope_of[outcome.paths.root]
             for row, outcome in zip(data_set.rows, outcomes, strict=True)
         },
         scores=PlacedFigure(fold_scores(run.comparison, data_set), scope, folder),
         distribution=PlacedFigure(class_distribution(outcomes[0]), scope, folder),
-        pairs=pair_table(run, data_set, pairs) if pairs else None,
+        pairs=judged_pairs(run, data_set, pairs) if pairs else None,
         pairs_note=(
             ""
             if len(pairs) == len(data_set.pairs)

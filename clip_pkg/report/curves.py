@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from clip_pkg.metrics.calibration import confidence_bin
 from clip_pkg.metrics.table import CALIBRATION_BINS
@@ -19,7 +20,6 @@ from clip_pkg.results.folders import History
 from clip_pkg.study.predictions import Predictions
 
 GRID = 201  # points at which the folds' curves are averaged
-CONFIDENCE = 0.95
 Z = 1.959963984540054  # of the normal distribution, for 95 %
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -65,88 +65,47 @@ def over_epochs(histories: Sequence[History], column: str) -> Band | None:
     return Band.over(np.arange(1.0, epochs + 1), values)
 
 
-@dataclass(frozen=True, eq=False)
-class Thresholds:
-    """Counts at each distinct threshold, from the highest down; the first accepts no sample.
-
-    true_positives, false_positives: [T + 1].
-    """
-
-    true_positives: Floats
-    false_positives: Floats
-
-    @classmethod
-    def of(cls, scores: Floats, positive: Bools) -> Thresholds:
-        """Accept samples in the order of their scores [N]; equal scores are accepted together."""
-        order = np.argsort(-scores, kind="stable")
-        last = np.append(np.diff(scores[order]) != 0, True)
-        hits = np.cumsum(positive[order])[last]
-        accepted = np.flatnonzero(last) + 1
-        return cls(np.append(0.0, hits), np.append(0.0, accepted - hits))
-
-    @property
-    def true_positive_rate(self) -> Floats:
-        """Recall, [T + 1] from 0 to 1."""
-        rate: Floats = self.true_positives / self.true_positives[-1]
-        return rate
-
-    @property
-    def false_positive_rate(self) -> Floats:
-        """1 − specificity, [T + 1] from 0 to 1."""
-        rate: Floats = self.false_positives / self.false_positives[-1]
-        return rate
-
-    @property
-    def precision(self) -> Floats:
-        """[T + 1]; 1 before anything is accepted."""
-        accepted = self.true_positives + self.false_positives
-        share: Floats = np.ones_like(accepted)
-        np.divide(self.true_positives, accepted, out=share, where=accepted > 0)
-        return share
+Curve: TypeAlias = Callable[[Floats, Bools, Floats], Floats]
 
 
-def roc_at(grid: Floats, thresholds: Thresholds) -> Floats:
+def roc_at(grid: Floats, positive: Bools, scores: Floats) -> Floats:
     """True positive rate at false positive rates `grid`, on straight lines between thresholds."""
-    x, y = thresholds.false_positive_rate, thresholds.true_positive_rate
+    false_positive_rate, true_positive_rate, _ = roc_curve(
+        positive, scores, drop_intermediate=False
+    )
     # at a vertical step interp takes the upper end
-    values: Floats = np.interp(grid, x, y)
+    values: Floats = np.interp(grid, false_positive_rate, true_positive_rate)
     return values
 
 
-def precision_at(grid: Floats, thresholds: Thresholds) -> Floats:
+def precision_at(grid: Floats, positive: Bools, scores: Floats) -> Floats:
     """Precision where recalls `grid` are first reached: the steps that average precision sums."""
-    recall = thresholds.true_positive_rate
-    first = np.searchsorted(recall, grid - 1e-12, side="left")
-    values: Floats = thresholds.precision[np.maximum(first, 1)]
+    precision, recall, _ = precision_recall_curve(positive, scores)
+    first = np.searchsorted(recall[::-1], grid - 1e-12, side="left")
+    values: Floats = precision[::-1][np.maximum(first, 1)]
     return values
-
-
-Curve: TypeAlias = Callable[[Floats, Thresholds], Floats]
 
 
 def class_curves(predictions: Predictions, curve: Curve, grid: Floats) -> Floats:
     """One-vs-rest curves [C, G]; NaN for a class with no samples or with all of them."""
-    count = len(predictions.classes)
-    curves = np.full((count, len(grid)), np.nan)
-    for label in range(count):
+    curves = np.full((len(predictions.classes), len(grid)), np.nan)
+    for label, scores in enumerate(predictions.probabilities.T):
         positive = predictions.targets == label
         if 0 < positive.sum() < len(positive):
-            found = Thresholds.of(predictions.probabilities[:, label], positive)
-            curves[label] = curve(grid, found)
+            curves[label] = curve(grid, positive, scores)
     return curves
 
 
 def macro_band(folds: Sequence[Predictions], curve: Curve) -> Band:
     """Mean over classes for each fold, and mean ± SD of these over folds."""
     grid = np.linspace(0.0, 1.0, GRID)
-    rows = [_mean_of_defined(class_curves(fold, curve, grid)) for fold in folds]
-    return Band.over(grid, np.stack(rows))
-
-
-def _mean_of_defined(curves: Floats) -> Floats:
-    defined = curves[~np.isnan(curves).any(axis=1)]
-    mean: Floats = defined.mean(axis=0) if len(defined) else np.full(curves.shape[1], np.nan)
-    return mean
+    rows = np.full((len(folds), GRID), np.nan)
+    for row, fold in zip(rows, folds, strict=True):
+        curves = class_curves(fold, curve, grid)
+        defined = curves[~np.isnan(curves).any(axis=1)]
+        if len(defined):
+            row[:] = defined.mean(axis=0)
+    return Band.over(grid, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +125,9 @@ class Reliability:
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, predictions: Predictions, bins: int = CALIBRATION_BINS) -> Reliability:
+    def of(cls, predictions: Predictions) -> Reliability:
         """Use the bins of the expected calibration error."""
+        bins = CALIBRATION_BINS
         confidence = predictions.probabilities.max(axis=1)
         correct = predictions.probabilities.argmax(axis=1) == predictions.targets
         place = confidence_bin(confidence, bins)

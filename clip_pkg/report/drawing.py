@@ -131,9 +131,32 @@ class Drawing:
     pdf: bytes
 
     def inline(self, scope: str) -> str:
-        """SVG element for the page; `scope` (letters, digits, -) makes its ids unique."""
-        root = _parsed(self.svg)
-        _make_part_of_page(root, f"{scope}-{self.caption.slug}")
+        """SVG element for the page: colours become CSS variables, the font that of the page.
+
+        scope: letters, digits and -; makes the ids unique.
+        """
+        root, scope = _parsed(self.svg), f"{scope}-{self.caption.slug}"
+        names = {role.light: f"var(--{name})" for name, role in ROLES.items()}
+        for name in ("width", "height", "version"):
+            root.attrib.pop(name, None)
+        for element in root.iter():
+            style = _declarations(element)
+            style.pop("font-family", None)
+            for key, value in style.items():
+                style[key] = names.get(value, value).replace("url(#", f"url(#{scope}-")
+            if style:
+                _set(element, style)
+            for key, value in list(element.attrib.items()):
+                if key == "id":
+                    element.set(key, f"{scope}-{value}")
+                elif key == "aria-labelledby":
+                    element.set(key, " ".join(f"{scope}-{one}" for one in value.split()))
+                elif key == f"{{{XLINK}}}href":
+                    del element.attrib[key]
+                    element.set("href", f"#{scope}-{value.removeprefix('#')}")
+                elif value.startswith("url(#"):
+                    element.set(key, f"url(#{scope}-{value.removeprefix('url(#')}")
+            element.tag = element.tag.removeprefix(f"{{{SVG}}}")
         return ET.tostring(root, encoding="unicode")
 
 
@@ -158,7 +181,15 @@ def draw(width: float, height: float, caption: Caption, fill: Callable[[Figure],
     root = _parsed(svg.getvalue())
     for element in root.findall(f"{{{SVG}}}metadata"):
         root.remove(element)
-    _label(root, caption)
+    # title and description for screen readers
+    root.set("role", "img")
+    root.set("aria-labelledby", "title desc")
+    for position, (tag, text) in enumerate(
+        (("title", caption.title), ("desc", caption.description))
+    ):
+        element = ET.Element(f"{{{SVG}}}{tag}", {"id": tag})
+        element.text, element.tail = text, "\n"
+        root.insert(position, element)
     for element in root.iter():
         _use_fonts(element)
     file = ET.tostring(root, encoding="utf-8", xml_declaration=True)
@@ -194,19 +225,6 @@ def _parsed(svg: bytes) -> ET.Element:
     return ET.fromstring(svg)  # noqa: S314  matplotlib wrote it
 
 
-def _label(root: ET.Element, caption: Caption) -> None:
-    """Add title and description for screen readers."""
-    root.set("role", "img")
-    for position, (tag, text) in enumerate(
-        (("title", caption.title), ("desc", caption.description))
-    ):
-        element = ET.Element(f"{{{SVG}}}{tag}", {"id": tag})
-        element.text = text
-        element.tail = "\n"
-        root.insert(position, element)
-    root.set("aria-labelledby", "title desc")
-
-
 def _declarations(element: ET.Element) -> dict[str, str]:
     pairs = (part.partition(":") for part in element.get("style", "").split(";") if part.strip())
     return {name.strip(): value.strip() for name, _, value in pairs}
@@ -231,28 +249,3 @@ def _use_fonts(element: ET.Element) -> None:
             style["font-weight"] = weight[0]
     style["font-family"] = FONTS
     _set(element, style)
-
-
-def _make_part_of_page(root: ET.Element, scope: str) -> None:
-    """Colours become CSS variables, ids unique, the font that of the page."""
-    names = {role.light: f"var(--{name})" for name, role in ROLES.items()}
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    for element in root.iter():
-        style = _declarations(element)
-        style.pop("font-family", None)
-        for key, value in style.items():
-            style[key] = names.get(value, value).replace("url(#", f"url(#{scope}-")
-        if style:
-            _set(element, style)
-        for key, value in list(element.attrib.items()):
-            if key == "id":
-                element.set(key, f"{scope}-{value}")
-            elif key == "aria-labelledby":
-                element.set(key, " ".join(f"{scope}-{one}" for one in value.split()))
-            elif key == f"{{{XLINK}}}href":
-                del element.attrib[key]
-                element.set("href", f"#{scope}-{value.removeprefix('#')}")
-            elif value.startswith("url(#"):
-                element.set(key, f"url(#{scope}-{value.removeprefix('url(#')}")
-        element.tag = element.tag.removeprefix(f"{{{SVG}}}")

@@ -9,9 +9,9 @@ import numpy as np
 from clip_pkg.base.files import write_bytes, write_text
 from clip_pkg.report.page import DataSetSection, PlacedFigure
 from clip_pkg.report.pictures import worst_mistakes
-from clip_pkg.report.results import ConfigOutcome, Run
-from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, PairResult
-from clip_pkg.results.tables import csv_text
+from clip_pkg.report.results import ConfigOutcome, ReportedRun
+from clip_pkg.results.comparison_records import Comparison, LeaderboardRow
+from clip_pkg.results.tables import cells, csv_text
 
 SUFFIXES = (".svg", ".pdf")
 FILES = {
@@ -26,20 +26,20 @@ FILES = {
     "results.tex": "the table for LaTeX",
     "figures/": "every figure as SVG and PDF, a folder per config",
 }
-TEST_COLUMNS = ("low", "high", "t", "p", "effect", "n_folds", "test_to_train")
-PAIR_COLUMNS = (
-    "first",
-    "second",
-    "score",
-    "difference",
-    *TEST_COLUMNS,
-    "p_holm",
-    "p_mcnemar_mid",
-    "pooled_difference",
-    "pooled_low",
-    "pooled_high",
-    "verdict",
-)
+# Heading → path of the field in `PairResult`.
+PAIR_FIELDS = {
+    "first": "first",
+    "second": "second",
+    "score": "metric",
+    "difference": "difference",
+    **{n: f"test.{n}" for n in ("low", "high", "t", "p", "effect", "n_folds", "test_to_train")},
+    "p_holm": "p_holm",
+    "p_mcnemar_mid": "mcnemar.p_mid",
+    "pooled_difference": "pooled_difference",
+    "pooled_low": "bootstrap.low",
+    "pooled_high": "bootstrap.high",
+    "verdict": "verdict",
+}
 MISTAKE_COLUMNS = (
     "config",
     "fold",
@@ -53,7 +53,7 @@ Row = Mapping[str, object]
 
 
 def write_files(
-    run: Run, page: str, *, placed: Sequence[PlacedFigure], sets: Sequence[DataSetSection]
+    run: ReportedRun, page: str, *, placed: Sequence[PlacedFigure], sets: Sequence[DataSetSection]
 ) -> None:
     """Write everything, the page last, and delete figures that an earlier report left."""
     paths = run.paths
@@ -71,22 +71,39 @@ def write_files(
     write_text(paths.latex, "\n".join(one.latex for one in sets))
     comparison = run.comparison
     rows = [row for one in comparison.data_sets for row in one.rows]
-    pairs = [_pair_row(pair) for one in comparison.data_sets for pair in one.pairs]
+    pairs = [cells(pair, PAIR_FIELDS) for one in comparison.data_sets for pair in one.pairs]
     for name, text in {
         "leaderboard": csv_text(line for row in rows for line in _score_rows(comparison, row)),
-        "pairs": csv_text(pairs, PAIR_COLUMNS),
-        "folds": csv_text(row for one in run.ranked for row in _fold_rows(one)),
+        "pairs": csv_text(pairs, list(PAIR_FIELDS)),
+        "folds": csv_text(
+            {
+                "config": one.name,
+                **{name.removeprefix("fold_"): values[fold] for name, values in columns.items()},
+            }
+            for one in run.ranked
+            for columns in [one.summary["fold_results"]]
+            for fold in range(len(columns["fold"]))
+        ),
         "per_class": csv_text(
-            {"config": one.config.name, "class": label, **scores}
+            {"config": one.name, "class": label, **scores}
             for one in run.ranked
             for label, scores in one.summary["per_class"].items()
         ),
-        "confusion": csv_text(row for one in run.ranked for row in _confusion_rows(one)),
-        "learning_curves": csv_text(
-            {"config": one.config.name, "fold": n, "epoch": e, "column": column, "value": value}
+        "confusion": csv_text(
+            {
+                "config": one.name,
+                "true_class": one.out_of_fold.classes[true],
+                "answer": one.out_of_fold.classes[predicted],
+                "images": count,
+            }
             for one in run.ranked
-            for n, history in zip((f.number for f in one.folds), one.histories, strict=True)
-            for column, values in history.items()
+            for (true, predicted), count in np.ndenumerate(one.confusion)
+        ),
+        "learning_curves": csv_text(
+            {"config": one.name, "fold": fold.number, "epoch": e, "column": column, "value": value}
+            for one in run.ranked
+            for fold in one.done
+            for column, values in fold.history.items()
             for e, value in enumerate(values, start=1)
         ),
         "mistakes": csv_text(
@@ -115,46 +132,11 @@ def _score_rows(comparison: Comparison, row: LeaderboardRow) -> Iterator[Row]:
             }
 
 
-def _pair_row(pair: PairResult) -> Row:
-    test, interval = pair.test, pair.bootstrap
-    return {
-        "first": pair.first,
-        "second": pair.second,
-        "score": pair.metric,
-        "difference": pair.difference,
-        **{name: test and getattr(test, name) for name in TEST_COLUMNS},
-        "p_holm": pair.p_holm,
-        "p_mcnemar_mid": pair.mcnemar.p_mid,
-        "pooled_difference": pair.pooled_difference,
-        "pooled_low": interval and interval.low,
-        "pooled_high": interval and interval.high,
-        "verdict": pair.verdict,
-    }
-
-
-def _fold_rows(outcome: ConfigOutcome) -> Iterator[Row]:
-    columns = outcome.summary["fold_results"]
-    for values in zip(*columns.values(), strict=True):
-        cells = zip((name.removeprefix("fold_") for name in columns), values, strict=True)
-        yield {"config": outcome.config.name, **dict(cells)}
-
-
-def _confusion_rows(outcome: ConfigOutcome) -> Iterator[Row]:
-    classes = outcome.pooled.classes
-    for (true, predicted), count in np.ndenumerate(outcome.confusion):
-        yield {
-            "config": outcome.config.name,
-            "true_class": classes[true],
-            "answer": classes[predicted],
-            "images": count,
-        }
-
-
 def _mistake_rows(outcome: ConfigOutcome) -> Iterator[Row]:
-    classes = outcome.pooled.classes
-    for wrong in worst_mistakes(outcome.folds):
+    classes = outcome.out_of_fold.classes
+    for wrong in worst_mistakes(outcome.done):
         values = (
-            outcome.config.name,
+            outcome.name,
             wrong.fold,
             wrong.path,
             classes[wrong.label],

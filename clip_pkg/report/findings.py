@@ -13,98 +13,74 @@ IMBALANCE = 3  # images of the largest class per image of the smallest
 
 def config_findings(outcome: ConfigOutcome) -> list[str]:
     """Sentences about one config, the most important first."""
-    found = [
-        _against_majority(outcome),
-        _hardest_class(outcome),
-        _common_mistake(outcome),
-        _calibration(outcome),
-        _overfitting(outcome),
-        _still_rising(outcome),
-        _imbalance(outcome),
-    ]
-    return [sentence for sentence in found if sentence]
+    return [*_about_scores(outcome), *_about_training(outcome)]
 
 
-def _against_majority(outcome: ConfigOutcome) -> str:
-    mine = outcome.summary["average_results"]["avg_val_acc"]
-    majority = outcome.summary["baselines"]["majority_class"]["avg_val_acc"]
-    if mine is None or majority is None:
-        return ""
-    gain = mine - majority
-    than = f"always predicting the most frequent class ({majority:.1f} %)"
-    if gain <= 0:
-        return f"Accuracy is {mine:.1f} %, no better than {than}."
-    return f"Accuracy is {mine:.1f} %, {gain:.1f} percentage points above {than}."
-
-
-def _hardest_class(outcome: ConfigOutcome) -> str:
+def _about_scores(outcome: ConfigOutcome) -> list[str]:
+    found = []
+    summary, counts = outcome.summary, outcome.confusion
+    accuracy = summary["average_results"]["avg_val_acc"]
+    majority = summary["baselines"]["majority_class"]["avg_val_acc"]
+    if accuracy is not None and majority is not None:
+        gain = accuracy - majority
+        above = f"{gain:.1f} percentage points above" if gain > 0 else "no better than"
+        found.append(
+            f"Accuracy is {accuracy:.1f} %, {above} always predicting the most frequent class "
+            f"({majority:.1f} %)."
+        )
     hardest = outcome.hardest_class
-    right, support = outcome.confusion[hardest, hardest], outcome.confusion[hardest].sum()
+    right, support = counts[hardest, hardest], counts[hardest].sum()
     if right == support:
-        return "All out-of-fold predictions are correct."
-    return (
-        f"The hardest class is {outcome.classes[hardest]}: {right} of {support} images are "
-        f"classified correctly (recall {right / support:.2f})."
-    )
-
-
-def _common_mistake(outcome: ConfigOutcome) -> str:
-    mistake = outcome.commonest_mistake
-    if mistake is None:
-        return ""
-    true, predicted = mistake
-    count = outcome.confusion[true, predicted]
-    total = outcome.confusion.sum() - outcome.confusion.trace()
-    if count < 2:
-        return f"No pair of classes is confused more than once among {total} wrong predictions."
-    return (
-        f"The most frequent mistake is {outcome.classes[true]} predicted as "
-        f"{outcome.classes[predicted]}: {count} of {total} wrong predictions."
-    )
-
-
-def _calibration(outcome: ConfigOutcome) -> str:
-    error, gap = outcome.summary["out_of_fold"]["ece"], outcome.confidence_gap
+        found.append("All out-of-fold predictions are correct.")
+    else:
+        found.append(
+            f"The hardest class is {outcome.classes[hardest]}: {right} of {support} images are "
+            f"classified correctly (recall {right / support:.2f})."
+        )
+    if outcome.commonest_mistake is not None:
+        true, predicted = outcome.commonest_mistake
+        count, total = counts[true, predicted], counts.sum() - counts.trace()
+        found.append(
+            f"No pair of classes is confused more than once among {total} wrong predictions."
+            if count < 2
+            else f"The most frequent mistake is {outcome.classes[true]} predicted as "
+            f"{outcome.classes[predicted]}: {count} of {total} wrong predictions."
+        )
+    error, gap = summary["out_of_fold"]["ece"], outcome.confidence_gap
     if error < MISCALIBRATED:
-        return f"Probabilities are well calibrated (ECE {error:.3f})."
-    how, where = ("too low", "below") if gap > 0 else ("too high", "above")
-    return (
-        f"Probabilities are {how}: the mean confidence is {abs(100 * gap):.1f} percentage points "
-        f"{where} the accuracy (ECE {error:.3f})."
-    )
+        found.append(f"Probabilities are well calibrated (ECE {error:.3f}).")
+    else:
+        how, where = ("too low", "below") if gap > 0 else ("too high", "above")
+        found.append(
+            f"Probabilities are {how}: the mean confidence is {abs(100 * gap):.1f} percentage "
+            f"points {where} the accuracy (ECE {error:.3f})."
+        )
+    return found
 
 
-def _overfitting(outcome: ConfigOutcome) -> str:
-    histories = outcome.histories
+def _about_training(outcome: ConfigOutcome) -> list[str]:
+    found, histories = [], outcome.histories
     train, val = over_epochs(histories, "train_acc"), over_epochs(histories, "val_acc")
-    if train is None or val is None:
-        return ""
-    gap = float(train.mean[-1] - val.mean[-1])
-    if not gap > OVERFITTING_GAP:
-        return ""
-    return (
-        f"At the last epoch training accuracy is {gap:.1f} percentage points above validation "
-        "accuracy: the model overfits. Stronger augmentation or weight decay may help."
-    )
-
-
-def _still_rising(outcome: ConfigOutcome) -> str:
-    epochs = [len(history["val_loss"]) for history in outcome.histories]
+    if train is not None and val is not None:
+        gap = float(train.mean[-1] - val.mean[-1])
+        if gap > OVERFITTING_GAP:
+            found.append(
+                f"At the last epoch training accuracy is {gap:.1f} percentage points above "
+                "validation accuracy: the model overfits. Stronger augmentation or weight decay "
+                "may help."
+            )
+    epochs = [len(history["val_loss"]) for history in histories]
     at_end = sum(best == last for best, last in zip(outcome.best_epochs, epochs, strict=True))
-    if outcome.config.epochs < 2 or at_end < STILL_RISING * len(epochs):
-        return ""
-    return (
-        f"In {at_end} of {len(epochs)} folds the best epoch is the last one: more epochs may "
-        "improve the scores."
-    )
-
-
-def _imbalance(outcome: ConfigOutcome) -> str:
+    if outcome.settings.epochs > 1 and at_end >= STILL_RISING * len(epochs):
+        found.append(
+            f"In {at_end} of {len(epochs)} folds the best epoch is the last one: more epochs may "
+            "improve the scores."
+        )
     counts = outcome.class_counts.values()
     ratio = max(counts) / min(counts)
-    if ratio < IMBALANCE or outcome.config.use_weighted_sampling:
-        return ""
-    return (
-        f"The largest class has {ratio:.1f} times as many images as the smallest, and "
-        "use_weighted_sampling was off."
-    )
+    if ratio >= IMBALANCE and not outcome.settings.use_weighted_sampling:
+        found.append(
+            f"The largest class has {ratio:.1f} times as many images as the smallest, and "
+            "use_weighted_sampling was off."
+        )
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -100,23 +101,8 @@ class DataSetSection:
         return (self.scores, self.distribution, *further)
 
 
-@dataclass(frozen=True)
-class Page:
-    """All that the template reads. files: name → content of the files beside the page."""
-
-    title: str
-    subtitle: str
-    version: str
-    lede: str
-    findings: Sequence[str]
-    notices: Sequence[str]
-    data_sets: Sequence[DataSetSection]
-    configs: Sequence[ConfigSection]
-    files: Mapping[str, str]
-
-
-def render(page: Page) -> str:
-    """Write the page as one HTML document that loads no other file."""
+def page_html(**values: Any) -> str:
+    """Write the page, one HTML document that loads no other file, from the template's variables."""
     loader = PackageLoader("clip_pkg.report")
     environment = Environment(
         loader=loader,
@@ -133,7 +119,7 @@ def render(page: Page) -> str:
     }
     style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "script.js"))
     return environment.get_template("page.html.j2").render(
-        page=page,
+        **values,
         style=Markup(style),  # noqa: S704  our own files
         script=Markup(script),  # noqa: S704
         light=Markup(custom_properties("light")),  # noqa: S704

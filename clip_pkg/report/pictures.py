@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.inference.held_out import HeldOut, HeldOutFold, held_out_images
+from clip_pkg.inference.held_out import HeldOutFold, held_out_images
 from clip_pkg.inference.images import square_batches
+from clip_pkg.inference.loading import choose_device
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.folders import FoldFiles
 from clip_pkg.study.predictions import Predictions
 
 if TYPE_CHECKING:
-    import torch
-
     from clip_pkg.inference.fold_classifier import FoldClassifier
 
 
@@ -114,55 +113,23 @@ def worst_mistakes(folds: Sequence[FoldFiles], limit: int | None = None) -> list
     return found[:limit]
 
 
-def on_the_map(count: int) -> NDArray[np.int64]:
-    """Sorted positions of the images to draw: all, or a seeded sample."""
-    if count <= MAX_ON_MAP:
-        return np.arange(count)
-    chosen = np.random.default_rng(SEED).choice(count, MAX_ON_MAP, replace=False)
-    return np.sort(chosen)
+def make_pictures(outcome: ConfigOutcome, data_dir: Path | None, advance: Advance) -> Pictures:
+    """Evaluate each fold's held-out images with its model, one model in memory at a time.
 
-
-def project(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], str]:
-    """Map features [N, D] to points [N, 2] by their cosines; returns the method as well."""
-    # takes a second to import, and a report without images does not need it
-    from sklearn.decomposition import PCA  # noqa: PLC0415
-    from sklearn.manifold import TSNE  # noqa: PLC0415
-    from threadpoolctl import threadpool_limits  # noqa: PLC0415
-
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit = np.asarray(features, dtype=np.float64) / np.maximum(lengths, 1e-12)
-    count, size = unit.shape
-    if count < MIN_FOR_TSNE:
-        points = PCA(min(2, count, size), random_state=SEED).fit_transform(unit)
-        return np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), "PCA"
-    # maps are small: several threads would only wait for each other
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        method = TSNE(
-            perplexity=min(PERPLEXITY, (count - 1) / 3), init="pca", random_state=SEED, n_jobs=1
-        )
-        return method.fit_transform(unit).astype(np.float64), "t-SNE"
-
-
-def find_images(outcome: ConfigOutcome, data_dir: Path | None) -> HeldOut:
-    """Find the images in `data_dir`, or at their place in training; see `held_out_images`."""
+    Args:
+        outcome: the config.
+        data_dir: where its images are; None: where they were in training.
+        advance: called after each fold.
+    """
     recorded = outcome.preflight.get("data_dir")
     if data_dir is None and recorded is None:
         raise UserError("the run does not record where its images were; use --data-dir")
-    return held_out_images(outcome.files.paths, data_dir or Path(str(recorded)))
-
-
-def make_pictures(
-    outcome: ConfigOutcome, held_out: HeldOut, device: torch.device, advance: Advance
-) -> Pictures:
-    """Evaluate each fold's held-out images with its model, one model in memory at a time.
-
-    `advance` is called after each fold.
-    """
+    held_out = held_out_images(outcome.paths, data_dir or Path(str(recorded)))
+    device = choose_device(None)
     from clip_pkg.inference.ensemble import unseeing_folds  # noqa: PLC0415
 
-    chosen = worst_mistakes(outcome.folds, MAX_MISTAKES)
-    numbers = (fold.number for fold in outcome.folds)
+    chosen = worst_mistakes(outcome.done, MAX_MISTAKES)
+    numbers = (fold.number for fold in outcome.done)
     predictions = dict(zip(numbers, outcome.predictions, strict=True))
     maps: list[FeatureMap] = []
     pictures: dict[Mistake, MistakePicture] = {}
@@ -171,7 +138,8 @@ def make_pictures(
         if len(maps) < MAX_MAPS:
             maps.append(_map(model, fold, predictions[fold.number]))
         mine = [mistake for mistake in chosen if mistake.fold == fold.number]
-        pictures |= _mistakes(model, fold, mine, notices)
+        if mine:
+            pictures |= _mistakes(model, fold, mine, notices)
         advance()
     if len(held_out.folds) > len(maps):
         notices.append(f"The map shows the first {len(maps)} of {len(held_out.folds)} folds.")
@@ -183,24 +151,42 @@ def make_pictures(
 
 
 def _map(model: FoldClassifier, fold: HeldOutFold, predictions: Predictions) -> FeatureMap:
+    """Map the features of all images, or of a seeded sample, by their cosines."""
+    # these take a second to import, and a report without images does not need them
+    from sklearn.decomposition import PCA  # noqa: PLC0415
+    from sklearn.manifold import TSNE  # noqa: PLC0415
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
+
     from clip_pkg.inference.embedding import embed  # noqa: PLC0415
 
-    chosen = on_the_map(len(fold.images))
+    chosen = np.arange(len(fold.images))
+    if len(chosen) > MAX_ON_MAP:
+        random = np.random.default_rng(SEED)
+        chosen = np.sort(random.choice(len(chosen), MAX_ON_MAP, replace=False))
     features = embed(model, [fold.images[place] for place in chosen]).features
-    points, method = project(features)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = np.asarray(features, dtype=np.float64) / np.maximum(lengths, 1e-12)
+    count = len(unit)
+    if count < MIN_FOR_TSNE:
+        points = PCA(min(2, *unit.shape), random_state=SEED).fit_transform(unit)
+        points, method = np.pad(points, ((0, 0), (0, 2 - points.shape[1]))), "PCA"
+    else:
+        perplexity, method = min(PERPLEXITY, (count - 1) / 3), "t-SNE"
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
+        # maps are small: several threads would only wait for each other
+        with warnings.catch_warnings(), threadpool_limits(limits=1):
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            points = tsne.fit_transform(unit).astype(np.float64)
     row_of = {path: row for row, path in enumerate(predictions.paths)}
     rows = [row_of[fold.images[place].name] for place in chosen]
     targets = predictions.targets[rows]
     wrong = predictions.probabilities[rows].argmax(axis=1) != targets
-    left_out = len(fold.images) - len(chosen)
-    return FeatureMap(fold.number, points, targets, wrong, method, left_out)
+    return FeatureMap(fold.number, points, targets, wrong, method, len(fold.images) - count)
 
 
 def _mistakes(
     model: FoldClassifier, fold: HeldOutFold, mistakes: Sequence[Mistake], notices: list[str]
 ) -> dict[Mistake, MistakePicture]:
-    if not mistakes:
-        return {}
     from clip_pkg.inference.explain import Explainer  # noqa: PLC0415
 
     by_name = {image.name: image for image in fold.images}

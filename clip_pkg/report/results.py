@@ -20,10 +20,8 @@ from clip_pkg.results.comparison import DEFAULT_METRIC, compare_configs
 from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, Question
 from clip_pkg.results.folders import (
     ConfigFiles,
-    FoldFiles,
     History,
     left_out,
-    read_config_files,
     read_json,
     result_folders,
 )
@@ -32,45 +30,36 @@ from clip_pkg.study.predictions import Predictions, pooled
 
 
 @dataclass(frozen=True, eq=False)
-class ConfigOutcome:
-    """One config with at least one finished fold."""
+class ConfigOutcome(ConfigFiles):
+    """A config with at least one finished fold, and what follows from its files."""
 
-    files: ConfigFiles
-    config: RunConfig
+    @cached_property
+    def settings(self) -> RunConfig:
+        """The validated config. Raises RunFolderError if another version wrote it."""
+        try:
+            return RunConfig.model_validate(self.config)
+        except ValidationError as error:
+            raise RunFolderError(
+                f"{shown(self.paths.config)} was written by another version of this program: "
+                f"{error}"
+            ) from None
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         """Printable name."""
-        return shown(self.config.name)
-
-    @property
-    def folder(self) -> str:
-        """Name of the result folder."""
-        return self.files.paths.root.name
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        return self.files.summary
-
-    @property
-    def folds_info(self) -> Mapping[str, Any]:
-        return self.files.folds_info
-
-    @property
-    def folds(self) -> tuple[FoldFiles, ...]:
-        """Finished folds."""
-        return self.files.done
+        return shown(self.name)
 
     @cached_property
     def preflight(self) -> Mapping[str, Any]:
         """What the check of the images found; empty if the file is missing."""
-        path = self.files.paths.preflight
+        path = self.paths.preflight
         found: Mapping[str, Any] = read_json(path) if path.exists() else {}
         return found
 
     @property
     def histories(self) -> list[History]:
-        return [fold.history for fold in self.folds]
+        """Histories of the finished folds."""
+        return [fold.history for fold in self.done]
 
     @property
     def best_epochs(self) -> list[int]:
@@ -81,17 +70,17 @@ class ConfigOutcome:
     @cached_property
     def predictions(self) -> list[Predictions]:
         """Held-out predictions of each finished fold, at its best epoch."""
-        return [fold.predictions for fold in self.folds if fold.predictions is not None]
+        return [fold.predictions for fold in self.done if fold.predictions is not None]
 
     @cached_property
-    def pooled(self) -> Predictions:
-        """Out-of-fold predictions of all finished folds."""
+    def out_of_fold(self) -> Predictions:
+        """Predictions of all finished folds, pooled."""
         return pooled(self.predictions)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """C printable names in the order of the predictions."""
-        return tuple(shown(name) for name in self.pooled.classes)
+        return tuple(shown(name) for name in self.out_of_fold.classes)
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
@@ -117,7 +106,7 @@ class ConfigOutcome:
     @property
     def confidence_gap(self) -> float:
         """Accuracy minus mean confidence of out-of-fold predictions; over-confident below 0."""
-        confidence = float(self.pooled.probabilities.max(axis=1).mean())
+        confidence = float(self.out_of_fold.probabilities.max(axis=1).mean())
         return float(self.summary["out_of_fold"]["acc"]) / 100 - confidence
 
     @property
@@ -144,18 +133,18 @@ class ConfigOutcome:
 
     def has_exposure_of(self, other: ConfigOutcome) -> bool:
         """Whether the samplers of both showed the same images equally often in every fold."""
-        found = [
+        mine, theirs = (
             [
                 fold.exposure and (fold.exposure.labels, fold.exposure.times_seen.tobytes())
-                for fold in one.folds
+                for fold in one.done
             ]
             for one in (self, other)
-        ]
-        return found[0] == found[1]
+        )
+        return mine == theirs
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """A folder's configs, compared.
 
     ranked: in the order of the leaderboards. notices: incomplete configs, a sentence each.
@@ -168,14 +157,14 @@ class Run:
     paths: ReportPaths
 
     def outcome_of(self, row: LeaderboardRow) -> ConfigOutcome:
-        return next(one for one in self.ranked if str(one.files.paths.root) == row.folder)
+        return next(one for one in self.ranked if str(one.paths.root) == row.folder)
 
     def row_of(self, outcome: ConfigOutcome) -> LeaderboardRow:
         rows = (row for one in self.comparison.data_sets for row in one.rows)
-        return next(row for row in rows if row.folder == str(outcome.files.paths.root))
+        return next(row for row in rows if row.folder == str(outcome.paths.root))
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path) -> ReportedRun:
     """Read and compare all configs in a folder.
 
     Summaries that are missing or out of date are written first.
@@ -189,17 +178,22 @@ def read_run(directory: Path) -> Run:
     found: list[ConfigOutcome] = []
     notices = []
     for folder in result_folders([root]):
-        outcome = _read_config(ConfigPaths(folder))
-        if outcome.folds:
+        outcome = ConfigOutcome.read(ConfigPaths(folder))
+        _ = outcome.settings  # another version's folder is noticed here
+        try:
+            summary = outcome.summary
+        except RunFolderError:
+            summary = summarize(outcome.paths)
+        absent = ", ".join(left_out(summary))
+        if outcome.done:
             found.append(outcome)
-        absent = ", ".join(left_out(outcome.summary))
-        if absent and outcome.folds:
+        if absent and outcome.done:
             notices.append(
-                f"{outcome.name} is incomplete: its numbers are over {len(outcome.folds)} of "
-                f"{len(outcome.files.folds)} folds, without {absent}."
+                f"{outcome.label} is incomplete: its numbers are over {len(outcome.done)} of "
+                f"{len(outcome.folds)} folds, without {absent}."
             )
         elif absent:
-            notices.append(f"{outcome.name} is not part of this report: {absent}.")
+            notices.append(f"{outcome.label} is not part of this report: {absent}.")
     if not found:
         raise RunFolderError(
             f"{shown(root)}: no fold is finished. Run the training command again to resume. "
@@ -212,22 +206,7 @@ def read_run(directory: Path) -> Run:
             "the report would be written into it: move it to another folder"
         )
     question = Question(DEFAULT_METRIC, "best", LEVEL, seed=0)
-    comparison = compare_configs([one.files for one in found], question)
-    by_folder = {str(one.files.paths.root): one for one in found}
+    comparison = compare_configs(found, question)
+    by_folder = {str(one.paths.root): one for one in found}
     ranked = tuple(by_folder[row.folder] for one in comparison.data_sets for row in one.rows)
-    return Run(root, comparison, ranked, tuple(notices), paths)
-
-
-def _read_config(paths: ConfigPaths) -> ConfigOutcome:
-    files = read_config_files(paths)
-    try:
-        config = RunConfig.model_validate(files.config)
-    except ValidationError as error:
-        raise RunFolderError(
-            f"{shown(paths.config)} was written by another version of this program: {error}"
-        ) from None
-    try:
-        _ = files.summary
-    except RunFolderError:
-        summarize(paths)
-    return ConfigOutcome(files, config)
+    return ReportedRun(root, comparison, ranked, tuple(notices), paths)

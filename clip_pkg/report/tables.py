@@ -9,73 +9,64 @@ from typing import Any
 from clip_pkg.base.errors import shown
 from clip_pkg.metrics.table import HEADLINE_METRICS
 from clip_pkg.report.curves import wilson_interval
-from clip_pkg.report.loss_words import short_loss
-from clip_pkg.report.results import ConfigOutcome, Run
-from clip_pkg.results import comparison_tables
-from clip_pkg.results.comparison_records import DataSetComparison, PairResult, spread_of
+from clip_pkg.report.results import ConfigOutcome, ReportedRun
+from clip_pkg.results.comparison_records import DataSetComparison, PairResult
 from clip_pkg.results.comparison_tables import (
     UNDEFINED,
+    leaderboard,
+    pair_table,
+    pretraining_table,
     shown_interval,
     shown_spread,
+    shown_test_accuracy,
     title,
 )
 from clip_pkg.results.tables import Table
 
 
-def leaderboard(run: Run, data_set: DataSetComparison) -> Table:
+def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
     """The comparison's leaderboard, with losses, intervals, the other epoch and test accuracy."""
-    comparison, metric = run.comparison, run.comparison.metric
-    rows = data_set.rows
+    comparison, metric, rows = run.comparison, run.comparison.metric, data_set.rows
     outcomes = [run.outcome_of(row) for row in rows]
     other = "last" if comparison.epoch == "best" else "best"
-    table = comparison_tables.leaderboard(data_set, comparison)
+    best: set[tuple[int, int]] = set()  # cells with the highest mean, if several are compared
+    for column, score in enumerate(HEADLINE_METRICS, start=2):
+        means = [getattr(row, comparison.epoch)[score.name].mean for row in rows]
+        known = [mean for mean in means if mean is not None]
+        if known and min(known) < max(known):
+            best |= {(row, column) for row, mean in enumerate(means) if mean == max(known)}
+    table = leaderboard(data_set, comparison)
     table = replace(
         table,
         title=f"Scores at the {comparison.epoch} epoch, mean ± sample SD (ddof 1) over folds. "
         f"Configurations are ranked by {comparison.metric_name}; the confidence interval (of the "
         f"score pooled over {data_set.n_images} images) and the {other} epoch are given for it.",
-        best=_best_cells(run, data_set),
+        best=frozenset(best),
         rows=tuple((shown(name), *cells) for name, *cells in table.rows),
         reference=tuple((shown(name), *cells) for name, *cells in table.reference),
     )
-    table = table.with_column(1, "Loss", [short_loss(one.config) for one in outcomes], words=True)
+    losses = [
+        " + ".join([one.settings.loss.type, *(aux.type for aux in one.settings.aux_losses)])
+        for one in outcomes
+    ]
     pooled = [row.pooled.get(metric) for row in rows]
     intervals = [shown_interval(one.interval if one else None, metric) for one in pooled]
     others = [shown_spread(getattr(row, other)[metric], metric) for row in rows]
-    end = len(table.columns)
+    tested = [shown_test_accuracy(one.summary) for one in outcomes]
+    end = len(table.columns) + 1
+    table = table.with_column(1, "Loss", losses, words=True)
     table = table.with_column(end, f"{comparison.level:.0%} CI", intervals)
     table = table.with_column(end + 1, f"{other.capitalize()} epoch", others)
-    if any(one.summary["test"] for one in outcomes):
-        table = table.with_column(
-            end + 2, f"Test {title('acc').lower()}", list(map(_tested, outcomes))
-        )
+    if any(tested):
+        table = table.with_column(end + 2, f"Test {title('acc').lower()}", tested)
     return table
 
 
-def _tested(outcome: ConfigOutcome) -> str:
-    """Accuracy on the test images; empty for a config without test images."""
-    test = outcome.summary["test"]
-    return (
-        ""
-        if test is None
-        else shown_spread(spread_of(test["average_results"], "acc", "test"), "acc")
-    )
-
-
-def _best_cells(run: Run, data_set: DataSetComparison) -> frozenset[tuple[int, int]]:
-    """Cells with the highest mean of their column, if several configs are compared."""
-    found: set[tuple[int, int]] = set()
-    for column, score in enumerate(HEADLINE_METRICS, start=2):
-        means = [getattr(row, run.comparison.epoch)[score.name].mean for row in data_set.rows]
-        known = [mean for mean in means if mean is not None]
-        if known and min(known) < max(known):
-            found |= {(row, column) for row, mean in enumerate(means) if mean == max(known)}
-    return frozenset(found)
-
-
-def pair_table(run: Run, data_set: DataSetComparison, pairs: Sequence[PairResult]) -> Table:
+def judged_pairs(
+    run: ReportedRun, data_set: DataSetComparison, pairs: Sequence[PairResult]
+) -> Table:
     """The comparison's table of pairs, with verdicts."""
-    table = comparison_tables.pair_table(pairs, data_set, run.comparison)
+    table = pair_table(pairs, data_set, run.comparison)
     table = replace(
         table,
         title=f"Differences in {run.comparison.metric_name} between configurations on the same "
@@ -90,7 +81,7 @@ def losses_table(data_set: DataSetComparison) -> Table | None:
     """A row per loss of the pre-trainings; None without a pre-training."""
     if not data_set.pretraining:
         return None
-    table = comparison_tables.pretraining_table(data_set)
+    table = pretraining_table(data_set)
     return replace(table, title=table.title.partition(": ")[2].capitalize() + ".")
 
 
@@ -98,24 +89,18 @@ def class_table(outcome: ConfigOutcome) -> Table:
     """One-vs-rest scores of each class, out of fold."""
     counts = outcome.confusion
     low, high = wilson_interval(counts.diagonal().astype(float), counts.sum(axis=1))
+    intervals = [f"{a:.3f} to {b:.3f}" for a, b in zip(low, high, strict=True)]
     rows = []
-    for place, (name, scores) in enumerate(
-        zip(outcome.classes, outcome.summary["per_class"].values(), strict=True)
+    for name, interval, scores in zip(
+        outcome.classes, intervals, outcome.summary["per_class"].values(), strict=True
     ):
-        interval = UNDEFINED
-        if scores["recall"] is not None:
-            interval = f"{low[place]:.3f} to {high[place]:.3f}"
-        others = [scores[key] for key in ("precision", "f1", "average_precision", "auroc")]
-        rows.append(
-            (
-                name,
-                f"{scores['support']}",
-                f"{scores['predicted']}",
-                _fraction(scores["recall"]),
-                interval,
-                *map(_fraction, others),
-            )
+        recall, *others = (
+            UNDEFINED if scores[key] is None else f"{scores[key]:.3f}"
+            for key in ("recall", "precision", "f1", "average_precision", "auroc")
         )
+        known = UNDEFINED if scores["recall"] is None else interval
+        sizes = (str(scores["support"]), str(scores["predicted"]))
+        rows.append((name, *sizes, recall, known, *others))
     columns = ("Class", "n", "Predicted", "Recall", "95 % CI", "Precision", "F1")
     return Table(
         "Scores per class over all out-of-fold predictions, each class against the rest; CI: "
@@ -123,10 +108,6 @@ def class_table(outcome: ConfigOutcome) -> Table:
         (*columns, "Average precision", "AUROC"),
         tuple(rows),
     )
-
-
-def _fraction(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.3f}"
 
 
 def provenance(outcome: ConfigOutcome) -> Table:
@@ -139,9 +120,9 @@ def provenance(outcome: ConfigOutcome) -> Table:
         "Config digest": summary["identity"]["config"],
         "Class texts digest": summary["identity"]["class_texts"],
         "Code digest": summary["identity"]["code"],
-        "Numerics version": outcome.files.identity.numerics,
+        "Numerics version": outcome.identity.numerics,
         "Splits": outcome.folds_info["method"],
-        "Seed": outcome.config.random_state,
+        "Seed": outcome.settings.random_state,
         "Choice of the epoch": summary["epoch_choice"],
         "Images were in": outcome.preflight.get("data_dir"),
         **summary["environment"],
@@ -153,4 +134,4 @@ def provenance(outcome: ConfigOutcome) -> Table:
         for name, value in facts.items()
         if value not in (None, "")
     )
-    return Table(f"Provenance of {outcome.name}", ("What", "Value"), rows, words=frozenset({0, 1}))
+    return Table(f"Provenance of {outcome.label}", ("What", "Value"), rows, words=frozenset({0, 1}))

@@ -150,13 +150,15 @@ def _weights(
 ) -> Iterator[Floats]:
     """Yield how often each image is drawn, [N, chunk]; the chunks have R columns together.
 
-    Units (images or clusters) are drawn with replacement within their stratum, the class of most of
-    their images.
+    Units (images or clusters) are drawn with replacement within their stratum.
     """
     unit_of = (
         np.arange(len(targets)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     )
-    strata = _strata(targets, unit_of)
+    # the most frequent class of each unit's images; the first of several
+    classes = int(targets.max()) + 1
+    cells = np.bincount(unit_of * classes + targets, minlength=(unit_of.max() + 1) * classes)
+    strata = cells.reshape(-1, classes).argmax(axis=1)
     random = np.random.default_rng(seed)
     at_once = max(1, CHUNK // len(targets))
     for start in range(0, resamples, at_once):
@@ -170,11 +172,3 @@ def _weights(
             )
             counts[members] = flat.reshape(len(members), columns)
         yield counts[unit_of]
-
-
-def _strata(targets: Labels, unit_of: Labels) -> Labels:
-    """Most frequent class of each unit's images; the first of several."""
-    classes = int(targets.max()) + 1
-    cells = np.bincount(unit_of * classes + targets, minlength=(unit_of.max() + 1) * classes)
-    strata: Labels = cells.reshape(-1, classes).argmax(axis=1).astype(np.int64)
-    return strata

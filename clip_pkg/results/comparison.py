@@ -36,7 +36,7 @@ from clip_pkg.results.comparison_records import (
     Refusal,
     spread_of,
 )
-from clip_pkg.results.folders import ConfigFiles, Epoch, read_config_files, result_folders
+from clip_pkg.results.folders import ConfigFiles, Epoch, result_folders
 from clip_pkg.results.pairs import Entrant, comparable, compare_pairs
 from clip_pkg.results.pretraining_rows import pretraining_rows
 from clip_pkg.results.ranks import compare_across
@@ -71,7 +71,7 @@ def compare(
     found, refusals = [], []
     for folder in result_folders(folders):
         try:
-            files = read_config_files(ConfigPaths(folder))
+            files = ConfigFiles.read(ConfigPaths(folder))
             _ = files.summary, files.pooled(epoch)  # damaged files are noticed here
             found.append(files)
         except RunFolderError as error:

@@ -20,7 +20,7 @@ from clip_pkg.results.tables import (
 )
 
 # Heading → path of the field in `LeaderboardRow`, `PairResult` and `PretrainingRow`.
-CONFIG_COLUMNS = {
+CONFIG_CSV = {
     "config": "name",
     "folds_done": "folds_done",
     "n_folds": "n_folds",
@@ -36,7 +36,7 @@ CONFIG_COLUMNS = {
         for suffix, part in (("", "value"), ("_low", "interval.low"), ("_high", "interval.high"))
     },
 }
-PAIR_COLUMNS = {
+PAIR_CSV = {
     **{name: name for name in ("first", "second", "metric", "verdict", "difference")},
     "low": "test.low",
     "high": "test.high",
@@ -52,7 +52,7 @@ PAIR_COLUMNS = {
     "out_of_fold_low": "bootstrap.low",
     "out_of_fold_high": "bootstrap.high",
 }
-PRETRAINING_COLUMNS = {
+PRETRAINING_CSV = {
     "pretraining": "label",
     "n_seeds": "configs",
     "scores_of": "scores_of",
@@ -88,12 +88,12 @@ def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
     kinds: dict[str, list[dict[str, object]]] = {"": [], "_pairs": [], "_pretraining": []}
     for one in comparison.data_sets:
         name = {"data_set": one.name}
-        kinds[""] += [{**name, **cells(row, CONFIG_COLUMNS)} for row in one.rows]
-        kinds["_pairs"] += [{**name, **cells(pair, PAIR_COLUMNS)} for pair in one.pairs]
+        kinds[""] += [{**name, **cells(row, CONFIG_CSV)} for row in one.rows]
+        kinds["_pairs"] += [{**name, **cells(pair, PAIR_CSV)} for pair in one.pairs]
         kinds["_pretraining"] += [
             {
                 **name,
-                **cells(row, PRETRAINING_COLUMNS),
+                **cells(row, PRETRAINING_CSV),
                 "n_seeds": len(row.configs),
                 "notes": "; ".join(row.notes),
             }

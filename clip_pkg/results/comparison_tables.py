@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
 from clip_pkg.results.comparison_records import (
@@ -12,6 +13,7 @@ from clip_pkg.results.comparison_records import (
     Interval,
     PairResult,
     Spread,
+    spread_of,
 )
 from clip_pkg.results.pretraining_rows import NO_PRETRAINING
 from clip_pkg.results.tables import Table
@@ -50,6 +52,14 @@ def shown_spread(spread: Spread | None, metric: str) -> str:
         return UNDEFINED
     deviation = "" if spread.sd is None else f" ± {shown_score(spread.sd, metric)}"
     return shown_score(spread.mean, metric) + deviation
+
+
+def shown_test_accuracy(summary: Mapping[str, Any]) -> str:
+    """Mean ± SD of the models of the folds; empty for a config without test images."""
+    test = summary["test"]
+    if test is None:
+        return ""
+    return shown_spread(spread_of(test["average_results"], "acc", "test"), "acc")
 
 
 def shown_interval(interval: Interval | None, metric: str) -> str:
@@ -172,12 +182,12 @@ def pretraining_table(one: DataSetComparison) -> Table:
     """One row per loss of the pre-training, the best first; without columns that are empty."""
     rows = one.pretraining
     baselines = [row.top_1.mean for row in rows if row.label == NO_PRETRAINING]
+    baseline = baselines[0] if len(baselines) == 1 else None
     cells = []
     for row in rows:
-        gain, mean = None, row.top_1.mean
-        if len(baselines) == 1 and row.label != NO_PRETRAINING:
-            (baseline,) = baselines
-            gain = None if mean is None or baseline is None else mean - baseline
+        gain = None
+        if row.label != NO_PRETRAINING and baseline is not None and row.top_1.mean is not None:
+            gain = row.top_1.mean - baseline
         minutes = UNDEFINED if row.seconds.mean is None else f"{row.seconds.mean / 60:.1f}"
         cells.append(
             (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from pathlib import Path
 
 from clip_pkg.base.event_files import ScalarWriter
 from clip_pkg.base.paths import ConfigPaths
@@ -18,7 +17,10 @@ def write_mean_curves(paths: ConfigPaths) -> None:
     Each epoch is averaged over the folds that reached it (some may stop early); the number of these
     folds is a curve of its own.
     """
-    histories = [_columns(path) for path in sorted(paths.root.glob("fold_*/history.json"))]
+    histories: list[dict[str, list[float | None]]] = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(paths.root.glob("fold_*/history.json"))
+    ]
     columns = list(dict.fromkeys(name for history in histories for name in history))
     epochs = max((len(values) for history in histories for values in history.values()), default=0)
     if epochs == 0:
@@ -46,8 +48,3 @@ def write_mean_curves(paths: ConfigPaths) -> None:
             writer.add(epoch + 1, points[name])
     for writer in writers.values():
         writer.close()
-
-
-def _columns(path: Path) -> dict[str, list[float | None]]:
-    columns: dict[str, list[float | None]] = json.loads(path.read_text(encoding="utf-8"))
-    return columns

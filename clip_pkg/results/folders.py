@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ History: TypeAlias = Mapping[str, Sequence[float | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Exposure:
+class ShownImages:
     """How often each of N training images was shown.
 
     labels: N class names. times_seen: int64 [N].
@@ -72,7 +72,7 @@ class FoldFiles:
         return history
 
     @cached_property
-    def exposure(self) -> Exposure | None:
+    def exposure(self) -> ShownImages | None:
         """What the sampler showed; None if the file was deleted."""
         path = self.paths.exposure
         if not path.exists():
@@ -81,7 +81,7 @@ class FoldFiles:
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
             seen = np.array([int(row["times_seen"]) for row in rows], dtype=np.int64)
-            return Exposure(tuple(row["label"] for row in rows), seen)
+            return ShownImages(tuple(row["label"] for row in rows), seen)
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(f"{shown(path)} is damaged: {error!r}") from None
 
@@ -95,6 +95,37 @@ class ConfigFiles:
     folds_info: Mapping[str, Any]
     identity: Identity
     folds: tuple[FoldFiles, ...]
+
+    @classmethod
+    def read(cls, paths: ConfigPaths) -> Self:
+        """Open a config's result folder.
+
+        Raises RunFolderError when it is no result folder or its files contradict each other.
+        """
+        config, folds_info, identity = (
+            read_json(path) for path in (paths.config, paths.folds_info, paths.identity)
+        )
+        try:
+            mine = identity_from_json(identity)
+            numbers = [int(info["fold"]) for info in folds_info["folds"]]
+        except (KeyError, TypeError, ValueError):
+            raise RunFolderError(
+                f"{shown(paths.root)}: {paths.identity.name} or {paths.folds_info.name} is "
+                "damaged; copy it again"
+            ) from None
+        folds = []
+        for number in numbers:
+            files, failure = paths.fold(number), None
+            result = read_record(FoldResult, files.result)
+            if result is None:
+                failure = read_record(FoldFailure, files.failure)
+            elif result.identity != mine:
+                different = ", ".join(mine.differences(result.identity))
+                raise RunFolderError(
+                    f"{files.result} belongs to another run: its {different} differ"
+                )
+            folds.append(FoldFiles(files, number, result, failure))
+        return cls(paths, config, folds_info, mine, tuple(folds))
 
     @property
     def name(self) -> str:
@@ -122,7 +153,7 @@ class ConfigFiles:
         status = {f"fold_{fold.number}": fold.status for fold in self.folds}
         splits = self.folds_info["splits_hash"]
         if summary["status"] != status or summary["splits_hash"] != splits:
-            what = "other folds" if summary["splits_hash"] != splits else "an earlier state"
+            what = "an earlier state" if summary["splits_hash"] == splits else "other folds"
             raise RunFolderError(
                 f"{shown(self.paths.summary)} describes {what} of this run; "
                 f"`python train_clip.py summarize {shown(self.paths.root)}` rewrites it"
@@ -137,36 +168,6 @@ class ConfigFiles:
         name = "predictions" if epoch == "best" else "predictions_last"
         parts = [getattr(fold, name) for fold in self.done]
         return pooled(parts) if parts else None
-
-
-def read_config_files(paths: ConfigPaths) -> ConfigFiles:
-    """Open a config's result folder.
-
-    Raises RunFolderError when it is no result folder or its files contradict each other.
-    """
-    config, folds_info, identity = (
-        read_json(path) for path in (paths.config, paths.folds_info, paths.identity)
-    )
-    try:
-        mine = identity_from_json(identity)
-        numbers = [int(info["fold"]) for info in folds_info["folds"]]
-    except (KeyError, TypeError, ValueError):
-        raise RunFolderError(
-            f"{shown(paths.root)}: {paths.identity.name} or {paths.folds_info.name} is damaged; "
-            "copy it again"
-        ) from None
-    folds = tuple(_fold_files(paths.fold(number), number, mine) for number in numbers)
-    return ConfigFiles(paths, config, folds_info, mine, folds)
-
-
-def _fold_files(paths: FoldPaths, number: int, identity: Identity) -> FoldFiles:
-    result = read_record(FoldResult, paths.result)
-    if result is None:
-        return FoldFiles(paths, number, None, read_record(FoldFailure, paths.failure))
-    if result.identity != identity:
-        different = ", ".join(identity.differences(result.identity))
-        raise RunFolderError(f"{paths.result} belongs to another run: its {different} differ")
-    return FoldFiles(paths, number, result, None)
 
 
 def result_folders(directories: Sequence[Path]) -> list[Path]:

@@ -56,7 +56,7 @@ def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
             notices.append(f"pre-training {name} has no result that can be read")
         else:
             results.append(result)
-        history = read_history(FoldPaths(folder / name))
+        history = history_if_readable(FoldPaths(folder / name))
         known = [one for one in history.get("train_images_per_second", ()) if one is not None]
         speeds.append(statistics.median(known) if known else None)
     if unnamed := [f"fold_{number}" for number, name in names.items() if name is None]:
@@ -76,10 +76,17 @@ def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
         "shared_by_folds": not is_per_fold,
         "runs": runs,
         "seconds": sum(one.seconds for one in results) if results else None,
-        "train_images_per_second": _mean(speeds),
-        "last": {name: _mean(one.last.get(name) for one in results) for name in MEASURES},
-        "untrained": {name: _mean(one.untrained.get(name) for one in results) for name in PROBES},
-        "collapsed": any(map(_is_collapsed, results)),
+        "train_images_per_second": _spread(speeds).mean,
+        "last": {key: _spread(one.last.get(key) for one in results).mean for key in MEASURES},
+        "untrained": {
+            key: _spread(one.untrained.get(key) for one in results).mean for key in PROBES
+        },
+        "collapsed": any(
+            (rank is not None and rank < COLLAPSED_BELOW)
+            or any("collaps" in n for n in one.notices)
+            for one in results
+            for rank in [one.last.get("effective_rank")]
+        ),
         "notices": list(dict.fromkeys(notices)),
     }
 
@@ -102,14 +109,7 @@ def _readable(kind: Any, path: Path) -> Any:
         return None
 
 
-def _is_collapsed(result: FoldResult) -> bool:
-    rank = result.last.get("effective_rank")
-    return (rank is not None and rank < COLLAPSED_BELOW) or any(
-        "collaps" in notice for notice in result.notices
-    )
-
-
-def read_history(paths: FoldPaths) -> History:
+def history_if_readable(paths: FoldPaths) -> History:
     """Columns of a run's history; empty if it is missing or damaged."""
     try:
         history = read_json(paths.history)
@@ -127,29 +127,20 @@ def pretraining_rows(configs: Sequence[ConfigFiles], epoch: Epoch) -> tuple[Pret
     if not any(one.summary.get("pretraining") for one in configs):
         return ()
     is_test = all(one.summary.get("test") for one in configs)
+    ignored = {*keys_without_effect(), SEED}
     groups: dict[str, list[ConfigFiles]] = {}
     for one in configs:
-        groups.setdefault(_without_seed(one), []).append(one)
-    labels = [_label(group[0]) for group in groups.values()]
+        settings = {key: value for key, value in one.config.items() if key not in ignored}
+        groups.setdefault(digest(settings), []).append(one)
+    blocks = (group[0].summary.get("pretraining") for group in groups.values())
+    labels = [NO_PRETRAINING if block is None else str(block["loss"]) for block in blocks]
     rows = []
     for label, group in zip(labels, groups.values(), strict=True):
-        is_unique = labels.count(label) == 1
-        name = label if is_unique else f"{label} ({group[0].name})"
+        name = label if labels.count(label) == 1 else f"{label} ({group[0].name})"
         scores = [_tested(one) if is_test else _held_out(one, epoch) for one in group]
         rows.append(_row(name, group, scores, "test images" if is_test else "held-out images"))
     rows.sort(key=lambda row: (row.epochs == 0, -(row.top_1.mean or 0.0)))
     return tuple(rows)
-
-
-def _without_seed(one: ConfigFiles) -> str:
-    """Equal for configs that differ in their name and seed only."""
-    ignored = {*keys_without_effect(), SEED}
-    return digest({key: value for key, value in one.config.items() if key not in ignored})
-
-
-def _label(one: ConfigFiles) -> str:
-    block = one.summary.get("pretraining")
-    return NO_PRETRAINING if block is None else str(block["loss"])
 
 
 def _row(
@@ -171,9 +162,10 @@ def _row(
         top_1=_spread(first for first, _ in scores),
         top_5=_spread(top for _, top in scores),
         seconds=_spread(block["seconds"] for block in blocks),
-        effective_rank=_spread(block["last"]["effective_rank"] for block in blocks),
-        knn_acc=_spread(block["last"]["knn_acc"] for block in blocks),
-        probe_acc=_spread(block["last"]["probe_acc"] for block in blocks),
+        **{
+            name: _spread(block["last"][name] for block in blocks)
+            for name in ("effective_rank", "knn_acc", "probe_acc")
+        },
         probe_gain=_spread(gains),
         epochs=max((block["epochs"] for block in blocks), default=0),
         notes=tuple(_notes(group, blocks)),
@@ -225,13 +217,9 @@ def _tested(one: ConfigFiles) -> tuple[float | None, float | None]:
 
 def _top_k(predictions: Sequence[Predictions], k: int) -> float | None:
     """Mean accuracy in percent; None without predictions, and where k classes are all classes."""
-    share = _mean(top_k_accuracy(one.probabilities, one.targets, k) for one in predictions)
+    shares = (top_k_accuracy(one.probabilities, one.targets, k) for one in predictions)
+    share = _spread(shares).mean
     return None if share is None else 100 * share
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def _spread(values: Iterable[float | None]) -> Spread:

@@ -123,8 +123,9 @@ def friedman_test(scores: Floats, *, seed: int = 0) -> FriedmanTest:
     degrees = (configs - 1, (configs - 1) * (sets - 1))
     random = np.random.default_rng(seed)
     shuffled = random.permuted(np.broadcast_to(own, (PERMUTATIONS, *own.shape)), axis=2)
-    found = _unevenness(own.sum(axis=0))
-    as_uneven = int((_unevenness(shuffled.sum(axis=1)) >= found * (1 - 1e-9)).sum())
+    sums = np.concatenate([own.sum(axis=0)[None], shuffled.sum(axis=1)])
+    unevenness = ((sums - sums.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    as_uneven = int((unevenness[1:] >= unevenness[0] * (1 - 1e-9)).sum())
     return FriedmanTest(
         chi_square=statistic,
         p_chi_square=p_chi_square,
@@ -134,13 +135,6 @@ def friedman_test(scores: Floats, *, seed: int = 0) -> FriedmanTest:
         n_data_sets=sets,
         n_configs=configs,
     )
-
-
-def _unevenness(rank_sums: Floats) -> Floats:
-    """Sum of squared deviations of the rank sums from their mean, over the last axis."""
-    centre = rank_sums.mean(axis=-1, keepdims=True)
-    result: Floats = ((rank_sums - centre) ** 2).sum(axis=-1)
-    return result
 
 
 def nemenyi_critical_difference(configs: int, sets: int, *, alpha: float = 0.05) -> float:
@@ -160,14 +154,8 @@ def cliques(mean_ranks: Sequence[float], critical_difference: float) -> tuple[tu
     """
     order = sorted(range(len(mean_ranks)), key=lambda index: (mean_ranks[index], index))
     found: list[tuple[int, ...]] = []
-    reached = 0
-    for start, index in enumerate(order):
-        end = start
-        while end < len(order) and (
-            mean_ranks[order[end]] - mean_ranks[index] < critical_difference
-        ):
-            end += 1
-        if end > max(reached, start + 1):
-            found.append(tuple(order[start:end]))
-            reached = end
+    for start, first in enumerate(order):
+        near = [i for i in order[start:] if mean_ranks[i] - mean_ranks[first] < critical_difference]
+        if len(near) > 1 and not any(set(near) <= set(one) for one in found):
+            found.append(tuple(near))
     return tuple(found)

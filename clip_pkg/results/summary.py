@@ -21,7 +21,7 @@ from clip_pkg.metrics.classification import (
     history_scores,
 )
 from clip_pkg.metrics.table import METRICS, TOP_K
-from clip_pkg.results.folders import ConfigFiles, Epoch, read_config_files
+from clip_pkg.results.folders import ConfigFiles, Epoch
 from clip_pkg.results.pretraining_rows import pretraining_block
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
 from clip_pkg.study.predictions import Predictions
@@ -41,7 +41,7 @@ def summarize(paths: ConfigPaths) -> dict[str, Any]:
 
     Raises RunFolderError when the folder is no result folder or its files contradict each other.
     """
-    files = read_config_files(paths)
+    files = ConfigFiles.read(paths)
     summary = build_summary(files)
     write_json(paths.summary, summary)
     return summary

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
+from clip_pkg.config.loss_blocks import Block
 from clip_pkg.config.nodes import Node, allowed, options
 from clip_pkg.metrics.table import METRICS, Metric
 
@@ -27,20 +28,14 @@ LowHigh: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Status: TypeAlias = Literal["done", "diverged", "failed", "missing"]
 
 
-class SummaryBlock(BaseModel):
-    """Base of all blocks: strict types, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Units(SummaryBlock):
+class Units(Block):
     """Units of scores."""
 
     percent: list[str] = Field(description="Scores in percent, with and without `val_`.")
     others: str = Field(alias="all other scores", description="The unit of all others.")
 
 
-class FoldColumns(SummaryBlock):
+class FoldColumns(Block):
     """A list per column with an entry per fold, in their order; null for unfinished folds."""
 
     model_config = ConfigDict(extra="allow")
@@ -57,7 +52,7 @@ class FoldResults(FoldColumns):
     fold_stopped_early: list[bool | None] = Field(description="Whether early stopping ended it.")
 
 
-class Averages(SummaryBlock):
+class Averages(Block):
     """Mean and deviation over the folds with a result: `avg_<column>`, `std_<column>`.
 
     If a score is undefined in some of these folds, `n_<column>` is the number of the others.
@@ -91,13 +86,13 @@ _OUT_OF_FOLD: dict[str, Any] = {
 }
 OutOfFold = create_model(
     "OutOfFold",
-    __base__=SummaryBlock,
+    __base__=Block,
     __doc__="Scores over all out-of-fold predictions at once, each image counted once.",
     **_OUT_OF_FOLD,
 )
 
 
-class EpochScores(SummaryBlock):
+class EpochScores(Block):
     """Scores at the best epoch, which `epoch_choice` describes, or at the last one."""
 
     fold_results: FoldColumns = Field(
@@ -107,7 +102,7 @@ class EpochScores(SummaryBlock):
     out_of_fold: OutOfFold | None = Field(description="The same epochs; null without a result.")
 
 
-class TestImages(SummaryBlock):
+class TestImages(Block):
     """Scores on the config's test images: each fold's model was evaluated on all of them once."""
 
     n: Count = Field(description="Test images.")
@@ -120,7 +115,7 @@ class TestImages(SummaryBlock):
     )
 
 
-class Baselines(SummaryBlock):
+class Baselines(Block):
     """Scores without training, as means over folds."""
 
     majority_class: Averages = Field(
@@ -129,7 +124,7 @@ class Baselines(SummaryBlock):
     untrained_model: Averages = Field(description="The model before its first step.")
 
 
-class PerClass(SummaryBlock):
+class PerClass(Block):
     """One class against the rest, over all out-of-fold predictions; null where undefined."""
 
     support: Count = Field(description="Images of the class.")
@@ -149,7 +144,7 @@ class PerClass(SummaryBlock):
     auroc: Fraction | None = Field(description="Area under the ROC curve; null as before.")
 
 
-class ConfusionMatrix(SummaryBlock):
+class ConfusionMatrix(Block):
     """Counts over all out-of-fold predictions."""
 
     classes: list[str] = Field(description="Order of rows and columns.")
@@ -158,7 +153,7 @@ class ConfusionMatrix(SummaryBlock):
     counts: list[list[Count]] = Field(description="One list per true class.")
 
 
-class ConfidenceIntervals(SummaryBlock):
+class ConfidenceIntervals(Block):
     """Bootstrap intervals of pooled scores: they cover other images, not other training runs."""
 
     method: str = Field(description="How they were computed.")
@@ -178,7 +173,7 @@ class ConfidenceIntervals(SummaryBlock):
     )
 
 
-class ProbeScores(SummaryBlock):
+class ProbeScores(Block):
     """Accuracy that the features of an encoder allow, mean over runs; null: unknown."""
 
     knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
@@ -202,7 +197,7 @@ class FeatureQuality(ProbeScores):
     )
 
 
-class PretrainingSummary(SummaryBlock):
+class PretrainingSummary(Block):
     """Pre-training of the image encoder before the folds; only the loss `supcon` uses labels."""
 
     loss: str = Field(description="Its type.")
@@ -231,14 +226,14 @@ class PretrainingSummary(SummaryBlock):
     )
 
 
-class Failure(SummaryBlock):
+class Failure(Block):
     """Why a fold has no result."""
 
     kind: str = Field(description="`diverged`, `out of memory`, `crash`, …")
     reason: str = Field(description="In words.")
 
 
-class Digests(SummaryBlock):
+class Digests(Block):
     """SHA-256 digests of everything that the numbers follow from; equal for equal runs."""
 
     config: str = Field(description="Settings that affect the numbers.")
@@ -258,7 +253,7 @@ class Digests(SummaryBlock):
     )
 
 
-class Timing(SummaryBlock):
+class Timing(Block):
     """Durations; equal runs differ only in this block, and in the speed of `pretraining`."""
 
     fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
@@ -266,7 +261,7 @@ class Timing(SummaryBlock):
     written: str = Field(description="When this file was written, UTC, ISO 8601.")
 
 
-class CvSummary(SummaryBlock):
+class CvSummary(Block):
     """`cv_summary.json`."""
 
     schema_version: Literal[2] = Field(description="Of this schema.")

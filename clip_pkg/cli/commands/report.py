@@ -46,28 +46,26 @@ def add_arguments(parser: Parser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Write the report; print where it is and what is missing in it."""
-    from clip_pkg.inference.loading import choose_device
     from clip_pkg.launch.terminal import Terminal
-    from clip_pkg.report.build import build
-    from clip_pkg.report.pictures import find_images, make_pictures
+    from clip_pkg.report.build import write_report
+    from clip_pkg.report.pictures import make_pictures
     from clip_pkg.report.results import read_run
 
     terminal = Terminal()
 
     def pictures(outcome: ConfigOutcome, advance: Advance) -> Pictures:
-        held_out = find_images(outcome, parsed.data_dir)
-        return make_pictures(outcome, held_out, choose_device(None), advance)
+        return make_pictures(outcome, parsed.data_dir, advance)
 
     with terminal.waiting("Reading and comparing results"):
         results = read_run(parsed.directory)
     with decoding(terminal, "Making the report") as progress:
-        done = build(results, None if parsed.no_images else pictures, progress)
+        n_figures, missing = write_report(results, None if parsed.no_images else pictures, progress)
     if not parsed.no_images:
-        terminal.notes(done.missing)
-    terminal.line(f"Wrote {shown(done.paths.page)}, which needs no other file.", "green")
+        terminal.notes(missing)
+    terminal.line(f"Wrote {shown(results.paths.page)}, which needs no other file.", "green")
     terminal.line(
-        f"  {done.n_figures} figures as SVG and PDF in {shown(done.paths.figures)}, "
-        f"{done.paths.methods.name}, {done.paths.latex.name}, and numbers as CSV beside it"
+        f"  {n_figures} figures as SVG and PDF in {shown(results.paths.figures)}, "
+        f"{results.paths.methods.name}, {results.paths.latex.name}, and numbers as CSV beside it"
     )
     terminal.line("Next: open the page in a browser; its Methods section has texts to paste.")
     return ExitCode.DONE

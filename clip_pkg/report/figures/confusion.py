@@ -18,22 +18,32 @@ MAX_LABEL = 22  # characters of a class name on an axis
 MAX_WITH_NUMBERS = 25  # classes; cells of more are too small for text
 
 
-def confusion_counts(outcome: ConfigOutcome) -> Drawing:
+def confusion_matrices(outcome: ConfigOutcome) -> tuple[Drawing, Drawing]:
+    """The matrix as counts, and as percent of each true class."""
     counts = outcome.confusion
-    return _matrix(
-        outcome.classes,
-        _shares(counts),
-        [[f"{count}" if count else "" for count in row] for row in counts.tolist()],
-        _caption(outcome, counts, "confusion_counts", "Confusion matrix, counts"),
+    support = counts.sum(axis=1, keepdims=True)
+    shares = np.zeros(counts.shape)
+    np.divide(counts, support, out=shares, where=support > 0)
+    words = f"{counts.trace()} of {counts.sum()} images are on the diagonal."
+    if outcome.commonest_mistake is not None:
+        true, predicted = outcome.commonest_mistake
+        words += (
+            f" The most frequent mistake: {counts[true, predicted]} of {counts[true].sum()} images "
+            f"of {outcome.classes[true]} predicted as {outcome.classes[predicted]}."
+        )
+    note = "Out-of-fold predictions: each image by the model that was not trained on it."
+
+    def matrix(slug: str, title: str, texts: Sequence[Sequence[str]]) -> Drawing:
+        is_wide = len(outcome.classes) > 12
+        caption = Caption(slug, title, words, note, scrolls=is_wide)
+        return _matrix(outcome.classes, shares, texts, caption)
+
+    numbers = [[f"{count}" if count else "" for count in row] for row in counts.tolist()]
+    percent = [[f"{100 * one:.0f}" if one > 0 else "" for one in row] for row in shares]
+    return (
+        matrix("confusion_counts", "Confusion matrix, counts", numbers),
+        matrix("confusion_shares", "Confusion matrix, % of true class", percent),
     )
-
-
-def confusion_shares(outcome: ConfigOutcome) -> Drawing:
-    counts = outcome.confusion
-    shares = _shares(counts)
-    texts = [[f"{100 * one:.0f}" if one > 0 else "" for one in row] for row in shares.tolist()]
-    caption = _caption(outcome, counts, "confusion_shares", "Confusion matrix, % of true class")
-    return _matrix(outcome.classes, shares, texts, caption)
 
 
 def shortened_label(name: str) -> str:
@@ -49,13 +59,6 @@ def heat_cells(axes: Axes, shades: NDArray[np.float64]) -> None:
         PatchCollection(cells, facecolor=HEAT.light, alpha=shades[shades > 0], linewidth=0)
     )
     axes.set(xlim=(-0.5, shades.shape[1] - 0.5), ylim=(shades.shape[0] - 0.5, -0.5))
-
-
-def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    support = counts.sum(axis=1, keepdims=True)
-    shares = np.zeros(counts.shape)
-    np.divide(counts, support, out=shares, where=support > 0)
-    return shares
 
 
 def _matrix(
@@ -82,32 +85,17 @@ def _matrix(
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         axes.spines[:].set_color(RULE.light)
-        if has_numbers:
-            for row, words in enumerate(texts):
-                for column, word in enumerate(words):
-                    if word:
-                        axes.text(
-                            column,
-                            row,
-                            word,
-                            ha="center",
-                            va="center",
-                            fontsize=size,
-                            color=INK.light,
-                            fontweight="bold" if row == column else "normal",
-                        )
+        for (row, column), word in np.ndenumerate(np.array(texts)):
+            if has_numbers and word:
+                axes.text(
+                    column,
+                    row,
+                    word,
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color=INK.light,
+                    fontweight="bold" if row == column else "normal",
+                )
 
     return draw(size_px, size_px, caption, fill)
-
-
-def _caption(outcome: ConfigOutcome, counts: NDArray[np.int64], slug: str, title: str) -> Caption:
-    right, total = int(counts.trace()), int(counts.sum())
-    words = f"{right} of {total} images are on the diagonal."
-    if outcome.commonest_mistake is not None:
-        true, predicted = outcome.commonest_mistake
-        words += (
-            f" The most frequent mistake: {counts[true, predicted]} of {counts[true].sum()} images "
-            f"of {outcome.classes[true]} predicted as {outcome.classes[predicted]}."
-        )
-    note = "Out-of-fold predictions: each image by the model that was not trained on it."
-    return Caption(slug, title, words, note, scrolls=len(outcome.classes) > 12)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from clip_pkg.report.curves import Band, over_epochs
 from clip_pkg.report.drawing import CLASS_ROLES, Caption, Drawing, draw, draw_png, legend_below
 from clip_pkg.report.figures.learning import plot_band
 from clip_pkg.results.comparison_records import PretrainingRow
-from clip_pkg.results.pretraining_rows import read_history
+from clip_pkg.results.pretraining_rows import history_if_readable
 
 WIDTH, HEIGHT = 340, 330  # px of one panel
 # history column, title of the panel, stage that writes the history
@@ -28,12 +29,19 @@ PANELS = (
 DASHES = ("-", "--", ":")
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A figure that can be drawn: its size in pixels, its texts, and what fills it."""
+
+    size: tuple[int, int]
+    caption: Caption
+    fill: Callable[[Figure], None]
+
+
 def convergence(rows: Sequence[PretrainingRow]) -> Drawing | None:
     """Draw accuracies over epochs, a line per loss, a panel per kind; None without a history."""
-    panels = _panels(rows)
-    if not panels:
-        return None
-    return draw(WIDTH * len(panels), HEIGHT, _caption(panels), _fill(rows, panels))
+    plan = _plan(rows)
+    return None if plan is None else draw(*plan.size, plan.caption, plan.fill)
 
 
 def write_convergence(path: Path, rows: Sequence[PretrainingRow]) -> None:
@@ -41,15 +49,14 @@ def write_convergence(path: Path, rows: Sequence[PretrainingRow]) -> None:
 
     Raises UserError if there is nothing to draw, or writing fails.
     """
-    panels = _panels(rows)
-    if not panels:
+    plan = _plan(rows)
+    if plan is None:
         raise UserError(f"{shown(path)}: no history.json has an accuracy to draw")
-    size, fill = (WIDTH * len(panels), HEIGHT), _fill(rows, panels)
     suffix = path.suffix.lower()
     if suffix == ".png":
-        content = draw_png(*size, fill)
+        content = draw_png(*plan.size, plan.fill)
     else:
-        drawing = draw(*size, _caption(panels), fill)
+        drawing = draw(*plan.size, plan.caption, plan.fill)
         content = drawing.pdf if suffix == ".pdf" else drawing.svg
     try:
         write_bytes(path, content)
@@ -57,31 +64,24 @@ def write_convergence(path: Path, rows: Sequence[PretrainingRow]) -> None:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
 
 
-def _panels(rows: Sequence[PretrainingRow]) -> list[tuple[str, str, Mapping[str, Band]]]:
-    """Panels with at least one line: titles of x and y axis, lines by label."""
-    found: list[tuple[str, str, Mapping[str, Band]]] = []
+def _plan(rows: Sequence[PretrainingRow]) -> _Plan | None:
+    panels: list[tuple[str, str, dict[str, Band]]] = []  # titles of x and y axis, lines by label
     for column, axis, stage in PANELS:
         lines = {}
         for row in rows:
             folders = row.folds if stage == "fine-tuning" else tuple(dict.fromkeys(row.runs))
-            histories = [read_history(FoldPaths(Path(folder))) for folder in folders]
+            histories = [history_if_readable(FoldPaths(Path(folder))) for folder in folders]
             band = over_epochs(histories, column)
-            if band is not None:
-                lines[row.label] = _measured(band)
+            if band is not None:  # probes are not computed in every epoch
+                there = ~np.isnan(band.mean)
+                lines[row.label] = Band(
+                    band.x[there], band.folds[:, there], band.mean[there], band.deviation[there]
+                )
         if lines:
-            found.append((f"Epoch of {stage}", axis, lines))
-    return found
+            panels.append((f"Epoch of {stage}", axis, lines))
+    if not panels:
+        return None
 
-
-def _measured(band: Band) -> Band:
-    """Only the epochs with a value; probes are not computed in every epoch."""
-    there = ~np.isnan(band.mean)
-    return Band(band.x[there], band.folds[:, there], band.mean[there], band.deviation[there])
-
-
-def _fill(
-    rows: Sequence[PretrainingRow], panels: Sequence[tuple[str, str, Mapping[str, Band]]]
-) -> Callable[[Figure], None]:
     def fill(canvas: Figure) -> None:
         grid = np.atleast_1d(canvas.subplots(1, len(panels)))
         for axes, (x_title, y_title, lines) in zip(grid, panels, strict=True):
@@ -95,16 +95,12 @@ def _fill(
         # the last panel includes the baseline
         legend_below(canvas, grid[-1])
 
-    return fill
-
-
-def _caption(panels: Sequence[tuple[str, str, Mapping[str, Band]]]) -> Caption:
     ends = "; ".join(
         f"{y_title.removesuffix(', %').lower()}: "
         + ", ".join(f"{label} {band.mean[-1]:.1f} %" for label, band in lines.items())
         for _, y_title, lines in panels
     )
-    return Caption(
+    caption = Caption(
         "pretraining_convergence",
         "Convergence of the pre-training losses",
         f"Accuracy over epochs, a line per loss. At the last epoch: {ends}.",
@@ -113,3 +109,4 @@ def _caption(panels: Sequence[tuple[str, str, Mapping[str, Band]]]) -> Caption:
         "trainings that start from it.",
         scrolls=True,
     )
+    return _Plan((WIDTH * len(panels), HEIGHT), caption, fill)

@@ -34,11 +34,39 @@ def embedding_map(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Drawing
         for axes in panels[len(maps) :]:
             axes.set_axis_off()
         if has_legend:
-            _legend(canvas, panels[0], outcome.classes)
+            markers = [
+                *(
+                    panels[0].plot([], [], linestyle="none", **_style(label))[0]
+                    for label in range(len(outcome.classes))
+                ),
+                panels[0].plot([], [], "o", markerfacecolor="none", color=WRONG.light)[0],
+            ]
+            labels = [*map(shortened_label, outcome.classes), "misclassified"]
+            # matplotlib omits labels that begin with an underscore
+            labels = [f"\u2060{name}" if name.startswith("_") else name for name in labels]
+            where: Any = {"loc": "outside lower center", "ncols": 5}
+            canvas.legend(markers, labels, handletextpad=0.1, columnspacing=1, **where)
 
     legend_lines = math.ceil((len(outcome.classes) + 1) / 5) if has_legend else 0
     width = max(380, PANEL * columns)
-    return draw(width, PANEL * rows + 24 + 20 * legend_lines, _caption(outcome, maps), fill)
+    methods = " and ".join(sorted({one.method for one in maps}))
+    wrong, total = sum(int(one.wrong.sum()) for one in maps), sum(len(one.points) for one in maps)
+    numbers = " Numbers: classes in the order of the table of scores per class."
+    sampled = " A random sample of each fold is shown."
+    caption = Caption(
+        "embedding",
+        "Map of the image features",
+        f"Two-dimensional map ({methods}) of the features of {total} out-of-fold images in "
+        f"{len(maps)} folds, {len(outcome.classes)} classes; {wrong} misclassified images "
+        "are ringed.",
+        f"{methods} of the normalised image embeddings, seed {SEED}; a panel per fold, because "
+        "the feature spaces of the folds' models differ. Distances between separate groups are not "
+        "meaningful in t-SNE."
+        + ("" if has_legend else numbers)
+        + (sampled if any(one.left_out for one in maps) else ""),
+        scrolls=len(maps) > 1,
+    )
+    return draw(width, PANEL * rows + 24 + 20 * legend_lines, caption, fill)
 
 
 def _panel(axes: Axes, one: FeatureMap, n_classes: int, *, has_names: bool) -> None:
@@ -76,40 +104,3 @@ def _style(label: int) -> dict[str, Any]:
         "color": CLASS_ROLES[label % len(CLASS_ROLES)].light,
         "marker": MARKERS[label % len(MARKERS)],
     }
-
-
-def _legend(canvas: Figure, axes: Axes, classes: Sequence[str]) -> None:
-    handles = [
-        *(axes.plot([], [], linestyle="none", **_style(label))[0] for label in range(len(classes))),
-        axes.plot([], [], "o", markerfacecolor="none", color=WRONG.light)[0],
-    ]
-    labels = [*map(shortened_label, classes), "misclassified"]
-    # matplotlib omits labels that begin with an underscore
-    labels = [f"\u2060{name}" if name.startswith("_") else name for name in labels]
-    canvas.legend(
-        handles, labels, loc="outside lower center", ncols=5, handletextpad=0.1, columnspacing=1
-    )
-
-
-def _caption(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Caption:
-    methods = " and ".join(sorted({one.method for one in maps}))
-    wrong, total = sum(int(one.wrong.sum()) for one in maps), sum(len(one.points) for one in maps)
-    sampled = any(one.left_out for one in maps)
-    numbers = (
-        ""
-        if len(outcome.classes) <= MAX_IN_LEGEND
-        else (" Numbers: classes in the order of the table of scores per class.")
-    )
-    return Caption(
-        "embedding",
-        "Map of the image features",
-        f"Two-dimensional map ({methods}) of the features of {total} out-of-fold images in "
-        f"{len(maps)} folds, {len(outcome.classes)} classes; {wrong} misclassified images "
-        "are ringed.",
-        f"{methods} of the normalised image embeddings, seed {SEED}; a panel per fold, because "
-        "the feature spaces of the folds' models differ. Distances between separate groups are not "
-        "meaningful in t-SNE."
-        + numbers
-        + (" A random sample of each fold is shown." if sampled else ""),
-        scrolls=len(maps) > 1,
-    )

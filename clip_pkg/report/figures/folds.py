@@ -19,7 +19,7 @@ from clip_pkg.report.drawing import (
 )
 from clip_pkg.report.figures.confusion import heat_cells, shortened_label
 from clip_pkg.report.results import ConfigOutcome
-from clip_pkg.results.folders import Exposure
+from clip_pkg.results.folders import ShownImages
 
 MAX_WITH_NUMBERS = 20  # folds; cells of more are too small for text
 
@@ -69,10 +69,10 @@ def sampler_exposure(outcome: ConfigOutcome) -> Drawing | None:
 
     None if the folds' files were deleted.
     """
-    parts = [fold.exposure for fold in outcome.folds if fold.exposure is not None]
+    parts = [fold.exposure for fold in outcome.done if fold.exposure is not None]
     if not parts:
         return None
-    names = outcome.pooled.classes
+    names = outcome.out_of_fold.classes
     images, views = (_per_class(parts, names, seen) for seen in (False, True))
     there, shown = images / images.sum(), views / views.sum()
     rows = np.arange(len(names))
@@ -91,35 +91,15 @@ def sampler_exposure(outcome: ConfigOutcome) -> Drawing | None:
         axes.grid(visible=False, axis="y")
         legend_below(canvas, axes)
 
-    return draw(460, 110 + 24 * len(rows), _exposure_caption(outcome, parts, there, shown), fill)
-
-
-def _per_class(parts: list[Exposure], names: tuple[str, ...], seen: bool) -> NDArray[np.float64]:
-    """[C] training images, or views of them, summed over folds."""
-    place = {name: index for index, name in enumerate(names)}
-    totals = np.zeros(len(names))
-    for part in parts:
-        labels = [place[label] for label in part.labels]
-        weights = part.times_seen if seen else np.ones(len(labels))
-        totals += np.bincount(labels, weights=weights, minlength=len(names))
-    return totals
-
-
-def _exposure_caption(
-    outcome: ConfigOutcome,
-    parts: list[Exposure],
-    there: NDArray[np.float64],
-    shown: NDArray[np.float64],
-) -> Caption:
     counts = np.concatenate([part.times_seen for part in parts])
     never = int((counts == 0).sum())
     how = (
-        f"drawn with replacement, weighted by class ({outcome.config.weight_method})"
-        if outcome.config.use_weighted_sampling
+        f"drawn with replacement, weighted by class ({outcome.settings.weight_method})"
+        if outcome.settings.use_weighted_sampling
         else "each image once per epoch, in random order"
     )
     rarest = int(there.argmin())
-    return Caption(
+    caption = Caption(
         "sampler_exposure",
         "Images shown by the sampler",
         f"Share of each class among the training images and among the images shown. "
@@ -129,3 +109,15 @@ def _exposure_caption(
         f"{int(counts.max())} times (median {np.median(counts):g})"
         + (f"; {never} of {len(counts)} were never shown." if never else "."),
     )
+    return draw(460, 110 + 24 * len(rows), caption, fill)
+
+
+def _per_class(parts: list[ShownImages], names: tuple[str, ...], seen: bool) -> NDArray[np.float64]:
+    """[C] training images, or views of them, summed over folds."""
+    place = {name: index for index, name in enumerate(names)}
+    totals = np.zeros(len(names))
+    for part in parts:
+        labels = [place[label] for label in part.labels]
+        weights = part.times_seen if seen else np.ones(len(labels))
+        totals += np.bincount(labels, weights=weights, minlength=len(names))
+    return totals

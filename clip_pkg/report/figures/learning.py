@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -15,12 +13,12 @@ from clip_pkg.report.results import ConfigOutcome
 LINES = (("train", "Training", SECOND, "--"), ("val", "Validation", FIRST, "-"))
 
 
-def loss_curves(outcome: ConfigOutcome) -> Drawing:
-    return _curves(outcome, "loss", "Loss", "loss", digits=3)
-
-
-def accuracy_curves(outcome: ConfigOutcome) -> Drawing:
-    return _curves(outcome, "acc", "Accuracy, %", "accuracy", digits=1)
+def learning_curves(outcome: ConfigOutcome) -> tuple[Drawing, Drawing]:
+    """Loss and accuracy over epochs."""
+    return (
+        _curves(outcome, "loss", "Loss", "loss", digits=3),
+        _curves(outcome, "acc", "Accuracy, %", "accuracy", digits=1),
+    )
 
 
 def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: int) -> Drawing:
@@ -35,7 +33,18 @@ def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: in
         for band, label, role, dashes in bands:
             if band is not None:
                 plot_band(axes, band, role, label, dashes)
-        _mark_best(axes, outcome.best_epochs)
+        best = outcome.best_epochs
+        axes.plot(
+            best,
+            [0.03] * len(best),
+            linestyle="none",
+            marker="^",
+            markersize=7,
+            color=MUTED.light,
+            transform=axes.get_xaxis_transform(),
+            label="Reported epochs",
+            zorder=5,
+        )
         axes.set(xlabel="Epoch", ylabel=axis)
         epochs = max(len(band.x) for band, *_ in bands if band is not None)
         axes.xaxis.set_major_locator(
@@ -45,7 +54,7 @@ def _curves(outcome: ConfigOutcome, score: str, axis: str, name: str, digits: in
             axes.set_ylim(top=min(103.0, axes.get_ylim()[1]))
         legend_below(canvas, axes)
 
-    folds = len(outcome.folds)
+    folds = len(outcome.done)
     about = f"mean ± sample SD over {folds} folds" if folds > 1 else "one fold"
     last = [
         f"{label.lower()} {name} {band.mean[-1]:.{digits}f}"
@@ -70,18 +79,3 @@ def plot_band(axes: Axes, band: Band, role: Role, label: str, dashes: str = "-")
     if len(band.folds) > 1:
         low, high = band.mean - band.deviation, band.mean + band.deviation
         axes.fill_between(band.x, low, high, color=role.light, alpha=0.18, linewidth=0)
-
-
-def _mark_best(axes: Axes, best: Sequence[int]) -> None:
-    """Mark the best epoch of each fold on the axis."""
-    axes.plot(
-        best,
-        [0.03] * len(best),
-        linestyle="none",
-        marker="^",
-        markersize=7,
-        color=MUTED.light,
-        transform=axes.get_xaxis_transform(),
-        label="Reported epochs",
-        zorder=5,
-    )

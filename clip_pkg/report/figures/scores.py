@@ -20,7 +20,7 @@ from clip_pkg.report.drawing import (
     legend_below,
 )
 from clip_pkg.report.figures.confusion import shortened_label
-from clip_pkg.report.figures.thresholds import DASHES
+from clip_pkg.report.figures.thresholds import CHANCE
 from clip_pkg.report.results import ConfigOutcome
 from clip_pkg.results.comparison_records import Comparison, DataSetComparison
 from clip_pkg.results.comparison_tables import shown_spread, title
@@ -82,7 +82,9 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
     metric = comparison.metric
     name = METRICS[metric].heading
     rows = data_set.rows
-    spreads = [getattr(row, comparison.epoch)[metric] for row in rows]
+    spreads = [row.spread(comparison) for row in rows]
+    baseline = data_set.baselines[0].scores.get(metric)
+    majority = None if baseline is None else baseline.mean
 
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
@@ -104,8 +106,14 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
             )
             if spread.mean is not None:
                 axes.plot([spread.mean], [place], "D", color=INK.light, markersize=6, label="Mean")
-        _mark_majority(canvas, data_set, metric)
-        axes.set_yticks(range(len(rows)), [_name(row.name) for row in rows])
+        low, high = axes.get_xlim()
+        if majority is not None and low - (high - low) < majority:  # close enough to be shown
+            axes.axvline(majority, label="Majority class", **CHANCE)
+        names = [shown(row.name) for row in rows]
+        axes.set_yticks(
+            range(len(rows)),
+            [n if len(n) <= MAX_NAME else f"…{n[-MAX_NAME + 1 :]}" for n in names],
+        )
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=title(metric))
         axes.grid(visible=False, axis="y")
         legend_below(canvas, axes)
@@ -122,22 +130,3 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
         "repetitions would.",
     )
     return draw(500, 96 + 30 * len(rows), caption, fill)
-
-
-def _mark_majority(canvas: Figure, data_set: DataSetComparison, metric: str) -> None:
-    """A line for always predicting the majority class, if it is close to the scores."""
-    (axes,) = canvas.axes
-    baseline = next((one for one in data_set.baselines if one.name.startswith("majority")), None)
-    spread = None if baseline is None else baseline.scores.get(metric)
-    if spread is None or spread.mean is None:
-        return
-    low, high = axes.get_xlim()
-    if low - (high - low) < spread.mean:
-        axes.axvline(
-            spread.mean, color=MUTED.light, linestyle=DASHES, linewidth=1.3, label="Majority class"
-        )
-
-
-def _name(name: str) -> str:
-    text = shown(name)
-    return text if len(text) <= MAX_NAME else f"…{text[-MAX_NAME + 1 :]}"

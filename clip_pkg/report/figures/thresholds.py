@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,47 +22,37 @@ from clip_pkg.report.figures.learning import plot_band
 from clip_pkg.report.results import ConfigOutcome
 
 SIZE = 380
-DASHES = (0, (2, 3))
+CHANCE: Any = {"linestyle": (0, (2, 3)), "color": MUTED.light, "linewidth": 1.3}
 
 
 def roc(outcome: ConfigOutcome) -> Drawing:
-    area = _average(outcome, "val_auroc", "area under the curve", percent=False)
+    area = _average(outcome, "val_auroc", "area under the curve", digits=3, unit="")
 
     def finish(axes: Axes) -> None:
-        axes.plot(
-            [0, 1], [0, 1], linestyle=DASHES, color=MUTED.light, linewidth=1.3, label="Chance"
-        )
+        axes.plot([0, 1], [0, 1], label="Chance", **CHANCE)
         axes.set(xlabel="False positive rate", ylabel="True positive rate")
 
     return _curves(outcome, roc_at, finish, slug="roc", title="ROC curve", area=area)
 
 
 def precision_recall(outcome: ConfigOutcome) -> Drawing:
-    area = _average(outcome, "val_mAP", "mean average precision", percent=True)
-    targets = outcome.pooled.targets
-    prevalence = np.bincount(targets, minlength=len(outcome.classes)) / len(targets)
+    area = _average(outcome, "val_mAP", "mean average precision", digits=1, unit=" %")
+    counts = np.bincount(outcome.out_of_fold.targets)
+    chance = float((counts[counts > 0] / counts.sum()).mean())
 
     def finish(axes: Axes) -> None:
-        chance = float(prevalence[prevalence > 0].mean())
-        axes.axhline(chance, linestyle=DASHES, color=MUTED.light, linewidth=1.3, label="Chance")
+        axes.axhline(chance, label="Chance", **CHANCE)
         axes.set(xlabel="Recall", ylabel="Precision")
 
-    return _curves(
-        outcome,
-        precision_at,
-        finish,
-        slug="precision_recall",
-        title="Precision–recall curve",
-        area=area,
-    )
+    slug, title = "precision_recall", "Precision–recall curve"
+    return _curves(outcome, precision_at, finish, slug=slug, title=title, area=area)
 
 
-def _average(outcome: ConfigOutcome, score: str, name: str, *, percent: bool) -> str:
+def _average(outcome: ConfigOutcome, score: str, name: str, *, digits: int, unit: str) -> str:
     averages = outcome.summary["average_results"]
     mean, deviation = averages.get(f"avg_{score}"), averages.get(f"std_{score}")
     if mean is None:
         return ""
-    digits, unit = (1, " %") if percent else (3, "")
     spread = "" if deviation is None else f" ± {deviation:.{digits}f}"
     return f"{name} {mean:.{digits}f}{spread}{unit}"
 
@@ -77,7 +68,7 @@ def _curves(
 ) -> Drawing:
     folds = outcome.predictions
     band = macro_band(folds, curve)
-    by_class = class_curves(outcome.pooled, curve, band.x)
+    by_class = class_curves(outcome.out_of_fold, curve, band.x)
 
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
@@ -112,19 +103,18 @@ def _curves(
 
 def reliability(outcome: ConfigOutcome) -> Drawing:
     """Accuracy against confidence, with a histogram of the confidence."""
-    found = Reliability.of(outcome.pooled)
+    found = Reliability.of(outcome.out_of_fold)
     scores = outcome.summary["out_of_fold"]
 
     def fill(canvas: Figure) -> None:
         diagram, histogram = canvas.subplots(
             2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]}
         )
-        diagram.plot([0, 1], [0, 1], linestyle=DASHES, color=MUTED.light, linewidth=1.3)
-        errors = [found.accuracy - found.low, found.high - found.accuracy]
+        diagram.plot([0, 1], [0, 1], **CHANCE)
         diagram.errorbar(
             found.confidence,
             found.accuracy,
-            yerr=[errors[0].clip(0), errors[1].clip(0)],
+            yerr=np.clip([found.accuracy - found.low, found.high - found.accuracy], 0, None),
             fmt="o-",
             color=FIRST.light,
             linewidth=1.4,
