@@ -115,8 +115,10 @@ def scores_of(labels: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
 def comparisons(folder: Path) -> Iterator[Comparison]:
     summary = json.loads((folder / "cv_summary.json").read_text(encoding="utf-8"))
     # At the best epoch under the guides' keys; the schema asserts that `best_epoch` says the same.
-    blocks = (("best", summary, "predictions.csv"),)
-    blocks += (("last", summary["last_epoch"], "predictions_last.csv"),)
+    blocks = (
+        ("best", summary, "predictions.csv"),
+        ("last", summary["last_epoch"], "predictions_last.csv"),
+    )
     for when, block, file in blocks:
         columns = block["fold_results"]
         parts: list[Table] = []
@@ -190,7 +192,7 @@ def deviation(stored: Any, computed: Any) -> float:
     """Absolute below 1, relative above; infinite where only one of the two is undefined."""
     if stored is None or computed is None:
         return 0.0 if stored is computed else math.inf
-    return abs(stored - computed) / max(1.0, abs(computed))
+    return float(abs(stored - computed) / max(1.0, abs(computed)))
 
 
 def largest_deviation(folder: Path) -> tuple[float, str, int]:

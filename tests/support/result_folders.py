@@ -66,7 +66,7 @@ def write_result(
     config = {"name": name, "early_stopping_monitor": "val_loss", "inner_val_fraction": 0.0}
     write_json(paths.config, config)
     write_json(paths.folds_info, splits_to_json(splits, images))
-    untrained = {f"val_{key}": 33.3 for key in ("acc", "balanced_acc")}
+    untrained: dict[str, float | None] = {f"val_{key}": 33.3 for key in ("acc", "balanced_acc")}
     for fold in splits.folds:
         if fold.number in missing:
             continue

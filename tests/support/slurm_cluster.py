@@ -110,8 +110,8 @@ class SlurmCluster:
                 gpus = rest[0].removeprefix("gpus=")
                 open_ones[job] = float(moment), tuple(gpus.split(",")) if gpus else ()
             elif job in open_ones:
-                begin, gpus = open_ones.pop(job)
-                found.append(Interval(job, begin, float(moment), gpus))
+                begin, devices = open_ones.pop(job)
+                found.append(Interval(job, begin, float(moment), devices))
         return found + [Interval(j, *one[:1], float("inf"), one[1]) for j, one in open_ones.items()]
 
 

@@ -97,7 +97,7 @@ class Checkout:
         return ["bash", "-c", f". environment/prepare.sh; prepare_environment {kind}"]
 
     def prepare(self, kind: str = "runtime", **extra: str) -> subprocess.CompletedProcess[str]:
-        return self.run(self.command(kind), **extra)
+        return self.run(self.command(kind), None, **extra)
 
     def run(
         self, command: Sequence[str], cwd: Path | None = None, **extra: str

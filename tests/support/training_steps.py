@@ -10,13 +10,14 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported by name only
 
 from clip_pkg.config.auxiliary_losses import AUXILIARY_LOSSES
 from clip_pkg.config.losses import LOSSES
@@ -44,7 +45,7 @@ def build(
     dtype: torch.dtype,
     dropout: float,
     encoder: str = "test_vit:scratch",  # has no BatchNorm
-) -> tuple:
+) -> tuple[ImageTextModel, Objective]:
     """A model and an objective, the same ones each time."""
     tokens = {"text_encoder_name": "clip:ViT-S-32-alt:scratch"} if LOSSES[kind].needs_tokens else {}
     torch.manual_seed(0)
@@ -90,7 +91,7 @@ def gradients(*modules: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield name, parameter.grad
 
 
-def distance(ours: tuple, reference: tuple) -> float:
+def distance(ours: Iterable[nn.Module], reference: Iterable[nn.Module]) -> float:
     """Largest difference of a parameter's gradient, with the length of the whole one as 1."""
     mine, wanted = dict(gradients(*ours)), dict(gradients(*reference))
     assert list(mine) == list(wanted)
@@ -103,7 +104,7 @@ def distance(ours: tuple, reference: tuple) -> float:
 def compare(case: dict[str, Any], group: ranks.Ranks) -> dict[str, Any]:
     """One step on all ranks; at rank 0 also one without the others, in the same parts."""
 
-    def one() -> tuple:
+    def one() -> tuple[ImageTextModel, Objective]:
         encoder = case.get("encoder", "test_vit:scratch")
         return build(case["kind"], tuple(case["aux"]), torch.float64, 0.3, encoder)
 
@@ -141,7 +142,7 @@ def main(cases: list[dict[str, Any]]) -> None:
     """Print a list of findings for each run of cases that have the same number of ranks."""
     context = multiprocessing.get_context("fork")
     for size, of_size in groupby(cases, key=lambda case: case["ranks"]):
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         arguments = (store.port, list(of_size))
         processes = [
             context.Process(target=rank_process, args=(rank, *arguments)) for rank in range(size)
