@@ -1,6 +1,4 @@
-"""Every row of the loss tables trains through the command line, and resumes after an interruption as
-if there had been none.
-"""
+"""Every loss trains through the command line, and resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
