@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,55 +29,52 @@ def class_logits(a: Tensor, b: Tensor) -> Tensor:
     return 100.0 * unit(a) @ unit(b[::2]).T
 
 
+def joined(loss: Callable[..., Tensor], **settings: float) -> Pairwise:
+    """A loss of one labelled batch, on both views at once."""
+    return lambda a, b: loss(torch.cat([a, b]), labels_of(len(a)).repeat(2), **settings)
+
+
+def to_classes(loss: Callable[..., Tensor], **settings: float) -> Pairwise:
+    """A loss of images and one vector per class."""
+    return lambda a, b: loss(a, b[::2], labels_of(len(a)), **settings)
+
+
+F = functional
 TWO_VIEWS: dict[str, Pairwise] = {
-    "clip": lambda a, b: functional.clip(a, b, 100.0),
-    "siglip": lambda a, b: functional.siglip(a, b, 100.0, -10.0),
-    "multi_positive_clip": lambda a, b: functional.multi_positive_clip(
-        a, b, labels_of(len(a)), 100.0
-    ),
-    "info_nce": lambda a, b: functional.info_nce(a, b, temperature=0.01),
-    "nt_xent": lambda a, b: functional.nt_xent(a, b, temperature=0.01),
-    "dcl_oneway": lambda a, b: functional.dcl_oneway(a, b, temperature=0.01),
-    "dcl_symmetric": lambda a, b: functional.dcl_symmetric(a, b, temperature=0.01),
-    "dclw_oneway": lambda a, b: functional.dclw_oneway(a, b, temperature=0.01),
-    "dclw_symmetric": lambda a, b: functional.dclw_symmetric(a, b, temperature=0.01),
-    "dclw_oneway_undetached": lambda a, b: functional.dclw_oneway_undetached(
-        a, b, temperature=0.01
-    ),
-    "dhel": lambda a, b: functional.dhel(a, b, tau=0.01, include_augs=True),
-    "kcl_gaussian": lambda a, b: functional.kcl_gaussian(a, b, t=50.0),
-    "vicreg": functional.vicreg,
-    "info_nce_sampled_negatives": lambda a, b: functional.info_nce_sampled_negatives(
+    "clip": lambda a, b: F.clip(a, b, 100.0),
+    "siglip": lambda a, b: F.siglip(a, b, 100.0, -10.0),
+    "multi_positive_clip": lambda a, b: F.multi_positive_clip(a, b, labels_of(len(a)), 100.0),
+    **{
+        loss.__name__: partial(loss, temperature=0.01)
+        for loss in (
+            *(F.info_nce, F.nt_xent, F.dcl_oneway, F.dcl_symmetric),
+            *(F.dclw_oneway, F.dclw_symmetric, F.dclw_oneway_undetached),
+        )
+    },
+    "dhel": partial(F.dhel, tau=0.01, include_augs=True),
+    "kcl_gaussian": partial(F.kcl_gaussian, t=50.0),
+    "vicreg": F.vicreg,
+    "info_nce_sampled_negatives": lambda a, b: F.info_nce_sampled_negatives(
         a, b, b.detach().flip(0), temperature=0.01
     ),
-    "supcon": lambda a, b: functional.supcon(
-        torch.cat([a, b]), labels_of(len(a)).repeat(2), temperature=0.01
-    ),
-    "supcon_mean_over_batch": lambda a, b: functional.supcon_mean_over_batch(
-        torch.cat([a, b]), labels_of(len(a)).repeat(2), temperature=0.01
-    ),
-    "nt_xent_labels": lambda a, b: functional.nt_xent_labels(
-        torch.cat([a, b]), labels_of(len(a)).repeat(2), temperature=0.01
-    ),
-    "triplet": lambda a, b: functional.triplet(torch.cat([a, b]), labels_of(len(a)).repeat(2)),
-    "proxy_anchor": lambda a, b: functional.proxy_anchor(a, b[::2], labels_of(len(a)), alpha=100.0),
-    "focal_proxy_anchor": lambda a, b: functional.focal_proxy_anchor(
-        a, b[::2], labels_of(len(a)), alpha=100.0, gamma_pos=0.5
-    ),
-    "class_text_clip": lambda a, b: functional.class_text_clip(
-        class_logits(a, b), labels_of(len(a))
-    ),
-    "class_text_siglip": lambda a, b: functional.class_text_siglip(
+    "supcon": joined(F.supcon, temperature=0.01),
+    "supcon_mean_over_batch": joined(F.supcon_mean_over_batch, temperature=0.01),
+    "nt_xent_labels": joined(F.nt_xent_labels, temperature=0.01),
+    "triplet": joined(F.triplet),
+    "proxy_anchor": to_classes(F.proxy_anchor, alpha=100.0),
+    "focal_proxy_anchor": to_classes(F.focal_proxy_anchor, alpha=100.0, gamma_pos=0.5),
+    "arcface": to_classes(F.arcface, scale=100.0),
+    "cosface": to_classes(F.cosface, scale=100.0),
+    "class_text_clip": lambda a, b: F.class_text_clip(class_logits(a, b), labels_of(len(a))),
+    "class_text_siglip": lambda a, b: F.class_text_siglip(
         class_logits(a, b) - 10.0, labels_of(len(a))
     ),
-    "class_text_info_nce": lambda a, b: functional.class_text_info_nce(
+    "class_text_info_nce": lambda a, b: F.class_text_info_nce(
         class_logits(a, b), labels_of(len(a)), torch.ones(len(b[::2]))
     ),
-    "class_text_bce": lambda a, b: functional.class_text_bce(
+    "class_text_bce": lambda a, b: F.class_text_bce(
         class_logits(a, b), labels_of(len(a)), torch.ones(len(b[::2]))
     ),
-    "arcface": lambda a, b: functional.arcface(a, b[::2], labels_of(len(a)), scale=100.0),
-    "cosface": lambda a, b: functional.cosface(a, b[::2], labels_of(len(a)), scale=100.0),
 }
 
 JOINS_THE_VIEWS = {"supcon", "supcon_mean_over_batch", "nt_xent_labels", "triplet"}
@@ -351,6 +349,8 @@ def test_vicreg_takes_lambda_by_its_name() -> None:
         (lambda x: functional.triplet(x, x[:, 0], reduction="sum"), "reduction"),
         (lambda x: functional.center_half(x, x, x[:, 0].long(), reduction="max"), "reduction"),
         (lambda x: functional.bce_pos_neg(x, x, combine="sum"), "combine"),
+        (lambda x: functional.cross_entropy(x, x, reduction="mean"), "reduction"),
+        (lambda x: functional.weighted_cross_entropy(x, x), "class_weights or class_counts"),
     ],
 )
 def test_misuse_is_named(call: Callable[[Tensor], Any], message: str) -> None:

@@ -245,11 +245,6 @@ def test_focal_style_without_focus_is_proxy_anchor() -> None:
     focal.load_state_dict(plain.state_dict())
     inputs = batch(SEVERAL)
     assert_same(focal(inputs).total, plain(inputs).total, inputs)
-    proxies: Tensor = plain.proxies  # type: ignore[assignment]
-    unfocused = functional.focal_proxy_anchor(
-        inputs.image_features, proxies, inputs.targets, gamma_pos=0.0, gamma_neg=0.0
-    )
-    assert_same(unfocused, plain(inputs).total, inputs)
 
 
 def test_focal_style_leaves_hard_pairs_and_takes_easy_ones_out() -> None:
@@ -492,13 +487,6 @@ def test_focal_gradient_where_the_target_is_certain(gamma: float) -> None:
     assert loss.item() == pytest.approx(0.5 * 0.5**gamma * math.log(2), rel=1e-6)
 
 
-def test_focal_with_gamma_zero_is_cross_entropy() -> None:
-    inputs = batch([0, 0, 3, 1])
-    logits = inputs.class_logits
-    plain = functional.weighted_cross_entropy(logits, inputs.targets, WEIGHTS)
-    assert_same(functional.focal(logits, inputs.targets, WEIGHTS, gamma=0.0), plain, inputs)
-
-
 def test_a_batch_of_weightless_classes_costs_nothing() -> None:
     logits = torch.randn(3, 2, requires_grad=True)
     labels, weights = torch.zeros(3, dtype=torch.int64), torch.tensor([0.0, 1.0])
@@ -536,11 +524,3 @@ def test_class_weights_follow_from_counts_and_a_class_without_images_weighs_noth
             )
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=0)
-
-
-def test_misuse_is_named() -> None:
-    logits, labels = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(ValueError, match="class_weights or class_counts"):
-        functional.weighted_cross_entropy(logits, labels)
-    with pytest.raises(ValueError, match="reduction"):
-        functional.cross_entropy(logits, labels, reduction="mean")  # type: ignore[arg-type]
