@@ -35,55 +35,9 @@ def problems(parser, line):
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_the_command_of_the_guide(parser):
-    made = config(
-        parser,
-        "--data-dir single_label_data --image-encoder resnet18 --text-encoder clip:ViT-B/32"
-        " --use-cv --n-splits 5 --use-superclip-loss --class-loss-weight 1.0"
-        " --contrastive-loss-weight 1.0 --class-texts-file class_texts_hip_prosthesis.json"
-        " --use-weighted-sampling --gpu-id 0",
-    )
-    assert made == RunConfig.model_validate(
-        {
-            "loss": {"type": "superclip"},
-            "class_texts_file": "class_texts_hip_prosthesis.json",
-            "use_weighted_sampling": True,
-            "gpu_id": 0,
-        }
-    )
-
-
 @pytest.mark.parametrize(
     ("line", "values"),
     [
-        (
-            "--batch-size 128 --main-loss-type ce_infonce --contrast-weight 0.5"
-            " --infonce-temp 0.07 --aux-losses center --aux-weights 0.1 --prompts-per-class 5",
-            {
-                "batch_size": 128,
-                "loss": {"type": "ce_infonce", "contrast_weight": 0.5, "infonce_temp": 0.07},
-                "aux_losses": [{"type": "center", "weight": 0.1}],
-                "prompts_per_class": 5,
-            },
-        ),
-        (
-            "--main-loss-type ce_infonce --aux-losses center arcface --aux-weights 0.1 0.2",
-            {
-                "loss": {"type": "ce_infonce"},
-                "aux_losses": [
-                    {"type": "center", "weight": 0.1},
-                    {"type": "arcface", "weight": 0.2},
-                ],
-            },
-        ),
-        (
-            "--use_infonce --infonce_temperature 0.2",
-            {"loss": {"type": "infonce", "temperature": 0.2}},
-        ),
-        (
-            "--use-infonce --infonce-temperature 0.1",
-            {"loss": {"type": "infonce", "temperature": 0.1}},
-        ),
         ("--no-infonce", {"loss": {"type": "bce"}}),
         (
             "--loss-type Combined --proxy_type FocalStyleProxyAnchorLoss --lambda-combined 0.7",
@@ -110,7 +64,7 @@ def test_the_command_of_the_guide(parser):
         ),
     ],
 )
-def test_the_commands_of_the_loss_guides(parser, line, values):
+def test_flags_of_losses(parser, line, values):
     assert config(parser, line) == RunConfig.model_validate(values)
 
 

@@ -490,116 +490,82 @@ POLES = {**LABELLED, "weight": CLASSES.clone()}
 POLES["weight"][0] = -unit(LABELLED["embeddings"][0]) + 0.05  # θ_0 beyond π − m
 
 Naive = Callable[..., Tensor]
-CASES: list[tuple[str, Naive, dict[str, Tensor], dict[str, Any]]] = [
-    ("clip", clip, IMAGE_TEXT, {}),
-    ("multi_positive_clip", multi_positive_clip, {**IMAGE_TEXT, "labels": LABELS}, {}),
-    ("siglip", siglip, {**IMAGE_TEXT, "logit_bias": scalar(-2.0)}, {}),
-    ("superclip", superclip, TOKENS, {}),
-    ("cross_entropy", cross_entropy, LOGITS, {}),
-    ("cross_entropy", cross_entropy, LOGITS, {"label_smoothing": 0.1}),
+Case = tuple[str, Naive, dict[str, Tensor], dict[str, Any]]
+
+
+def case(naive: Naive, inputs: dict[str, Tensor], name: str = "", **settings: Any) -> Case:
+    return name or naive.__name__, naive, inputs, settings
+
+
+def undetached(**settings: Any) -> Tensor:
+    return decoupled(**settings, detach=False)
+
+
+WITH_PROXIES = {**LABELLED, "proxies": CLASSES}
+WITH_CENTERS = {**LABELLED, "centers": CLASSES}
+GIVEN_TRIPLETS = {**pair("anchor", "positive"), "negative": randn(B, D, seed=14)}
+VIEWS = pair("out0", "out1")
+FEW = {"z_a": randn(3, D, seed=15), "z_b": randn(3, D, seed=16)}  # fewer samples than dimensions
+CASES: list[Case] = [
+    case(clip, IMAGE_TEXT),
+    case(multi_positive_clip, {**IMAGE_TEXT, "labels": LABELS}),
+    case(siglip, {**IMAGE_TEXT, "logit_bias": scalar(-2.0)}),
+    case(superclip, TOKENS),
+    case(cross_entropy, LOGITS),
+    case(cross_entropy, LOGITS, label_smoothing=0.1),
     *(
-        ("weighted_cross_entropy", weighted_cross_entropy, COUNTS, {"smooth": s, "reduction": r})
+        case(weighted_cross_entropy, COUNTS, smooth=s, reduction=r)
         for s in (0, 1)
         for r in ("weighted_mean", "sum_over_batch_size")
     ),
+    *(case(proxy_anchor, WITH_PROXIES, alpha=a, margin=0.1) for a in (32.0, 100.0)),
     *(
-        (
-            "proxy_anchor",
-            proxy_anchor,
-            {**LABELLED, "proxies": CLASSES},
-            {"alpha": a, "margin": 0.1},
-        )
-        for a in (32.0, 100.0)
-    ),
-    *(
-        ("arcface", arcface, POLES, {"margin_radians": m, "scale": s})
+        case(arcface, POLES, margin_radians=m, scale=s)
         for m, s in ((0.5, 30.0), (0.0, 1.0), (1.2, 64.0))
     ),
-    ("cosface", cosface, POLES, {"margin": 0.35, "scale": 64.0}),
+    case(cosface, POLES, margin=0.35, scale=64.0),
+    case(triplet, LABELLED),
+    case(triplet, LABELLED, reduction="mean_over_all"),
+    case(triplet, LABELLED, normalize_inputs=False, margin=1.0),
+    case(triplet, LABELLED, normalize_inputs=False, power=2, reduction="mean_over_all"),
+    case(triplet, LABELLED, mining="batch_hard", reduction="mean_over_all"),
+    case(triplet, LABELLED, mining="batch_hard", swap=True),
+    case(triplet, LABELLED, swap=True),
+    case(triplet, LABELLED, soft_margin=True, margin=0.0, reduction="mean_over_all"),
+    *(case(triplet_explicit, GIVEN_TRIPLETS, margin=1.0, swap=swap) for swap in (False, True)),
+    case(center_mean, WITH_CENTERS),
+    *(case(center_half, WITH_CENTERS, reduction=reduction) for reduction in ("mean", "sum")),
+    *(case(info_nce, pair("query", "positive"), temperature=t) for t in (0.01, 0.5)),
+    *(case(nt_xent, VIEWS, temperature=t) for t in (0.01, 0.5)),
+    case(decoupled, VIEWS, "dcl_oneway", temperature=0.1),
+    case(symmetric, VIEWS, "dcl_symmetric", temperature=0.1),
+    case(decoupled, VIEWS, "dclw_oneway", temperature=0.1, sigma=0.5),
+    case(symmetric, VIEWS, "dclw_symmetric", temperature=0.01, sigma=0.5),
+    case(undetached, VIEWS, "dclw_oneway_undetached", temperature=0.01, sigma=0.5),
+    case(dhel, pair("anchor", "positive"), tau=0.3, include_augs=False),
+    case(dhel, pair("anchor", "positive"), tau=0.01, include_augs=True),
+    case(kcl_gaussian, pair("anchor", "positive"), t=2.0, gamma=16.0),
+    case(vicreg, pair("z_a", "z_b"), lambda_=25.0, mu=20.0, nu=2.0, eps=1e-4),
+    case(vicreg, FEW, lambda_=1.0, mu=1.0, nu=1.0, eps=1e-4),
+    case(supcon, LABELLED, temperature=0.07),
+    case(supcon_mean_over_batch, LABELLED, temperature=0.01),
+    case(nt_xent_labels, LABELLED, temperature=0.01),
+    case(info_nce_sampled_negatives, DRAWN, temperature=0.05),
+    case(sampled_softmax_collision_masked, {**DRAWN, **IDS}, temperature=0.05),
+    *(case(bce_pos_neg, ANSWERS, combine=how) for how in ("sum_of_means", "mean_of_means")),
+    case(class_text_clip, AGAINST_TEXTS),
+    case(class_text_siglip, AGAINST_TEXTS),
+    case(class_text_info_nce, DRAWN_TEXTS),
+    case(class_text_bce, DRAWN_TEXTS),
+    case(soft_cross_entropy, SHARES, "cross_entropy"),
+    case(soft_cross_entropy, {**SHARES, **WEIGHTS}, "weighted_cross_entropy"),
     *(
-        ("triplet", triplet, LABELLED, settings)
-        for settings in (
-            {},
-            {"reduction": "mean_over_all"},
-            {"normalize_inputs": False, "margin": 1.0},
-            {"normalize_inputs": False, "margin": 1.0, "power": 2, "reduction": "mean_over_all"},
-            {"mining": "batch_hard", "reduction": "mean_over_all"},
-            {"mining": "batch_hard", "swap": True},
-            {"swap": True},
-            {"soft_margin": True, "margin": 0.0, "reduction": "mean_over_all"},
-        )
-    ),
-    *(
-        (
-            "triplet_explicit",
-            triplet_explicit,
-            {**pair("anchor", "positive"), "negative": randn(B, D, seed=14)},
-            {"margin": 1.0, "swap": swap},
-        )
-        for swap in (False, True)
-    ),
-    ("center_mean", center_mean, {**LABELLED, "centers": CLASSES}, {}),
-    ("center_half", center_half, {**LABELLED, "centers": CLASSES}, {"reduction": "mean"}),
-    ("center_half", center_half, {**LABELLED, "centers": CLASSES}, {"reduction": "sum"}),
-    *(("info_nce", info_nce, pair("query", "positive"), {"temperature": t}) for t in (0.01, 0.5)),
-    *(("nt_xent", nt_xent, pair("out0", "out1"), {"temperature": t}) for t in (0.01, 0.5)),
-    ("dcl_oneway", decoupled, pair("out0", "out1"), {"temperature": 0.1}),
-    ("dcl_symmetric", symmetric, pair("out0", "out1"), {"temperature": 0.1}),
-    ("dclw_oneway", decoupled, pair("out0", "out1"), {"temperature": 0.1, "sigma": 0.5}),
-    ("dclw_symmetric", symmetric, pair("out0", "out1"), {"temperature": 0.01, "sigma": 0.5}),
-    (
-        "dclw_oneway_undetached",
-        lambda **settings: decoupled(**settings, detach=False),
-        pair("out0", "out1"),
-        {"temperature": 0.01, "sigma": 0.5},
-    ),
-    *(
-        ("dhel", dhel, pair("anchor", "positive"), {"tau": t, "include_augs": both})
-        for t, both in ((0.3, False), (0.01, True))
-    ),
-    ("kcl_gaussian", kcl_gaussian, pair("anchor", "positive"), {"t": 2.0, "gamma": 16.0}),
-    (
-        "vicreg",
-        vicreg,
-        pair("z_a", "z_b"),
-        {"lambda_": 25.0, "mu": 20.0, "nu": 2.0, "eps": 1e-4},
-    ),
-    (
-        "vicreg",  # fewer samples than dimensions
-        vicreg,
-        {"z_a": randn(3, D, seed=15), "z_b": randn(3, D, seed=16)},
-        {"lambda_": 1.0, "mu": 1.0, "nu": 1.0, "eps": 1e-4},
-    ),
-    ("supcon", supcon, LABELLED, {"temperature": 0.07}),
-    ("supcon_mean_over_batch", supcon_mean_over_batch, LABELLED, {"temperature": 0.01}),
-    ("nt_xent_labels", nt_xent_labels, LABELLED, {"temperature": 0.01}),
-    ("info_nce_sampled_negatives", info_nce_sampled_negatives, DRAWN, {"temperature": 0.05}),
-    (
-        "sampled_softmax_collision_masked",
-        sampled_softmax_collision_masked,
-        {**DRAWN, **IDS},
-        {"temperature": 0.05},
-    ),
-    ("bce_pos_neg", bce_pos_neg, ANSWERS, {"combine": "sum_of_means"}),
-    ("bce_pos_neg", bce_pos_neg, ANSWERS, {"combine": "mean_of_means"}),
-    ("class_text_clip", class_text_clip, AGAINST_TEXTS, {}),
-    ("class_text_siglip", class_text_siglip, AGAINST_TEXTS, {}),
-    ("class_text_info_nce", class_text_info_nce, DRAWN_TEXTS, {}),
-    ("class_text_bce", class_text_bce, DRAWN_TEXTS, {}),
-    ("cross_entropy", soft_cross_entropy, SHARES, {}),
-    ("weighted_cross_entropy", soft_cross_entropy, {**SHARES, **WEIGHTS}, {}),
-    *(
-        ("focal", focal, {**labelled, **WEIGHTS}, {"gamma": g, "alpha": 0.25})
+        case(focal, {**labelled, **WEIGHTS}, gamma=g, alpha=0.25)
         for labelled in (LOGITS, SHARES)
         for g in (0.0, 0.5, 2.0)
     ),
     *(
-        (
-            "focal_proxy_anchor",
-            focal_proxy_anchor,
-            {**LABELLED, "proxies": CLASSES},
-            {"alpha": 20.0, "margin": 0.1, "gamma_pos": p, "gamma_neg": n},
-        )
+        case(focal_proxy_anchor, WITH_PROXIES, alpha=20.0, margin=0.1, gamma_pos=p, gamma_neg=n)
         for p, n in ((2.0, 2.0), (0.0, 1.0), (0.5, 0.0))
     ),
 ]
