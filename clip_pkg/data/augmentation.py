@@ -109,8 +109,12 @@ class Augmentation:
         self._check(images)
         result = self._floats(cut(images, self.placement(uniforms), self.img_size))
         if self.jitters:
-            factors = (1 - JITTER + 2 * JITTER * uniforms).to(torch.float32)
-            self._jitter_(result, factors[:, BRIGHTNESS], factors[:, CONTRAST])
+            factors = (1 - JITTER + 2 * JITTER * uniforms).to(torch.float32)[:, :, None, None, None]
+            brightness, contrast = factors[:, BRIGHTNESS], factors[:, CONTRAST]
+            result.mul_(brightness).clamp_(0, 1)
+            # Not a matrix product, which would run in half precision under autocast.
+            grey = (result.mean(dim=(2, 3)) * self._grey).sum(dim=1)[:, None, None, None]
+            result.mul_(contrast).add_((1 - contrast) * grey).clamp_(0, 1)
         return result.sub_(self._mean).div_(self._std)
 
     def evaluate(self, images: Tensor) -> Tensor:
@@ -152,14 +156,6 @@ class Augmentation:
         """[B, H, H, 3] in 0..255 → new [B, 3, H, H] in [0, 1], in the configured memory format."""
         planes = pixels.permute(0, 3, 1, 2)
         return planes.to(torch.float32, memory_format=self._format, copy=True).div_(255)
-
-    def _jitter_(self, images: Tensor, brightness: Tensor, contrast: Tensor) -> None:
-        """Apply brightness and contrast factors [B] to images in [0, 1], in place."""
-        images.mul_(brightness[:, None, None, None]).clamp_(0, 1)
-        # Not a matrix product, which would run in half precision under autocast.
-        grey = (images.mean(dim=(2, 3)) * self._grey).sum(dim=1)
-        shift = (1 - contrast) * grey
-        images.mul_(contrast[:, None, None, None]).add_(shift[:, None, None, None]).clamp_(0, 1)
 
 
 def cut(images: Tensor, placement: Placement, size: int) -> Tensor:

@@ -132,15 +132,12 @@ def open_pixels(
     """
     if isinstance(images, PixelStore):
         if resident is None:
-            resident = device.type == "cuda" and fits(images, torch.cuda.mem_get_info(device)[0])
+            resident = device.type == "cuda" and (
+                images.images.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+            )
         if resident:
             return ResidentPixels(images, device)
     return (StreamedPixels if device.type == "cuda" else HostPixels)(images, device)
-
-
-def fits(store: PixelStore, free_bytes: int) -> bool:
-    """Whether a store may be resident on a device with `free_bytes` of free memory."""
-    return store.images.nbytes <= RESIDENT_SHARE * free_bytes
 
 
 def one_ahead(items: Iterable[Item]) -> Iterator[Item]:

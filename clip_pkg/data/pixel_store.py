@@ -47,9 +47,9 @@ from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, fill_blocks
 from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.manifest import Manifest
 
-# Raised when `decode_image` or `squash` give other pixels than before; a test pins what they give.
+# Increase it when `decode_image` or `squash` return different pixels; a test pins them.
 PIXELS_VERSION = 1
-# How the pixels of a store were made; a store made in another way is built again.
+# How pixels are made; a store with another recipe is built again.
 RECIPE = {"pillow": PIL.__version__, "version": str(PIXELS_VERSION)}
 # Earlier stores name the digests of two source files instead. These have the pixels of version 1.
 EARLIER_RECIPE = {

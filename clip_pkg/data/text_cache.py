@@ -2,7 +2,7 @@
 
 `texts-<digest>.safetensors` in the cache folder holds `features` [M, F], float32, with their
 CRC-32. The digest covers everything that determines the features. If the folder cannot be used,
-the features are computed for the fold; the result is the same.
+each fold computes them; the result is the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from clip_pkg.data.cache import (
 from clip_pkg.models.text_encoder import FrozenText
 from clip_pkg.study.identity import NUMERICS_VERSION, digest
 
-# Longer than a file server keeps the locks of a lost machine; then, the fold computes for itself.
+# Longer than a file server keeps the locks of a lost machine; then the fold computes them itself.
 MAX_SECONDS_TO_WAIT = 300.0
 
 

@@ -14,8 +14,7 @@ from clip_pkg.data.pixel_store import build_store, store_path, store_size
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.preflight import PreparedConfig
-from clip_pkg.study.pretraining import Pretraining
+from clip_pkg.study.preflight import PreparedConfig, Pretraining
 
 
 @dataclass(frozen=True, eq=False)

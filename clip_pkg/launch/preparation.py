@@ -14,13 +14,10 @@ from clip_pkg.study.audit import check_folds, fold_table
 from clip_pkg.study.class_texts import resolve_class_texts
 from clip_pkg.study.folds_info import splits_from_json
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.preflight import Preparation, PreparedConfig
-from clip_pkg.study.pretraining import (
-    unlabelled_folder,
-)
+from clip_pkg.study.preflight import Preparation, PreparedConfig, unlabelled_folder
 from clip_pkg.study.scan import ScanResult, scan, scan_unlabelled
 from clip_pkg.study.splits import Splits, make_splits
-from clip_pkg.study.test_set import ImageTestSet, find_test_dir, match_test_set
+from clip_pkg.study.test_set import find_test_dir, match_test_set
 
 NAMES_IN_A_NOTICE = 3
 
@@ -123,12 +120,12 @@ class ImageTestSets:
         self._training = training
         self._skip_unreadable = skip_unreadable
         self._terminal = terminal
-        self._found: dict[Path, ImageTestSet] = {}
+        self._found: dict[Path, tuple[Manifest, list[str]]] = {}
 
     @property
     def notices(self) -> list[str]:
         """One sentence each."""
-        return [notice for found in self._found.values() for notice in found.notices]
+        return [notice for _, notices in self._found.values() for notice in notices]
 
     def at(self, folder: Path) -> Manifest:
         """Describe the test images in a folder or table. Raises DataError for unfit ones."""
@@ -136,7 +133,7 @@ class ImageTestSets:
             with self._terminal.counting("Checking test images") as progress:
                 scanned = scan(folder, skip_unreadable=self._skip_unreadable, progress=progress)
             self._found[folder] = match_test_set(scanned, self._training)
-        return self._found[folder].manifest
+        return self._found[folder][0]
 
 
 def _prepare_each(

@@ -1,4 +1,4 @@
-"""Identity of a result: what its numbers follow from, and whether two runs may share folds."""
+"""Identity of a result: digests of its inputs, which decide whether two runs may share folds."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from clip_pkg.config.schema import RunConfig
 
 # Raise it when the same config, images, splits and seed no longer train to the same numbers:
 # another order of random draws, default of an optimiser, formula of a loss or of a metric. Then
-# `tests/unit/training/test_numerics.py` fails. A renamed function, a comment, or a faster way to
-# the same numbers is no reason: results of another version are neither resumed nor compared.
+# `tests/unit/training/test_numerics.py` fails. Do not raise it for a renamed function, a comment or
+# a faster way to the same numbers: results of another version are neither resumed nor compared.
 NUMERICS_VERSION = 1
 
 # Before versions were declared, results held a digest of the sources. These digests are known.
@@ -54,7 +54,7 @@ class Identity:
 
 
 def _with_version(content: Any) -> Any:
-    """Give the identity of a result from before numerics had versions the version of its code."""
+    """Add the version to an identity that was written before numerics had versions."""
     if isinstance(content, Mapping) and "numerics" not in content:
         version = VERSION_OF_CODE_DIGEST.get(content.get("code", ""), UNKNOWN_VERSION)
         return {**content, "numerics": version}
@@ -83,7 +83,7 @@ def config_digest(config: RunConfig) -> str:
 
 
 def version_mark() -> str:
-    """Name of the version in digests: for the first one what stood there before it was declared."""
+    """The version as it enters digests; for version 1, the code digest that was used before it."""
     declared_later = {version: code for code, version in VERSION_OF_CODE_DIGEST.items()}
     return declared_later.get(NUMERICS_VERSION, str(NUMERICS_VERSION))
 

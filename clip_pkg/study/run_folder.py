@@ -1,4 +1,4 @@
-"""The output folder of a run: its lock, what is replaced, and the files that all folds share."""
+"""The output folder of a run: its lock, replaced results, and the files that all folds share."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def _acquired(run: RunPaths) -> AbstractContextManager[object]:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        known = run.holder.exists()
-        who = run.holder.read_text(encoding="utf-8") if known else "an unknown process"
+        holder = "an unknown process"
+        if run.holder.exists():
+            holder = run.holder.read_text(encoding="utf-8")
         raise RunFolderError(
-            f"{run.output_dir} is in use by {who}; wait for it or use another --output-dir"
+            f"{run.output_dir} is in use by {holder}; wait for it or use another --output-dir"
         ) from None
 
 
@@ -77,14 +78,14 @@ def folders_to_replace(
     if problems:
         raise RunFolderError(
             "\n  ".join(["these folders hold other results, nothing was started:", *problems])
-            + "\nUse --overwrite to start anew (what is there moves to "
+            + "\nUse --overwrite to start anew (their content moves to "
             f"{run.replaced}), another --output-dir, or another `name`."
         )
     return replaced
 
 
 def set_aside(run: RunPaths, old: Path) -> Path:
-    """Move an old result folder of the run to where `--overwrite` keeps it; returns its place."""
+    """Move an old result folder to where `--overwrite` keeps it; returns its new path."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     target = run.replaced / f"{'-'.join(old.relative_to(run.output_dir).parts)}-{stamp}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def set_aside(run: RunPaths, old: Path) -> Path:
 
 
 def write_config_files(run: RunPaths, preparation: Preparation) -> None:
-    """Write what all folds of each config share."""
+    """Write the files that all folds of a config share."""
     for prepared in preparation.configs:
         paths = run.config(prepared.config.name)
         # First: it marks the folder as this run's.

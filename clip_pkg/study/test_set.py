@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,6 @@ from clip_pkg.base.errors import DataError, DataErrors, shown, some
 from clip_pkg.study.duplicates import find_duplicates
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.scan import ScanResult
-
-
-@dataclass(frozen=True)
-class ImageTestSet:
-    """Test images. manifest: its labels index the training classes."""
-
-    manifest: Manifest
-    notices: tuple[str, ...]
 
 
 def find_test_dir(written: str, search_dirs: list[Path]) -> Path:
@@ -35,8 +27,8 @@ def find_test_dir(written: str, search_dirs: list[Path]) -> Path:
     raise DataError(f"test_dir {written!r} was not found; searched {', '.join(tried)}")
 
 
-def match_test_set(found: ScanResult, training: ScanResult) -> ImageTestSet:
-    """Map scanned test images to the classes of the training images.
+def match_test_set(found: ScanResult, training: ScanResult) -> tuple[Manifest, list[str]]:
+    """Map scanned test images to the classes of the training images; also returns notices.
 
     Raises:
         DataErrors: Classes without training images, files that are also training images.
@@ -85,4 +77,4 @@ def match_test_set(found: ScanResult, training: ScanResult) -> ImageTestSet:
             "them optimistic"
         )
     where = shown(test.data_dir)
-    return ImageTestSet(manifest, tuple(f"test images in {where}: {text}" for text in notices))
+    return manifest, [f"test images in {where}: {text}" for text in notices]

@@ -11,8 +11,9 @@ import torch
 
 from clip_pkg.base.files import write_json
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.folds_info import splits_to_json
-from clip_pkg.study.pretraining import pretraining_of
+from clip_pkg.study.preflight import PreparedConfig
 from clip_pkg.study.scan import scan
 from clip_pkg.study.splits import make_splits, undivided
 from clip_pkg.study.tasks import FoldResult, PretrainTask
@@ -41,7 +42,8 @@ def task_of(
             random_state=checked.random_state,
             val_fraction=checked.val_fraction,
         )
-    one = pretraining_of(checked, manifest, splits, fold or 0, None)
+    texts = ClassTexts((), (), "", ())
+    one = PreparedConfig(checked, manifest, splits, texts).pretraining(fold or 0)
     assert one is not None
     root.mkdir(parents=True, exist_ok=True)
     write_json(root / "manifest.json", manifest.to_json())

@@ -15,7 +15,6 @@ from clip_pkg.data.augmentation import (
     FLIP_HORIZONTAL,
     FLIP_VERTICAL,
     Augmentation,
-    Placement,
     _cut_by_index,
     _cut_by_slices,
 )
@@ -68,15 +67,10 @@ def slow_reference(
 
 
 @pytest.mark.parametrize("policy", ["none", "minimal", "standard"])
-@pytest.mark.parametrize("horizontal", [True, False])
-@pytest.mark.parametrize("vertical", [True, False])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_equals_torchvision_image_by_image(policy, horizontal, vertical, channels_last) -> None:
+def test_equals_torchvision_image_by_image(policy, channels_last) -> None:
     augmentation = build(
-        policy,
-        horizontal_flip=horizontal,
-        vertical_flip=vertical,
-        memory_format=layout(channels_last),
+        policy, horizontal_flip=True, vertical_flip=True, memory_format=layout(channels_last)
     )
     images, u = pixels_for(augmentation, 24), draws_for(np.arange(24))
     before = images.clone()
@@ -90,8 +84,7 @@ def test_equals_torchvision_image_by_image(policy, horizontal, vertical, channel
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("size", [28, 224])
-@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("size", "channels_last"), [(28, False), (224, True)])
 def test_evaluation_is_the_centre(size: int, channels_last: bool) -> None:
     augmentation = build("standard", size, memory_format=layout(channels_last))
     images = pixels_for(augmentation, 3)
@@ -127,19 +120,6 @@ def test_crops_and_flips_copy_pixels_exactly() -> None:
         np.testing.assert_array_equal(by_slices[row].numpy(), square)
 
 
-def test_every_corner_can_be_cut_out() -> None:
-    augmentation = build()
-    images = pixels_for(augmentation, 4)
-    last = torch.tensor(augmentation.store_size - 28)
-    zero, no = torch.tensor(0), torch.zeros(4, dtype=torch.bool)
-    top, left = torch.stack([zero, zero, last, last]), torch.stack([zero, last, zero, last])
-    for cutter in (_cut_by_slices, _cut_by_index):
-        squares = cutter(images, Placement(top, left, no, no), 28)
-        for row in range(4):
-            y, x = int(top[row]), int(left[row])
-            assert torch.equal(squares[row], images[row, y : y + 28, x : x + 28])
-
-
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_an_image_is_the_same_in_any_company(channels_last: bool) -> None:
     augmentation = build(vertical_flip=True, memory_format=layout(channels_last))
@@ -151,16 +131,6 @@ def test_an_image_is_the_same_in_any_company(channels_last: bool) -> None:
         assert torch.equal(alone[0], together[row])
     turned = augmentation.train(images.flip(0), draws_for(index[::-1].copy()))
     assert torch.equal(turned.flip(0), together)
-
-
-def test_epochs_differ_and_repeat() -> None:
-    augmentation = build()
-    index = np.arange(16)
-    images = pixels_for(augmentation, 16)
-    first = augmentation.train(images, draws_for(index))
-    assert torch.equal(first, augmentation.train(images, draws_for(index)))
-    second = augmentation.train(images, draws_for(index, KEY._replace(epoch=2)))
-    assert not any(torch.equal(a, b) for a, b in zip(first[1:-1], second[1:-1], strict=True))
 
 
 def test_crops_flips_and_factors_are_uniform() -> None:

@@ -13,7 +13,6 @@ from clip_pkg.data.pixel_sources import (
     HostPixels,
     ResidentPixels,
     StreamedPixels,
-    fits,
     one_ahead,
     open_pixels,
 )
@@ -152,10 +151,7 @@ def test_evaluation_is_complete_and_in_order() -> None:
     batches = EvalBatches(source, LABELS, VAL, batch_size=2, augmentation=augmentation)
     assert batches.batch_size == 8
     passed = list(batches)
-    assert [len(batch.index) for batch in passed] == [
-        8,
-        1,
-    ]  # one image is no reason to leave it out
+    assert [len(batch.index) for batch in passed] == [8, 1]  # a last batch of one image, too
     assert len(batches) == 2
     np.testing.assert_array_equal(torch.cat([batch.index for batch in passed]), VAL)
     np.testing.assert_array_equal(torch.cat([batch.targets for batch in passed]), LABELS[VAL])
@@ -185,9 +181,7 @@ def test_read_only_arrays_are_fine(kind) -> None:
         (224, 32, "cuda", 128),
         (224, 128, "cuda", 256),
         (224, 1000, "cuda", 1000),
-        (4096, 4, "cuda", 4),
         (224, 32, "cpu", 32),
-        (112, 32, "cpu", 128),
         (32, 64, "cpu", 256),
     ],
 )
@@ -211,8 +205,6 @@ def test_the_source_fits_the_device() -> None:
     store = store_of(4)
     assert isinstance(open_pixels(store, CPU), HostPixels)
     assert isinstance(open_pixels(store, CPU, resident=True), ResidentPixels)
-    assert fits(store, 4 * store.images.nbytes)
-    assert not fits(store, 4 * store.images.nbytes - 1)
 
 
 def test_one_item_is_made_ahead() -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from clip_pkg.data.image_decoder import BATCHES_AHEAD, ImageDecoder
 from clip_pkg.data.pixel_sources import HostPixels, StreamedPixels, open_pixels
 from clip_pkg.data.pixel_store import PixelStore, build_store
 from clip_pkg.study.manifest import Manifest
+from support.outcomes import alive
 
 MakeImages = Callable[..., Manifest]
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_an_image_that_changed_or_broke_is_named(decoder: ImageDecoder, manifest
         with pytest.raises(DataError, match=f"松动/010.jpg: {message}"):
             list(batches)
         manifest.file(50).write_bytes(content)
-        assert len(list(decoder.batches(chunks))) == 3  # it goes on
+        assert len(list(decoder.batches(chunks))) == 3  # later batches are not affected
 
 
 def test_only_a_few_batches_are_ahead(manifest: Manifest) -> None:
@@ -85,15 +85,10 @@ def test_only_a_few_batches_are_ahead(manifest: Manifest) -> None:
                 break
 
 
-def children() -> set[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children())
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-
-
-@needs_proc
 def test_processes_start_when_needed_and_end_with_the_fold(manifest: Manifest) -> None:
     before, threads = children(), threading.active_count()
     decoder = ImageDecoder(manifest, 16, workers=2)
@@ -107,17 +102,16 @@ def test_processes_start_when_needed_and_end_with_the_fold(manifest: Manifest) -
     decoder.close()  # twice is fine
 
 
-@needs_proc
 def test_a_killed_process_is_told(manifest: Manifest) -> None:
     before = children()
     with closing(ImageDecoder(manifest, 16, workers=2)) as decoder:
         batches = decoder.batches([np.arange(70)] * 50)
         next(batches)
-        for pid in children() - before:
-            os.kill(pid, signal.SIGTERM)  # meant for whoever started them
+        for child in children() - before:
+            child.terminate()  # SIGTERM is meant for the trainer
         next(batches)
-        for pid in children() - before:
-            os.kill(pid, signal.SIGKILL)
+        for child in children() - before:
+            child.kill()
         with pytest.raises(ChildProcessError, match="lower `num_workers`"):
             list(batches)
 
@@ -135,7 +129,6 @@ if __name__ == "__main__":
 """
 
 
-@needs_proc
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_its_parent(
     manifest: Manifest, tmp_path: Path, how: signal.Signals
@@ -149,26 +142,11 @@ def test_no_process_outlives_its_parent(
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "on\n"
-    mine = [
-        int(pid)
-        for task in Path(f"/proc/{parent.pid}/task").glob("*/children")
-        for pid in task.read_text().split()
-    ]
+    mine = psutil.Process(parent.pid).children()
     assert len(mine) == 2
     parent.send_signal(how)
     parent.communicate(timeout=30)
-    deadline = time.monotonic() + 20
-    while any(map(alive, mine)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, mine))
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+    assert not alive(mine, 20)
 
 
 def test_no_torch_is_imported() -> None:

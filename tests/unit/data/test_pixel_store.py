@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -33,6 +34,7 @@ from clip_pkg.data.pixel_store import (
     build_store,
 )
 from clip_pkg.study.manifest import Manifest
+from support.outcomes import alive
 
 MakeImages = Callable[..., Manifest]
 
@@ -368,20 +370,6 @@ build_store(
 """
 
 
-def _children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_its_launcher(tmp_path: Path, cache: Path, how: signal.Signals) -> None:
     manifest = slow_to_decode(tmp_path, 3000)
@@ -395,13 +383,10 @@ def test_no_process_outlives_its_launcher(tmp_path: Path, cache: Path, how: sign
     )
     assert launcher.stdout is not None
     assert launcher.stdout.readline() == "on\n"
-    children = _children(launcher.pid)
+    children = psutil.Process(launcher.pid).children()
     assert len(children) >= 2
     launcher.send_signal(how)
     launcher.wait(timeout=30)
     launcher.stdout.close()
-    deadline = time.monotonic() + 20
-    while any(map(_alive, children)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(_alive, children))
+    assert not alive(children, 20)
     assert not list(cache.glob("*.npy"))  # and nothing that looks finished

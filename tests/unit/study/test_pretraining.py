@@ -11,12 +11,9 @@ import pytest
 from clip_pkg.base.errors import DataError
 from clip_pkg.config.load import configs_from_mapping
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.manifest import Manifest
-from clip_pkg.study.pretraining import (
-    pretraining_of,
-    seen_before,
-    unlabelled_folder,
-)
+from clip_pkg.study.preflight import PreparedConfig, Pretraining, unlabelled_folder
 from clip_pkg.study.scan import scan, scan_unlabelled
 from clip_pkg.study.splits import Splits, make_splits, undivided
 from clip_pkg.study.tasks import ALL_IMAGES
@@ -38,9 +35,21 @@ def config(images: str = "train_fold", **changes: Any) -> RunConfig:
     return configs_from_mapping([{**values, **changes}]).configs[0]
 
 
+def pretraining_of(
+    one: RunConfig,
+    manifest: Manifest,
+    division: Splits,
+    fold: int,
+    unlabelled: Manifest | None = None,
+) -> Pretraining | None:
+    texts = ClassTexts((), (), "", ())
+    prepared = PreparedConfig(one, manifest, division, texts, unlabelled=unlabelled)
+    return prepared.pretraining(fold)
+
+
 def names(one: RunConfig, manifest: Manifest, division: Splits | None = None) -> list[str]:
     division = division or splits(manifest)
-    found = [pretraining_of(one, manifest, division, fold.number, None) for fold in division.folds]
+    found = [pretraining_of(one, manifest, division, fold.number) for fold in division.folds]
     return [pretraining.name for pretraining in found if pretraining is not None]
 
 
@@ -50,7 +59,7 @@ def test_each_fold_has_its_own_where_it_sees_training_images_alone(manifest: Man
 
 def test_all_folds_share_one_that_sees_all_images(manifest: Manifest) -> None:
     assert len(set(names(config("all"), manifest))) == 1
-    one = pretraining_of(config("all"), manifest, splits(manifest), 2, None)
+    one = pretraining_of(config("all"), manifest, splits(manifest), 2)
     assert one is not None
     assert one.fold == ALL_IMAGES
     assert one.config.epochs == 200
@@ -97,14 +106,14 @@ def test_other_folds_make_another_only_where_folds_matter(manifest: Manifest) ->
 
 def test_a_training_on_all_images_starts_from_one_on_all_images(manifest: Manifest) -> None:
     whole = undivided(manifest)
-    one = pretraining_of(config(), manifest, whole, 0, None)
+    one = pretraining_of(config(), manifest, whole, 0)
     assert one is not None
     assert one.fold == ALL_IMAGES
 
 
 def test_without_a_block_there_is_none(manifest: Manifest) -> None:
     plain = configs_from_mapping([{}]).configs[0]
-    assert pretraining_of(plain, manifest, splits(manifest), 1, None) is None
+    assert pretraining_of(plain, manifest, splits(manifest), 1) is None
 
 
 def test_images_without_labels_come_from_any_depth(tmp_path: Path, manifest: Manifest) -> None:
@@ -135,13 +144,19 @@ def test_a_relative_folder_is_looked_for_beside_the_configs_too(tmp_path: Path) 
     assert unlabelled_folder("nowhere", [tmp_path]) == Path("nowhere")
 
 
-def test_validation_images_in_the_folder_are_said_and_test_images_refused(
+def test_validation_images_in_the_folder_are_reported_and_test_images_refused(
     tmp_path: Path, manifest: Manifest
 ) -> None:
+    def notices(images: Manifest, test: Manifest | None = None) -> list[str]:
+        texts = ClassTexts((), (), "", ())
+        return PreparedConfig(
+            config(name="m"), manifest, splits(manifest), texts, test, images
+        ).seen_before
+
     shutil.copytree(manifest.data_dir / "a", tmp_path / "archive" / "copies")
     archive = scan_unlabelled(tmp_path / "archive")
-    assert seen_before(archive, manifest, None).startswith("6 of the 12 images are also in ")
+    assert notices(archive)[0].startswith("m: 6 of the 12 images are also in ")
     other = scan_unlabelled(make_folder(tmp_path / "other", {"x": 1, "y": 1, "z": 4}) / "z")
-    assert seen_before(other, manifest, None) == ""
+    assert notices(other) == []
     with pytest.raises(DataError, match=r"6 test image\(s\) are in the folder"):
-        seen_before(archive, manifest, manifest)
+        notices(archive, manifest)
