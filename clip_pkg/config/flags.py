@@ -17,7 +17,7 @@ from clip_pkg.config.diagnostics import Source
 from clip_pkg.config.encoders import encoders_of_model
 from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
-from clip_pkg.config.nodes import allowed
+from clip_pkg.config.nodes import NUMBER, allowed
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
@@ -27,7 +27,6 @@ _MODEL_HELP = (
     "Another way to name --image-encoder; `_clip_prompts` after the name, as in "
     "efficientvim_m1_clip_prompts, also chooses --text-encoder prompts."
 )
-_NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")
 _METAVARS = {"integer": "N", "number": "X", "object": "JSON", "array": "VALUE"}
 
 
@@ -152,7 +151,7 @@ def _read(value: object, key: ConfigKey) -> Any:
 
 def _number(text: str) -> Any:
     """The number that a text spells, or the text itself, which the checks then report."""
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         return text
     return int(text) if re.fullmatch(r"[+-]?[0-9]{1,4000}", text) else float(text)
 

@@ -53,13 +53,13 @@ class TermLabel:
         return f"Share/{self.label}"
 
 
-class Block(BaseModel):
+class ConfigBlock(BaseModel):
     """Base of a config and of each object in it: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class LossBlock(Block):
+class LossBlock(ConfigBlock):
     """Config class of any loss.
 
     Class variables:
@@ -174,7 +174,7 @@ class ClassifierConfig(LossConfig):
         return "scaled cosines of image and class-text features"
 
 
-class FocalConfig(Block):
+class FocalConfig(ConfigBlock):
     """Focal form of a cross-entropy: hard examples weigh more."""
 
     gamma: NonNegative = Field(

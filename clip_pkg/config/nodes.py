@@ -6,6 +6,7 @@ values from these nodes, so that they agree with the checks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from clip_pkg.config.jsonc import JsonPath, show
 
 Node: TypeAlias = dict[str, Any]
+
+NUMBER = re.compile(r"[+-]?([0-9]+|[0-9]*\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")  # in a text
 
 _WORDS: Mapping[str, str] = {
     "integer": "a whole number",
@@ -198,7 +201,7 @@ def _wrong_value(value: Any, node: Node) -> str:
     branches = list(options(node))
     types = {branch.get("type") for branch in branches}
     hint = ""
-    if isinstance(value, str) and types & {"integer", "number"} and _is_number(value):
+    if isinstance(value, str) and types & {"integer", "number"} and NUMBER.fullmatch(value):
         hint = "; write numbers without quotes"
     elif isinstance(value, str) and "boolean" in types and value.lower() in ("true", "false"):
         hint = f"; write {value.lower()} without quotes"
@@ -207,11 +210,3 @@ def _wrong_value(value: Any, node: Node) -> str:
     elif isinstance(value, str):
         hint = nearest(value, [choice for branch in branches for choice in branch.get("enum", [])])
     return f"expected {allowed(node)}, not {show(value)}{hint}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -50,8 +50,11 @@ def token_classification(
         The loss and the new state. Loss 0 and the old state if no text counts.
     """
     counted = torch.ones_like(labels[:, 0], dtype=torch.bool) if mask is None else mask
-    tokens, is_new = _distinct(labels)
-    counts_once = is_new & counted[:, None]
+    tokens = labels.sort(dim=1).values
+    first = torch.ones_like(tokens[:, :1], dtype=torch.bool)
+    is_new = torch.cat([first, tokens[:, 1:] != tokens[:, :-1]], dim=1)
+    counts_once = is_new & (tokens >= 0) & counted[:, None]
+    tokens = tokens.clamp(min=0)
     total = counted.sum().to(num_samples_in.dtype)
     batch = total.clamp(min=1)
     share = counts_once.to(cap_fq_in.dtype).flatten() / batch
@@ -84,11 +87,3 @@ def superclip(
         logits, labels, cap_fq_in=cap_fq_in, num_samples_in=num_samples_in
     )
     return tokens.class_loss + clip(image, text, logit_scale, normalize_inputs=normalize_inputs)
-
-
-def _distinct(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorted tokens of each text, [B, L], and whether each is a token and the first of its kind."""
-    tokens = labels.sort(dim=1).values
-    first = torch.ones_like(tokens[:, :1], dtype=torch.bool)
-    is_new = torch.cat([first, tokens[:, 1:] != tokens[:, :-1]], dim=1)
-    return tokens.clamp(min=0), is_new & (tokens >= 0)
