@@ -21,7 +21,7 @@ from pydantic import (
 from clip_pkg.base.paths import folder_name
 from clip_pkg.config.auxiliary_losses import AuxLossConfig
 from clip_pkg.config.encoders import parse_image_encoder, parse_text_encoder, usage
-from clip_pkg.config.loss_blocks import ConfigBlock, NonNegative, Positive, WeightMethod
+from clip_pkg.config.loss_blocks import NonNegative, Positive, StrictModel, WeightMethod
 from clip_pkg.config.losses import ClipLossConfig, MainLossConfig
 from clip_pkg.config.pretraining import PretrainConfig
 from clip_pkg.metrics.table import Monitor
@@ -47,7 +47,7 @@ class UsedByPretraining:
     """Marks a key that a pre-training takes over; all others have their defaults there."""
 
 
-class ConfigKeys(ConfigBlock):
+class ConfigKeys(StrictModel):
     """The fields of `RunConfig`. Units: learning rates per step, sizes in pixels, epochs ≥ 1."""
 
     name: Annotated[

@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from clip_pkg.config.diagnostics import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
-from clip_pkg.config.loss_blocks import ConfigBlock, NonNegative, Positive, Temperature
+from clip_pkg.config.loss_blocks import NonNegative, Positive, StrictModel, Temperature
 from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.nodes import sentences
 from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
@@ -69,7 +69,7 @@ def _ignoring_case(value: Any) -> Any:
     return spellings.get(value.casefold(), value) if isinstance(value, str) else value
 
 
-class FlatKeys(ConfigBlock):
+class FlatKeys(StrictModel):
     """Every older key, in the order of the training guides that use them."""
 
     use_superclip_loss: Annotated[bool, Chooses({True: "superclip", False: "clip"})] = Field(

@@ -53,13 +53,13 @@ class TermLabel:
         return f"Share/{self.label}"
 
 
-class ConfigBlock(BaseModel):
-    """Base of a config and of each object in it: frozen, strict types, no unknown keys."""
+class StrictModel(BaseModel):
+    """Base of configs and summaries: frozen, strict types, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class LossBlock(ConfigBlock):
+class LossBlock(StrictModel):
     """Config class of any loss.
 
     Class variables:
@@ -174,7 +174,7 @@ class ClassifierConfig(LossConfig):
         return "scaled cosines of image and class-text features"
 
 
-class FocalConfig(ConfigBlock):
+class FocalConfig(StrictModel):
     """Focal form of a cross-entropy: hard examples weigh more."""
 
     gamma: NonNegative = Field(

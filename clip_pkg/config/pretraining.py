@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clip_pkg.config.loss_blocks import ConfigBlock, NonNegative, Positive
+from clip_pkg.config.loss_blocks import NonNegative, Positive, StrictModel
 from clip_pkg.config.two_view_losses import AnyPretrainLoss, NtXentConfig
 
 MAX_WHOLE_IMAGE = 64  # px
 
 
-class ProjectionConfig(ConfigBlock):
+class ProjectionConfig(StrictModel):
     """Network between encoder and loss, discarded afterwards: linear layers, batch norms, ReLUs."""
 
     layers: int = Field(2, ge=1, le=8, description="Linear layers.")
@@ -25,7 +25,7 @@ class ProjectionConfig(ConfigBlock):
     )
 
 
-class _OptimizerConfig(ConfigBlock):
+class _OptimizerConfig(StrictModel):
     warmup_epochs: NonNegative = Field(
         10.0, description="Linear warm-up, then a cosine; at most a tenth of all epochs."
     )
@@ -65,7 +65,7 @@ class LarsConfig(_OptimizerConfig):
     momentum: NonNegative = Field(0.9, lt=1, description="Share of the last step that is kept.")
 
 
-class QueueConfig(ConfigBlock):
+class QueueConfig(StrictModel):
     """MoCo: a slow copy of the encoder computes the second views; earlier ones are negatives."""
 
     size: int = Field(4096, ge=1, le=1_048_576, description="Number of earlier second views.")
@@ -74,7 +74,7 @@ class QueueConfig(ConfigBlock):
     )
 
 
-class PretrainConfig(ConfigBlock):
+class PretrainConfig(StrictModel):
     """Self-supervised training of the image encoder, before and apart from the folds."""
 
     loss: AnyPretrainLoss = Field(

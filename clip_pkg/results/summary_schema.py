@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.config.loss_blocks import Block
+from clip_pkg.config.loss_blocks import StrictModel
 from clip_pkg.config.nodes import Node, allowed, options
 from clip_pkg.metrics.table import METRICS, Metric
 
@@ -28,14 +28,14 @@ LowHigh: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Status: TypeAlias = Literal["done", "diverged", "failed", "missing"]
 
 
-class Units(Block):
+class Units(StrictModel):
     """Units of scores."""
 
     percent: list[str] = Field(description="Scores in percent, with and without `val_`.")
     others: str = Field(alias="all other scores", description="The unit of all others.")
 
 
-class FoldColumns(Block):
+class FoldColumns(StrictModel):
     """A list per column with an entry per fold, in their order; null for unfinished folds."""
 
     model_config = ConfigDict(extra="allow")
@@ -52,7 +52,7 @@ class FoldResults(FoldColumns):
     fold_stopped_early: list[bool | None] = Field(description="Whether early stopping ended it.")
 
 
-class Averages(Block):
+class Averages(StrictModel):
     """Mean and deviation over the folds with a result: `avg_<column>`, `std_<column>`.
 
     If a score is undefined in some of these folds, `n_<column>` is the number of the others.
@@ -86,13 +86,13 @@ _OUT_OF_FOLD: dict[str, Any] = {
 }
 OutOfFold = create_model(
     "OutOfFold",
-    __base__=Block,
+    __base__=StrictModel,
     __doc__="Scores over all out-of-fold predictions at once, each image counted once.",
     **_OUT_OF_FOLD,
 )
 
 
-class EpochScores(Block):
+class EpochScores(StrictModel):
     """Scores at the best epoch, which `epoch_choice` describes, or at the last one."""
 
     fold_results: FoldColumns = Field(
@@ -102,7 +102,7 @@ class EpochScores(Block):
     out_of_fold: OutOfFold | None = Field(description="The same epochs; null without a result.")
 
 
-class TestImages(Block):
+class TestImages(StrictModel):
     """Scores on the config's test images: each fold's model was evaluated on all of them once."""
 
     n: Count = Field(description="Test images.")
@@ -115,7 +115,7 @@ class TestImages(Block):
     )
 
 
-class Baselines(Block):
+class Baselines(StrictModel):
     """Scores without training, as means over folds."""
 
     majority_class: Averages = Field(
@@ -124,7 +124,7 @@ class Baselines(Block):
     untrained_model: Averages = Field(description="The model before its first step.")
 
 
-class PerClass(Block):
+class PerClass(StrictModel):
     """One class against the rest, over all out-of-fold predictions; null where undefined."""
 
     support: Count = Field(description="Images of the class.")
@@ -144,7 +144,7 @@ class PerClass(Block):
     auroc: Fraction | None = Field(description="Area under the ROC curve; null as before.")
 
 
-class ConfusionMatrix(Block):
+class ConfusionMatrix(StrictModel):
     """Counts over all out-of-fold predictions."""
 
     classes: list[str] = Field(description="Order of rows and columns.")
@@ -153,7 +153,7 @@ class ConfusionMatrix(Block):
     counts: list[list[Count]] = Field(description="One list per true class.")
 
 
-class ConfidenceIntervals(Block):
+class ConfidenceIntervals(StrictModel):
     """Bootstrap intervals of pooled scores: they cover other images, not other training runs."""
 
     method: str = Field(description="How they were computed.")
@@ -173,7 +173,7 @@ class ConfidenceIntervals(Block):
     )
 
 
-class ProbeScores(Block):
+class ProbeScores(StrictModel):
     """Accuracy that the features of an encoder allow, mean over runs; null: unknown."""
 
     knn_acc: Percent | None = Field(description="Accuracy of nearest neighbours, percent.")
@@ -197,7 +197,7 @@ class FeatureQuality(ProbeScores):
     )
 
 
-class PretrainingSummary(Block):
+class PretrainingSummary(StrictModel):
     """Pre-training of the image encoder before the folds; only the loss `supcon` uses labels."""
 
     loss: str = Field(description="Its type.")
@@ -226,14 +226,14 @@ class PretrainingSummary(Block):
     )
 
 
-class Failure(Block):
+class Failure(StrictModel):
     """Why a fold has no result."""
 
     kind: str = Field(description="`diverged`, `out of memory`, `crash`, …")
     reason: str = Field(description="In words.")
 
 
-class Digests(Block):
+class Digests(StrictModel):
     """SHA-256 digests of everything that the numbers follow from; equal for equal runs."""
 
     config: str = Field(description="Settings that affect the numbers.")
@@ -253,7 +253,7 @@ class Digests(Block):
     )
 
 
-class Timing(Block):
+class Timing(StrictModel):
     """Durations; equal runs differ only in this block, and in the speed of `pretraining`."""
 
     fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
@@ -261,7 +261,7 @@ class Timing(Block):
     written: str = Field(description="When this file was written, UTC, ISO 8601.")
 
 
-class CvSummary(Block):
+class CvSummary(StrictModel):
     """`cv_summary.json`."""
 
     schema_version: Literal[2] = Field(description="Of this schema.")
