@@ -63,7 +63,7 @@ def run_on_node(request: Mapping[str, Any]) -> dict[str, Any]:
     for path in (request["task_file"], Path(request["log_file"]).parent):
         if not Path(path).exists():
             return {
-                "problem": f"{path} is not there on the node {host}; all nodes must see the same "
+                "problem": f"{path} does not exist on node {host}; all nodes must see the same "
                 "folders"
             }
     os.environ.update(request["environment"])
@@ -78,7 +78,7 @@ def run_on_node(request: Mapping[str, Any]) -> dict[str, Any]:
         ]
     elif request["has_gpu"]:
         with Path(request["log_file"]).open("a", encoding="utf-8") as log:
-            log.write(f"NOTE: Ray gave a GPU of {host}, but there is no CUDA device\n")
+            log.write(f"NOTE: Ray allocated a GPU of {host}, but no CUDA device was found\n")
     place = TaskPlacement(
         devices[0].torch_name, "+".join(names), request["threads"], request["log_file"]
     )
@@ -118,7 +118,7 @@ def _remote_function() -> Any:
         try:
             from clip_pkg.scheduling.ray import run_on_node  # noqa: PLC0415
         except ImportError as error:
-            return {"problem": f"{error}; there must be {checkout} on the node, as there is here"}
+            return {"problem": f"{error}; the node must have {checkout}, as the launcher's machine"}
         return run_on_node(request)
 
     return clip_pkg_task

@@ -145,7 +145,7 @@ class SlurmQueue:
             name, state, reason, node = [part.strip() for part in line.split("|", 3)]
             jobs[name] = job = QueuedJob(state, reason, node)
             if job.is_waiting and reason not in USUAL_REASONS:
-                self._say_once(f"Slurm lets jobs wait: {reason}")
+                self._say_once(f"Jobs wait in Slurm's queue: {reason}")
         if jobs != self.jobs:
             self._changed = asked
         self.jobs, self.time, self._responded = jobs, asked, time.monotonic()
@@ -261,7 +261,7 @@ class SlurmJob:
             *last_lines(output),
         ]
         kind: FailureKind = "crash"
-        how = "is not known to Slurm any more and left no result"
+        how = "is no longer known to Slurm and left no result"
         if job is not None:
             kind = "out of memory" if job.state == "OUT_OF_MEMORY" else "crash"
             why = "" if job.reason == "None" else f" ({job.reason})"

@@ -106,7 +106,7 @@ def obstacle(
         "batches go through the image encoder in micro-batches, or over several processes": (
             not isinstance(step.embed, WholeBatch)
         ),
-        "in float16 the host decides how the loss is scaled": step.precision.needs_scaling,
+        "in float16 the host chooses the loss scale": step.precision.needs_scaling,
         "the image encoder is compiled": encoder.is_compiled,
         "activation_checkpointing restores random numbers": encoder.recomputes,
         f"the loss {' and '.join(waiting)} waits for the device": bool(waiting),
@@ -130,7 +130,7 @@ def with_recording(step: TrainingStep, batch: Batch, recorder: Recorder) -> Reco
         finally:
             state.restore()
     except torch.OutOfMemoryError as error:
-        raise Unrecordable("memory is too short for it") from error
+        raise Unrecordable("there is not enough memory for it") from error
 
 
 def _recorded(
@@ -179,8 +179,8 @@ def _recorded(
         allowed += TIMES_OWN_SPREAD * spread[name]
         if not distance <= allowed:  # also false for NaN
             raise Unrecordable(
-                f"replayed, it does something else: {name} is off by {distance:.2g}, where "
-                f"{allowed:.2g} are allowed"
+                f"its replay gives other results: {name} differs by {distance:.2g}, more than the "
+                f"allowed {allowed:.2g}"
             )
     return recorded
 

@@ -21,6 +21,7 @@ from clip_pkg.metrics.classification import classification_metrics, history_scor
 from clip_pkg.models.classifier import Classifier, class_features, evaluation_mode, probabilities
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision
+from clip_pkg.training.history import Columns
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import Phases, fetched, unmeasured
@@ -49,7 +50,7 @@ class Evaluation:
     targets: NDArray[np.int64]
     index: NDArray[np.int64]
 
-    def columns(self, prefix: str, weights: Mapping[str, float]) -> dict[str, float | None]:
+    def columns(self, prefix: str, weights: Mapping[str, float]) -> Columns:
         """Columns of `history.json`: losses, then metrics, some of them in percent.
 
         weights: of the loss's terms in the total.

@@ -41,12 +41,12 @@ from clip_pkg.training.cuda_graph import (
 )
 from clip_pkg.training.epoch import Evaluation, evaluate
 from clip_pkg.training.frozen_features import FeatureRows, Unchanged
-from clip_pkg.training.history import History
+from clip_pkg.training.history import Columns, History
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Diverged
 from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.step import TrainingStep
-from clip_pkg.training.trainer import Columns, Interrupted, Learner, Stop, identification
+from clip_pkg.training.trainer import Interrupted, Learner, Stop, identification
 
 EVALUATE, RESTORE = "evaluate", "restore"  # orders to the other ranks
 IN_BANNER_ALREADY = frozenset(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from clip_pkg.base.files import write_json
 
-Row = Mapping[str, float | None]
+Columns: TypeAlias = dict[str, float | None]  # one row, by column
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -31,7 +32,7 @@ class History:
         """Number of rows."""
         return len(next(iter(self.columns.values()), []))
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Columns) -> None:
         """Add the row of the next epoch; every epoch has the same columns."""
         if not self.columns:
             self.columns = {name: [] for name in row}
@@ -39,7 +40,7 @@ class History:
         for name, value in row.items():
             self.columns[name].append(finite_or_none(value))
 
-    def row(self, epoch: int) -> dict[str, float | None]:
+    def row(self, epoch: int) -> Columns:
         """Row of `epoch`, which counts from 1."""
         return {name: values[epoch - 1] for name, values in self.columns.items()}
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.contract import LossOutput
+from clip_pkg.training.history import Columns
 
 TERM, STATISTIC = "term:", "statistic:"
 
@@ -29,12 +30,12 @@ class MeanScores:
     statistics: Mapping[str, float]
     accuracy: float | None = None
 
-    def columns(self, prefix: str, weights: Mapping[str, float]) -> dict[str, float | None]:
+    def columns(self, prefix: str, weights: Mapping[str, float]) -> Columns:
         """Columns of the loss's terms: unweighted, weighted, as shares of the total; statistics.
 
         prefix: of every column, such as `val`. weights: of the terms in the total.
         """
-        columns: dict[str, float | None] = {}
+        columns: Columns = {}
         for name, value in self.terms.items():
             columns[f"{prefix}_{name}_loss"] = value
             if len(self.terms) > 1:

@@ -30,7 +30,7 @@ from clip_pkg.models.precision import Precision
 from clip_pkg.study.tasks import PretrainTask
 from clip_pkg.training.banner import setting_lines
 from clip_pkg.training.console import Console
-from clip_pkg.training.history import History
+from clip_pkg.training.history import Columns, History
 from clip_pkg.training.image_forward import Embed
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Diverged, Groups, Optimisation, fused_adamw
@@ -41,7 +41,7 @@ from clip_pkg.training.pretraining_measures import (
     RecentPairs,
     collapse,
 )
-from clip_pkg.training.trainer import Columns, Learner, identification
+from clip_pkg.training.trainer import Learner, identification
 
 LARS_BATCH = 256  # images to which the learning rate of LARS applies; it grows with the batch
 

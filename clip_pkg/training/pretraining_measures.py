@@ -32,6 +32,7 @@ from clip_pkg.metrics.representation import (
 from clip_pkg.models.precision import Precision
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Splits, inner_split
+from clip_pkg.training.history import Columns
 
 MAX_PAIRS = 2048  # the last of an epoch, whose spread is measured
 MAX_PROBED = 10_000  # images, so that a probe costs little beside an epoch
@@ -65,7 +66,7 @@ class RecentPairs:
         if later >= MAX_PAIRS:
             self._batches.popleft()
 
-    def measures(self) -> dict[str, float | None]:
+    def measures(self) -> Columns:
         """Columns of an epoch's row."""
         first, second = (torch.cat(views) for views in zip(*self._batches, strict=True))
         return {
@@ -76,7 +77,7 @@ class RecentPairs:
         }
 
 
-def collapse(row: dict[str, float | None], dim: int) -> str | None:
+def collapse(row: Columns, dim: int) -> str | None:
     """Message if projected features [N, dim] have collapsed, with a remedy; None if not.
 
     row: has the columns of `RecentPairs.measures`.
@@ -105,7 +106,7 @@ class LabelProbe:
     fitted: EvalBatches
     held_out: EvalBatches
 
-    def __call__(self, encoder: nn.Module, precision: Precision) -> dict[str, float | None]:
+    def __call__(self, encoder: nn.Module, precision: Precision) -> Columns:
         """Columns of an epoch's row, in percent."""
         fitted = _features(encoder, self.fitted, precision)
         held_out = _features(encoder, self.held_out, precision)

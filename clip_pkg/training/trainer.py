@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol, TextIO, TypeAlias
+from typing import Any, ClassVar, Protocol, TextIO
 
 import torch
 
@@ -29,7 +29,7 @@ from clip_pkg.training.console import Console
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
 from clip_pkg.training.epoch import Fetch, OnStep, train_epoch
-from clip_pkg.training.history import History
+from clip_pkg.training.history import Columns, History
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import FoldProfiler, Phases, unmeasured
@@ -40,8 +40,6 @@ from clip_pkg.training.tensorboard import FoldCurves, StepCurves
 # ones less often, so that writing never dominates and a crash costs little.
 CHECKPOINT_TIME_SHARE = 0.05
 TRAIN = "train"  # order to the other ranks; further ones belong to the learner
-
-Columns: TypeAlias = dict[str, float | None]
 
 
 class Interrupted(Exception):

@@ -24,7 +24,7 @@ from clip_pkg.study.run_folder import sole_launcher
 from clip_pkg.training.console import LogLines
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
-from clip_pkg.training.history import History, Row
+from clip_pkg.training.history import Columns, History
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.tensorboard import FoldCurves, StepCurves
 from examples.next_item.batches import CANDIDATES, Question, Questions, TrainingBatches
@@ -121,7 +121,7 @@ class Training:
                 self._save(epoch, row)
                 curves.add()
 
-    def _epoch(self, epoch: int, steps: StepCurves, questions: Questions) -> Row:
+    def _epoch(self, epoch: int, steps: StepCurves, questions: Questions) -> Columns:
         started = time.monotonic()
         # Dropout's numbers belong to the epoch, so that a continued training draws the same.
         torch.manual_seed(derive_seed(self._settings.seed, epoch, "dropout"))
@@ -190,7 +190,7 @@ class Training:
 
     # --- files
 
-    def _save(self, epoch: int, row: Row) -> None:
+    def _save(self, epoch: int, row: Columns) -> None:
         """Write the best model if it is new, then the latest state.
 
         In this order: a latest checkpoint never claims a best one that was not written.

@@ -197,7 +197,7 @@ def test_a_failure_of_the_worker_counts_at_once(
         ("OUT_OF_MEMORY|OutOfMemory", "out of memory", "--slurm-option mem="),
         ("TIMEOUT|TimeLimit", "crash", "--time"),
         ("COMPLETED|None", "crash", "without a result"),
-        ("", "crash", "not known to Slurm any more"),
+        ("", "crash", "no longer known to Slurm"),
         ("PENDING|launch failed requeued held", "crash", "cannot be started: launch failed"),
     ],
 )
@@ -335,7 +335,7 @@ def test_silence_and_strange_reasons_are_told_once(
     slurm.show(job1="PENDING|PartitionTimeLimit", job2="PENDING|Resources")
     for _ in range(3):
         queue.update()
-    assert said == ["Slurm lets jobs wait: PartitionTimeLimit"]
+    assert said == ["Jobs wait in Slurm's queue: PartitionTimeLimit"]
     before = queue.jobs
     slurm.write("squeue", "echo no connection >&2; exit 1")
     queue.update()
@@ -450,7 +450,7 @@ def test_a_gpu_that_does_not_work_is_no_reason_to_train_on_the_cpu(
     node.setattr(slurm_job, "has_nvidia_library", lambda: True)
     assert run_job(tmp_path, node) == 1
     assert failure_of(tmp_path).kind == "crash"
-    assert "but its driver shows none" in failure_of(tmp_path).reason
+    assert "but its driver finds none" in failure_of(tmp_path).reason
     node.setattr(slurm_job, "has_nvidia_library", lambda: False)
     assert run_job(tmp_path, node) == 0
     assert "training runs on the CPU" in (tmp_path / "logs/a.log").read_text()

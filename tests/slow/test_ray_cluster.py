@@ -183,7 +183,7 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
     assert log.name.startswith(f"{lost['config']}_ray_fold{lost['fold']}_")
     text = log.read_text(encoding="utf-8")
     assert "Resumed after epoch" in text
-    assert "Ray gave a GPU" in text
+    assert "Ray allocated a GPU" in text
 
     train("--config-file", configs, "--multi-config", output="local")
     assert outcome(out) == outcome(tmp_path / "local")

@@ -236,10 +236,10 @@ def test_numbers_of_chance_differ_between_steps_and_repeat_under_the_seed() -> N
 
 
 REFUSED = {
-    "asleep": (Asleep(), "does something else: "),
-    "other numbers": (OtherNumbers(), "does something else: "),
+    "asleep": (Asleep(), "its replay gives other results: "),
+    "other numbers": (OtherNumbers(), "its replay gives other results: "),
     "broken": (Broken(), "RuntimeError: operation not permitted when stream is capturing$"),
-    "short": (Short(), "memory is too short"),
+    "short": (Short(), "not enough memory"),
     "waiting": (Waiting(), "waits for the device .*synchronizing"),
 }
 
@@ -262,7 +262,7 @@ def test_one_small_parameter_gives_a_recording_away(by: float, is_seen: bool) ->
     step = a_step()
     recorder = Meddling(step.model.log_logit_scale, by)
     if is_seen:
-        with pytest.raises(Unrecordable, match=r"parameter \d+ is off by .* are allowed"):
+        with pytest.raises(Unrecordable, match=r"parameter \d+ differs by .* allowed"):
             with_recording(step, batch_on("cpu"), recorder)
     else:
         with_recording(step, batch_on("cpu"), recorder)
