@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,15 +75,6 @@ def mps_is_running(environment: Mapping[str, str]) -> bool:
 # --- finding devices
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as the driver reports it."""
-
-    index: int
-    uuid: str
-    name: str
-
-
 @contextmanager
 def _nvml() -> Iterator[None]:
     pynvml.nvmlInit()
@@ -104,8 +95,8 @@ def has_nvidia_library() -> bool:
         return True
 
 
-def installed_gpus() -> tuple[Gpu, ...]:
-    """GPUs of this machine in PCI order; empty where there is no NVIDIA driver."""
+def installed_gpus() -> tuple[Device, ...]:
+    """GPUs of this machine in PCI order; empty without an NVIDIA driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -113,7 +104,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
     try:  # a GPU that fails from here on is an error, not a reason to train on the CPU
         handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
         return tuple(
-            Gpu(i, str(pynvml.nvmlDeviceGetUUID(one)), str(pynvml.nvmlDeviceGetName(one)))
+            Device(str(i), str(pynvml.nvmlDeviceGetUUID(one)), str(pynvml.nvmlDeviceGetName(one)))
             for i, one in enumerate(handles)
         )
     finally:
@@ -137,7 +128,7 @@ def parse_ids(text: str) -> tuple[str, ...]:
 def find_devices(
     wanted: Sequence[str] | None,
     *,
-    gpus: Sequence[Gpu] | None = None,
+    gpus: Sequence[Device] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[tuple[Device, ...], list[str]]:
     """Choose the devices of a run; returns them and notices for the user.
@@ -148,7 +139,18 @@ def find_devices(
     """
     gpus = installed_gpus() if gpus is None else gpus
     environment = os.environ if environment is None else environment
-    allowed = _visible_devices(gpus, environment.get("CUDA_VISIBLE_DEVICES"))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    allowed = list(gpus)
+    if visible is not None:
+        allowed = []
+        by_key = {key: gpu for gpu in gpus for key in (gpu.id, gpu.visible)}
+        for position, key in enumerate(part.strip() for part in visible.split(",")):
+            if key.startswith("MIG-"):
+                allowed.append(Device(str(position), key, "MIG instance"))
+            elif key in by_key:
+                allowed.append(replace(by_key[key], id=str(position)))
+            else:
+                break  # as in CUDA, an unknown entry hides all that follow
     if not allowed:
         return (Device("cpu", "", "CPU"),), [
             "No usable NVIDIA GPU found: training runs on the CPU."
@@ -161,21 +163,6 @@ def find_devices(
         present = ", ".join(f"{device.id} ({device.name})" for device in allowed)
         raise UserError(f"--gpus: {', '.join(unknown)} is not on this machine; found {present}")
     return tuple(by_id[one] for one in wanted), []
-
-
-def _visible_devices(gpus: Sequence[Gpu], visible: str | None) -> list[Device]:
-    by_key = {str(gpu.index): gpu for gpu in gpus} | {gpu.uuid: gpu for gpu in gpus}
-    if visible is None:
-        return [Device(str(gpu.index), gpu.uuid, gpu.name) for gpu in gpus]
-    devices: list[Device] = []
-    for position, key in enumerate(part.strip() for part in visible.split(",")):
-        if key.startswith("MIG-"):
-            devices.append(Device(str(position), key, "MIG instance"))
-        elif key in by_key:
-            devices.append(Device(str(position), by_key[key].uuid, by_key[key].name))
-        else:
-            break  # as in CUDA, an unknown entry hides all that follow
-    return devices
 
 
 # --- their condition

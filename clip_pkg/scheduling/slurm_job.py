@@ -171,10 +171,8 @@ def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[TaskPlacem
     if devices[0].is_gpu:
         return replace(place, device=devices[0].torch_name, device_id=gpus), ""
     if has_nvidia_library():
-        return (
-            None,
-            f"Slurm allocated GPU {gpus} of {os.uname().nodename}, but its driver finds none",
-        )
+        where = f"GPU {gpus} of {os.uname().nodename}"
+        return None, f"Slurm allocated {where}, but its driver finds none"
     return place, (
         f"Slurm allocated GPU {gpus}, but this node has no NVIDIA driver: training runs on the CPU"
     )

@@ -22,7 +22,7 @@ PRETENDED_GPU = """
 import importlib.abc, importlib.util, sys
 
 def change(module):
-    module.installed_gpus = lambda: (module.Gpu(0, "GPU-pretended", "pretended"),)
+    module.installed_gpus = lambda: (module.Device("0", "GPU-pretended", "pretended"),)
     module.Device.torch_name = property(lambda device: "cpu")
     module.gpu_memory = lambda device: module.Memory(8 << 30, 8 << 30)
 

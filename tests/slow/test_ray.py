@@ -23,7 +23,7 @@ from clip_pkg.cli.main import parser_of
 from clip_pkg.launch.execution import _log_names
 from clip_pkg.scheduling import devices
 from clip_pkg.scheduling import ray as ray_executor
-from clip_pkg.scheduling.devices import Gpu
+from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.ray import NODE_FILE, RayExecutor, RayJob, places, run_on_node
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, lay_out
@@ -444,13 +444,13 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
 @pytest.mark.parametrize(
     ("gpus", "has_gpu", "device", "visible", "note"),
     [
-        ([Gpu(0, "GPU-a", "H"), Gpu(1, "GPU-b", "H")], True, "cuda:0", "GPU-b", False),
-        ([Gpu(0, "GPU-a", "H"), Gpu(1, "GPU-b", "H")], False, "cpu", "", False),
+        ([Device("0", "GPU-a", "H"), Device("1", "GPU-b", "H")], True, "cuda:0", "GPU-b", False),
+        ([Device("0", "GPU-a", "H"), Device("1", "GPU-b", "H")], False, "cpu", "", False),
         ([], True, "cpu", "", True),
     ],
 )
 def test_a_fold_sees_the_gpu_that_ray_gave_and_no_other(
-    gpus: list[Gpu],
+    gpus: list[Device],
     has_gpu: bool,
     device: str,
     visible: str,

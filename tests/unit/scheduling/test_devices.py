@@ -9,7 +9,6 @@ from clip_pkg.base.errors import UserError
 from clip_pkg.scheduling.devices import (
     GIB,
     Device,
-    Gpu,
     GpuGate,
     Memory,
     Verdict,
@@ -19,7 +18,11 @@ from clip_pkg.scheduling.devices import (
 )
 from support.fold_tasks import gpu
 
-GPUS = [Gpu(0, "GPU-aaa", "A100"), Gpu(1, "GPU-bbb", "A100"), Gpu(2, "GPU-ccc", "H100")]
+GPUS = [
+    Device("0", "GPU-aaa", "A100"),
+    Device("1", "GPU-bbb", "A100"),
+    Device("2", "GPU-ccc", "H100"),
+]
 
 
 def ids(wanted: list[str] | None, visible: str | None = None) -> list[tuple[str, str]]:
