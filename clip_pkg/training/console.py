@@ -75,8 +75,20 @@ class Console(LogLines):
             nonlocal logged
             now = time.monotonic()
             if now - self._updated >= SECONDS_BETWEEN_UPDATES or done == steps:
-                rate = done * batch_size / max(now - started, 1e-9)
-                self._write_progress(name, done, steps, rate)
+                self._updated = now
+                progress = Progress(
+                    phase=name,
+                    epoch=epoch,
+                    epochs=self._epochs,
+                    step=done,
+                    steps=steps,
+                    images_per_second=round(done * batch_size / max(now - started, 1e-9), 1),
+                    monitored=finite_or_none(self._monitored),
+                    updated=time.time(),
+                    pid=os.getpid(),
+                    host=socket.gethostname(),
+                )
+                write_json(self._progress_file, vars(progress), durable=False)
             if now - logged >= SECONDS_BETWEEN_LINES and done < steps:
                 logged = now
                 scores = None if fetch is None else fetch()
@@ -89,7 +101,7 @@ class Console(LogLines):
         self.line(_bar(self._prefix(name), steps, steps, seconds, self._postfix(scores)))
 
     def score_line(self, split: str, scores: MeanScores, mean_ap: float | None = None) -> str:
-        """`Val Loss: …, Val Acc: …, Val mAP: …`; accuracy in percent, as is `mean_ap`."""
+        """`Val Loss: …, Val Acc: …, Val mAP: …`; accuracy and `mean_ap` in percent."""
         assert scores.accuracy is not None, "something is predicted"
         line = f"{split} Loss: {self._loss(scores)}, {split} Acc: {100 * scores.accuracy:.2f}%"
         if split == "Train":
@@ -122,22 +134,6 @@ class Console(LogLines):
         if scores.accuracy is not None:
             values.append(f"acc={100 * scores.accuracy:.2f}%")
         return ", ".join(values)
-
-    def _write_progress(self, phase: str, step: int, steps: int, rate: float) -> None:
-        self._updated = time.monotonic()
-        progress = Progress(
-            phase=phase,
-            epoch=self._epoch,
-            epochs=self._epochs,
-            step=step,
-            steps=steps,
-            images_per_second=round(rate, 1),
-            monitored=finite_or_none(self._monitored),
-            updated=time.time(),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-        )
-        write_json(self._progress_file, vars(progress), durable=False)
 
 
 def _bar(prefix: str, done: int, total: int, seconds: float, postfix: str) -> str:

@@ -137,8 +137,8 @@ class MicroBatches:
                 device_ids=[device] if device.type == "cuda" else None,
                 find_unused_parameters=True,  # some encoders have some that no image reaches
             )
-            # Batch statistics are averaged in `_average`. As an argument this is deprecated in new
-            # versions of torch, and what replaces it is missing in old ones.
+            # Batch statistics are averaged by `backward`. As an argument this is deprecated in new
+            # versions of torch, and its replacement is missing in old ones.
             self._exchanging.broadcast_buffers = False
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Backward]:
@@ -192,17 +192,14 @@ class MicroBatches:
                         with nullcontext() if is_last else self._without_exchange():
                             embedded = embed(number, self._exchanging)
                             embedded.backward(gradient[first:last])  # type: ignore[no-untyped-call]
-            self._average()
+            # Average gradients and batch statistics, so that the ranks stay identical.
+            self._ranks.average([p.grad for p in self._others if p.grad is not None])
+            statistics = [
+                v for norm in self._own_norms for v in (norm.running_mean, norm.running_var)
+            ]
+            self._ranks.average([value for value in statistics if value is not None])
 
         return embeddings, backward
-
-    def _average(self) -> None:
-        """Average gradients and batch statistics, so that the ranks stay identical."""
-        statistics = (
-            value for norm in self._own_norms for value in (norm.running_mean, norm.running_var)
-        )
-        self._ranks.average([p.grad for p in self._others if p.grad is not None])
-        self._ranks.average([value for value in statistics if value is not None])
 
     def _without_exchange(self) -> AbstractContextManager[None]:
         tower = self._exchanging

@@ -28,8 +28,6 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
 @pytest.mark.parametrize(
     ("loss", "shown"),
     [
-        ({"type": "ce"}, CLASSIFIER),
-        ({"type": "proxy"}, [*PROXY, "proxy_lr_scale: 100.0"]),
         (
             {"type": "proxy", "proxy_type": "FocalStyleProxyAnchorLoss", "gamma_neg": 0.5},
             [FOCAL, *PROXY[1:], *FOCUS, "proxy_lr_scale: 100.0"],
@@ -45,19 +43,7 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
                 *CLASSIFIER,
             ],
         ),
-        (
-            {"type": "ce_infonce", "contrast_weight": 2},
-            [
-                "  → CE weight: 1.00",
-                "  → InfoNCE weight: 2.00",
-                *CLASSIFIER,
-                "contrast_weight: 2.0",
-                "infonce_temp: 0.07",
-            ],
-        ),
         ({"type": "infonce"}, PAIRS),
-        ({"type": "bce"}, PAIRS),
-        ({"type": "supcon"}, ["Loss Temperature: 0.1"]),
         (
             {"type": "superclip", "class_loss_weight": 0.125, "focal": {"gamma": 1}},
             [
