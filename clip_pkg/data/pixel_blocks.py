@@ -35,7 +35,7 @@ BLOCKS_PER_PROCESS = 4  # submitted at a time
 
 
 @dataclass(frozen=True)
-class Block:
+class PixelBlock:
     """Images `first`, `first` + 1, … of a pixel file, and the place of their pixels.
 
     files, digests: path and expected sha256 (hex) of each image. size: S.
@@ -63,7 +63,7 @@ def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
-def fill_blocks(blocks: Iterable[Block], *, workers: int) -> Iterator[tuple[Block, int]]:
+def fill_blocks(blocks: Iterable[PixelBlock], *, workers: int) -> Iterator[tuple[PixelBlock, int]]:
     """Decode all blocks with up to `workers` processes (0 and 1: this one); yields their CRC-32.
 
     Blocks finish in any order. Takes only a few per process from `blocks` at a time.
@@ -113,7 +113,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def fill(block: Block) -> int:
+def fill(block: PixelBlock) -> int:
     """Decode, resize and write one block; returns the CRC-32 of its pixels."""
     pixels = np.empty((len(block.files), block.size, block.size, 3), dtype=np.uint8)
     for row, (file, digest) in enumerate(zip(block.files, block.digests, strict=True)):

@@ -43,7 +43,7 @@ from clip_pkg.data.cache import (
     shown_bytes,
     sole_changer,
 )
-from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, Block, fill_blocks
+from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, PixelBlock, fill_blocks
 from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.manifest import Manifest
 
@@ -267,7 +267,7 @@ def _build(
             # Full length from the start, so that others see the space as taken.
             os.truncate(stream.fileno(), length)
         blocks = (
-            Block(
+            PixelBlock(
                 first=first,
                 files=tuple(manifest.data_dir / name for name in manifest.paths[first:stop]),
                 digests=manifest.digests[first:stop],

@@ -59,7 +59,7 @@ class Duplicates:
     searched: bool
 
 
-def join(sets: Indices, first: Indices, second: Indices) -> Indices:
+def join_sets(sets: Indices, first: Indices, second: Indices) -> Indices:
     """Join the sets of `first` and `second` [P], pair by pair.
 
     `sets` [N] and the result hold the set of each of N members, named by its smallest member.
@@ -76,9 +76,9 @@ def join(sets: Indices, first: Indices, second: Indices) -> Indices:
 
 
 def linked_sets(count: int, clusters: Iterable[Sequence[int]]) -> Indices:
-    """[count] set of each member, see `join`; clusters that share a member are one set."""
+    """[count] set of each member, see `join_sets`; clusters that share a member are one set."""
     pairs = [(cluster[0], other) for cluster in clusters for other in cluster[1:]]
-    return join(np.arange(count), *np.transpose(pairs)) if pairs else np.arange(count)
+    return join_sets(np.arange(count), *np.transpose(pairs)) if pairs else np.arange(count)
 
 
 def equal_members(keys: Iterable[Hashable]) -> Clusters:
@@ -142,7 +142,7 @@ def similar_clusters(thumbnails: NDArray[np.uint8]) -> Clusters:
             first, second = first[apart], second[apart]
             match = are_alike(flat[first], flat[second])
             if match.any():
-                sets = join(sets, first[match], second[match])
+                sets = join_sets(sets, first[match], second[match])
     return equal_members(sets.tolist())
 
 

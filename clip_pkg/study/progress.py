@@ -86,7 +86,7 @@ class FoldProfile:
         return {name: 100 * seconds / whole for name, seconds in self.seconds.items()}
 
     @property
-    def whose(self) -> str:
+    def rank_note(self) -> str:
         """Which of several ranks was measured, in words; empty for a single process."""
         return f", rank 0 of {self.ranks}" if self.ranks > 1 else ""
 
@@ -96,7 +96,7 @@ class FoldProfile:
         epochs = f"epochs {self.first_epoch}–{self.last_epoch}"
         if self.first_epoch == self.last_epoch:
             epochs = f"epoch {self.first_epoch}"
-        where = f"{self.device}{self.whose}"
+        where = f"{self.device}{self.rank_note}"
         return (
             f"Time of {self.config} fold {self.fold} by phase, {epochs} on {where}: "
             f"{self.images} images in {self.steps} steps"

@@ -187,7 +187,7 @@ class FoldProfiler:
             "",
             found.title,
             *(f"  {name:<14}{text:>12} s {share:>6} %" for name, text, share in found.rows()),
-            f"Trace of {min(self.steps, TRACED_STEPS)} step(s){found.whose}: {trace}",
+            f"Trace of {min(self.steps, TRACED_STEPS)} step(s){found.rank_note}: {trace}",
         ]
 
     def _begin_trace(self) -> None:

@@ -102,7 +102,7 @@ def test_processes_start_when_needed_and_end_with_the_fold(manifest: Manifest) -
     decoder.close()  # twice is fine
 
 
-def test_a_killed_process_is_told(manifest: Manifest) -> None:
+def test_a_killed_process_is_reported(manifest: Manifest) -> None:
     before = children()
     with closing(ImageDecoder(manifest, 16, workers=2)) as decoder:
         batches = decoder.batches([np.arange(70)] * 50)

@@ -254,7 +254,7 @@ def test_broken_set_ends_in_a_sentence_that_names_the_place(name: str, tmp_path:
     assert tree(tmp_path) == before
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     root = good(tmp_path / "data")
     (root / "empty").mkdir()
     (root / "class0" / "bad.png").write_bytes(b"x")
