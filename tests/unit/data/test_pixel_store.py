@@ -157,31 +157,7 @@ def test_a_damaged_store_is_noticed_and_built_again(
     assert "decoding the images again" in sentence
 
 
-def _shorten(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def _no_header(path: Path) -> None:
-    overwrite(path, 1, keep_time=True)
-
-
-def _lose_pixels(path: Path) -> None:
-    path.unlink()
-
-
-def _lose_record(path: Path) -> None:
-    path.with_suffix(".json").unlink()
-
-
-def _break_record(path: Path) -> None:
-    path.with_suffix(".json").write_text('{"images": ')
-
-
-def _older_recipe(path: Path) -> None:
+def change_recipe(path: Path) -> None:
     record = json.loads(path.with_suffix(".json").read_text())
     record["recipe"]["pillow"] = "1.0"
     path.with_suffix(".json").write_text(json.dumps(record))
@@ -215,29 +191,29 @@ def test_pixels_are_those_of_their_declared_version(tmp_path: Path) -> None:
     assert sums == [[207043, 6109], [2297173, 67049], [205995, 6246], [2284698, 65082]]
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        _shorten,
-        _empty,
-        _no_header,
-        _lose_pixels,
-        _lose_record,
-        _break_record,
-        _older_recipe,
-    ],
-)
+HARMS: dict[str, Callable[[Path], object]] = {
+    "shortened": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "other header": lambda path: overwrite(path, 1, keep_time=True),
+    "no pixels": lambda path: path.unlink(),
+    "no record": lambda path: path.with_suffix(".json").unlink(),
+    "half a record": lambda path: path.with_suffix(".json").write_text('{"images": '),
+    "other recipe": change_recipe,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_what_does_not_fit_is_refused_without_reading_it_all(
-    manifest: Manifest, cache: Path, harm: Callable[[Path], None]
+    manifest: Manifest, cache: Path, harm: str
 ) -> None:
     path = build_store(manifest, 16, cache)
     whole = path.read_bytes()
-    harm(path)
+    HARMS[harm](path)
     with pytest.raises(StoreError):
         PixelStore.open(path, manifest)
     told: list[str] = []
     build_store(manifest, 16, cache, notify=told.append)
-    assert len(told) == (harm is not _lose_pixels)
+    assert len(told) == (harm != "no pixels")
     assert path.read_bytes() == whole
     PixelStore.open(path, manifest, verify=True)
 

@@ -283,98 +283,56 @@ def move(value: dict, path: str, target: int | None) -> None:
         fold["val" if fold["fold"] == target else "train"].append(path)
 
 
-def edit_overlap(value: dict) -> None:
-    value["folds"][0]["train"].append(value["folds"][0]["val"][0])
-
-
-def edit_number(value: dict) -> None:
-    value["folds"][2]["fold"] = 4
-
-
-def edit_number_twice(value: dict) -> None:
-    value["folds"][2]["fold"] = 1
-
-
-def edit_unknown(value: dict) -> None:
-    value["folds"][0]["val"].append("a/other.png")
-
-
-def edit_repeated(value: dict) -> None:
-    value["folds"][0]["val"] *= 2
-
-
-def edit_forgotten(value: dict) -> None:
-    move(value, value["folds"][0]["val"][-1], None)
-
-
-def edit_dropped(value: dict) -> None:
-    value["folds"][0]["train"].pop()
-
-
-def edit_in_two(value: dict) -> None:
+def move_to_two(value: dict) -> None:
     path = value["folds"][0]["val"][-1]
     value["folds"][1]["val"].append(path)
     value["folds"][1]["train"].remove(path)
 
 
-def edit_torn(value: dict) -> None:
+def tear(value: dict) -> None:
     here = next(fold["fold"] for fold in value["folds"] if "a/000.png" in fold["val"])
     move(value, "a/000.png", here % 3 + 1)
 
 
-def edit_classless(value: dict) -> None:
+def take_class_b(value: dict) -> None:
     for path in [path for path in value["folds"][0]["val"] if path.startswith("b")]:
         move(value, path, 2)
 
 
-def edit_types(value: dict) -> None:
-    value["folds"][0]["val"] = {"a": 1}
-    value["folds"][1] = "fold"
-
-
-def edit_hash(value: dict) -> None:
+def swap(value: dict) -> None:
     first, second = (value["folds"][k]["val"][-1] for k in (0, 1))
     move(value, first, 2)
     move(value, second, 1)
 
 
-def edit_version(value: dict) -> None:
-    value["schema_version"] = 2
+WRONG: dict[str, Callable[[dict], object]] = {
+    "fold 1: in train and val: ": lambda v: v["folds"][0]["train"].append(v["folds"][0]["val"][0]),
+    "fold 4 is out of range: 1 to 3": lambda v: v["folds"][2].update(fold=4),
+    "fold 1 is listed twice": lambda v: v["folds"][2].update(fold=1),
+    r"fold 1, val: 1 path\(s\) are not in the data: a/x.png": (
+        lambda v: v["folds"][0]["val"].append("a/x.png")
+    ),
+    "fold 1, val: listed more than once": (
+        lambda v: v["folds"][0]["val"].append(v["folds"][0]["val"][0])
+    ),
+    "in val of no fold: ": lambda v: move(v, v["folds"][0]["val"][-1], None),
+    "fold 1: neither in train nor in val": lambda v: v["folds"][0]["train"].pop(),
+    "in val of several folds": move_to_two,
+    "are in train and val, such as a/000.png, a/001.png": tear,
+    "fold 1: no image of class 'b' for validation": take_class_b,
+    "fold 1, val: is not a list of paths": lambda v: v["folds"][0].update(val={"a": 1}),
+    r"folds\[1\]: is not an object": lambda v: v["folds"].__setitem__(1, "fold"),
+    "splits_hash does not match the folds": swap,
+    "schema_version 2": lambda v: v.update(schema_version=2),
+    "the list `folds` is empty": lambda v: v.update(folds=[]),
+    "has no list `folds`": lambda v: v.pop("folds"),
+}
 
 
-def edit_folds(value: dict) -> None:
-    value["folds"] = []
-
-
-def edit_away(value: dict) -> None:
-    del value["folds"]
-
-
-@pytest.mark.parametrize(
-    ("edit", "reason"),
-    [
-        (edit_overlap, "fold 1: in train and val: "),
-        (edit_number, "fold 4 is out of range: 1 to 3"),
-        (edit_number_twice, "fold 1 is listed twice"),
-        (edit_unknown, r"fold 1, val: 1 path\(s\) are not in the data: a/other.png"),
-        (edit_repeated, "fold 1, val: listed more than once"),
-        (edit_forgotten, "in val of no fold: "),
-        (edit_dropped, "fold 1: neither in train nor in val"),
-        (edit_in_two, "in val of several folds"),
-        (edit_torn, r"are in train and val, such as a/000.png, a/001.png"),
-        (edit_classless, "fold 1: no image of class 'b' for validation"),
-        (edit_types, "fold 1, val: is not a list of paths"),
-        (edit_hash, "splits_hash does not match the folds"),
-        (edit_version, "schema_version 2"),
-        (edit_folds, "the list `folds` is empty"),
-        (edit_away, "has no list `folds`"),
-    ],
-)
-def test_wrong_folds_are_refused(
-    edit: Callable[[dict], None], reason: str, stored: tuple[Path, Manifest, dict]
-) -> None:
+@pytest.mark.parametrize("reason", WRONG)
+def test_wrong_folds_are_refused(reason: str, stored: tuple[Path, Manifest, dict]) -> None:
     file, manifest, value = stored
-    edit(value)
+    WRONG[reason](value)
     file.write_text(json.dumps(value))
     with pytest.raises(DataError, match=reason):
         splits_from_json(file, manifest)
