@@ -1,4 +1,4 @@
-"""Scores of the probabilities themselves, and the temperature that calibrates them.
+"""Scores of probabilities, and the temperature that calibrates them.
 
 Legend: N samples, C classes.
 """

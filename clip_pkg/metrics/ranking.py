@@ -24,7 +24,7 @@ def average_precision_and_auroc(
 
     Returns:
         Average precision [C] and AUROC [C] in [0, 1]; NaN for a class without positives or
-        without negatives, for which neither says anything.
+        without negatives.
     """
     n, classes = scores.shape
     by_class = np.ascontiguousarray(-scores.T)

@@ -1,4 +1,4 @@
-"""What features are worth, apart from any classifier: spread, alignment, neighbours, a probe.
+"""Quality of features without the classifier: spread, alignment, neighbours, a linear probe.
 
 Legend: N images, D size of a feature, C classes, K neighbours.
 """
@@ -28,7 +28,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
 def uniformity(features: Tensor) -> float | None:
     """Log of the mean Gaussian kernel over all pairs of [N, D] on the sphere; less is more uniform.
 
-    Wang and Isola 2020, equation 2, t = 2. 0 where all features are one; None without a pair.
+    Wang and Isola 2020, equation 2, t = 2. 0 if all features are equal; None without a pair.
     """
     x = _unit(features)
     count = len(x)
@@ -44,8 +44,8 @@ def effective_rank(features: Tensor) -> float:
     """Dimensions that the features [N, D] use, 1 … min(N, D).
 
     e to the entropy of the singular values, as shares of their sum: Roy and Vetterli 2007, "The
-    effective rank: A measure of effective dimensionality", EUSIPCO, definition 1. Of features as
-    they are, not centred, so that features that are all alike use one dimension.
+    effective rank: A measure of effective dimensionality", EUSIPCO, definition 1. The features
+    are not centred, so that equal features use one dimension.
     """
     x = features.double()
     small = x.T @ x if x.shape[0] > x.shape[1] else x @ x.T
@@ -60,7 +60,7 @@ def effective_rank(features: Tensor) -> float:
 def feature_std(features: Tensor) -> float:
     """Mean over the D dimensions of the standard deviation of [N, D] on the sphere.
 
-    1/√D of features that are spread over the sphere, 0 of features that are all alike: Chen and He
+    1/√D if the features are spread over the sphere, 0 if they are equal: Chen and He
     2021, "Exploring Simple Siamese Representation Learning", section 4.1.
     """
     return float(_unit(features).std(dim=0, unbiased=False).mean())
@@ -101,10 +101,10 @@ def neighbour_accuracy(
 
 
 def probe_accuracy(features: Tensor, labels: Tensor, others: Tensor, answers: Tensor) -> float:
-    """Share of `others` that a linear classifier of `features` finds the class of.
+    """Share of `others` that a linear classifier of `features` classifies correctly.
 
-    A ridge regression to the classes on standardised features, in closed form: it costs one
-    D × D system of equations, where a logistic regression takes longer than a small training.
+    A ridge regression on standardised features, in closed form: it solves one D × D system of
+    equations, while a logistic regression takes longer than a small training.
 
     Args:
         features: [N, D].

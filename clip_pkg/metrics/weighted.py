@@ -1,8 +1,8 @@
-"""The scores of many resamples at once: each sample counts as often as its weight says.
+"""Scores of many resamples at once, in which each sample counts as often as its weight.
 
-Legend: N samples, C classes, B resamples. A weight of 2 stands for a sample that is drawn twice, 0
-for one that is not drawn, so that `classification_metrics` of the repeated samples gives the same
-numbers. NaN where a score is undefined.
+Legend: N samples, C classes, B resamples. A weight of 2 means that the sample is drawn twice, 0
+that it is not drawn: `classification_metrics` of the repeated samples gives the same numbers. NaN
+where a score is undefined.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from clip_pkg import __version__
 from clip_pkg.base.errors import UserError, shown
@@ -20,7 +21,7 @@ from clip_pkg.report.figures.thresholds import precision_recall, reliability, ro
 from clip_pkg.report.files import FILES, write_files
 from clip_pkg.report.findings import config_findings
 from clip_pkg.report.methods import methods_paragraph, tests_sentence
-from clip_pkg.report.page import ConfigSection, DataSetSection, PlacedFigure, page_html
+from clip_pkg.report.page import PlacedFigure, page_html
 from clip_pkg.report.pictures import Advance, Pictures
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
 from clip_pkg.report.tables import (
@@ -67,7 +68,8 @@ def write_report(
     def advance() -> None:
         progress(next(steps), total)
 
-    sections = []
+    figures: list[PlacedFigure] = []
+    configs = []
     for number, outcome in enumerate(run.ranked, start=1):
         pictures, missing = None, NO_IMAGES if make_pictures is None else TOO_MANY_CONFIGS
         if make_pictures is not None and outcome in with_pictures:
@@ -75,10 +77,12 @@ def write_report(
                 pictures, missing = make_pictures(outcome, advance), ""
             except UserError as error:
                 missing = f"No feature map and no mistakes are shown: {error}"
-        sections.append(_config_section(run, outcome, f"c{number}", pictures, missing))
+        section = _config_section(run, outcome, f"c{number}", pictures, figures)
+        configs.append({**section, "pictures_missing": missing})
         advance()
+    scopes = {one["outcome"].paths.root: one["scope"] for one in configs}
     sets = [
-        _data_set_section(run, one, f"d{number}", sections)
+        _data_set_section(run, one, f"d{number}", scopes, figures)
         for number, one in enumerate(run.comparison.data_sets, start=1)
     ]
     findings = list(map(_sentence, run.comparison.main_findings(MAX_PAIRS)))
@@ -86,18 +90,17 @@ def write_report(
         title="Cross-validation report",
         subtitle=shown(run.root.name),
         version=__version__,
-        lede=findings[0] if findings else sections[0].findings[0],
+        lede=findings[0] if findings else configs[0]["findings"][0],
         findings=findings,
         notices=_notices(run),
         data_sets=sets,
-        configs=sections,
+        configs=configs,
         files=FILES,
     )
-    placed = [figure for one in sets for figure in one.figures]
-    placed += [figure for one in sections for figure in one.figures]
-    write_files(run, page, placed=placed, sets=sets)
-    reasons = dict.fromkeys(one.pictures_missing for one in sections if one.pictures_missing)
-    return len(placed), list(reasons)
+    methods, latex = ([one[key] for one in sets] for key in ("methods", "latex"))
+    write_files(run, page, figures=figures, methods=methods, latex=latex)
+    reasons = dict.fromkeys(one["pictures_missing"] for one in configs if one["pictures_missing"])
+    return len(figures), list(reasons)
 
 
 def _sentence(text: str) -> str:
@@ -112,72 +115,86 @@ def _notices(run: ReportedRun) -> list[str]:
 
 
 def _config_section(
-    run: ReportedRun, outcome: ConfigOutcome, scope: str, pictures: Pictures | None, missing: str
-) -> ConfigSection:
-    def placed(drawing: Drawing) -> PlacedFigure:
-        return PlacedFigure(drawing, scope, outcome.paths.root.name)
+    run: ReportedRun,
+    outcome: ConfigOutcome,
+    scope: str,
+    pictures: Pictures | None,
+    figures: list[PlacedFigure],
+) -> dict[str, Any]:
+    """What the template shows of a config; adds to `figures`. pictures: None if not made."""
 
-    exposure = sampler_exposure(outcome)
-    alike = [one for one in run.ranked if one.has_exposure_of(outcome)]
+    def place(drawing: Drawing) -> PlacedFigure:
+        figures.append(PlacedFigure(drawing, scope, outcome.paths.root.name))
+        return figures[-1]
+
     metric = run.comparison.metric
     spread = run.row_of(outcome).spread(run.comparison)
+    # The sampler showed the same images in all of these: one figure, in the first, shows them.
+    alike = [one for one in run.ranked if one.has_exposure_of(outcome)]
+    exposure = sampler_exposure(outcome) if alike[0] is outcome else None
     maps = () if pictures is None else pictures.maps
-    return ConfigSection(
-        scope=scope,
-        outcome=outcome,
-        headline=f"{title(metric).removesuffix(' %')} {shown_spread(spread, metric)}",
-        findings=config_findings(outcome),
-        learning=list(map(placed, learning_curves(outcome))),
-        confusion=list(map(placed, confusion_matrices(outcome))),
-        thresholds=[placed(draw(outcome)) for draw in (roc, precision_recall, reliability)],
-        per_class=placed(per_class(outcome)),
-        class_table=class_table(outcome),
-        exposure=placed(exposure) if exposure is not None and alike[0] is outcome else None,
-        exposure_of=", ".join(one.label for one in alike) if len(alike) < len(run.ranked) else "",
-        provenance=provenance(outcome),
-        config_json=json.dumps(outcome.summary["config"], ensure_ascii=False, indent=2),
-        pictures=pictures,
-        pictures_missing=missing,
-        embedding=placed(embedding_map(outcome, maps)) if maps else None,
-    )
+    return {
+        "scope": scope,
+        "outcome": outcome,
+        "headline": f"{title(metric).removesuffix(' %')} {shown_spread(spread, metric)}",
+        "findings": config_findings(outcome),
+        "learning": list(map(place, learning_curves(outcome))),
+        "confusion": list(map(place, confusion_matrices(outcome))),
+        "thresholds": [place(draw(outcome)) for draw in (roc, precision_recall, reliability)],
+        "per_class": place(per_class(outcome)),
+        "class_table": class_table(outcome),
+        "exposure": None if exposure is None else place(exposure),
+        "exposure_of": (
+            ", ".join(one.label for one in alike) if len(alike) < len(run.ranked) else ""
+        ),
+        "provenance": provenance(outcome),
+        "config_json": json.dumps(outcome.summary["config"], ensure_ascii=False, indent=2),
+        "pictures": pictures,
+        "embedding": place(embedding_map(outcome, maps)) if maps else None,
+    }
 
 
 def _data_set_section(
-    run: ReportedRun, data_set: DataSetComparison, scope: str, sections: Sequence[ConfigSection]
-) -> DataSetSection:
-    """Compare the configs of a data set; `sections` are those of all configs."""
-    outcomes = [run.outcome_of(row) for row in data_set.rows]
-    scope_of = {section.outcome.paths.root: section.scope for section in sections}
+    run: ReportedRun,
+    data_set: DataSetComparison,
+    scope: str,
+    scopes: Mapping[Path, str],
+    figures: list[PlacedFigure],
+) -> dict[str, Any]:
+    """What the template shows of a data set; adds to `figures`. scopes: of configs, by folder."""
     folder = "" if len(run.comparison.data_sets) == 1 else f"images_{scope}"
+
+    def place(drawing: Drawing) -> PlacedFigure:
+        figures.append(PlacedFigure(drawing, scope, folder))
+        return figures[-1]
+
+    outcomes = [run.outcome_of(row) for row in data_set.rows]
     pairs = data_set.main_pairs(MAX_PAIRS)
+    note = f"Pairs with the leader; all {len(data_set.pairs)} are in pairs.csv."
     table = full_leaderboard(run, data_set)
     label = f"tab:results-{scope}" if folder else "tab:results"
     curves = convergence(data_set.pretraining)
-    return DataSetSection(
-        scope=scope,
-        name=shown(data_set.name),
-        facts=_facts(outcomes[0]),
-        leaderboard=table,
-        links={
-            shown(row.name): scope_of[outcome.paths.root]
+    return {
+        "scope": scope,
+        "name": shown(data_set.name),
+        "facts": _facts(outcomes[0]),
+        "leaderboard": table,
+        "links": {
+            shown(row.name): scopes[outcome.paths.root]
             for row, outcome in zip(data_set.rows, outcomes, strict=True)
         },
-        scores=PlacedFigure(fold_scores(run.comparison, data_set), scope, folder),
-        distribution=PlacedFigure(class_distribution(outcomes[0]), scope, folder),
-        pairs=judged_pairs(run, data_set, pairs) if pairs else None,
-        pairs_note=(
-            ""
-            if len(pairs) == len(data_set.pairs)
-            else f"Pairs with the leader; all {len(data_set.pairs)} are in pairs.csv."
-        ),
-        refusals=[
+        "scores": place(fold_scores(run.comparison, data_set)),
+        "distribution": place(class_distribution(outcomes[0])),
+        "pairs": judged_pairs(run, data_set, pairs) if pairs else None,
+        "pairs_note": note if len(pairs) < len(data_set.pairs) else "",
+        "refusals": [
             _sentence(f"{', '.join(one.configs)}: {one.reason}") for one in data_set.refusals
         ],
-        methods=methods_paragraph(outcomes, tests_sentence(run.comparison, data_set)),
-        latex=f"{LATEX_PREAMBLE}\n{latex_table(table, label)}",
-        pretraining=losses_table(data_set),
-        convergence=None if curves is None else PlacedFigure(curves, scope, folder),
-    )
+        "methods": methods_paragraph(outcomes, tests_sentence(run.comparison, data_set)),
+        "latex": f"{LATEX_PREAMBLE}\n{latex_table(table, label)}",
+        "pretraining": losses_table(data_set),
+        "convergence": None if curves is None else place(curves),
+    }
 
 
 def _facts(outcome: ConfigOutcome) -> list[tuple[str, str]]:

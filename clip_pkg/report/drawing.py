@@ -131,7 +131,7 @@ class Drawing:
     pdf: bytes
 
     def inline(self, scope: str) -> str:
-        """SVG element for the page: colours become CSS variables, the font that of the page.
+        """SVG element for the page, with CSS variables as colours and the page's font.
 
         scope: letters, digits and -; makes the ids unique.
         """

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from clip_pkg.base.files import write_bytes, write_text
-from clip_pkg.report.page import DataSetSection, PlacedFigure
+from clip_pkg.report.page import PlacedFigure
 from clip_pkg.report.pictures import worst_mistakes
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
 from clip_pkg.results.comparison_records import Comparison, LeaderboardRow
@@ -53,12 +53,20 @@ Row = Mapping[str, object]
 
 
 def write_files(
-    run: ReportedRun, page: str, *, placed: Sequence[PlacedFigure], sets: Sequence[DataSetSection]
+    run: ReportedRun,
+    page: str,
+    *,
+    figures: Sequence[PlacedFigure],
+    methods: Sequence[str],
+    latex: Sequence[str],
 ) -> None:
-    """Write everything, the page last, and delete figures that an earlier report left."""
+    """Write everything, the page last, and delete figures that an earlier report left.
+
+    methods, latex: a text per data set.
+    """
     paths = run.paths
     written = set()
-    for one in placed:
+    for one in figures:
         base = paths.figures / one.folder / one.drawing.caption.slug
         for suffix, content in zip(SUFFIXES, (one.drawing.svg, one.drawing.pdf), strict=True):
             path = base.with_name(base.name + suffix)
@@ -67,8 +75,8 @@ def write_files(
     for path in paths.figures.rglob("*"):
         if path.suffix in SUFFIXES and path not in written:
             path.unlink()
-    write_text(paths.methods, "\n\n".join(one.methods for one in sets) + "\n")
-    write_text(paths.latex, "\n".join(one.latex for one in sets))
+    write_text(paths.methods, "\n\n".join(methods) + "\n")
+    write_text(paths.latex, "\n".join(latex))
     comparison = run.comparison
     rows = [row for one in comparison.data_sets for row in one.rows]
     pairs = [cells(pair, PAIR_FIELDS) for one in comparison.data_sets for pair in one.pairs]

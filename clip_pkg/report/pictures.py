@@ -1,4 +1,4 @@
-"""What needs images and models: maps of features, and mistakes with Grad-CAM.
+"""Pictures that need images and models: maps of features, and mistakes with Grad-CAM.
 
 torch is imported when the first model is loaded, so a report without images does not need it.
 """
@@ -83,7 +83,7 @@ class MistakePicture:
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """What was made of a config's images. notices: what is missing and why, a sentence each."""
+    """Pictures made of a config's images. notices: what is missing and why, a sentence each."""
 
     maps: tuple[FeatureMap, ...]
     mistakes: tuple[MistakePicture, ...]

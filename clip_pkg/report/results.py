@@ -169,8 +169,8 @@ def read_run(directory: Path) -> ReportedRun:
 
     Summaries that are missing or out of date are written first.
 
-    Raises RunFolderError for damaged files, if no fold is finished, and if the report's folder is
-    that of a config.
+    Raises RunFolderError for damaged files, if no fold is finished, and if a config's folder is
+    in the place of the report.
     """
     root = directory.resolve()
     if not root.is_dir():

@@ -1,4 +1,4 @@
-"""Tables of the report: the comparison's, with more columns, and those of a single config."""
+"""Tables of the report: the comparison's, with more columns, and tables of a single config."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def class_table(outcome: ConfigOutcome) -> Table:
 
 
 def provenance(outcome: ConfigOutcome) -> Table:
-    """What a config's numbers follow from."""
+    """Data, splits, versions and settings that a config's numbers follow from."""
     summary = outcome.summary
     seconds = [one for one in summary["timing"]["fold_seconds"] if one is not None]
     facts: dict[str, Any] = {

@@ -54,7 +54,7 @@ PAIR_CSV = {
 }
 PRETRAINING_CSV = {
     "pretraining": "label",
-    "n_seeds": "configs",
+    "n_seeds": "n_seeds",
     "scores_of": "scores_of",
     **{
         f"{name}_{part}": f"{name}.{part}"
@@ -94,7 +94,6 @@ def _write_csv(path: Path, comparison: Comparison) -> list[Path]:
             {
                 **name,
                 **cells(row, PRETRAINING_CSV),
-                "n_seeds": len(row.configs),
                 "notes": "; ".join(row.notes),
             }
             for row in one.pretraining

@@ -176,6 +176,10 @@ class PretrainingRow:
     runs: tuple[str, ...]
     folds: tuple[str, ...]
 
+    @property
+    def n_seeds(self) -> int:
+        return len(self.configs)
+
 
 @dataclass(frozen=True)
 class Refusal:

@@ -192,7 +192,7 @@ def pretraining_table(one: DataSetComparison) -> Table:
         cells.append(
             (
                 row.label,
-                str(len(row.configs)),
+                str(row.n_seeds),
                 shown_spread(row.top_1, "acc"),
                 shown_spread(row.top_5, "acc"),
                 _rounded(gain, sign="+"),

@@ -100,7 +100,7 @@ class ConfigFiles:
     def read(cls, paths: ConfigPaths) -> Self:
         """Open a config's result folder.
 
-        Raises RunFolderError when it is no result folder or its files contradict each other.
+        Raises RunFolderError if it is not a result folder or its files contradict each other.
         """
         config, folds_info, identity = (
             read_json(path) for path in (paths.config, paths.folds_info, paths.identity)

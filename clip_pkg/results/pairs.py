@@ -48,12 +48,12 @@ def comparable(entrants: Sequence[Entrant]) -> tuple[list[list[Entrant]], list[R
             groups.setdefault((one.row.splits_hash, classes), []).append(one)
     for mine, others in combinations(groups, 2):
         these, those = (tuple(one.row.name for one in groups[key]) for key in (mine, others))
-        who = f"{', '.join(these)} and {', '.join(those)}"
+        both = f"{', '.join(these)} and {', '.join(those)}"
         if mine[0] == others[0]:
-            reason = f"{who} have different classes"
+            reason = f"{both} have different classes"
         else:
             reason = (
-                f"{who} were validated on different folds (splits_hash {mine[0][:8]}… and "
+                f"{both} were validated on different folds (splits_hash {mine[0][:8]}… and "
                 f"{others[0][:8]}…), so their difference is not one between configs. Train one of "
                 "them again with --splits-file "
                 f"{shown(groups[mine][0].files.paths.root / 'folds_info.json')}"
@@ -69,17 +69,18 @@ def compare_pairs(
     found = []
     for first, second in (pair for group in groups for pair in combinations(group, 2)):
         pair = _pair(first, second, question)
-        is_behind = (
-            pair.difference is not None and (pair.difference > 0) == question.lower_is_better
-        )
-        if is_behind and pair.difference != 0:
+        if pair.difference and (pair.difference > 0) == question.lower_is_better:
             pair = _pair(second, first, question)
         found.append(pair)
     adjusted = holm([None if pair.test is None else pair.test.p for pair in found])
     tests = sum(p is not None for p in adjusted)
-    return tuple(
-        _judged(pair, p, tests, question.level) for pair, p in zip(found, adjusted, strict=True)
-    )
+    for place, p_holm in enumerate(adjusted):
+        pair = replace(found[place], p_holm=p_holm)
+        if p_holm is not None and pair.verdict != "tie":
+            is_better = p_holm < 1 - question.level
+            pair = replace(pair, verdict="better" if is_better else "undecided")
+        found[place] = replace(pair, sentence=sentences.about_pair(pair, tests))
+    return tuple(found)
 
 
 def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
@@ -116,25 +117,5 @@ def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
         pooled_difference=pooled,
         bootstrap=bootstrap,
         verdict="tie" if identical else "untested",
-        sentence=(
-            f"{first.row.name} and {second.row.name} give identical predictions: a tie"
-            if identical
-            else ""
-        ),
+        sentence="",
     )
-
-
-def _judged(pair: PairResult, p_holm: float | None, tests: int, level: float) -> PairResult:
-    """Add verdict and sentence, now that the p of all pairs are known."""
-    pair = replace(pair, p_holm=p_holm)
-    if pair.verdict == "tie":
-        return pair
-    if pair.test is None or p_holm is None:
-        why = (
-            "a single fold does not show how much depends on the split"
-            if pair.test is None
-            else "all folds differ by the same amount, so there is no variance to test with"
-        )
-        return replace(pair, sentence=sentences.untested(pair, why))
-    pair = replace(pair, verdict="better" if p_holm < 1 - level else "undecided")
-    return replace(pair, sentence=sentences.tested(pair, tests))

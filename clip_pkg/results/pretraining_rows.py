@@ -51,7 +51,10 @@ def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
     folder = RunPaths(files.paths.root.parent).pretraining
     results, speeds = [], []
     for name in dict.fromkeys(filter(None, names.values())):
-        result = _readable(FoldResult, FoldPaths(folder / name).result)
+        try:
+            result = read_record(FoldResult, FoldPaths(folder / name).result)
+        except RunFolderError:
+            result = None
         if result is None:
             notices.append(f"pre-training {name} has no result that can be read")
         else:
@@ -82,10 +85,9 @@ def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
             key: _spread(one.untrained.get(key) for one in results).mean for key in PROBES
         },
         "collapsed": any(
-            (rank is not None and rank < COLLAPSED_BELOW)
-            or any("collaps" in n for n in one.notices)
+            (one.last.get("effective_rank") or COLLAPSED_BELOW) < COLLAPSED_BELOW
+            or any("collaps" in notice for notice in one.notices)
             for one in results
-            for rank in [one.last.get("effective_rank")]
         ),
         "notices": list(dict.fromkeys(notices)),
     }
@@ -99,14 +101,6 @@ def _run_name(paths: FoldPaths) -> str | None:
         return None
     starts_from = task.starts_from if isinstance(task, FoldTask) else None
     return None if starts_from is None else starts_from.name
-
-
-def _readable(kind: Any, path: Path) -> Any:
-    """A record; None if it is missing or damaged."""
-    try:
-        return read_record(kind, path)
-    except RunFolderError:
-        return None
 
 
 def history_if_readable(paths: FoldPaths) -> History:

@@ -1,7 +1,7 @@
-"""What a refit takes from the cross-validation: number of epochs, and the estimate of its scores.
+"""The number of epochs of a refit, and the estimate of its scores, from the cross-validation.
 
 A model that is trained on all images has no score of its own, since no held-out image is left. Its
-summary gives the cross-validated scores of its config, and says that they are those.
+summary holds the cross-validated scores of its config, marked as such.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def refit_length(summary: Mapping[str, Any], wanted: int | None) -> RefitLength:
     Raises RunFolderError if folds are unfinished.
     """
     if wanted is not None:
-        return RefitLength(wanted, "as --epochs says")
+        return RefitLength(wanted, "set by --epochs")
     name = summary["config"]["name"]
     if not summary["complete"]:
         states = summary["status"].items()
@@ -57,7 +57,7 @@ def refit_length(summary: Mapping[str, Any], wanted: int | None) -> RefitLength:
 def refit_summary(
     summary: Mapping[str, Any], length: RefitLength, class_counts: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Content of `refit_summary.json`; none of its scores is of the refit itself."""
+    """Content of `refit_summary.json`; its scores are the cross-validated ones."""
     return {
         "schema_version": SCHEMA_VERSION,
         "name": summary["config"]["name"],

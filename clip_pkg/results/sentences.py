@@ -7,7 +7,6 @@ from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
     DataSetComparison,
-    Interval,
     LeaderboardRow,
     PairResult,
     Question,
@@ -34,47 +33,48 @@ def amount(value: float, metric: str) -> str:
     return f"{rounded(value, metric)}{points} of {METRICS[metric].title}"
 
 
-def tested(pair: PairResult, pairs: int) -> str:
-    """A pair with a test over folds; one of `pairs` that were tested."""
-    test, metric = pair.test, pair.metric
+def about_pair(pair: PairResult, pairs: int) -> str:
+    """The finding on a pair; `pairs` were tested over folds."""
+    first, second, metric = pair.first, pair.second, pair.metric
+    test, mcnemar = pair.test, pair.mcnemar
+    if pair.verdict == "tie":
+        return f"{first} and {second} give identical predictions: a tie"
+    if pair.difference is None:
+        return (
+            f"{first} and {second} cannot be compared: {METRICS[metric].title} is undefined in "
+            "their folds"
+        )
+    if pair.verdict == "untested":
+        why = (
+            "a single fold does not show how much depends on the split"
+            if test is None
+            else "all folds differ by the same amount, so there is no variance to test with"
+        )
+        return (
+            f"{first} is ahead of {second} by {amount(abs(pair.difference), metric)}, but {why}; "
+            f"of the images that only one of them classifies correctly, {first} has "
+            f"{mcnemar.only_first_correct} and {second} {mcnemar.only_second_correct} "
+            f"(McNemar mid-{probability(mcnemar.p_mid)})"
+        )
     assert test is not None
+    assert test.p is not None
     assert test.low is not None
     assert test.high is not None
-    assert test.p is not None
     assert pair.p_holm is not None
-    interval = Interval(test.low, test.high)
+    difference, low, high = amount(abs(test.difference), metric), test.low, test.high
     if test.difference < 0:  # of a score that is better the lower it is
-        interval = Interval(-test.high, -test.low)
+        low, high = -high, -low
     evidence = (
-        f"{100 * test.level:g} % CI {rounded(interval.low, metric)} to "
-        f"{rounded(interval.high, metric)}, corrected {probability(test.p)}"
+        f"{100 * test.level:g} % CI {rounded(low, metric)} to {rounded(high, metric)}, corrected "
+        f"{probability(test.p)}"
     )
     if pairs > 1:
         evidence += f", {probability(pair.p_holm)} after Holm's adjustment for {pairs} pairs"
-    difference = amount(abs(test.difference), metric)
     if pair.verdict == "better":
-        return (
-            f"{pair.first} is significantly better than {pair.second}, by {difference} ({evidence})"
-        )
+        return f"{first} is significantly better than {second}, by {difference} ({evidence})"
     return (
-        f"{pair.first} is not significantly better than {pair.second}: a difference of "
-        f"{difference} ({evidence})"
-    )
-
-
-def untested(pair: PairResult, why: str) -> str:
-    """A pair without a test over folds."""
-    first, second, mcnemar = pair.first, pair.second, pair.mcnemar
-    if pair.difference is None:
-        return (
-            f"{first} and {second} cannot be compared: {METRICS[pair.metric].title} is undefined "
-            "in their folds"
-        )
-    return (
-        f"{first} is ahead of {second} by {amount(abs(pair.difference), pair.metric)}, but {why}; "
-        f"of the images that only one of them classifies correctly, {first} has "
-        f"{mcnemar.only_first_correct} and {second} {mcnemar.only_second_correct} "
-        f"(McNemar mid-{probability(mcnemar.p_mid)})"
+        f"{first} is not significantly better than {second}: a difference of {difference} "
+        f"({evidence})"
     )
 
 

@@ -39,7 +39,7 @@ def summarize(paths: ConfigPaths) -> dict[str, Any]:
     A second call is cheap: while the predictions are the same, their intervals are not computed
     again.
 
-    Raises RunFolderError when the folder is no result folder or its files contradict each other.
+    Raises RunFolderError if the folder is not a result folder or its files contradict each other.
     """
     files = ConfigFiles.read(paths)
     summary = build_summary(files)
@@ -50,7 +50,7 @@ def summarize(paths: ConfigPaths) -> dict[str, Any]:
 def build_summary(files: ConfigFiles) -> dict[str, Any]:
     """Compute what `summary_schema.CvSummary` describes.
 
-    Raises RunFolderError when the files contradict each other.
+    Raises RunFolderError if the files contradict each other.
     """
     folds, folds_info = files.folds, files.folds_info
     results = [fold.result for fold in folds]
@@ -154,7 +154,7 @@ def _epoch_block(
 def _intervals(
     files: ConfigFiles, pooled: Predictions, summary: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
-    """Those of the summary on disk if it describes the same predictions, else new ones."""
+    """Intervals of the summary on disk if it describes the same predictions, else new ones."""
     try:
         stored = files.summary
     except RunFolderError:

@@ -110,8 +110,8 @@ class TestImages(StrictModel):
     top_k_is: Count = Field(description="k of `top_k`.")
     fold_results: FoldColumns = Field(description="`fold_test_<score>` of each fold.")
     average_results: Averages = Field(
-        description="Their means over folds; the spread is that of the training sets, not of the "
-        "test images, which all folds share."
+        description="Their means over folds; they vary with the training sets only, because all "
+        "folds share the test images."
     )
 
 
@@ -166,7 +166,7 @@ class ConfidenceIntervals(StrictModel):
     )
     out_of_fold: dict[str, LowHigh | None] = Field(
         description="[low, high] by score, in the units of `out_of_fold`; null where the score is "
-        "undefined in too many resamples, or is no mean of independent images (`ece`)."
+        "undefined in too many resamples, or not a mean over independent images (`ece`)."
     )
     per_class: dict[str, dict[str, LowHigh | None]] = Field(
         description="The same by class for precision, recall, f1, average_precision and auroc."
@@ -203,8 +203,8 @@ class PretrainingSummary(StrictModel):
     loss: str = Field(description="Its type.")
     settings: dict[str, Any] = Field(description="Parameters of the loss.")
     images: Literal["train_fold", "all", "folder"] = Field(
-        description="`train_fold`: those of the fold; `all`: pixels of validation images too; "
-        "`folder`: others."
+        description="`train_fold`: the fold's training images; `all`: pixels of validation images "
+        "too; `folder`: other images."
     )
     epochs: FromOne = Field(description="Planned passes over the images.")
     shared_by_folds: bool = Field(description="Whether all folds start from the same run.")
@@ -289,7 +289,7 @@ class CvSummary(StrictModel):
     pretraining: PretrainingSummary | None = Field(
         None, description="Self-supervised training before the folds; null without."
     )
-    failures: dict[str, Failure] = Field(description="`fold_<k>` → why there is no result.")
+    failures: dict[str, Failure] = Field(description="`fold_<k>` → why it failed.")
     identity: Digests = Field(description="Digests of everything that the numbers follow from.")
     data_fingerprint: str = Field(
         description="Of the images of the folds, as in `folds_info.json`."

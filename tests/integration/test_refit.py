@@ -224,7 +224,7 @@ def test_missing_folds_have_no_say_unless_the_epochs_are_given(
     assert "--epochs N" in shown
     assert not (config_dir / "refit").exists()
     refit(config_dir, "--epochs", "1")
-    assert read(config_dir / "refit/refit_summary.json")["epochs_are"] == "as --epochs says"
+    assert read(config_dir / "refit/refit_summary.json")["epochs_are"] == "set by --epochs"
 
 
 def test_other_images_and_other_folders_are_refused(

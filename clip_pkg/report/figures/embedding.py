@@ -44,8 +44,14 @@ def embedding_map(outcome: ConfigOutcome, maps: Sequence[FeatureMap]) -> Drawing
             labels = [*map(shortened_label, outcome.classes), "misclassified"]
             # matplotlib omits labels that begin with an underscore
             labels = [f"\u2060{name}" if name.startswith("_") else name for name in labels]
-            where: Any = {"loc": "outside lower center", "ncols": 5}
-            canvas.legend(markers, labels, handletextpad=0.1, columnspacing=1, **where)
+            canvas.legend(
+                markers,
+                labels,
+                loc="outside lower center",
+                ncols=5,
+                handletextpad=0.1,
+                columnspacing=1,
+            )
 
     legend_lines = math.ceil((len(outcome.classes) + 1) / 5) if has_legend else 0
     width = max(380, PANEL * columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,22 @@ from clip_pkg.results.comparison_records import AcrossDataSets, Question
 from clip_pkg.results.ranks import compare_across
 from clip_pkg.results.sentences import rounded
 from clip_pkg.study.splits import make_splits
-from support.result_folders import CLASSES, drawn_answers, image_list, write_result
+from support.result_folders import drawn_answers, image_list, write_result
 
 IMAGES = image_list()
 GOOD, ALSO_GOOD, BAD = (drawn_answers(IMAGES, *how) for how in ((2.5, 0), (2.5, 1), (0.0, 2)))
 
 
-def test_a_true_difference_is_found_and_reported(tmp_path: Path) -> None:
-    write_result(tmp_path, "bad", IMAGES, BAD)
-    write_result(tmp_path, "good", IMAGES, GOOD)
-    found = compare([tmp_path])
+@pytest.fixture(scope="module")
+def good_and_bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("good_and_bad")
+    write_result(root, "bad", IMAGES, BAD, last=GOOD)
+    write_result(root, "good", IMAGES, GOOD, last=ALSO_GOOD)
+    return root
+
+
+def test_a_true_difference_is_found_and_reported(good_and_bad: Path) -> None:
+    found = compare([good_and_bad])
     (one,) = found.data_sets
     assert [row.name for row in one.rows] == ["good", "bad"]
     (pair,) = one.pairs
@@ -39,10 +46,8 @@ def test_a_true_difference_is_found_and_reported(tmp_path: Path) -> None:
     assert "bad is no better than always predicting the most frequent class" in found.findings[-1]
 
 
-def test_the_numbers_are_those_of_the_folds_and_of_the_pooled_images(tmp_path: Path) -> None:
-    write_result(tmp_path, "good", IMAGES, GOOD, last=ALSO_GOOD)
-    write_result(tmp_path, "bad", IMAGES, BAD)
-    found = compare([tmp_path], metric="f1")
+def test_the_numbers_are_those_of_the_folds_and_of_the_pooled_images(good_and_bad: Path) -> None:
+    found = compare([good_and_bad], metric="f1")
     (one,) = found.data_sets
     (pair,) = one.pairs
     splits = make_splits(IMAGES, use_cv=True, n_splits=5, random_state=42, val_fraction=0.25)
@@ -73,55 +78,37 @@ def test_the_numbers_are_those_of_the_folds_and_of_the_pooled_images(tmp_path: P
     )
 
 
-def test_identical_predictions_are_a_tie(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_result(tmp_path, name, IMAGES, GOOD)
-    (pair,) = compare([tmp_path]).data_sets[0].pairs
-    assert pair.verdict == "tie"
-    assert pair.sentence == "one and two give identical predictions: a tie"
-    assert (pair.difference, pair.mcnemar.p_mid) == (0.0, 1.0)
-
-
-def test_similar_configs_do_not_differ_significantly(tmp_path: Path) -> None:
-    write_result(tmp_path, "a", IMAGES, GOOD)
-    write_result(tmp_path, "b", IMAGES, ALSO_GOOD)
-    found = compare([tmp_path])
-    (pair,) = found.data_sets[0].pairs
-    assert pair.verdict == "undecided"
-    assert "is not significantly better than" in pair.sentence
-    assert "; not significantly better than" in found.findings[0]
-
-
-def test_a_lower_loss_is_better(tmp_path: Path) -> None:
-    write_result(tmp_path, "bad", IMAGES, BAD)
-    write_result(tmp_path, "good", IMAGES, GOOD)
-    found = compare([tmp_path], metric="log_loss")
+def test_a_lower_loss_is_better(good_and_bad: Path) -> None:
+    found = compare([good_and_bad], metric="log_loss")
     (pair,) = found.data_sets[0].pairs
     assert found.lower_is_better
     assert (pair.first, pair.second, pair.verdict) == ("good", "bad", "better")
     assert pair.difference is not None
     assert pair.difference < 0
     assert "good is significantly better than bad, by 1." in pair.sentence
-    assert compare([tmp_path], metric="ece").data_sets[0].pairs[0].bootstrap is None
+    assert compare([good_and_bad], metric="ece").data_sets[0].pairs[0].bootstrap is None
 
 
-def test_the_last_epoch_is_compared_on_request(tmp_path: Path) -> None:
-    write_result(tmp_path, "x", IMAGES, GOOD, last=BAD)
-    write_result(tmp_path, "y", IMAGES, BAD, last=GOOD)
-    assert compare([tmp_path]).data_sets[0].rows[0].name == "x"
-    assert compare([tmp_path], epoch="last").data_sets[0].rows[0].name == "y"
+def test_the_last_epoch_is_compared_on_request(good_and_bad: Path) -> None:
+    found = compare([good_and_bad], epoch="last")
+    (pair,) = found.data_sets[0].pairs
+    assert pair.verdict == "undecided"
+    assert "is not significantly better than" in pair.sentence
+    assert "; not significantly better than" in found.findings[0]
 
 
-def test_p_values_are_adjusted_for_all_pairs(tmp_path: Path) -> None:
-    for name, answers in (("a", GOOD), ("b", ALSO_GOOD), ("c", BAD)):
+def test_ties_and_p_values_that_are_adjusted_for_all_pairs(tmp_path: Path) -> None:
+    for name, answers in (("a", GOOD), ("same", GOOD), ("c", BAD)):
         write_result(tmp_path, name, IMAGES, answers)
-    pairs = compare([tmp_path]).data_sets[0].pairs
-    assert len(pairs) == 3
-    least = min(pairs, key=lambda pair: pair.p_holm or 0)
-    assert least.test is not None
-    assert least.test.p is not None
+    tie, *others = compare([tmp_path]).data_sets[0].pairs
+    assert (tie.verdict, tie.difference, tie.mcnemar.p_mid) == ("tie", 0.0, 1.0)
+    assert tie.sentence == "a and same give identical predictions: a tie"
+    for pair in others:
+        assert pair.test is not None
+        assert pair.test.p is not None
+        assert "after Holm's adjustment for 3 pairs" in pair.sentence
+    least = min(others, key=lambda pair: pair.p_holm or 0)
     assert least.p_holm == pytest.approx(3 * least.test.p)
-    assert "after Holm's adjustment for 3 pairs" in least.sentence
 
 
 def test_other_folds_and_missing_folds_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -174,7 +161,6 @@ def test_a_config_without_a_summary_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("cv_summary.json", "{", "damaged"),
         ("cv_summary.json", "{}", "version"),
         ("folds_info.json", '{"data_fingerprint": 1}', "damaged"),
         ("fold_1/predictions.csv", "path,label\nx,q\n", "cannot be read as predictions"),
@@ -253,16 +239,14 @@ def test_several_data_sets_are_compared_by_rank(tmp_path: Path) -> None:
     assert "3 data sets are few" in across.sentence
     assert found.findings[-1] == across.sentence
     assert all(pair.sentence.startswith("set0: ") for pair in found.data_sets[0].pairs)
+    two_each = [replace(one, rows=one.rows[:2]) for one in found.data_sets]
+    two = compare_across(two_each, Question("acc", "best", 0.95, 0))
+    assert isinstance(two, AcrossDataSets)
+    assert (two.friedman, two.critical_difference, two.cliques) == (None, None, ())
+    assert "needs three configs" in two.sentence
     reversed_ranks = compare_across(found.data_sets, Question("log_loss", "best", 0.95, 0))
     assert isinstance(reversed_ranks, AcrossDataSets)
     assert dict(zip(reversed_ranks.configs, reversed_ranks.mean_ranks, strict=True))["z"] == 1
-
-
-def test_two_configs_on_several_sets_have_ranks_but_no_friedman(tmp_path: Path) -> None:
-    across = compare(several_sets(tmp_path, ("x", "y"), 2)).across
-    assert across is not None
-    assert (across.friedman, across.critical_difference, across.cliques) == (None, None, ())
-    assert "needs three configs" in across.sentence
 
 
 def test_every_table_and_file_holds_what_was_found(tmp_path: Path) -> None:
@@ -289,21 +273,12 @@ def test_every_table_and_file_holds_what_was_found(tmp_path: Path) -> None:
     assert (tmp_path / "again.svg").read_text() == drawn
 
 
-def test_a_diagram_needs_three_configs_on_two_sets(tmp_path: Path) -> None:
-    write_result(tmp_path, "a", IMAGES, GOOD)
+def test_a_diagram_needs_three_configs_on_two_sets(good_and_bad: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="three configs"):
-        comparison_files.write_comparison(tmp_path / "c.svg", compare([tmp_path]))
+        comparison_files.write_comparison(tmp_path / "c.svg", compare([good_and_bad]))
 
 
 def test_scores_are_shown_with_their_unit() -> None:
-    assert [comparison_tables.title(name) for name in ("acc", "mAP", "f1")] == [
-        "Acc %",
-        "mAP %",
-        "Macro F1",
-    ]
-    assert (rounded(-2.31, "acc"), rounded(-0.04, "acc"), rounded(0.0214, "f1")) == (
-        "−2.3",
-        "0.0",
-        "0.021",
-    )
-    assert len(CLASSES) == 3
+    assert [comparison_tables.title(name) for name in ("acc", "f1")] == ["Acc %", "Macro F1"]
+    shown = [rounded(-2.31, "acc"), rounded(-0.04, "acc"), rounded(0.0214, "f1")]
+    assert shown == ["−2.3", "0.0", "0.021"]

@@ -46,21 +46,6 @@ def test_without_correction_it_is_the_paired_t_test(values: list[float]) -> None
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
 
 
-@settings(deadline=None)
-@given(differences, st.floats(0, 1))
-def test_turning_the_pair_around_turns_the_result_around(values: list[float], ratio: float) -> None:
-    ours = corrected_resampled_t_test(values, test_to_train=ratio)
-    theirs = corrected_resampled_t_test([-value for value in values], test_to_train=ratio)
-    assert ours.difference == pytest.approx(-theirs.difference)
-    assert ours.p == theirs.p
-    if ours.p is not None:
-        assert ours.low is not None
-        assert theirs.high is not None
-        assert ours.p_uncorrected is not None
-        assert ours.low == pytest.approx(-theirs.high, abs=1e-9)
-        assert 0 <= ours.p_uncorrected <= ours.p <= 1
-
-
 def test_folds_that_all_differ_alike_tell_nothing() -> None:
     found = corrected_resampled_t_test([0.1 + 0.2, 0.3, 0.3], test_to_train=0.5)
     assert (found.t, found.p, found.low, found.effect) == (None, None, None, None)
@@ -106,16 +91,7 @@ def test_holm_equals_statsmodels() -> None:
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
-@settings(deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_reorders(p_values: list[float]) -> None:
-    found = [value for value in holm(p_values) if value is not None]
-    assert all(p <= adjusted <= 1 for p, adjusted in zip(p_values, found, strict=True))
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(found)[order]) >= 0).all()
-
-
-def test_holm_leaves_out_what_was_not_tested() -> None:
+def test_pairs_without_a_test_are_not_counted() -> None:
     assert holm([0.01, None, 0.04]) == pytest.approx([0.02, None, 0.04])
     assert holm([]) == []
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.metrics
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
@@ -90,20 +89,6 @@ def test_averages_are_means_with_sample_deviation(folder: ConfigPaths) -> None:
     assert json.loads(folder.summary.read_text()) == json.loads(json.dumps(summary))
 
 
-def test_pooled_scores_equal_scikit_learn(folder: ConfigPaths) -> None:
-    together = [predictions(number) for number in (1, 2, 3)]
-    scores = np.concatenate([one.probabilities for one in together])
-    labels = np.concatenate([one.targets for one in together])
-    pooled = summarize(folder)["out_of_fold"]
-    assert pooled["n"] == 6
-    chosen = scores.argmax(axis=1)
-    assert pooled["acc"] == pytest.approx(100 * sklearn.metrics.accuracy_score(labels, chosen))
-    assert pooled["mcc"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, chosen))
-    assert pooled["log_loss"] == pytest.approx(
-        sklearn.metrics.log_loss(labels, scores, labels=[0, 1, 2])
-    )
-
-
 def test_missing_and_failed_folds_are_named_and_left_out(folder: ConfigPaths) -> None:
     folder.fold(2).result.unlink()
     folder.fold(3).result.unlink()
@@ -116,14 +101,6 @@ def test_missing_and_failed_folds_are_named_and_left_out(folder: ConfigPaths) ->
     assert summary["average_results"]["n"] == 1
     assert summary["average_results"]["std_val_acc"] is None
     assert summary["failures"]["fold_3"]["kind"] == "diverged"
-
-
-def test_no_fold_at_all_is_a_summary_too(folder: ConfigPaths) -> None:
-    for number in (1, 2, 3):
-        folder.fold(number).result.unlink()
-    summary = summarize(folder)
-    assert summary["average_results"] == {"n": 0, "ddof": 1}
-    assert summary["out_of_fold"] is None
 
 
 def test_an_undefined_score_is_counted_and_not_averaged_as_zero(folder: ConfigPaths) -> None:
