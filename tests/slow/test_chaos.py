@@ -23,8 +23,8 @@ from support.disturbance import write_disturbance
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
 from support.tiny import TINY, command, unmeasured_environment
 
-NAMES = "abcdef"
-FAILING, HANGING = ("c", 2), ("e", 1)
+NAMES = "abcd"
+FAILING, HANGING = ("b", 2), ("c", 1)
 STALL = 60  # seconds; importing torch on a busy machine must not look like a hang
 DISK = 160 << 20  # bytes; images are only decoded where plenty is left
 
@@ -47,7 +47,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
 
 
 def configs() -> list[dict[str, object]]:
-    losses = [{"type": name} for name in ("clip", "superclip", "ce", "proxy", "siglip", "focal")]
+    losses = [{"type": name} for name in ("clip", "superclip", "proxy", "siglip")]
     return [
         {**TINY, "name": name, "epochs": 3, "n_splits": 3, "loss": loss}
         for name, loss in zip(NAMES, losses, strict=True)
@@ -135,7 +135,7 @@ def test_everything_that_can_go_wrong(
     def folds_done(count: int) -> Callable[[], bool]:
         return lambda: finished_folds(output) >= count
 
-    for count in (1, 5):  # two launchers are killed, and a worker of each before
+    for count in (1, 3):  # two launchers are killed, and a worker of each before
         launcher = launch()
         if launcher.wait(folds_done(count), 240):
             moments.choice(launcher.workers()).kill()
@@ -150,7 +150,7 @@ def test_everything_that_can_go_wrong(
         check_readable(output)
 
     launcher = launch()
-    launcher.wait(folds_done(8), 240)
+    launcher.wait(folds_done(5), 240)
     if small_disk is not None:
         with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
             while True:
