@@ -21,7 +21,7 @@ import pytest
 from clip_pkg.scheduling.ledger import read_ledger
 from support.disturbance import write_disturbance
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
-from support.tiny import TINY, command, unmeasured_environment
+from support.tiny import TINY, command, program_environment
 
 NAMES = "abcd"
 FAILING, HANGING = ("b", 2), ("c", 1)
@@ -65,7 +65,7 @@ class Launcher:
     """A launcher whose whole family can be seen."""
 
     def __init__(self, arguments: Sequence[str], root: Path, site: Path | None = None) -> None:
-        environment = unmeasured_environment()
+        environment = program_environment()
         if site is not None:
             environment["PYTHONPATH"] = os.pathsep.join([str(site), environment["PYTHONPATH"]])
         with (root / "stdout.txt").open("ab") as stream:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
-from support.tiny import command, unmeasured_environment
+from support.tiny import command, program_environment
 
 pytestmark = pytest.mark.slow
 # Python runs this at its start, in the workers too: a GPU that computes as this CPU does.
@@ -63,7 +63,7 @@ def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(PRETENDED_GPU, encoding="utf-8")
     configs = write_configs({"name": "a", "epochs": 8})
-    environment = unmeasured_environment()
+    environment = program_environment()
     environment |= {"CUDA_VISIBLE_DEVICES": "0", "CUDA_MPS_PIPE_DIRECTORY": str(tmp_path)}
     environment["PYTHONPATH"] = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
     words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", configs]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
-from support.tiny import TINY, command, unmeasured_environment
+from support.tiny import TINY, command, program_environment
 
 pytestmark = pytest.mark.slow  # all of them together
 
@@ -36,7 +36,7 @@ def words(images: Path, root: Path, output: str) -> Sequence[str]:
 def start(arguments: Sequence[str], root: Path) -> subprocess.Popen[bytes]:
     with (root / "stdout.txt").open("ab") as stream:
         return subprocess.Popen(
-            arguments, cwd=root, env=unmeasured_environment(), stdout=stream, stderr=stream
+            arguments, cwd=root, env=program_environment(), stdout=stream, stderr=stream
         )
 
 
@@ -115,7 +115,7 @@ def test_two_launchers_on_one_folder(images: Path, tmp_path: Path) -> None:
     second = subprocess.run(
         words(images, tmp_path, "out"),
         cwd=tmp_path,
-        env=unmeasured_environment(),
+        env=program_environment(),
         capture_output=True,
         text=True,
     )

@@ -17,7 +17,7 @@ import torch
 
 from clip_pkg.cli import main
 from support.outcomes import outcome
-from support.tiny import TINY, command, make_folder, unmeasured_environment
+from support.tiny import TINY, command, make_folder, program_environment
 
 PRETRAIN = {"loss": {"type": "nt_xent"}, "images": "all", "epochs": 2, "batch_size": 8}
 BASE = {**TINY, "stem": "cifar", "pretrain": PRETRAIN, "epochs": 1}
@@ -155,7 +155,7 @@ def test_killed_in_pretraining_and_in_finetuning_and_started_again(
             return subprocess.Popen(
                 command(*words),
                 cwd=tmp_path,
-                env=unmeasured_environment(),
+                env=program_environment(),
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,

@@ -33,6 +33,8 @@ CONFIG = {
     **TINY,
     "name": "a",
     "image_encoder_name": "test_vit:scratch",  # has no BatchNorm
+    "text_encoder_name": "clip:ViT-S-32-alt:scratch",
+    "freeze_text_encoder": True,
     "use_superclip_loss": True,
     "use_weighted_sampling": True,
     "aux_losses": [{"type": "center", "weight": 0.1}],
@@ -114,18 +116,6 @@ def test_both_processes_go_back_to_the_best_epoch_for_the_test_images(
             assert together["test"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-def test_each_process_can_decode_for_itself(
-    one_process: FoldTask, two_processes: Path, tmp_path: Path
-) -> None:
-    config = one_process.config.model_copy(update={"num_workers": 2})
-    task = replace(one_process, pixel_store=None, config=config)
-    code = start(task, tmp_path / "a", tmp_path / "log").wait()
-    assert code == 0, (tmp_path / "log").read_text(encoding="utf-8")
-    stored, streamed = (read(root / "a/fold_1/history.json") for root in (two_processes, tmp_path))
-    for name in ("train_loss", "val_loss", "inner_val_loss", "val_acc", "val_mAP"):
-        assert streamed[name] == stored[name], name
-
-
 def test_one_process_writes(one_process: FoldTask, two_processes: Path) -> None:
     fold = two_processes / "a/fold_1"
     assert {path.name for path in fold.iterdir()} == {
@@ -144,37 +134,40 @@ def test_one_process_writes(one_process: FoldTask, two_processes: Path) -> None:
     assert len(events) == len({event.parent for event in events})
 
 
-def test_a_profile_is_that_of_rank_0_and_says_so(one_process: FoldTask, tmp_path: Path) -> None:
-    text = {"text_encoder_name": "clip:ViT-S-32-alt:scratch", "freeze_text_encoder": True}
+def test_each_process_decodes_and_encodes_for_itself_and_rank_0_measures(
+    one_process: FoldTask, two_processes: Path, tmp_path: Path
+) -> None:
+    """Without a pixel store, with an empty cache of text features, and with a profile."""
     cache = tmp_path / "cache"
-    task = replace(
-        one_process,
-        config=one_process.config.model_copy(update={**text, "epochs": 3}),
-        cache_dir=cache,
-        profile=True,
-    )
+    config = one_process.config.model_copy(update={"num_workers": 2})
+    task = replace(one_process, config=config, pixel_store=None, cache_dir=cache, profile=True)
     code = start(task, tmp_path / "a", tmp_path / "log").wait()
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert code == 0, log
+    stored, streamed = (read(root / "a/fold_1/history.json") for root in (two_processes, tmp_path))
+    for name in ("train_loss", "val_loss", "inner_val_loss", "val_acc", "val_mAP"):
+        assert streamed[name] == stored[name], name
+    # Both processes wanted the features of the texts at the same time.
+    assert len(list(cache.glob("texts-*.safetensors"))) == 1
+    assert re.search("^(Computed|Found) the features of 3 texts", log, re.MULTILINE)
     assert {path.name for path in (tmp_path / "a/profile").iterdir()} == {
         "fold_1.json",
         "fold_1_trace.json.gz",
     }
     found = read_profile(tmp_path / "a/profile/fold_1.json")
     assert found is not None
-    # 19 training images in batches of 7, of which each process has a part; two epochs are counted.
-    assert (found.ranks, found.first_epoch, found.last_epoch) == (2, 2, 3)
-    assert (found.steps, found.images) == (6, 38)
+    # 19 training images in batches of 7, of which each process has a part; the first epoch is not
+    # counted.
+    epochs = CONFIG["epochs"]
+    assert (found.ranks, found.first_epoch, found.last_epoch) == (2, 2, epochs)
+    assert (found.steps, found.images) == (3 * (epochs - 1), 19 * (epochs - 1))
     assert all(found.seconds[name] > 0 for name in PHASES)
     assert sum(found.seconds.values()) == pytest.approx(found.total_seconds)
-    assert "Time of a fold 1 by phase, epochs 2–3 on cpu, rank 0 of 2: 38 images" in log
+    assert f"epochs 2–{epochs} on cpu, rank 0 of 2: {found.images} images" in log
     assert re.search(r"Trace of \d step\(s\), rank 0 of 2: ", log)
     with gzip.open(tmp_path / "a/profile/fold_1_trace.json.gz", "rt", encoding="utf-8") as stream:
         names = {event.get("name") for event in json.load(stream)["traceEvents"]}
     assert {"image forward", "backward", "optimiser"} <= names
-    # Both processes wanted the features of the texts at the same time.
-    assert len(list(cache.glob("texts-*.safetensors"))) == 1
-    assert re.search("^(Computed|Found) the features of 3 texts", log, re.MULTILINE)
 
 
 def wait_for(what: Callable[[], object], seconds: float = 120) -> None:

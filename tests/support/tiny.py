@@ -59,19 +59,6 @@ def program_environment() -> dict[str, str]:
     }
 
 
-def unmeasured_environment() -> dict[str, str]:
-    """The same without coverage, for tests that start processes by the dozen to kill them.
-
-    What is killed leaves no measurement; and imports take half as long again while one is made.
-    """
-    environment = program_environment()
-    return {
-        name: value
-        for name, value in environment.items()
-        if not name.startswith("COVERAGE_PROCESS")
-    }
-
-
 def command(*arguments: str | Path) -> Sequence[str]:
     """The program with arguments, for subprocess."""
     return [sys.executable, str(CHECKOUT / "train_clip.py"), *map(str, arguments)]
