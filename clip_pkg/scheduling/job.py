@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from clip_pkg.scheduling.devices import Device
-from clip_pkg.study.tasks import FoldFailure, Task, write_record, write_task
+from clip_pkg.study.tasks import FoldFailure, Task, write_task
 from clip_pkg.training.worker import TaskPlacement
 
 
@@ -173,13 +172,6 @@ class Executor(Protocol):
     def close(self) -> None:
         """Leave no process behind."""
         ...
-
-
-def record_failure(task: Task, failure: FoldFailure) -> FoldFailure:
-    """Write a failure into the task's folder; on a full disk only the ledger records it."""
-    with contextlib.suppress(OSError):
-        write_record(task.paths.failure, failure)
-    return failure
 
 
 def write_fresh_task(task: Task) -> None:

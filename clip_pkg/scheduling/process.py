@@ -17,9 +17,16 @@ from typing import Any
 from clip_pkg.base.child_process import ChildProcess, how_it_ended, last_lines
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.devices import Device, child_environment
-from clip_pkg.scheduling.job import Assignment, JobState, record_failure, write_fresh_task
+from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, StopOnSignal, local_resources
-from clip_pkg.study.tasks import FoldFailure, failure_from_json, failure_of, finished, read_record
+from clip_pkg.study.tasks import (
+    FoldFailure,
+    failure_from_json,
+    failure_of,
+    finished,
+    read_record,
+    record_failure,
+)
 from clip_pkg.training.worker import TaskPlacement
 
 

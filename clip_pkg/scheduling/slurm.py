@@ -24,12 +24,19 @@ from clip_pkg.base.child_process import last_lines
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.files import write_json, write_text
 from clip_pkg.base.paths import RunPaths
-from clip_pkg.scheduling.job import Assignment, JobState, record_failure, write_fresh_task
+from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.resources import Execution, Resources, queue_places
 from clip_pkg.scheduling.slurm_job import REQUEUE_SIGNAL, STOP_SIGNAL, call_slurm
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.identity import PACKAGE, digest
-from clip_pkg.study.tasks import FailureKind, FoldFailure, failure_of, finished, read_record
+from clip_pkg.study.tasks import (
+    FailureKind,
+    FoldFailure,
+    failure_of,
+    finished,
+    read_record,
+    record_failure,
+)
 
 COMMANDS = ("sbatch", "srun", "squeue", "scancel")
 MAX_JOBS_OF_AN_ARRAY = 1000  # Slurm's default limit is 1001

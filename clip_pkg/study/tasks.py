@@ -7,6 +7,7 @@ nothing else, so child processes, cluster jobs and reruns use the same files.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -284,6 +285,13 @@ _RECORDS: dict[type[Any], TypeAdapter[Any]] = {
 def write_record(path: Path, record: FoldResult | FoldFailure) -> None:
     """Write a result or failure atomically."""
     write_json(path, asdict(record))
+
+
+def record_failure(task: Task, failure: FoldFailure) -> FoldFailure:
+    """Write a failure into the task's folder; on a full disk only the launcher records it."""
+    with contextlib.suppress(OSError):
+        write_record(task.paths.failure, failure)
+    return failure
 
 
 def read_record(kind: type[Record], path: Path) -> Record | None:

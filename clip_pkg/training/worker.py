@@ -38,6 +38,7 @@ from clip_pkg.study.tasks import (
     failure_of,
     finished,
     read_task,
+    record_failure,
     write_record,
 )
 
@@ -103,12 +104,10 @@ def carry_out(task: Task, place: TaskPlacement, stream: TextIO, stop: Stop) -> T
         report = attempt(task, place, lambda: train_here(task, place, stream, stop))
     failure = report.failure
     if failure is not None:
-        # On a full disk neither can be written; the launcher gets the failure in any case.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the disk may be full
             stream.write(f"FAILED ({failure.kind}): {failure.reason}\n{failure.detail}")
             stream.flush()
-        with contextlib.suppress(OSError):
-            write_record(task.paths.failure, failure)
+        record_failure(task, failure)
     return report
 
 

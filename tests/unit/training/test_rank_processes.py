@@ -1,4 +1,4 @@
-"""Whose fault it was that several processes could not go on."""
+"""Which of several failed processes is reported as the cause."""
 
 from __future__ import annotations
 
