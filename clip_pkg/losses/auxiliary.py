@@ -7,12 +7,14 @@ Legend: B batch, C classes, D embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from clip_pkg.config.auxiliary_losses import (
     ArcFaceConfig,
-    AuxConfig,
     CenterConfig,
     CosFaceConfig,
     CosineSimConfig,
@@ -68,42 +70,37 @@ class TripletObjective(Objective):
 class _MarginObjective(Objective):
     """Softmax over learned class vectors, with a margin for the image's own class."""
 
-    def __init__(self, config: AuxConfig, training_set: TrainingSet) -> None:
+    function: ClassVar[Callable[..., Tensor]]
+    margin_name: ClassVar[str]
+
+    def __init__(self, config: ArcFaceConfig | CosFaceConfig, training_set: TrainingSet) -> None:
         super().__init__({config.type: 1.0})
         vectors = torch.empty(training_set.num_classes, training_set.embed_dim)
         self.class_vectors = nn.Parameter(vectors)
         nn.init.xavier_uniform_(self.class_vectors)
         self.config = config
 
-    def _loss(self, images: Tensor, vectors: Tensor, inputs: LossInputs) -> Tensor:
-        raise NotImplementedError
-
     def forward(self, inputs: LossInputs) -> LossOutput:
-        images = inputs.image_features
-        loss = self._loss(images, self.class_vectors.to(images.dtype), inputs)
+        images, settings = inputs.image_features, {self.margin_name: self.config.margin}
+        vectors = self.class_vectors.to(images.dtype)
+        loss = type(self).function(
+            images, vectors, inputs.targets, inputs.mask, scale=self.config.scale, **settings
+        )
         return self.weighted_sum({self.config.type: loss})
 
 
 class ArcFaceObjective(_MarginObjective):
     """Margin on the angle (Deng et al. 2019, equation 3)."""
 
-    config: ArcFaceConfig
-
-    def _loss(self, images: Tensor, vectors: Tensor, inputs: LossInputs) -> Tensor:
-        margin, scale = self.config.margin, self.config.scale
-        return arcface(
-            images, vectors, inputs.targets, inputs.mask, margin_radians=margin, scale=scale
-        )
+    function = staticmethod(arcface)
+    margin_name = "margin_radians"
 
 
 class CosFaceObjective(_MarginObjective):
     """Margin on the cosine (Wang et al. 2018, equation 4)."""
 
-    config: CosFaceConfig
-
-    def _loss(self, images: Tensor, vectors: Tensor, inputs: LossInputs) -> Tensor:
-        margin, scale = self.config.margin, self.config.scale
-        return cosface(images, vectors, inputs.targets, inputs.mask, margin=margin, scale=scale)
+    function = staticmethod(cosface)
+    margin_name = "margin"
 
 
 class CosineSimObjective(Objective):

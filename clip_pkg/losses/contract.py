@@ -125,10 +125,7 @@ def weighted_sum(
     """Add up unweighted terms, [] each, by their weights."""
     assert terms.keys() == weights.keys(), "every term has a weight"
     first, *others = [weights[name] * term for name, term in terms.items()]
-    total = first
-    for term in others:
-        total = total + term
-    return LossOutput(total, terms, weights, statistics)
+    return LossOutput(sum(others, start=first), terms, weights, statistics)
 
 
 class Objective(nn.Module):
