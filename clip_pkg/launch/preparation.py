@@ -13,11 +13,12 @@ from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.audit import check_folds, fold_table
 from clip_pkg.study.class_texts import resolve_class_texts
 from clip_pkg.study.folds_info import splits_from_json
+from clip_pkg.study.image_folder import find_beside
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.preflight import Preparation, PreparedConfig, unlabelled_folder
 from clip_pkg.study.scan import ScanResult, scan, scan_unlabelled
 from clip_pkg.study.splits import Splits, make_splits
-from clip_pkg.study.test_set import find_test_dir, match_test_set
+from clip_pkg.study.test_set import match_test_set
 
 NAMES_IN_A_NOTICE = 3
 
@@ -168,7 +169,7 @@ def _prepare_each(
                 made[key] = _splits(request.splits_file, config, manifest, scanned)
             test = None
             if config.test_dir is not None:
-                folder = find_test_dir(config.test_dir, places)
+                folder = find_beside("test_dir", config.test_dir, places)
                 test = tests.at(folder)
                 # Written down as it was found, so that a refit finds it from anywhere.
                 config = config.model_copy(update={"test_dir": str(folder)})  # noqa: PLW2901

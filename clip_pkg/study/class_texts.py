@@ -12,7 +12,7 @@ from typing import Any
 from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, shown, some
 from clip_pkg.base.files import write_json
 from clip_pkg.config.jsonc import parse
-from clip_pkg.study.image_folder import is_file, label_of
+from clip_pkg.study.image_folder import find_beside, label_of
 
 FOLDER = "class_texts"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -96,13 +96,8 @@ def resolve_class_texts(
             source = f"text_template {text_template!r}"
             notice = f"no class_texts_file: all texts come from {source}"
         return _class_texts(classes, made, source, [notice], prompts_per_class)
-    given = Path(class_texts_file).expanduser()
     folders = [*search_dirs, *(folder / FOLDER for folder in search_dirs), CHECKOUT / FOLDER]
-    places = [given] if given.is_absolute() else [folder / given for folder in folders]
-    file = next((place.absolute() for place in places if is_file(place)), None)
-    if file is None:
-        tried = ", ".join(dict.fromkeys(shown(place.absolute()) for place in places))
-        raise DataError(f"class_texts_file {class_texts_file!r} was not found; searched {tried}")
+    file = find_beside("class_texts_file", class_texts_file, folders, file=True)
     texts, problems = _read(file)
     missing = [name for name in classes if name not in texts]
     known = set(classes)

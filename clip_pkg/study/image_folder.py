@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from clip_pkg.base.errors import shown, some
+from clip_pkg.base.errors import DataError, shown, some
 from clip_pkg.study.decoding import SUFFIXES
 
 
@@ -80,6 +81,21 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def find_beside(key: str, written: str, folders: Sequence[Path], *, file: bool = False) -> Path:
+    """Find the file or folder that a config key names: absolute, or the first one in `folders`.
+
+    file: whether it must be a file. Raises DataError if there is none.
+    """
+    given = Path(written).expanduser()
+    places = [given] if given.is_absolute() else [folder / given for folder in folders]
+    for place in places:
+        with contextlib.suppress(OSError, ValueError):  # names that the file system rejects
+            if place.is_file() or (not file and place.exists()):
+                return place.absolute()
+    tried = ", ".join(dict.fromkeys(shown(place.absolute()) for place in places))
+    raise DataError(f"{key} {written!r} was not found; searched {tried}")
 
 
 def label_of(name: str) -> str:

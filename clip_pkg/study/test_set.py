@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from clip_pkg.base.errors import DataError, DataErrors, shown, some
+from clip_pkg.base.errors import DataErrors, shown, some
 from clip_pkg.study.duplicates import find_duplicates
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.scan import ScanResult
-
-
-def find_test_dir(written: str, search_dirs: list[Path]) -> Path:
-    """Find `test_dir`: an absolute path, or the first match in `search_dirs`.
-
-    Raises DataError if there is none.
-    """
-    given = Path(written).expanduser()
-    places = [given] if given.is_absolute() else [folder / given for folder in search_dirs]
-    for place in places:
-        if place.exists():
-            return place.absolute()
-    tried = dict.fromkeys(shown(place.absolute()) for place in places)
-    raise DataError(f"test_dir {written!r} was not found; searched {', '.join(tried)}")
 
 
 def match_test_set(found: ScanResult, training: ScanResult) -> tuple[Manifest, list[str]]:
