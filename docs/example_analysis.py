@@ -20,7 +20,7 @@ results, picture = given if len(given) == 2 else ("checkpoints/clip_models", "an
 run = load_run(results)
 
 # %% [markdown]
-# A table: scores over folds at the last epoch, which nobody chose, beside those at the best one.
+# A table: scores over folds at the last epoch, which were not chosen, beside those at the best one.
 
 # %%
 scores = run.summaries[run.summaries.score.isin(["acc", "balanced_acc", "f1", "auroc"])]

@@ -1,7 +1,7 @@
 """A config as a scikit-learn classifier of images: `ImageTextClassifier`.
 
-Training is the command line's: same checks, same folds, same files. torch is imported by whoever
-trains (a process of its own, unless the executor is `inline`) and once something is predicted.
+Training is the command line's: same checks, same folds, same files. torch is imported
+when training starts, in a process of its own unless the executor is `inline`, and when predicting.
 """
 
 from __future__ import annotations

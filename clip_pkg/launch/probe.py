@@ -26,7 +26,7 @@ ENCODER_FIELDS = (
     "weights_dir",
     "activation_checkpointing",
 )
-SECONDS_BETWEEN_LOOKS = 0.02
+SECONDS_BETWEEN_POLLS = 0.02
 
 
 class Probe(Protocol):
@@ -42,7 +42,7 @@ class Probe(Protocol):
 
 
 class NoProbe:
-    """Asks nothing."""
+    """No check."""
 
     def problems(self) -> list[str]:
         """See `Probe`."""
@@ -54,7 +54,7 @@ class NoProbe:
 
 @dataclass(frozen=True)
 class ChildProbe:
-    """Asks a process that ends with its answer."""
+    """A check in a process of its own."""
 
     process: subprocess.Popen[str]
     requests: Sequence[Mapping[str, Any]]
@@ -74,7 +74,7 @@ class ChildProbe:
 
 @dataclass(frozen=True)
 class WorkerProbe:
-    """Asks the worker that will train the first fold, so that torch is imported once."""
+    """A check in the worker that will train the first fold, so that torch is imported once."""
 
     worker: Worker
 
@@ -82,8 +82,8 @@ class WorkerProbe:
         """See `Probe`."""
         while (answer := self.worker.answer()) is None:
             if self.worker.exit_code() is not None:
-                raise RuntimeError(f"the worker left with exit code {self.worker.exit_code()}")
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+                raise RuntimeError(f"the worker ended with exit code {self.worker.exit_code()}")
+            time.sleep(SECONDS_BETWEEN_POLLS)
         if "error" in answer:
             raise RuntimeError(f"the encoder check failed:\n{answer['error']}")
         return _sentences(answer["problems"])
@@ -94,7 +94,7 @@ class WorkerProbe:
 
 @dataclass(frozen=True)
 class InlineProbe:
-    """Asks within this process, for the inline executor."""
+    """A check within this process, for the inline executor."""
 
     requests: Sequence[Mapping[str, Any]]
 
@@ -114,9 +114,9 @@ def encoder_requests(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
 
 
 def start_child_probe(configs: Sequence[RunConfig], *, fetch: bool = False) -> ChildProbe:
-    """Start asking in a process of its own.
+    """Start a check in a process of its own.
 
-    With `fetch` it downloads what is missing and shows its progress on standard error.
+    With `fetch` it first downloads missing weights, with progress bars on standard error.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "clip_pkg.models.probe", *(["--fetch"] if fetch else [])],

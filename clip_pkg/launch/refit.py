@@ -38,7 +38,7 @@ from clip_pkg.study.tasks import FoldResult, finished, read_record, read_task
 
 @dataclass(frozen=True)
 class _Source:
-    """The cross-validated config that is trained once more, its summary, and for how long."""
+    """A cross-validated config, its summary, and how long to train it on all images."""
 
     paths: ConfigPaths
     summary: Mapping[str, Any]
@@ -48,7 +48,7 @@ class _Source:
     def config(self) -> RunConfig:
         """The config without what only held-out images can decide."""
         changes = {
-            "name": self.paths.root.name,  # a folder that was renamed is the config's all the same
+            "name": self.paths.root.name,  # the folder may have been renamed
             "epochs": self.length.epochs,
             "inner_val_fraction": 0.0,
             "early_stopping_patience": None,
@@ -57,7 +57,7 @@ class _Source:
 
 
 def refit(request: RefitRequest, terminal: Terminal) -> ExitCode:
-    """Train a config on all of its images, or resume that."""
+    """Train a config on all of its images, or resume such a training."""
     paths, folders = ConfigPaths(request.config_dir), request.folders
     run = folders.run
     resources = open_executor(request.execution, run, terminal.note)
@@ -115,7 +115,7 @@ def _show_result(source: _Source, terminal: Terminal) -> None:
         )
         unscored = "none of them can score it"
     terminal.line(
-        f"It was trained on all images, so {unscored}. The estimate is that of the "
+        f"It was trained on all images, so {unscored}. The estimate comes from the "
         f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
         f"{shown_spread(spread_of(averages, 'acc'), 'acc')} %, mAP "
         f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
@@ -132,7 +132,7 @@ def _percent(value: float | None) -> str:
 def _prepare(
     request: RefitRequest, source: _Source, resources: Resources, terminal: Terminal
 ) -> Preparation:
-    """Check images, texts and encoders. Raises UserError where the images are others by now."""
+    """Check images, texts and encoders. Raises DataError if the images have changed."""
     probe = ask([source.config], resources)
     try:
         scanned = _scan(request.data_dir, source, terminal)
@@ -140,8 +140,8 @@ def _prepare(
         if manifest.fingerprint != source.summary["data_fingerprint"]:
             raise DataError(
                 f"{shown(manifest.data_dir)} holds other images, labels or groups than the folds "
-                f"of {source.paths.root.name}; a refit needs the same ones. Use --data-dir DIR to "
-                "say where they are, or train again on the new ones"
+                f"of {source.paths.root.name}; a refit needs the same images. Use --data-dir "
+                "DIR if they have moved, or train again on the new ones"
             )
         unlabelled = unlabelled_images([source.config], [], terminal)
         texts = ClassTexts.from_json(
@@ -168,8 +168,8 @@ def _prepare(
     )
     if prepared.identity.numerics != identity_from_json(source.summary["identity"]).numerics:
         notices.append(
-            "the program has changed since the folds were trained; their scores are an estimate "
-            "for a model that the former program would train"
+            "the program has changed since the folds were trained; their scores estimate a model "
+            "trained by the earlier version"
         )
     return Preparation((prepared,), scanned.audit, tuple(notices))
 
@@ -177,13 +177,13 @@ def _prepare(
 def _test_images(
     config: RunConfig, training: ScanResult, notices: list[str], terminal: Terminal
 ) -> Manifest | None:
-    """Find the test images again; a refit can do without them, and says so."""
+    """Find the test images again; without them the refit is not tested, and a notice is added."""
     if config.test_dir is None:
         return None
     if not Path(config.test_dir).exists():
         notices.append(
-            f"the test images are not in {shown(Path(config.test_dir))} any more, so that this "
-            "model is not tested"
+            f"the test images are no longer in {shown(Path(config.test_dir))}, so this model is "
+            "not tested"
         )
         return None
     tests = ImageTestSets(training, skip_unreadable=True, terminal=terminal)
@@ -193,7 +193,7 @@ def _test_images(
 
 
 def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanResult:
-    """Check the images as before the cross-validation."""
+    """Check the images as the cross-validation did."""
     if data_dir is None:
         file = source.paths.preflight
         try:
@@ -204,15 +204,15 @@ def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanRes
             ) from None
         if not data_dir.exists():
             raise RunFolderError(
-                f"the images are not in {shown(data_dir)} any more; use --data-dir DIR"
+                f"the images are no longer in {shown(data_dir)}; use --data-dir DIR"
             )
     with terminal.counting("Checking images") as progress:
-        # Unreadable images were left out then, too, or the fingerprint differs.
+        # If unreadable images were not skipped then, the fingerprints differ.
         return scan(data_dir, skip_unreadable=True, progress=progress)
 
 
 def _is_replaced(paths: ConfigPaths, preparation: Preparation, *, overwrite: bool) -> bool:
-    """Whether there is a refit to be set aside; raises RunFolderError for a foreign one."""
+    """Whether to move an existing refit aside; raises RunFolderError if it may not be resumed."""
     folder = paths.refit.root
     if not folder.exists() or not any(folder.iterdir()):
         return False

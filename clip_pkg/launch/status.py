@@ -72,7 +72,7 @@ class RunStatus:
 
     @property
     def all(self) -> tuple[FoldStatus, ...]:
-        """Everything that is trained, in the order in which it can begin."""
+        """All tasks, in the order in which they can start."""
         return (*self.pretrainings, *self.folds)
 
     @property
@@ -124,7 +124,7 @@ def _fold(task: Task, record: RunRecord, *, is_alive: bool) -> FoldStatus:
 
 
 def _launcher(run: RunPaths, record: RunRecord) -> str:
-    """Who works on the run; the lock itself is not touched, lest a launcher finds it taken."""
+    """The process that runs it, or an empty string; the lock is not taken."""
     if not run.holder.exists():
         return ""
     if record.host == os.uname().nodename:
@@ -140,7 +140,7 @@ def _launcher(run: RunPaths, record: RunRecord) -> str:
 
 
 def show_status(output_dir: Path, *, watch: bool) -> int:
-    """Print the state of a run, again and again with `watch` until the run is over."""
+    """Print the state of a run; with `watch`, repeatedly until the run is over."""
     terminal = Terminal()
     status = read_status(output_dir)
     if watch and terminal.is_live:
@@ -160,7 +160,7 @@ def show_status(output_dir: Path, *, watch: bool) -> int:
 
 
 def render(status: RunStatus, console: Console) -> RenderableType:
-    """Everything that `status` shows, for a console's width."""
+    """The whole output of `status`, for the console's width."""
     is_narrow = console.width < NARROW
     parts: list[RenderableType] = [Text(_headline(status)), _matrix(status.folds)]
     running = [one for one in status.all if one.is_running]
@@ -203,7 +203,7 @@ def _headline(status: RunStatus) -> str:
 
 
 def _matrix(folds: Sequence[FoldStatus]) -> Table:
-    """Configs × folds: accuracy of what is done, share of what runs, a word for the rest."""
+    """Configs × folds: accuracy if finished, progress if running, else the state."""
     by_config: dict[str, list[FoldStatus]] = {}
     for fold in folds:
         by_config.setdefault(fold.task.name, []).append(fold)

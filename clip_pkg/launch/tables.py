@@ -51,7 +51,7 @@ def failures_table(failures: Sequence[tuple[Task, FoldFailure]]) -> Table:
     table.add_column("Reason", overflow="fold", ratio=2)
     table.add_column("Log", overflow="fold", ratio=1)
     for task, failure in failures:
-        reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are no markup
+        reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are not markup
         table.add_row(Text(task.name), task.short_title, reason, Text(failure.log_file))
     return table
 

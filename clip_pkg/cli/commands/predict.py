@@ -60,7 +60,7 @@ def add_arguments(parser: Parser) -> None:
         "--class-texts",
         type=Path,
         metavar="FILE",
-        help="classify by these texts (JSON: class to text, or to a list of texts) in place of the "
+        help="classify by these texts (JSON: class to text, or to a list of texts) instead of the "
         "trained ones; for models that compare images with texts",
     )
     parser.add_argument(
