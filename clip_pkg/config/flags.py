@@ -90,8 +90,9 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
     for key in config_keys():
         if not hasattr(namespace, key.key):
             continue
+        given = getattr(namespace, key.key)
         try:
-            values[key.key] = _read(getattr(namespace, key.key), key)
+            values[key.key] = _read(given, key) if isinstance(given, str | list) else given
         except ConfigErrors as errors:
             flag = flag_name(key.key)
             problems += [ConfigProblem(problem.message, flag) for problem in errors.problems]
@@ -99,10 +100,10 @@ def config_from_flags(namespace: argparse.Namespace) -> LoadedConfigs:
     if hasattr(namespace, _MODEL):
         named = encoders_of_model(getattr(namespace, _MODEL))
         for encoder, name in named.items():
-            given = values.get(encoder, name)
+            other = values.get(encoder, name)
             # prompts that start from a text encoder are learned prompts too
-            if given != name and not (name == "prompts" and given.startswith("prompts:")):
-                message = f'stands for "{name}", and {flag_name(encoder)} is "{given}"'
+            if other != name and not (name == "prompts" and other.startswith("prompts:")):
+                message = f'stands for "{name}", and {flag_name(encoder)} is "{other}"'
                 problems.append(ConfigProblem(f"{message}; keep one of the two", flag_name(_MODEL)))
     source = Source(name=partial(_name, by_model=named.keys() - values.keys()))
     return configs_from_mapping([{**named, **values}], source, problems)
@@ -134,14 +135,14 @@ def _help(key: ConfigKey) -> str:
     return " ".join(parts).replace("%", "%%")
 
 
-def _read(value: object, key: ConfigKey) -> Any:
+def _read(value: str | list[str], key: ConfigKey) -> Any:
     """Turn the text of a flag into the JSON value that a file would hold."""
     if isinstance(value, list):
         if len(value) == 1 and value[0].startswith("["):
             return parse(value[0]).value
         return [parse(one).value if one.startswith("{") else _number(one) for one in value]
-    if not isinstance(value, str) or (key.nullable and value.lower() in ("none", "null")):
-        return value if not isinstance(value, str) else None
+    if key.nullable and value.lower() in ("none", "null"):
+        return None
     if "object" in key.kinds:
         return parse(value).value
     if "boolean" in key.kinds and value.lower() in ("true", "false"):
