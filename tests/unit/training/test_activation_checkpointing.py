@@ -18,11 +18,7 @@ from support.training_steps import FLOAT32, a_batch, build, distance, step
 FAMILIES = {  # name: whether its norms look at the batch
     "test_resnet": True,
     "test_efficientnet": True,
-    "test_byobnet": True,
-    "mobilenetv4_conv_small_050": True,
-    "starnet_s050": True,
     "test_convnext": False,
-    "test_nfnet": False,
     "test_vit": False,
     "clip:ViT-S-32-alt": False,
 }
