@@ -55,9 +55,9 @@ class Scored(ABC):
 
         NaN when all samples, or all predictions, are of one class.
         """
-        covariance = self._total * self._right - self._agreed_by_chance()
-        spread_true = self._total**2 - _sum_of_squares(self._support)
-        spread_predicted = self._total**2 - _sum_of_squares(self._predicted)
+        covariance = self._total * self._right - _dot(self._support, self._predicted)
+        spread_true = self._total**2 - _dot(self._support, self._support)
+        spread_predicted = self._total**2 - _dot(self._predicted, self._predicted)
         return ratio(covariance, np.sqrt(spread_true * spread_predicted))
 
     def cohen_kappa(self) -> Any:
@@ -65,7 +65,7 @@ class Scored(ABC):
 
         NaN when all samples and all predictions are of one and the same class.
         """
-        chance = self._agreed_by_chance()
+        chance = _dot(self._support, self._predicted)
         return ratio(self._total * self._right - chance, self._total**2 - chance)
 
     @abstractmethod
@@ -91,12 +91,10 @@ class Scored(ABC):
     def calibration_error(self) -> Any:
         """Expected calibration error; of one set only."""
 
-    def _agreed_by_chance(self) -> Any:
-        return np.einsum("c...,c...->...", self._support, self._predicted)
 
-
-def _sum_of_squares(counts: Floats) -> Any:
-    return np.einsum("c...,c...->...", counts, counts)
+def _dot(first: Floats, second: Floats) -> Any:
+    """Sum of products over the classes."""
+    return np.einsum("c...,c...->...", first, second)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -225,10 +225,10 @@ def _sampling(outcomes: Sequence[ConfigOutcome]) -> str:
     how = " or ".join(dict.fromkeys(WEIGHTINGS[method] for method in methods))
     if "balanced" not in methods and any(one.settings.weight_smooth_factor for one in sampled):
         how += f", smoothed by {_values(sampled, 'weight_smooth_factor')}"
-    if len(sampled) > MAX_DESCRIBED:
-        how += f" in {len(sampled)} of the configurations" * (len(sampled) < len(outcomes))
-    elif len(sampled) < len(outcomes):
-        how += " in " + ", ".join(f"“{one.label}”" for one in sampled)
+    if len(sampled) < len(outcomes):
+        names = ", ".join(f"“{one.label}”" for one in sampled)
+        some = f"{len(sampled)} of the configurations"
+        how += f" in {names if len(sampled) <= MAX_DESCRIBED else some}"
     return (
         f"Training images were drawn with replacement, classes weighted {how}; validation images "
         "were never resampled."
