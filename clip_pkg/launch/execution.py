@@ -12,7 +12,6 @@ from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.run_view import RunView
 from clip_pkg.launch.terminal import Terminal
-from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
@@ -82,16 +81,12 @@ def execute(
             fail_fast=execution.fail_fast,
             stall_timeout=execution.stall_timeout,
             slots_for_task=resources.slots_for,
-            jobs_that_fit=_at_most(most, resources.jobs_that_fit),
+            jobs_that_fit=None
+            if (fit := resources.jobs_that_fit) is None
+            else lambda device, task: min(most, fit(device, task)),
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
     return outcome
-
-
-def _at_most(
-    most: int, fit: Callable[[Device, Task], int] | None
-) -> Callable[[Device, Task], int] | None:
-    return None if fit is None else lambda device, task: min(most, fit(device, task))
 
 
 def _note_unrecorded(tasks: Sequence[Task], ledger: Ledger, record: RunRecord) -> None:

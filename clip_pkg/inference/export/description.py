@@ -39,7 +39,7 @@ class Member:
 def describe(members: Sequence[Member]) -> dict[str, Any]:
     """Content of the export's `config.json`, as JSON values."""
     content = members[0].content
-    config, encoder = content.config, recipe(content)
+    config, encoder = content.config, encoder_recipe(content)
     return {
         "format": "clip_pkg export",
         "format_version": FORMAT_VERSION,
@@ -87,14 +87,14 @@ def transform(content: CheckpointContent) -> dict[str, Any]:
     }
 
 
-def recipe(content: CheckpointContent) -> Recipe:
+def encoder_recipe(content: CheckpointContent) -> Recipe:
     """How to build the image encoder without clip_pkg."""
     spec = content.config.image_encoder
     return family_of(spec).recipe(spec, content.config.img_size)
 
 
 @dataclass(frozen=True)
-class Scores:
+class CrossValidatedScores:
     """Cross-validated scores of a config.
 
     folds: names. columns: score → value per fold, None where undefined or missing.
@@ -107,7 +107,7 @@ class Scores:
     epoch_choice: str
 
 
-def find_scores(member: Member) -> Scores | None:
+def find_scores(member: Member) -> CrossValidatedScores | None:
     """Scores in the summary beside a checkpoint; None if it was copied without the summary.
 
     For a refit they are those of the folds. Raises RunFolderError for a damaged summary.
@@ -125,7 +125,7 @@ def find_scores(member: Member) -> Scores | None:
     if differences:
         return None
     results = summary["fold_results"]
-    return Scores(
+    return CrossValidatedScores(
         folds=[f"fold {number}" for number in results["fold"]],
         columns={
             name.removeprefix("fold_"): values

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from clip_pkg.inference.export.description import Member, Scores
+from clip_pkg.inference.export.description import CrossValidatedScores, Member
 from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
 
 _IMAGE = """\
@@ -119,7 +119,7 @@ TEMPLATE = "model_card.md.jinja"
 def model_card(
     description: Mapping[str, Any],
     members: Sequence[Member],
-    scores: Scores | None,
+    scores: CrossValidatedScores | None,
     notices: Sequence[str],
 ) -> str:
     """The text of a model card; `description` is the content of `config.json`."""
@@ -143,7 +143,7 @@ def model_card(
     )
 
 
-def _rows(scores: Scores) -> list[tuple[str, list[str]]]:
+def _rows(scores: CrossValidatedScores) -> list[tuple[str, list[str]]]:
     """A row per fold, and one of mean ± SD."""
     rows = [
         (fold, [_number(row.name, _value(scores, row.name, index)) for row in HEADLINE_METRICS])
@@ -163,7 +163,7 @@ def _rows(scores: Scores) -> list[tuple[str, list[str]]]:
     return [*rows, (f"mean ± SD of {count}" if count > 1 else "mean", means)]
 
 
-def _value(scores: Scores, name: str, index: int) -> float | None:
+def _value(scores: CrossValidatedScores, name: str, index: int) -> float | None:
     return scores.columns[f"val_{name}"][index] if f"val_{name}" in scores.columns else None
 
 

@@ -15,7 +15,7 @@ from clip_pkg.config.load import dump_canonical
 from clip_pkg.inference.ensemble import check_one_run
 from clip_pkg.inference.export import Format
 from clip_pkg.inference.export import model_card as examples
-from clip_pkg.inference.export.description import Member, describe, find_scores, recipe
+from clip_pkg.inference.export.description import Member, describe, encoder_recipe, find_scores
 from clip_pkg.inference.export.model_card import model_card
 from clip_pkg.inference.export.onnx_file import FLOAT32, ExportGraph, linear_head, write_onnx
 from clip_pkg.inference.export.open_clip_folder import write_open_clip
@@ -92,7 +92,7 @@ def _safetensors(members: Sequence[Member], description: dict[str, Any], folder:
     report = "The text tower is not exported; the class features replace it"
     if heads[0] is None:
         return Written("safetensors", tuple(names), _PREDICT, {}, (_NO_HEAD,), report)
-    encoder = recipe(members[0].content)
+    encoder = encoder_recipe(members[0].content)
     example = examples.SAFETENSORS.substitute(
         file=names[0],
         library=encoder.library,
