@@ -30,6 +30,13 @@ EXPECTED: Sequence[tuple[str, str]] = (
     (r"options\.--[a-z-]*(compile|cuda-graphs)\.default", "compile, cuda_graphs: false by default"),
     (r"identity(\.json:)?[ .]numerics$", "identity is a declared version, not a digest of sources"),
     (r"(flat_keys|pretraining)/.*: text without 0\.\d$", "minutes that a pre-training took"),
+    (
+        r"pretraining/.*(checkpoint_latest\.pth: (metrics|best)\.|encoder\.pth: fold$)",
+        "a pre-training's checkpoint has the fields of a fold's",
+    ),
+    (r"refit_summary\.json: epochs_are$", "plainer words for where the length comes from"),
+    (r"text without --cache-limit/--cache_limit$", "an error names a flag by its first spelling"),
+    (r"losses/commands/01\.txt: text without /.*/out$", "plan names the output folder as given"),
 )
 # What says nothing about the numbers of a study.
 IGNORED = re.compile(
@@ -48,6 +55,7 @@ QUOTED = re.compile(r"['\"`]([\w./-]+)['\"`]")
 FACT = re.compile(r"\d|_|/\w|^--\w|\w\.\w\w")
 CODE_MARK = re.compile(r"(?<=seed)(\d+(?:_fold\d+)?)_[0-9a-f]{8}")  # in names of pre-trainings
 ABSENT = "(absent)"
+WORDS_OF_A_SENTENCE = 4  # a string of a JSON file that has as many is prose
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,8 @@ class Text:
 
     @staticmethod
     def of(text: str) -> Text:
-        text = PASSING.sub("", text)
-        words = frozenset(word.strip(".:[]{}<>") for word in WORD.findall(text))
+        text = PASSING.sub("", text.replace("−", "-"))
+        words = frozenset(word.strip(".:[]{}<>%\\") for word in WORD.findall(text))
         facts = {word for word in words if FACT.search(word)}
         return Text(frozenset(facts.union(QUOTED.findall(text)) & words), words)
 
@@ -188,8 +196,11 @@ def leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping | list | tuple):
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from leaves(inner, f"{place}.{key}")
+    elif isinstance(value, str):
+        value = CODE_MARK.sub(r"\1", value)
+        yield place, Text.of(value) if value.count(" ") >= WORDS_OF_A_SENTENCE else value
     else:
-        yield place, CODE_MARK.sub(r"\1", value) if isinstance(value, str) else value
+        yield place, value
 
 
 def deviation(old: Any, new: Any) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from clip_pkg.base.errors import shown
-from clip_pkg.metrics.table import HEADLINE_METRICS
+from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
 from clip_pkg.report.curves import wilson_interval
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
 from clip_pkg.results.comparison_records import DataSetComparison, PairResult
@@ -19,7 +19,6 @@ from clip_pkg.results.comparison_tables import (
     shown_interval,
     shown_spread,
     shown_test_accuracy,
-    title,
 )
 from clip_pkg.results.tables import Table
 
@@ -36,8 +35,11 @@ def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
         if known and min(known) < max(known):
             best |= {(row, column) for row, mean in enumerate(means) if mean == max(known)}
     table = leaderboard(data_set, comparison)
+    scores = dict.fromkeys([*(score.name for score in HEADLINE_METRICS), metric])
+    headings = [f"{METRICS[name].heading}, {METRICS[name].unit_sign}" for name in scores]
     table = replace(
         table,
+        columns=("Configuration", "Folds", *(heading.removesuffix(", ") for heading in headings)),
         title=f"Scores at the {comparison.epoch} epoch, mean ± sample SD (ddof 1) over folds. "
         f"Configurations are ranked by {comparison.metric_name}; the confidence interval (of the "
         f"score pooled over {data_set.n_images} images) and the {other} epoch are given for it.",
@@ -58,7 +60,7 @@ def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
     table = table.with_column(end, f"{comparison.level:.0%} CI", intervals)
     table = table.with_column(end + 1, f"{other.capitalize()} epoch", others)
     if any(tested):
-        table = table.with_column(end + 2, f"Test {title('acc').lower()}", tested)
+        table = table.with_column(end + 2, "Test accuracy, %", tested)
     return table
 
 

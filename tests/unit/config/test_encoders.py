@@ -103,7 +103,7 @@ def test_learned_prompts_can_start_from_a_text_encoder(start):
         (parse_text_encoder, "none:scratch", "remove `:scratch`"),
         (parse_text_encoder, "nome", "did you mean 'none'"),
         (parse_text_encoder, "hf:", "no model name"),
-        (parse_text_encoder, "resnet18", "known are `clip:"),
+        (parse_text_encoder, "resnet18", "text encoders are `clip:"),
     ],
 )
 def test_unknown_names_get_a_sentence(parse, written, part):
