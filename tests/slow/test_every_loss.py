@@ -74,6 +74,7 @@ def test_row_trains_and_resumes_and_reproduces(
     config = {
         "name": "a",
         "use_cv": False,
+        "val_fraction": 0.5,
         "loss": {"type": kind},
         "aux_losses": [{"type": name, "weight": 0.1} for name in aux],
         **SPECIAL.get(kind, {}),
