@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from clip_pkg.cli import main
@@ -22,6 +23,10 @@ def pytest_configure() -> None:
     And make tables as wide everywhere as on a wide terminal.
     """
     os.environ["COLUMNS"] = "160"
+    # Speed is measured in benchmarks/, never asserted.
+    too_slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("any speed", deadline=None, suppress_health_check=too_slow)
+    hypothesis.settings.load_profile("any speed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -139,7 +139,7 @@ def test_requeued_and_preempted_folds_give_the_numbers_of_a_local_run(
         log = remote.log("a", fold)
         assert f"Interrupted by {number}" in log
         assert len(re.findall(rf"^Slurm job {jobs['a', fold]} on ", log, re.MULTILINE)) == 2
-        assert "no NVIDIA driver is installed here" in log
+        assert "this node has no NVIDIA driver" in log
     assert RESUMED in remote.log("a", 1) + remote.log("a", 2)
     assert all(
         one.attempts == 1 for one in read_ledger(remote.root / "out/ledger.jsonl").tasks.values()

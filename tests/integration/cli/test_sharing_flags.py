@@ -16,12 +16,11 @@ from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli import main
 from clip_pkg.cli.main import parser_of
 from clip_pkg.cli.run_arguments import execution
-from clip_pkg.launch.execution import _at_most
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.executors import open_executor
 from clip_pkg.scheduling.process import ProcessExecutor
 from clip_pkg.scheduling.resources import Resources
-from support.fold_tasks import gpu, gpus, task
+from support.fold_tasks import gpus, task
 
 CPU = Device("cpu", "", "CPU")
 
@@ -117,10 +116,6 @@ def test_no_more_places_than_there_are_folds(devices: Callable[..., None]) -> No
     assert found.most_jobs([task("a", fold) for fold in range(1, 6)]) == 3
     assert found.most_jobs([task("a", fold, gpu_id=1) for fold in range(1, 6)]) == 5
     assert found.most_jobs([task("a", gpus=2)]) == 1
-    fit = _at_most(3, lambda device, one: 8)
-    assert fit is not None
-    assert fit(gpu(0), task("a")) == 3
-    assert _at_most(3, None) is None
 
 
 def test_folds_on_a_cpu_share_its_cores_and_it_is_said(
