@@ -133,7 +133,8 @@ def test_a_wrong_setting_ends_before_anything_is_made(
     assert not (checkout.root / "no such").exists()
 
 
-PARALLEL = "--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder"
+CORES = len(os.sched_getaffinity(0))
+PARALLEL = f"--numprocesses {min(CORES + 1, 4)} --dist loadfile --no-loadscope-reorder"
 
 
 def test_the_test_launcher_ends_with_the_tests(launchable: Checkout) -> None:
