@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from support.outcomes import SECONDS_TO_END, alive, check_readable, outcome
-from support.tiny import command, program_environment
+from support.tiny import command, half_the_cores, program_environment
 
 pytestmark = pytest.mark.slow
 # Python runs this at its start, in the workers too: a GPU that computes as this CPU does.
@@ -90,11 +90,6 @@ def test_nothing_is_left_behind_and_every_number_is_that_of_a_fold_alone(
     assert start().wait() == 0
     shown = (tmp_path / "stdout.txt").read_text(encoding="utf-8")
     assert "Folds take turns on a GPU" in shown
-    cores = sorted(os.sched_getaffinity(0))
-    # As many threads as one of the two had: sums of other numbers of threads differ.
-    os.sched_setaffinity(0, cores[: max(1, len(cores) // 2)])
-    try:
+    with half_the_cores():  # as many threads as one of the two had
         train("--config-file", configs, output="alone")
-    finally:
-        os.sched_setaffinity(0, cores)
     assert outcome(tmp_path / "out/a") == outcome(tmp_path / "alone/a")

@@ -130,7 +130,8 @@ def test_requeued_and_preempted_folds_give_the_numbers_of_a_local_run(
     cluster.ask("scontrol", "requeue", jobs["a", 1])
     local = launch(*configs, output="local")
     core = one_core()  # one thread, as Slurm's jobs have here
-    assert local.start(preexec_fn=lambda: os.sched_setaffinity(0, core)).wait(PATIENCE) == 0
+    alone = local.start("--executor", "inline", preexec_fn=lambda: os.sched_setaffinity(0, core))
+    assert alone.wait(PATIENCE) == 0
     assert process.wait(PATIENCE) == 0, remote.output
 
     assert outcome(remote.root / "out") == outcome(local.root / "out")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,14 @@ def one_core() -> set[int]:
     cores = sorted(os.sched_getaffinity(0))
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     return {cores[int(worker) % len(cores)]}
+
+
+@contextlib.contextmanager
+def half_the_cores() -> Iterator[None]:
+    """Compute in half as many threads meanwhile; sums of other numbers of threads differ."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[: max(1, len(cores) // 2)])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)

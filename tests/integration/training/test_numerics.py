@@ -3,7 +3,7 @@
 When a test here fails because an algorithm was changed on purpose, raise `NUMERICS_VERSION` in
 `clip_pkg/study/identity.py` and pin the new curves:
 
-    PRINT_CURVES=1 python -m pytest -n 0 -s tests/unit/training/test_numerics.py
+    PRINT_CURVES=1 python -m pytest -n 0 -s tests/integration/training/test_numerics.py
 
 The tolerance covers the rounding of different CPUs. The last tests show that it does not cover a
 change of the algorithm.
