@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -47,7 +48,7 @@ if (task.name, task.fold) == ("a", 2) and task.micro_batch_size is None:
 
 @dataclass(frozen=True)
 class Run:
-    """What was shown, what was left, and who was there meanwhile."""
+    """What was shown, what was left, and who was still there at its end."""
 
     shown: str
     output: Path
@@ -61,11 +62,14 @@ class Run:
 Launch = Callable[[str], Run]
 
 
-def descendants(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def started_with(folder: str) -> list[psutil.Process]:
+    """The processes, daemons too, whose folder for temporary files this is."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == folder:
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def launch(
         environment["TMPDIR"] = folder = tempfile.mkdtemp(prefix="ex-", dir="/tmp")
         if executor == "slurm":
             environment |= slurm_environment()
-        process = psutil.Popen(
+        done = subprocess.run(
             command(*words),
             cwd=root,
             env=environment,
@@ -116,23 +120,13 @@ def launch(
             text=True,
             preexec_fn=lambda: os.sched_setaffinity(0, core),
         )
-        family: set[psutil.Process] = set()
-        while process.poll() is None:
-            family |= set(descendants(process))
-            with_timeout(process)
-        shown = process.stdout.read()
-        assert process.returncode == 1, shown
-        shutil.rmtree(folder, ignore_errors=True)
-        return Run(shown, output, sorted(family, key=lambda one: one.pid))
+        assert done.returncode == 1, done.stdout
+        left = started_with(folder)
+        assert list(Path(folder).iterdir()) == []
+        shutil.rmtree(folder)
+        return Run(done.stdout, output, left)
 
     return run
-
-
-def with_timeout(process: psutil.Popen) -> None:
-    try:
-        process.wait(0.2)
-    except psutil.TimeoutExpired:
-        return
 
 
 @pytest.fixture(params=sorted(FLAGS))

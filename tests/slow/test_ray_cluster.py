@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 
 from clip_pkg.study.progress import read_progress
 from support.outcomes import outcome
-from support.tiny import TINY, Program, command, program_environment
+from support.tiny import TINY, command, program_environment
 
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="needs the extra ray")
 
@@ -45,19 +46,13 @@ class TwoNodes:
         return str(self.cluster.address)
 
     def processes(self, word: str = "") -> list[psutil.Process]:
-        return marked(self.mark, word)
-
-
-def marked(mark: str, word: str = "") -> list[psutil.Process]:
-    """Processes that descend from one with this mark, with `word` in their command line."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and word in str(process.cmdline()):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found
+        """Those that descend from one with the mark, with `word` in their command line."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and word in str(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 @pytest.fixture
@@ -187,29 +182,3 @@ def test_ctrl_c_a_killed_launcher_and_a_lost_node_change_no_number(
 
     train("--config-file", configs, "--multi-config", output="local")
     assert outcome(out) == outcome(tmp_path / "local")
-
-
-@pytest.mark.slow
-def test_a_cluster_of_this_run_alone_is_gone_afterwards(
-    images: Path,
-    tmp_path: Path,
-    write_configs: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    program: Program,
-) -> None:
-    mark = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, mark)
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    monkeypatch.setenv("TMPDIR", str(folder))
-    words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--multi-config"]
-    words += ["--config-file", write_configs({"name": "a"}), "--jobs-per-gpu", "2"]
-    shown = program(*words, "--executor", "ray", "--ray-address", "local").stdout
-    assert "Ray cluster local: 1 node(s)" in shown
-    wait_for(lambda: not marked(mark), 30)
-    assert list(folder.glob("clip-ray-*")) == []
-    shutil.rmtree(folder)
-    states = [
-        (event["event"], event["fold"]) for event in events(tmp_path / "out") if "fold" in event
-    ]
-    assert states[:2] == [("queued", 1), ("queued", 2)]  # at a time: each has half of the CPUs
-    assert sorted(states[-2:]) == [("done", 1), ("done", 2)]

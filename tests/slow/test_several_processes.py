@@ -151,9 +151,8 @@ def test_rank_0_measures(two_processes: Path) -> None:
     assert sum(found.seconds.values()) == pytest.approx(found.total_seconds)
     assert f"epochs 2–{epochs} on cpu, rank 0 of 2: {found.images} images" in log
     assert re.search(r"Trace of \d step\(s\), rank 0 of 2: ", log)
-    with gzip.open(
-        two_processes / "a/profile/fold_1_trace.json.gz", "rt", encoding="utf-8"
-    ) as stream:
+    trace = two_processes / "a/profile/fold_1_trace.json.gz"
+    with gzip.open(trace, "rt", encoding="utf-8") as stream:
         names = {event.get("name") for event in json.load(stream)["traceEvents"]}
     assert {"image forward", "backward", "optimiser"} <= names
 

@@ -39,7 +39,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def digest(tensor: torch.Tensor) -> str:
     """Name the bits of a tensor, of which lists would take minutes to compare."""
-    return hashlib.sha256(tensor.cpu().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def check_readable(folder: Path) -> None:
