@@ -24,6 +24,7 @@ from clip_pkg.report.methods import methods_paragraph, tests_sentence
 from clip_pkg.report.page import PlacedFigure, page_html
 from clip_pkg.report.pictures import Advance, Pictures
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
+from clip_pkg.report.suspects import gallery
 from clip_pkg.report.tables import (
     class_table,
     full_leaderboard,
@@ -33,10 +34,12 @@ from clip_pkg.report.tables import (
 )
 from clip_pkg.results.comparison_records import DataSetComparison
 from clip_pkg.results.comparison_tables import shown_spread, title
+from clip_pkg.results.suspects import find_suspects
 from clip_pkg.results.tables import LATEX_PREAMBLE, latex_table
 
 MAX_WITH_PICTURES = 6  # configs whose models are evaluated; of more, the best
 MAX_PAIRS = 10  # in the page
+MAX_SUSPECTS = 12  # with thumbnails
 TOO_MANY_CONFIGS = (
     f"Feature maps and mistakes were made for the best {MAX_WITH_PICTURES} configurations only; "
     "run `report` on this config's own folder to make them for it."
@@ -48,7 +51,10 @@ PictureMaker: TypeAlias = Callable[[ConfigOutcome, Advance], Pictures]
 
 
 def write_report(
-    run: ReportedRun, make_pictures: PictureMaker | None, progress: Progress
+    run: ReportedRun,
+    make_pictures: PictureMaker | None,
+    progress: Progress,
+    data_dir: Path | None = None,
 ) -> tuple[int, list[str]]:
     """Draw everything, write all files.
 
@@ -57,6 +63,7 @@ def write_report(
         make_pictures: evaluates the models of a config; None leaves images out.
         progress: called with (done, total): a step for each config, and one for each fold whose
             model is evaluated.
+        data_dir: where the images of thumbnails are; None: where they were in training.
 
     Returns:
         The number of figures, and sentences about parts that were left out.
@@ -85,8 +92,13 @@ def write_report(
         _data_set_section(run, one, f"d{number}", scopes, figures)
         for number, one in enumerate(run.comparison.data_sets, start=1)
     ]
+    for one in sets:
+        one["gallery"] = gallery(
+            one["suspects"], MAX_SUSPECTS, data_dir, images=make_pictures is not None
+        )
     findings = list(map(_sentence, run.comparison.main_findings(MAX_PAIRS)))
     page = page_html(
+        "page.html.j2",
         title="Cross-validation report",
         subtitle=shown(run.root.name),
         version=__version__,
@@ -97,10 +109,13 @@ def write_report(
         configs=configs,
         files=FILES,
     )
-    methods, latex = ([one[key] for one in sets] for key in ("methods", "latex"))
-    write_files(run, page, figures=figures, methods=methods, latex=latex)
-    reasons = dict.fromkeys(one["pictures_missing"] for one in configs if one["pictures_missing"])
-    return len(figures), list(reasons)
+    methods, latex, suspects = (
+        [one[key] for one in sets] for key in ("methods", "latex", "suspects")
+    )
+    write_files(run, page, figures=figures, methods=methods, latex=latex, suspects=suspects)
+    reasons = [one["pictures_missing"] for one in configs]
+    reasons += [one["gallery"].missing for one in sets]
+    return len(figures), list(dict.fromkeys(filter(None, reasons)))
 
 
 def _sentence(text: str) -> str:
@@ -192,6 +207,7 @@ def _data_set_section(
         ],
         "methods": methods_paragraph(outcomes, tests_sentence(run.comparison, data_set)),
         "latex": f"{LATEX_PREAMBLE}\n{latex_table(table, label)}",
+        "suspects": find_suspects(outcomes),
         "pretraining": losses_table(data_set),
         "convergence": None if curves is None else place(curves),
     }

@@ -11,6 +11,7 @@ from clip_pkg.report.page import PlacedFigure
 from clip_pkg.report.pictures import worst_mistakes
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
 from clip_pkg.results.comparison_records import Comparison, LeaderboardRow
+from clip_pkg.results.suspects import CSV_COLUMNS, Suspects
 from clip_pkg.results.tables import cells, csv_text
 
 SUFFIXES = (".svg", ".pdf")
@@ -22,6 +23,7 @@ FILES = {
     "confusion.csv": "confusion matrix of every config, out of fold",
     "learning_curves.csv": "every epoch of every fold",
     "mistakes.csv": "every wrong out-of-fold prediction, the most confident first",
+    "suspects.csv": "images whose label is probably wrong, with a column for the correct one",
     "methods.txt": "the methods paragraph",
     "results.tex": "the table for LaTeX",
     "figures/": "every figure as SVG and PDF, a folder per config",
@@ -59,10 +61,11 @@ def write_files(
     figures: Sequence[PlacedFigure],
     methods: Sequence[str],
     latex: Sequence[str],
+    suspects: Sequence[Suspects],
 ) -> None:
     """Write everything, the page last, and delete figures that an earlier report left.
 
-    methods, latex: a text per data set.
+    methods, latex, suspects: one per data set.
     """
     paths = run.paths
     written = set()
@@ -116,6 +119,14 @@ def write_files(
         ),
         "mistakes": csv_text(
             (row for one in run.ranked for row in _mistake_rows(one)), MISTAKE_COLUMNS
+        ),
+        "suspects": csv_text(
+            (
+                {"data_set": data_set.name, **row}
+                for data_set, found in zip(comparison.data_sets, suspects, strict=True)
+                for row in found.csv_rows()
+            ),
+            ("data_set", *CSV_COLUMNS),
         ),
     }.items():
         write_text(paths.numbers(name), text)

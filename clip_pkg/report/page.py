@@ -1,4 +1,4 @@
-"""The page: its figures, and the template that writes it.
+"""The pages: figures, and the templates that write them.
 
 Everything that comes from users (names of classes, files and configs) is escaped by the template.
 """
@@ -36,8 +36,8 @@ class PlacedFigure:
         return quote(f"figures/{path}.{kind}")
 
 
-def page_html(**values: Any) -> str:
-    """Write the page, one HTML document that loads no other file, from the template's variables."""
+def page_html(template: str, **values: Any) -> str:
+    """Write an HTML document that loads no other file, from a template and its variables."""
     loader = PackageLoader("clip_pkg.report")
     environment = Environment(
         loader=loader,
@@ -53,7 +53,7 @@ def page_html(**values: Any) -> str:
         "percent": lambda share: f"{100 * share:.1f}\u00a0%",
     }
     style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "script.js"))
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(template).render(
         **values,
         style=Markup(style),  # noqa: S704  our own files
         script=Markup(script),  # noqa: S704

@@ -204,7 +204,7 @@ def _mistakes(
         evidence = [None] * len(shown)
     return {
         mistake: MistakePicture(
-            mistake, _png(pixels), None if one is None else _png(overlaid(pixels, one))
+            mistake, png(pixels), None if one is None else png(overlaid(pixels, one))
         )
         for mistake, pixels, one in zip(shown, batch.pixels, evidence, strict=True)
     }
@@ -221,7 +221,8 @@ def overlaid(pixels: Pixels, evidence: NDArray[np.float32]) -> Pixels:
     return mixed
 
 
-def _png(pixels: Pixels) -> bytes:
+def png(pixels: Pixels) -> bytes:
+    """A picture [S, S, 3] as PNG of `PICTURE_SIZE`."""
     image = Image.fromarray(pixels).resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,6 @@ from clip_pkg.results.folders import (
     ConfigFiles,
     History,
     left_out,
-    read_json,
     result_folders,
 )
 from clip_pkg.results.summary import summarize
@@ -48,13 +46,6 @@ class ConfigOutcome(ConfigFiles):
     def label(self) -> str:
         """Printable name."""
         return shown(self.name)
-
-    @cached_property
-    def preflight(self) -> Mapping[str, Any]:
-        """What the check of the images found; empty if the file is missing."""
-        path = self.paths.preflight
-        found: Mapping[str, Any] = read_json(path) if path.exists() else {}
-        return found
 
     @property
     def histories(self) -> list[History]:

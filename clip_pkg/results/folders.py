@@ -147,6 +147,13 @@ class ConfigFiles:
         return [paths for paths in found if len(paths) > 1]
 
     @cached_property
+    def preflight(self) -> Mapping[str, Any]:
+        """What the check of the images found; empty if the file is missing."""
+        path = self.paths.preflight
+        found: Mapping[str, Any] = read_json(path) if path.exists() else {}
+        return found
+
+    @cached_property
     def summary(self) -> Mapping[str, Any]:
         """`cv_summary.json`; raises RunFolderError if it is missing, damaged or out of date."""
         summary = read_summary(self.paths.summary)

@@ -40,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--no-images",
         action="store_true",
-        help="leave out what needs images and models: the map of features and the worst mistakes",
+        help="leave out what needs images: the map of features, the worst mistakes, thumbnails",
     )
 
 
@@ -59,7 +59,8 @@ def run(parsed: argparse.Namespace) -> int:
     with terminal.waiting("Reading and comparing results"):
         results = read_run(parsed.directory)
     with decoding(terminal, "Making the report") as progress:
-        n_figures, missing = write_report(results, None if parsed.no_images else pictures, progress)
+        maker = None if parsed.no_images else pictures
+        n_figures, missing = write_report(results, maker, progress, parsed.data_dir)
     if not parsed.no_images:
         terminal.notes(missing)
     terminal.line(f"Wrote {shown(results.paths.page)}, which needs no other file.", "green")

@@ -143,6 +143,21 @@ def test_numbers_are_those_of_the_summaries(trained_run: TrainedRun) -> None:
     assert r"plain \& \textless{}clip\textgreater{}" in (folder / "results.tex").read_text()
 
 
+def test_suspected_labels_have_a_section_and_a_file(trained_run: TrainedRun) -> None:
+    folder = trained_run.page.parent
+    found = rows(folder / "suspects.csv")
+    wrong: dict[str, set[str]] = {}
+    for row in rows(folder / "mistakes.csv"):
+        wrong.setdefault(row["path"], set()).add(row["config"])
+    never_right = {path for path, configs in wrong.items() if len(configs) == 2}
+    assert never_right
+    assert {row["path"] for row in found if "misclassified" in row["reasons"]} == never_right
+    text = trained_run.page.read_text(encoding="utf-8")
+    (section,) = re.findall(r'<section id="suspects".*?</section>', text, flags=re.S)
+    assert section.count("<img ") == min(12, len(found))
+    assert str(escape(found[0]["path"])) in section
+
+
 def test_a_second_report_is_the_same_and_keeps_nothing_old(copied_run: Path) -> None:
     figures = copied_run / "report" / "figures"
 
