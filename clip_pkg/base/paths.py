@@ -76,6 +76,16 @@ class FoldPaths:
         return self.root / "predictions_last.csv"
 
     @property
+    def epoch_predictions(self) -> Path:
+        """Validation probabilities after every epoch, unless an inner split chooses the epoch."""
+        return self.root / "predictions_epochs.npz"
+
+    @property
+    def unfinished_epoch_predictions(self) -> Path:
+        """The same while the fold trains, uncompressed."""
+        return self.root / "predictions_epochs.part"
+
+    @property
     def exposure(self) -> Path:
         """How often the sampler showed each training image."""
         return self.root / "sampler_exposure.csv"

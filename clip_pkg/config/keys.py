@@ -278,6 +278,13 @@ class ConfigKeys(StrictModel):
         "val_loss", description="Metric that early stopping and the best checkpoint use."
     )
     save_best: bool = Field(True, description="Write `checkpoint_best.pth`.")
+    keep_epoch_predictions: Annotated[bool, NoEffectOnNumbers()] = Field(
+        True,
+        description=(
+            "Keep the validation probabilities of every epoch, from which the headline corrects "
+            "the choice of the epoch; false: the headline is the last epoch."
+        ),
+    )
     gpu_id: Annotated[int | str | None, NoEffectOnNumbers(), UsedByPretraining()] = Field(
         None, description="Run this config on this device only."
     )

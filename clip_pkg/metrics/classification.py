@@ -25,8 +25,8 @@ class ClassScores:
 
     support: samples of the class.
     predicted: samples predicted as the class.
-    precision: None when the class is never predicted or has no samples.
-    recall, f1: None when the class has no samples.
+    precision: 0 when the class is never predicted.
+    precision, recall, f1: None when the class has no samples.
     specificity: None when all samples are of the class.
     average_precision, auroc: None when the class has no samples, or all of them.
     """

@@ -38,10 +38,11 @@ class Scored(ABC):
         self._support, self._predicted = support, predicted
         self._total, self._right = support.sum(axis=0), hits.sum(axis=0)
         present, negatives = support > 0, self._total - support
+        precision = ratio(hits, np.where(present, predicted, 0))
         self.by_class: dict[str, Floats] = {
-            "precision": ratio(hits, np.where(present, predicted, 0)),
+            # 0 for a class that is never predicted, so that ignoring a rare class never pays.
+            "precision": np.where(present & (predicted == 0), 0.0, precision),
             "recall": ratio(hits, support),
-            # 0 for a class that has samples and is never predicted: the formula has a value there.
             "f1": ratio(2 * hits, np.where(present, support + predicted, 0)),
             "specificity": ratio(negatives - (predicted - hits), negatives),
         }

@@ -7,6 +7,7 @@ where a score is undefined.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +35,28 @@ class WeightedScores:
     by_class: dict[str, Floats]
 
 
-def weighted_scores(probabilities: Floats, targets: Labels, weights: Floats) -> WeightedScores:
-    """Every metric that is resampled, for each resample.
+RANKED = frozenset({"mAP", "auroc"})  # need a sort by every class's probability, which takes time
+RESAMPLED = tuple(name for name, metric in METRICS.items() if metric.is_resampled)
+
+
+def weighted_scores(
+    probabilities: Floats, targets: Labels, weights: Floats, names: Sequence[str] = RESAMPLED
+) -> WeightedScores:
+    """Metrics that are resampled, for each resample.
 
     Args:
         probabilities: [N, C], rows are distributions.
         targets: [N] in 0…C−1.
         weights: [N, B], whole numbers from 0, each column with a sum above 0.
+        names: of the metrics; without those of `RANKED`, average precision and AUROC are missing
+            in `by_class`.
     """
     scored = _Resamples(probabilities, targets, weights)
+    if not RANKED.isdisjoint(names):
+        average_precision, auroc = _ranking(probabilities, targets, weights)
+        scored.by_class |= {"average_precision": average_precision, "auroc": auroc}
     return WeightedScores(
-        scores={
-            name: metric.compute(scored) for name, metric in METRICS.items() if metric.is_resampled
-        },
-        by_class=scored.by_class,
+        scores={name: METRICS[name].compute(scored) for name in names}, by_class=scored.by_class
     )
 
 
@@ -63,8 +72,6 @@ class _Resamples(Scored):
             _sums(targets, correct, classes),
         )
         self._probabilities, self._targets, self._weights = probabilities, targets, weights
-        average_precision, auroc = _ranking(probabilities, targets, weights)
-        self.by_class |= {"average_precision": average_precision, "auroc": auroc}
 
     def macro(self, score: str, *, by_support: bool = False) -> Floats:
         values = self.by_class[score]

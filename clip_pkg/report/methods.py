@@ -278,7 +278,7 @@ def _statistics(outcome: ConfigOutcome) -> str:
     if intervals is not None:
         text += (
             f", with {100 * intervals['level']:g} % confidence intervals of the pooled predictions "
-            f"({intervals['method']}, {intervals['resamples']} resamples of {intervals['drawn']})"
+            f"({intervals['method']}; over {intervals['drawn']}, models fixed)"
         )
     return text + (
         "; balanced accuracy, F1, AUROC and average precision (mAP) are unweighted means over "

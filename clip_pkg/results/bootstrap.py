@@ -1,9 +1,9 @@
-"""Stratified bootstrap of out-of-fold predictions: intervals of scores and of their differences.
+"""Stratified bootstrap of out-of-fold predictions.
 
-Percentile intervals (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13) over
-images drawn within each class, so that every resample keeps the class sizes. Images that belong
-together (of one patient, copies) are drawn together: Field & Welsh 2007, "Bootstrapping clustered
-data". Models are kept as they are: an interval covers other images, not other training runs.
+Images are drawn within each class, so that every resample keeps the class sizes (Efron & Tibshirani
+1993, "An Introduction to the Bootstrap"). Images that belong together (of one patient, copies,
+repeats) are drawn together: Field & Welsh 2007, "Bootstrapping clustered data". Models are kept as
+they are: what follows covers other images, not other training runs.
 
 Legend: N images, C classes, R resamples.
 """
@@ -11,73 +11,44 @@ Legend: N images, C classes, R resamples.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.metrics.table import METRICS
 from clip_pkg.metrics.weighted import weighted_scores
 from clip_pkg.results.comparison_records import Interval
 from clip_pkg.study.duplicates import linked_sets
-from clip_pkg.study.predictions import Predictions
 
 LEVEL = 0.95
-RESAMPLES = 2000
+SEED = 0
+RESAMPLES = 1000
 MIN_RESAMPLES = 200
-MAX_WORK = 4_000_000_000  # N·C·R, some 30 seconds; larger data takes fewer resamples
+MAX_WORK = 400_000_000  # N·C·R, some ten seconds; larger data takes fewer resamples
+MAX_TABLE = 10_000_000  # N·C above which even MIN_RESAMPLES would take minutes
 CHUNK = 2_000_000  # weights held at once, N × resamples
 MAX_UNDEFINED = 0.05  # share of resamples without a value that an interval tolerates
-METHOD = "stratified percentile bootstrap"
-
-# Of a summary, which must not hold up a run: N·C·R for about ten seconds, and the N·C above which
-# even MIN_RESAMPLES would take minutes.
-SUMMARY_RESAMPLES = 1000
-MAX_SUMMARY_WORK = 400_000_000
-MAX_SUMMARY_TABLE = 10_000_000
-SUMMARY_SEED = 0
-PER_CLASS = ("precision", "recall", "f1", "average_precision", "auroc")
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 
-def confidence_intervals(
-    predictions: Predictions, clusters: Iterable[Sequence[str]]
-) -> dict[str, Any] | None:
-    """The block `confidence_intervals` of a summary; None for too many images.
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Scores of R resamples of the images, as fractions; NaN where undefined.
 
-    clusters: lists of paths that belong together.
+    scores: [R] by the names of `METRICS`. by_class: [C, R] by the names of `ClassScores`.
+    units: [C] groups of images that have an image of the class; None if each image is alone.
+    n_units: all groups.
     """
-    size = predictions.probabilities.size
-    if size > MAX_SUMMARY_TABLE:
-        return None
-    resamples = max(MIN_RESAMPLES, min(SUMMARY_RESAMPLES, MAX_SUMMARY_WORK // size))
-    units = image_clusters(predictions.paths, clusters)
-    scores, by_class = resampled_scores(
-        predictions.probabilities,
-        predictions.targets,
-        clusters=units,
-        resamples=resamples,
-        seed=SUMMARY_SEED,
-    )
 
-    def interval(values: Floats | None) -> list[float] | None:
-        found = None if values is None else percentile_interval(values)
-        return None if found is None else [found.low, found.high]
+    scores: Mapping[str, Floats]
+    by_class: Mapping[str, Floats]
+    units: Labels | None
+    n_units: int
 
-    return {
-        "method": METHOD,
-        "level": LEVEL,
-        "resamples": resamples,
-        "seed": SUMMARY_SEED,
-        "drawn": "images" if units is None else "groups of images",
-        "out_of_fold": {name: interval(scores.get(name)) for name in METRICS},
-        "per_class": {
-            name: {score: interval(by_class[score][label]) for score in PER_CLASS}
-            for label, name in enumerate(predictions.classes)
-        },
-    }
+    def __len__(self) -> int:
+        return len(next(iter(self.scores.values())))
 
 
 def image_clusters(paths: Sequence[str], clusters: Iterable[Sequence[str]]) -> Labels | None:
@@ -89,43 +60,50 @@ def image_clusters(paths: Sequence[str], clusters: Iterable[Sequence[str]]) -> L
     return linked_sets(len(paths), members)
 
 
-def resampled_scores(
+def resample(
     probabilities: Floats,
     targets: Labels,
-    *,
     clusters: Labels | None = None,
+    *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[dict[str, Floats], Mapping[str, Floats]]:
-    """Scores of R resamples of the images; NaN where undefined.
+    seed: int = SEED,
+) -> Resampled | None:
+    """Score R resamples of the images; None for more than `MAX_TABLE` images × classes.
 
-    Configs with equal targets, clusters and seed get the same resamples, so the differences of
-    their scores are a paired bootstrap.
+    Configs with equal targets, clusters and seed get the same resamples, so their scores are
+    paired.
 
     Args:
         probabilities: [N, C], rows are distributions.
         targets: [N] in 0…C−1.
         clusters: [N] equal numbers for images that belong together; None: each image alone.
-        resamples: R; fewer where that would take minutes (`affordable`).
+        resamples: R; fewer, but at least `MIN_RESAMPLES`, where that would take minutes.
         seed: of the draws.
-
-    Returns:
-        Scores [R] in the units of the history, and fractions by class [C, R].
     """
-    count = affordable(len(targets), probabilities.shape[1], resamples)
+    size = probabilities.size
+    if size > MAX_TABLE:
+        return None
+    count = min(resamples, max(MIN_RESAMPLES, MAX_WORK // size))
     chunks = [
         weighted_scores(probabilities, targets, weights)
         for weights in _weights(targets, clusters, count, seed)
     ]
-    scores = {
-        name: METRICS[name].factor * np.concatenate([chunk.scores[name] for chunk in chunks])
-        for name in chunks[0].scores
-    }
-    by_class = {
-        name: np.concatenate([chunk.by_class[name] for chunk in chunks], axis=1)
-        for name in chunks[0].by_class
-    }
-    return scores, by_class
+    units = None
+    if clusters is not None:
+        pairs = np.unique(np.stack([targets, clusters]), axis=1)
+        units = np.bincount(pairs[0], minlength=probabilities.shape[1])
+    return Resampled(
+        scores={
+            name: np.concatenate([chunk.scores[name] for chunk in chunks])
+            for name in chunks[0].scores
+        },
+        by_class={
+            name: np.concatenate([chunk.by_class[name] for chunk in chunks], axis=1)
+            for name in chunks[0].by_class
+        },
+        units=units,
+        n_units=len(targets) if clusters is None else len(np.unique(clusters)),
+    )
 
 
 def percentile_interval(values: Floats, level: float = LEVEL) -> Interval | None:
@@ -138,11 +116,6 @@ def percentile_interval(values: Floats, level: float = LEVEL) -> Interval | None
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
-
-
-def affordable(count: int, classes: int, resamples: int) -> int:
-    """Number of resamples of N images and C classes: as requested, or fewer but at least 200."""
-    return min(resamples, max(MIN_RESAMPLES, MAX_WORK // (count * classes)))
 
 
 def _weights(

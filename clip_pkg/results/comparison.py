@@ -17,30 +17,26 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.metrics.table import METRICS
 from clip_pkg.results import sentences
-from clip_pkg.results.bootstrap import (
-    LEVEL,
-    RESAMPLES,
-    Floats,
-    image_clusters,
-    percentile_interval,
-    resampled_scores,
-)
+from clip_pkg.results.bootstrap import LEVEL, Resampled, image_clusters, resample
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
     Baseline,
     Comparison,
     DataSetComparison,
+    Headline,
     LeaderboardRow,
     Pooled,
     Question,
     Refusal,
+    Winner,
     spread_of,
 )
 from clip_pkg.results.folders import ConfigFiles, Epoch, result_folders
+from clip_pkg.results.headline import best_of, headline_block
+from clip_pkg.results.intervals import score_intervals
 from clip_pkg.results.pairs import Entrant, comparable, compare_pairs
 from clip_pkg.results.pretraining_rows import pretraining_rows
 from clip_pkg.results.ranks import compare_across
-from clip_pkg.study.predictions import Predictions
 
 DEFAULT_METRIC = "balanced_acc"
 
@@ -142,13 +138,18 @@ def _data_set(
         advance()
 
     def place(one: Entrant) -> tuple[bool, bool, float, str]:
-        """Complete configs first, then the best score."""
-        mean = one.row.spread(question).mean
-        score = 0.0 if mean is None else mean if question.lower_is_better else -mean
-        return one.row.folds_done < one.row.n_folds, mean is None, score, one.row.config
+        """Complete configs first, then the best headline."""
+        found = one.row.score(question)
+        score = 0.0 if found is None else found if question.lower_is_better else -found
+        return one.row.folds_done < one.row.n_folds, found is None, score, one.row.config
 
     entrants.sort(key=place)
     groups, refusals = comparable(entrants)
+    winner: Winner | None = None
+    if groups and len(groups[0]) > 1:
+        rivals = [one.files for one in groups[0]]
+        name = groups[0][0].row.name
+        winner = best_of(rivals, 0, name, question.metric, question.level)
     first = entrants[0].files
     majority = first.summary["baselines"]["majority_class"]
     baselines = [
@@ -164,12 +165,12 @@ def _data_set(
         classes=tuple(first.folds_info["classes"]),
         n_images=max(one.row.n_pooled for one in entrants),
         grouped=bool(first.clusters),
-        resamples=max(0 if one.resampled is None else len(one.resampled) for one in entrants),
         rows=tuple(one.row for one in entrants),
         baselines=tuple(baselines),
         pairs=compare_pairs(groups, question),
         refusals=tuple(refusals),
         pretraining=pretraining_rows(configs, question.epoch),
+        winner=winner,
     )
 
 
@@ -177,28 +178,19 @@ def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
     """Score one config's pooled predictions, with intervals."""
     predictions = files.pooled(question.epoch)
     scores: dict[str, Pooled] = {}
-    resampled: dict[str, Floats] = {}
+    resampled: Resampled | None = None
     if predictions is not None:
-        # the order in which the images of all configs are the same
-        order = sorted(range(len(predictions.paths)), key=predictions.paths.__getitem__)
-        predictions = Predictions(
-            classes=predictions.classes,
-            paths=tuple(predictions.paths[index] for index in order),
-            targets=predictions.targets[order],
-            probabilities=predictions.probabilities[order],
-        )
-        resampled, _ = resampled_scores(
-            predictions.probabilities,
-            predictions.targets,
-            clusters=image_clusters(predictions.paths, files.clusters),
-            resamples=RESAMPLES,
-            seed=question.seed,
-        )
-        metrics = classification_metrics(predictions.probabilities, predictions.targets)
-        for score, value in history_scores(metrics).items():
-            drawn = resampled.get(score)
-            interval = None if drawn is None else percentile_interval(drawn, question.level)
-            scores[score] = Pooled(value, interval)
+        predictions = predictions.sorted()
+        table, targets = predictions.probabilities, predictions.targets
+        clusters = image_clusters(predictions.paths, files.clusters)
+        resampled = resample(table, targets, clusters, seed=question.seed)
+        found = None
+        if resampled is not None:
+            found = score_intervals(table, targets, resampled, level=question.level)
+        for score, value in history_scores(classification_metrics(table, targets)).items():
+            scores[score] = Pooled(value, None if found is None else found.scores[score])
+    # Summaries of earlier versions have no headline.
+    headline = files.summary["headline"] or headline_block(files) if files.done else None
     best, last = files.summary, files.summary["last_epoch"]
     compared = (best if question.epoch == "best" else last)["fold_results"]
     fold_scores = compared.get(f"fold_val_{question.metric}") or [None] * len(files.folds)
@@ -215,8 +207,10 @@ def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
         n_pooled=0 if predictions is None else len(predictions.paths),
         epoch_choice=str(files.summary["epoch_choice"]),
         fold_scores=tuple(fold_scores),
+        headline=None if headline is None else Headline.from_json(headline),
     )
-    return Entrant(files, row, predictions, resampled.get(question.metric))
+    draws = None if resampled is None else resampled.scores.get(question.metric)
+    return Entrant(files, row, predictions, draws)
 
 
 def _tails(folders: Sequence[Path]) -> list[str]:

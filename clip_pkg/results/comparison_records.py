@@ -83,6 +83,31 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """Scores of a config that no choice on the reported images has flattered.
+
+    rule: as in `cv_summary.json`. means: the rule in words. scores: by score, with their intervals.
+    optimism_removed: by score; empty unless the rule is `bias corrected`.
+    """
+
+    rule: str
+    means: str
+    level: float
+    scores: Mapping[str, Pooled]
+    optimism_removed: Mapping[str, float]
+
+    @classmethod
+    def from_json(cls, block: Mapping[str, Any]) -> Headline:
+        scores = {
+            name: Pooled(value, None if limits is None else Interval(*limits))
+            for name, value in block["scores"].items()
+            for limits in [block["intervals"][name]]
+        }
+        removed = block["optimism_removed"] or {}
+        return cls(block["rule"], block["means"], block["level"], scores, removed)
+
+
+@dataclass(frozen=True)
 class LeaderboardRow:
     """One config on one data set; rows are sorted, the best first.
 
@@ -95,6 +120,7 @@ class LeaderboardRow:
     n_pooled: images in `pooled`.
     epoch_choice: how the best epoch was chosen, in words.
     fold_scores: the compared metric of each fold at the compared epoch; None for a missing fold.
+    headline: None while no fold is done.
     """
 
     name: str
@@ -109,10 +135,18 @@ class LeaderboardRow:
     n_pooled: int
     epoch_choice: str
     fold_scores: tuple[float | None, ...]
+    headline: Headline | None = None
 
     def spread(self, question: Question) -> Spread:
         """The compared score over folds, at the compared epoch."""
         return (self.best if question.epoch == "best" else self.last)[question.metric]
+
+    def score(self, question: Question) -> float | None:
+        """What configs are ranked by: the headline, or the last epoch where that is asked for."""
+        if question.epoch == "last" or self.headline is None:
+            return self.spread(question).mean
+        found = self.headline.scores.get(question.metric)
+        return None if found is None else found.value
 
 
 @dataclass(frozen=True)
@@ -121,6 +155,21 @@ class Baseline:
 
     name: str
     scores: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best config by the headline, and what being chosen among several added to it.
+
+    value, interval: of the compared metric, after `optimism_removed` was subtracted, which covers
+    the choice of epochs too; all in its unit. n_configs: that it was chosen from.
+    """
+
+    name: str
+    n_configs: int
+    value: float | None
+    interval: Interval | None
+    optimism_removed: float
 
 
 @dataclass(frozen=True)
@@ -195,8 +244,8 @@ class DataSetComparison:
 
     name: of the folder that holds their results.
     grouped: whether the bootstrap draws groups of images instead of single images.
-    resamples: of the bootstrap.
     pretraining: the same configs by the loss of their pre-training; empty if no config has one.
+    winner: the leader's headline, less what being the best of several configs added to it.
     """
 
     name: str
@@ -204,12 +253,12 @@ class DataSetComparison:
     classes: tuple[str, ...]
     n_images: int
     grouped: bool
-    resamples: int
     rows: tuple[LeaderboardRow, ...]
     baselines: tuple[Baseline, ...]
     pairs: tuple[PairResult, ...]
     refusals: tuple[Refusal, ...]
     pretraining: tuple[PretrainingRow, ...] = ()
+    winner: Winner | None = None
 
     @property
     def leader(self) -> LeaderboardRow:

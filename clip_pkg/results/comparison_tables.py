@@ -86,7 +86,8 @@ def tables(comparison: Comparison) -> list[Table]:
     for one in comparison.data_sets:
         if one.pretraining:
             found.append(pretraining_table(one))
-        found += [leaderboard(one, comparison), epoch_table(one, comparison)]
+        found += [headline_table(one, comparison), leaderboard(one, comparison)]
+        found.append(epoch_table(one, comparison))
         if one.pairs:
             found.append(pair_table(one.pairs, one, comparison))
     if comparison.across is not None:
@@ -125,7 +126,27 @@ def epoch_table(one: DataSetComparison, comparison: Comparison) -> Table:
         rows.append((row.name, *spreads, out))
     pooled_title = f"Out of fold, {comparison.epoch} epoch ({comparison.level:.0%} CI)"
     columns = ("Config", "Best epoch", "Last epoch", pooled_title)
-    return Table(f"{one.name}: {title(metric)}", columns, tuple(rows))
+    return Table(f"{one.name}: {title(metric)} before any correction", columns, tuple(rows))
+
+
+def headline_table(one: DataSetComparison, comparison: Comparison) -> Table:
+    """The headline of each config with its interval and rule; last, the best one's as a winner."""
+    metric = comparison.metric
+    rows = []
+    for row in one.rows:
+        headline = row.headline
+        if headline is None:
+            continue
+        found, removed = headline.scores[metric], headline.optimism_removed.get(metric)
+        shown = shown_estimate(found.value, found.interval, metric)
+        rows.append((row.name, shown, shown_score(removed, metric), headline.rule))
+    if one.winner is not None:
+        best = one.winner
+        shown = shown_estimate(best.value, best.interval, metric)
+        rule = f"best of {best.n_configs}, corrected"
+        rows.append((best.name, shown, shown_score(best.optimism_removed, metric), rule))
+    columns = ("Config", f"{title(metric)} (95% CI)", "Optimism removed", "Rule")
+    return Table(f"{one.name}: headline", columns, tuple(rows))
 
 
 def pair_table(

@@ -21,6 +21,7 @@ from clip_pkg.study.predictions import Predictions, pooled, read_predictions
 from clip_pkg.study.tasks import FoldFailure, FoldResult, read_record
 
 Epoch: TypeAlias = Literal["best", "last"]
+HeadlineRule: TypeAlias = Literal["inner split", "last epoch", "bias corrected"]
 FoldStatus: TypeAlias = Literal["done", "diverged", "failed", "missing"]
 History: TypeAlias = Mapping[str, Sequence[float | None]]
 
@@ -139,6 +140,19 @@ class ConfigFiles:
     def unfinished(self) -> list[str]:
         """Folds without a result, with their status: `fold 2 (missing)`."""
         return [f"fold {f.number} ({f.status})" for f in self.folds if f.status != "done"]
+
+    @property
+    def headline_rule(self) -> HeadlineRule:
+        """How a headline is made that no choice on the reported images has flattered."""
+        if self.config["inner_val_fraction"] > 0:
+            return "inner split"
+        kept = all(fold.paths.epoch_predictions.exists() for fold in self.done)
+        chosen = any(fold.result is not None and fold.result.last_epoch > 1 for fold in self.done)
+        return "bias corrected" if kept and chosen else "last epoch"
+
+    @property
+    def headline_epoch(self) -> Epoch:
+        return "last" if self.headline_rule == "last epoch" else "best"
 
     @property
     def clusters(self) -> list[Sequence[str]]:

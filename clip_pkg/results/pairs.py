@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from clip_pkg.base.errors import shown
 from clip_pkg.results import sentences
-from clip_pkg.results.bootstrap import percentile_interval
 from clip_pkg.results.comparison_records import LeaderboardRow, PairResult, Question, Refusal
 from clip_pkg.results.folders import ConfigFiles
+from clip_pkg.results.intervals import correlation, difference_interval
 from clip_pkg.results.statistics import corrected_resampled_t_test, holm, mcnemar_test
 from clip_pkg.study.predictions import Predictions
 
@@ -98,12 +98,14 @@ def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
         folds = first.files.summary["fold_results"]
         ratio = sum(folds["fold_n_val"]) / sum(folds["fold_n_train"])
         test = corrected_resampled_t_test(differences, test_to_train=ratio, level=question.level)
-    pooled, bootstrap = None, None
-    values = [one.row.pooled[question.metric].value for one in (first, second)]
-    if values[0] is not None and values[1] is not None:
-        pooled = values[0] - values[1]
+    pooled, interval = None, None
+    ours, others = (one.row.pooled[question.metric] for one in (first, second))
+    if ours.value is not None and others.value is not None:
+        pooled = ours.value - others.value
         if first.resampled is not None and second.resampled is not None:
-            bootstrap = percentile_interval(first.resampled - second.resampled, question.level)
+            interval = difference_interval(
+                ours, others, correlation(first.resampled, second.resampled)
+            )
     correct = [one.probabilities.argmax(axis=1) == one.targets for one in (mine, theirs)]
     identical = np.array_equal(mine.probabilities, theirs.probabilities)
     return PairResult(
@@ -115,7 +117,7 @@ def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
         p_holm=None,
         mcnemar=mcnemar_test(*correct),
         pooled_difference=pooled,
-        bootstrap=bootstrap,
+        bootstrap=interval,
         verdict="tie" if identical else "untested",
         sentence="",
     )

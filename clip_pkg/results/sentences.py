@@ -7,6 +7,7 @@ from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
     DataSetComparison,
+    Interval,
     LeaderboardRow,
     PairResult,
     Question,
@@ -89,19 +90,43 @@ def standing(one: DataSetComparison, question: Question) -> str:
     led = [pair for pair in one.pairs if pair.first == leader.name]
     worse = [pair.second for pair in led if pair.verdict == "better"]
     similar = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
-    spread = leader.spread(question)
-    score = "undefined" if spread.mean is None else rounded(spread.mean, metric)
-    score += "" if spread.sd is None else f" ± {rounded(spread.sd, metric)}"
     text = (
         f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(compared)} "
-        f"configs, {score} {METRICS[metric].unit_sign}".rstrip()
-        + f" over {spread.n} fold{'' if spread.n == 1 else 's'}"
+        f"configs, {_leading_score(leader, question)}"
     )
+    if one.winner is not None and one.winner.value is not None:
+        text += (
+            f"; less what being the best of {one.winner.n_configs} adds, "
+            f"{estimate(one.winner.value, one.winner.interval, metric)}"
+        )
     if worse:
         text += f"; significantly better than {some(worse, MAX_NAMES)}"
     if similar:
         text += f"; not significantly better than {some(similar, MAX_NAMES)}"
     return text
+
+
+def _leading_score(leader: LeaderboardRow, question: Question) -> str:
+    """The headline with its interval, or mean ± SD over folds at the last epoch."""
+    metric, headline = question.metric, leader.headline
+    if question.epoch == "best" and headline is not None:
+        found = headline.scores[metric]
+        return f"{estimate(found.value, found.interval, metric)} ({headline.rule})"
+    spread = leader.spread(question)
+    deviation = "" if spread.sd is None else f" ± {rounded(spread.sd, metric)}"
+    mean = "undefined" if spread.mean is None else rounded(spread.mean, metric) + deviation
+    folds = f"over {spread.n} fold{'' if spread.n == 1 else 's'}"
+    return " ".join(f"{mean} {METRICS[metric].unit_sign} {folds}".split())
+
+
+def estimate(value: float | None, interval: Interval | None, metric: str) -> str:
+    """`82.1 % (95 % CI 76.0 to 87.2)`."""
+    if value is None:
+        return "undefined"
+    text = f"{rounded(value, metric)} {METRICS[metric].unit_sign}".rstrip()
+    if interval is None:
+        return text
+    return f"{text} (95 % CI {rounded(interval.low, metric)} to {rounded(interval.high, metric)})"
 
 
 def across_sets(across: AcrossDataSets, level: float) -> str:

@@ -21,16 +21,21 @@ from clip_pkg.metrics.classification import (
     history_scores,
 )
 from clip_pkg.metrics.table import METRICS, TOP_K
-from clip_pkg.results.folders import ConfigFiles, Epoch
+from clip_pkg.results.folders import ConfigFiles, Epoch, FoldFiles
 from clip_pkg.results.pretraining_rows import pretraining_block
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
+from clip_pkg.study.identity import NUMERICS_VERSION
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.tasks import FoldResult
 
 Scores: TypeAlias = Mapping[str, float | None]
 DDOF = 1  # sample standard deviation
-# Equal predictions have equal values here, to the last digit; the intervals follow from them.
-INTERVALS_FOLLOW_FROM = ("identity", "status", "best_epoch", "per_class", "confusion_matrix")
+# Equal predictions have equal values here, to the last digit; intervals and headline follow from
+# them.
+INTERVALS_FOLLOW_FROM = (
+    *("schema_version", "identity", "status", "best_epoch", "last_epoch", "per_class"),
+    "confusion_matrix",
+)
 
 
 def summarize(paths: ConfigPaths) -> dict[str, Any]:
@@ -66,6 +71,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         "n_folds": len(folds),
         "status": {f"fold_{fold.number}": fold.status for fold in folds},
         "complete": len(done) == len(folds),
+        "headline": None,
         "units": {
             "percent": sorted(name for name, row in METRICS.items() if row.unit == "percent"),
             "all other scores": "fractions; losses in nats",
@@ -118,7 +124,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         "counts": metrics.confusion.tolist(),
     }
     if "missing" not in summary["status"].values():
-        summary["confidence_intervals"] = _intervals(files, pooled, summary)
+        summary |= _inference(files, pooled, summary)
     return summary
 
 
@@ -127,7 +133,7 @@ def _epoch_block(
 ) -> tuple[ClassificationMetrics | None, dict[str, Any]]:
     """Scores at one epoch of each fold, None for unfinished folds, and of all folds pooled."""
     results = [fold.result for fold in files.folds]
-    scores: list[Scores | None] = [r if r is None else getattr(r, epoch) for r in results]
+    scores = [_fold_scores(fold, epoch) for fold in files.folds]
     block: dict[str, Any] = {
         "fold_results": {
             f"fold_{epoch}_epoch": [r and getattr(r, f"{epoch}_epoch") for r in results],
@@ -151,21 +157,43 @@ def _epoch_block(
     return metrics, block
 
 
-def _intervals(
+def _fold_scores(fold: FoldFiles, epoch: Epoch) -> Scores | None:
+    """A fold's scores at an epoch; None for an unfinished fold.
+
+    Folds of earlier versions counted no class that is never predicted in their macro precision, so
+    it is computed from the predictions.
+    """
+    if fold.result is None:
+        return None
+    predictions = fold.predictions if epoch == "best" else fold.predictions_last
+    stored: Scores = getattr(fold.result, epoch)
+    if predictions is None or fold.result.identity.numerics == NUMERICS_VERSION:
+        return stored
+    found = history_scores(classification_metrics(predictions.probabilities, predictions.targets))
+    names = ("precision", "precision_weighted")
+    return {**stored, **{f"val_{name}": found[name] for name in names}}
+
+
+def _inference(
     files: ConfigFiles, pooled: Predictions, summary: Mapping[str, Any]
-) -> Mapping[str, Any] | None:
-    """Intervals of the summary on disk if it describes the same predictions, else new ones."""
+) -> dict[str, Any]:
+    """Headline and intervals: of the summary on disk if the predictions are the same, else new."""
+    blocks = ("headline", "confidence_intervals")
     try:
         stored = files.summary
     except RunFolderError:
         stored = {}
     if stored and all(stored[key] == summary[key] for key in INTERVALS_FOLLOW_FROM):
-        intervals: Mapping[str, Any] | None = stored["confidence_intervals"]
-        return intervals
+        was_kept = (stored["headline"] or {}).get("rule") == files.headline_rule
+        if was_kept or stored["headline"] is None:
+            return {key: stored[key] for key in blocks}
     # scipy takes half a second to import, which the start of a run need not wait for
-    from clip_pkg.results.bootstrap import confidence_intervals  # noqa: PLC0415
+    from clip_pkg.results import headline  # noqa: PLC0415
 
-    return confidence_intervals(pooled, files.clusters)
+    return {
+        "headline": headline.headline_block(files),
+        "confidence_intervals": headline.intervals_block(files, pooled),
+    }
 
 
 def without_times(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from clip_pkg.config.loss_blocks import StrictModel
 from clip_pkg.config.nodes import Node, allowed, options
 from clip_pkg.metrics.table import METRICS, Metric
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2 has no headline
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Percent: TypeAlias = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -130,7 +131,7 @@ class PerClass(StrictModel):
     support: Count = Field(description="Images of the class.")
     predicted: Count = Field(description="Images predicted as the class.")
     precision: Fraction | None = Field(
-        description="TP / (TP + FP); null if the class is never predicted or has no images."
+        description="TP / (TP + FP), 0 if the class is never predicted; null without images."
     )
     recall: Fraction | None = Field(description="TP / (TP + FN); null without images.")
     f1: Fraction | None = Field(description="2·TP / (2·TP + FP + FN); null without images.")
@@ -154,22 +155,39 @@ class ConfusionMatrix(StrictModel):
 
 
 class ConfidenceIntervals(StrictModel):
-    """Bootstrap intervals of pooled scores: they cover other images, not other training runs."""
+    """Intervals of pooled scores: they cover other images, not other training runs."""
 
-    method: str = Field(description="How they were computed.")
+    method: str = Field(description="How they were computed; docs/comparing.md has the details.")
     level: Fraction = Field(description="Of each interval.")
-    resamples: Count = Field(description="Number of resamples.")
-    seed: Count = Field(description="Of the draws.")
+    resamples: Count | None = Field(None, description="Of files of version 2.")
+    seed: Count | None = Field(None, description="Of files of version 2.")
     drawn: str = Field(
-        description="What is drawn with replacement within each class: images, or groups of images "
-        "that belong together (patients, copies)."
+        description="What varies independently: images, or groups of images that belong together "
+        "(patients, copies)."
     )
     out_of_fold: dict[str, LowHigh | None] = Field(
         description="[low, high] by score, in the units of `out_of_fold`; null where the score is "
-        "undefined in too many resamples, or not a mean over independent images (`ece`)."
+        "undefined, or not a mean over independent images (`ece`)."
     )
     per_class: dict[str, dict[str, LowHigh | None]] = Field(
         description="The same by class for precision, recall, f1, average_precision and auroc."
+    )
+
+
+class Headline(StrictModel):
+    """Out-of-fold scores that no choice on the reported images has flattered."""
+
+    rule: Literal["inner split", "last epoch", "bias corrected"] = Field(
+        description="`inner split`: the epoch was chosen on other images. `last epoch`: no epoch "
+        "was chosen. `bias corrected`: the best epochs, less the optimism of their choice."
+    )
+    epoch: Literal["best", "last"] = Field(description="Whose predictions the scores are of.")
+    means: str = Field(description="The rule in words.")
+    level: Fraction = Field(description="Of each interval.")
+    scores: dict[str, Number | None] = Field(description="By score, in its unit.")
+    intervals: dict[str, LowHigh | None] = Field(description="[low, high] by score.")
+    optimism_removed: dict[str, Number] | None = Field(
+        description="By score, what was subtracted; null unless `bias corrected`."
     )
 
 
@@ -264,11 +282,16 @@ class Timing(StrictModel):
 class CvSummary(StrictModel):
     """`cv_summary.json`."""
 
-    schema_version: Literal[2] = Field(description="Of this schema.")
+    schema_version: Literal[READABLE_VERSIONS] = Field(  # type: ignore[valid-type]
+        description="Of this schema; 2 has no `headline`."
+    )
     config: dict[str, Any] = Field(description="The canonical config; see docs/config.md.")
     n_folds: FromOne = Field(description="Number of planned folds; 1 for a hold-out.")
     status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
     complete: bool = Field(description="Whether all folds are done.")
+    headline: Headline | None = Field(
+        None, description="The scores to report; null while a fold is missing."
+    )
     units: Units = Field(description="Of all scores.")
     epoch_choice: str = Field(description="How the best epoch was chosen, in words.")
     fold_results: FoldResults = Field(description="Every fold's scores at its best epoch.")

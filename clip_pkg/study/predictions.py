@@ -30,6 +30,16 @@ class Predictions:
     targets: NDArray[np.int64]
     probabilities: NDArray[np.float64]
 
+    def sorted(self) -> Predictions:
+        """The same in the order of the paths, in which the images of all configs agree."""
+        order = sorted(range(len(self.paths)), key=self.paths.__getitem__)
+        return Predictions(
+            classes=self.classes,
+            paths=tuple(self.paths[index] for index in order),
+            targets=self.targets[order],
+            probabilities=self.probabilities[order],
+        )
+
     def write(self, path: Path) -> None:
         """Write the CSV, with all digits, so that every metric can be recomputed."""
         stream = io.StringIO(newline="")

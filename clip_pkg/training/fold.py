@@ -26,6 +26,7 @@ from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.classifier import class_features, evaluation_mode
 from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.epoch_predictions import MAX_VALUES, append_epoch, compress_epochs
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.tasks import FoldTask, ModelTask
@@ -215,6 +216,8 @@ class FoldLearner(Learner):
             return {}
         inner = None if self.inner is None else self._evaluate("inner", epoch, console)
         self._last = self._evaluate("val", epoch, console)
+        if self._keeps_epochs:
+            append_epoch(self.task.paths, epoch, self._last.probabilities)
         with self.step.phases("validation"):
             columns = self._last.columns("val", self.weights)
             if inner is not None:
@@ -399,6 +402,13 @@ class FoldLearner(Learner):
             last = self._last or self._evaluate("val", last_epoch, console)
             self.val.predictions(last).write(paths.predictions_last)
             chosen_on = "reported fold" if self.inner is None else "inner validation split"
+        notices = []
+        if self._keeps_epochs:
+            shape = (self.val.size, len(self.manifest.classes))
+            if not compress_epochs(paths, last_epoch, *shape):
+                notices.append(
+                    "The predictions of earlier epochs were lost, so the headline is the last epoch"
+                )
         self._write_exposure(last_epoch)
         test = self._test(best_epoch or last_epoch, last_epoch, console)
 
@@ -414,7 +424,16 @@ class FoldLearner(Learner):
             "chosen_on": chosen_on,
             "n_test": 0 if self.test is None else self.test.size,
             "test": test,
+            "notices": notices,
         }
+
+    @property
+    def _keeps_epochs(self) -> bool:
+        """Whether the choice of the epoch will have to be corrected, and can be."""
+        config = self.task.config
+        values = config.epochs * self.val.size * len(self.manifest.classes)
+        is_chosen_here = self.inner is None and config.epochs > 1 and self.val.size > 0
+        return config.keep_epoch_predictions and is_chosen_here and values <= MAX_VALUES
 
     def _test(self, epoch: int, last_epoch: int, console: Console) -> Columns:
         """Evaluate the test images with the model of `epoch`, which replaces the last one."""

@@ -111,20 +111,24 @@ def launch(
         environment["TMPDIR"] = folder = tempfile.mkdtemp(prefix="ex-", dir="/tmp")
         if executor == "slurm":
             environment |= slurm_environment()
-        done = subprocess.run(
-            command(*words),
-            cwd=root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, core),
-        )
-        assert done.returncode == 1, done.stdout
+        with (root / f"{executor}.txt").open(
+            "w+", encoding="utf-8"
+        ) as stream:  # daemons keep pipes
+            code = subprocess.run(
+                command(*words),
+                cwd=root,
+                env=environment,
+                stdout=stream,
+                stderr=stream,
+                preexec_fn=lambda: os.sched_setaffinity(0, core),
+            ).returncode
+            stream.seek(0)
+            shown = stream.read()
+        assert code == 1, shown
         left = started_with(folder)
         assert list(Path(folder).iterdir()) == []
         shutil.rmtree(folder)
-        return Run(done.stdout, output, left)
+        return Run(shown, output, left)
 
     return run
 

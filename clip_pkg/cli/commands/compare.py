@@ -130,6 +130,7 @@ def _write(path: Path, found: Comparison) -> list[Path]:
 def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal) -> None:
     from clip_pkg.results.comparison_tables import (
         epoch_table,
+        headline_table,
         leaderboard,
         pair_table,
         pretraining_table,
@@ -142,14 +143,14 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
             "Gain: points of Top-1 above the row without a pre-training; "
             "docs/contrastive.md explains the table."
         )
+    terminal.show(rich_table(headline_table(one, found)))
     scores = leaderboard(one, found)
     names_fit = all(len(name) <= NAME_WIDTH for name, *_ in (*scores.rows, *scores.reference))
     terminal.show(rich_table(scores, keep_names=names_fit))
     terminal.show(rich_table(epoch_table(one, found)))
-    drawn = "groups of images" if one.grouped else "images"
     terminal.line(
-        f"Intervals out of fold: {one.resamples} resamples of {drawn}, models held fixed. Epochs: "
-        f"{one.rows[0].epoch_choice}."
+        f"Intervals cover other {'groups of images' if one.grouped else 'images'}, not other "
+        f"training runs. Epochs: {one.rows[0].epoch_choice}."
     )
     pairs = one.main_pairs(MAX_PAIRS)
     if len(pairs) < len(one.pairs):

@@ -1,0 +1,185 @@
+"""What choosing an epoch, or a config, on the reported images adds to its scores.
+
+The choice is repeated on resamples of the held-out images, and the images that a resample leaves
+out score it: Tsamardinos, Greasidou & Borboudakis 2018, "Bootstrapping the out-of-sample
+predictions for efficient and accurate cross-validation" (BBC-CV). The optimism is the mean
+difference, on the left-out images, between what was reported and what the resample would have
+chosen. For a score that is a mean over images, subtracting it gives the estimate of BBC-CV; for
+others the difference avoids the bias of scores of few images.
+
+Legend: E epochs, N held-out images of a fold, C classes, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clip_pkg.metrics.table import METRICS
+from clip_pkg.metrics.weighted import WeightedScores, weighted_scores
+from clip_pkg.results.intervals import Optimism
+from clip_pkg.training.early_stopping import BestEpoch
+
+RESAMPLES = 400
+SEED = 0
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class FoldChoices:
+    """The epochs of a fold of one config among which one was chosen.
+
+    probabilities: [E, N, C]; E is 1 where nothing was chosen on these images. reported: position
+    of the epoch whose scores are reported. targets: [N]. units: [N]; images of one unit, in any
+    fold, are drawn together.
+    """
+
+    probabilities: NDArray[np.floating]
+    reported: int
+    targets: Labels
+    units: Labels
+
+
+@dataclass(frozen=True, eq=False)
+class ConfigChoices:
+    """The folds of one config, and the rule by which each chose its epoch.
+
+    monitor: `val_<score>` or `val_loss`, for which the log loss of the probabilities stands,
+    because a loss of batches has no value for an image.
+    """
+
+    folds: Sequence[FoldChoices]
+    monitor: str
+    rule: BestEpoch
+
+    @property
+    def has_choice(self) -> bool:
+        return any(len(fold.probabilities) > 1 for fold in self.folds)
+
+
+def optimism(
+    configs: Sequence[ConfigChoices],
+    reported: int = 0,
+    metric: str = "acc",
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Optimism:
+    """Optimism of the reported config, chosen among all by the mean of `metric` over folds.
+
+    The folds of all configs have the same images in the same order.
+    """
+    random = np.random.default_rng(seed)
+    drawn = _draws([fold.units for fold in configs[0].folds], resamples, random)
+    epochs = [
+        [
+            _chosen_epochs(config, fold, weights)
+            for fold, weights in zip(config.folds, drawn, strict=True)
+        ]
+        for config in configs
+    ]
+    config_of = np.full(resamples, reported)
+    if len(configs) > 1:
+        config_of = _chosen_configs(configs, epochs, drawn, metric)
+    scores: dict[str, list[float]] = {}
+    by_class: dict[str, list[Floats]] = {}
+    stated = [fold.reported for fold in configs[reported].folds]
+    for r in range(resamples):
+        left_out = [np.flatnonzero(weights[:, r] == 0) for weights in drawn]
+        if not any(images.size for images in left_out):
+            continue
+        chosen = [int(of_fold[r]) for of_fold in epochs[config_of[r]]]
+        mine = _scored(configs[reported].folds, stated, left_out)
+        theirs = _scored(configs[config_of[r]].folds, chosen, left_out)
+        for name, value in mine.scores.items():
+            scores.setdefault(name, []).append(float(value[0] - theirs.scores[name][0]))
+        for name, values in mine.by_class.items():
+            by_class.setdefault(name, []).append((values - theirs.by_class[name])[:, 0])
+    return Optimism(
+        scores={name: _mean(np.array(values)[:, None])[0] for name, values in scores.items()},
+        by_class={name: _mean(np.array(values)) for name, values in by_class.items()},
+    )
+
+
+def _mean(values: Floats) -> Floats:
+    """Mean over R of [R, …] where defined; 0 where never."""
+    defined = ~np.isnan(values)
+    found: Floats = np.where(defined, values, 0.0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1)
+    return found
+
+
+def _scored(
+    folds: Sequence[FoldChoices], epochs: Sequence[int], images: Sequence[Labels]
+) -> WeightedScores:
+    """Scores of these images of all folds together, each fold at its epoch."""
+    rows = list(zip(folds, epochs, images, strict=True))
+    probabilities = np.concatenate([fold.probabilities[epoch][some] for fold, epoch, some in rows])
+    targets = np.concatenate([fold.targets[some] for fold, _, some in rows])
+    once = np.ones((len(targets), 1))
+    return weighted_scores(probabilities.astype(np.float64), targets, once)
+
+
+def _draws(units: Sequence[Labels], resamples: int, random: np.random.Generator) -> list[Floats]:
+    """How often each image of each fold is drawn, [N, R]; units are drawn with replacement."""
+    _, unit_of = np.unique(np.concatenate(units), return_inverse=True)
+    count = int(unit_of.max()) + 1
+    drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples).T
+    ends = np.cumsum([len(one) for one in units])[:-1]
+    return [drawn[part].astype(np.float64) for part in np.split(unit_of, ends)]
+
+
+def _chosen_epochs(config: ConfigChoices, fold: FoldChoices, weights: Floats) -> Labels:
+    """Position of the epoch that each resample of the fold's images chooses [R]."""
+    resamples = weights.shape[1]
+    if len(fold.probabilities) == 1:
+        return np.zeros(resamples, dtype=np.int64)
+    name = "log_loss" if config.monitor == "val_loss" else config.monitor.removeprefix("val_")
+    # The calibration error is not resampled; the Brier score is the closest that is.
+    name = name if METRICS[name].is_resampled else "brier"
+    weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)  # no image of a tiny fold was drawn
+    curves = np.stack(
+        [
+            weighted_scores(epoch.astype(np.float64), fold.targets, weights, (name,)).scores[name]
+            for epoch in fold.probabilities
+        ]
+    )
+    curves *= METRICS[name].factor
+    chosen = np.empty(resamples, dtype=np.int64)
+    for r in range(resamples):
+        state = config.rule
+        for epoch, value in enumerate(curves[:, r].tolist(), start=1):
+            state = state.after(epoch, None if np.isnan(value) else value)
+            if state.should_stop:
+                break
+        chosen[r] = state.epoch - 1
+    return chosen
+
+
+def _chosen_configs(
+    configs: Sequence[ConfigChoices],
+    epochs: Sequence[Sequence[Labels]],
+    drawn: Sequence[Floats],
+    metric: str,
+) -> Labels:
+    """Position of the config with the best mean over folds in each resample [R]."""
+    name = metric if METRICS[metric].is_resampled else "brier"
+    sign = -1 if METRICS[name].lower_is_better else 1
+    means = np.zeros((len(configs), drawn[0].shape[1]))
+    for place, config in enumerate(configs):
+        for fold, chosen, weights in zip(config.folds, epochs[place], drawn, strict=True):
+            for epoch in np.unique(chosen):
+                those = np.flatnonzero(chosen == epoch)
+                found = weighted_scores(
+                    fold.probabilities[epoch].astype(np.float64),
+                    fold.targets,
+                    np.where(weights.sum(axis=0) > 0, weights, 1.0)[:, those],
+                    (name,),
+                ).scores[name]
+                means[place, those] += sign * np.nan_to_num(found) / len(config.folds)
+    best: Labels = means.argmax(axis=0)
+    return best
