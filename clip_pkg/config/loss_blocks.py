@@ -67,6 +67,7 @@ class LossBlock(StrictModel):
         terms: its unweighted terms, in the order of `LossOutput.terms`.
         source: paper and equation.
         wording: its name in a methods paragraph, with the settings that matter; see `phrase`.
+        variant: what tells it from the published loss that its `type` names, for tables of results.
         smallest_batch: images per training batch below which the loss teaches nothing.
         weight_settings: settings that are weights of its terms; they cannot all be 0.
     """
@@ -75,6 +76,7 @@ class LossBlock(StrictModel):
     terms: ClassVar[tuple[TermLabel, ...]]
     source: ClassVar[str]
     wording: ClassVar[str]
+    variant: ClassVar[str] = ""
     smallest_batch: ClassVar[int] = 1
     weight_settings: ClassVar[tuple[str, ...]] = ()
 
@@ -83,6 +85,11 @@ class LossBlock(StrictModel):
     def phrase(self) -> str:
         """`wording`, in which `{self}` is this block: `temperature {self.temperature:g}`."""
         return self.wording.format(self=self)
+
+    @property
+    def label(self) -> str:
+        """`type`, with its variant: `superclip (class texts)`."""
+        return f"{self.type} ({self.variant})" if self.variant else self.type
 
     def settings(self) -> dict[str, Any]:
         """Name → value of the settings that have an effect, in the order of the class."""

@@ -63,10 +63,12 @@ class SuperClipLossConfig(LossConfig):
     terms = (CLASS, CONTRASTIVE)
     source = "Zhao et al. 2025, arXiv:2512.14480; focal form: Lin et al. 2017, equation 5"
     wording = (
-        "the weighted sum of {self.class_words} over image–class-text logits (weight "
-        "{self.class_loss_weight:g}) and a CLIP loss (weight {self.contrastive_loss_weight:g}), "
-        "after SuperCLIP (Zhao et al. 2025)"
+        "the class-text form of SuperCLIP, in which class texts replace the token vocabulary of "
+        "the published form (Zhao et al. 2025): the weighted sum of {self.class_words} over "
+        "image–class-text logits (weight {self.class_loss_weight:g}) and a CLIP loss (weight "
+        "{self.contrastive_loss_weight:g})"
     )
+    variant = "class texts"
     smallest_batch = 2
     soft_targets = "warn"
     hard_term = "its contrastive term"

@@ -36,6 +36,7 @@ PAIR_FIELDS = {
     "difference": "difference",
     **{n: f"test.{n}" for n in ("low", "high", "t", "p", "effect", "n_folds", "test_to_train")},
     "p_holm": "p_holm",
+    "detectable": "detectable",
     "p_mcnemar_mid": "mcnemar.p_mid",
     "pooled_difference": "pooled_difference",
     "pooled_low": "bootstrap.low",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from clip_pkg.base.errors import some
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.keys import keys_without_effect
 from clip_pkg.config.pretraining import PretrainConfig
@@ -181,7 +182,7 @@ def _values(outcomes: Sequence[ConfigOutcome], key: str) -> str:
 
 def _training(outcomes: Sequence[ConfigOutcome]) -> str:
     config = outcomes[0].settings
-    sizes, epochs = _values(outcomes, "img_size"), _values(outcomes, "epochs")
+    sizes, epochs = _values(outcomes, "img_size"), _epochs(outcomes)
     squares = f"squares of {sizes} pixels" if " or " in sizes else f"{sizes} × {sizes} pixels"
     augmentations = dict.fromkeys(_augmentation(one.settings) for one in outcomes)
     text = (
@@ -201,6 +202,18 @@ def _training(outcomes: Sequence[ConfigOutcome]) -> str:
     if config.grad_clip_norm is not None:
         text += f"; gradients were clipped to a norm of {_values(outcomes, 'grad_clip_norm')}"
     return text + "."
+
+
+def _epochs(outcomes: Sequence[ConfigOutcome]) -> str:
+    """How long training ran, with the names of the configs where that differs."""
+    labels: dict[int, list[str]] = {}
+    for one in outcomes:
+        labels.setdefault(one.settings.epochs, []).append(f"“{one.label}”")
+    if len(labels) == 1:
+        return _values(outcomes, "epochs")
+    return " or ".join(
+        f"{epochs} ({some(names, MAX_DESCRIBED)})" for epochs, names in labels.items()
+    )
 
 
 def _augmentation(config: RunConfig) -> str:
@@ -280,10 +293,16 @@ def _statistics(outcome: ConfigOutcome) -> str:
             f", with {100 * intervals['level']:g} % confidence intervals of the pooled predictions "
             f"({intervals['method']}; over {intervals['drawn']}, models fixed)"
         )
-    return text + (
+    text += (
         "; balanced accuracy, F1, AUROC and average precision (mAP) are unweighted means over "
         "classes, each against the rest."
     )
+    if averages["n"] > 1:
+        text += (
+            " AUROC and mAP of a configuration are means of the folds' values; those of a class "
+            "rank the pooled predictions, so they compare probabilities of different folds' models."
+        )
+    return text
 
 
 def tests_sentence(comparison: Comparison, data_set: DataSetComparison) -> str:
@@ -300,4 +319,10 @@ def tests_sentence(comparison: Comparison, data_set: DataSetComparison) -> str:
         text += (
             f", p-values were adjusted for {len(tests)} comparisons by the method of Holm (1979)"
         )
-    return text + f", and p < {1 - comparison.level:.2g} was considered significant."
+    significant = f"{1 - comparison.level:.2g}"
+    step = f"{significant}/{len(tests)}, the first step of that method" if len(tests) > 1 else ""
+    return (
+        f"{text}, and p < {significant} was considered significant. Differences that a test would "
+        "have found with 80 % power follow from the noncentral t distribution at the level "
+        f"{step or significant}."
+    )

@@ -48,7 +48,7 @@ def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
         reference=tuple((shown(name), *cells) for name, *cells in table.reference),
     )
     losses = [
-        " + ".join([one.settings.loss.type, *(aux.type for aux in one.settings.aux_losses)])
+        " + ".join([one.settings.loss.label, *(aux.label for aux in one.settings.aux_losses)])
         for one in outcomes
     ]
     pooled = [row.pooled.get(metric) for row in rows]
@@ -57,7 +57,7 @@ def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
     tested = [shown_test_accuracy(one.summary) for one in outcomes]
     end = len(table.columns) + 1
     table = table.with_column(1, "Loss", losses, words=True)
-    table = table.with_column(end, f"{comparison.level:.0%} CI", intervals)
+    table = table.with_column(end, f"{comparison.level:.0%} CI, pooled", intervals)
     table = table.with_column(end + 1, f"{other.capitalize()} epoch", others)
     if any(tested):
         table = table.with_column(end + 2, "Test accuracy, %", tested)
@@ -69,11 +69,14 @@ def judged_pairs(
 ) -> Table:
     """The comparison's table of pairs, with verdicts."""
     table = pair_table(pairs, data_set, run.comparison)
+    tests = sum(pair.p_holm is not None for pair in data_set.pairs)
+    level = f"{1 - run.comparison.level:.2g}" + (f"/{tests}" if tests > 1 else "")
     table = replace(
         table,
         title=f"Differences in {run.comparison.metric_name} between configurations on the same "
         "folds: corrected resampled t-test (Nadeau and Bengio 2003), p adjusted by Holm's method, "
-        "Cohen's d over folds, mid-p McNemar test and bootstrap of out-of-fold predictions.",
+        "Cohen's d over folds, the difference that the test finds with 80 % power at the level "
+        f"{level}, mid-p McNemar test and bootstrap of out-of-fold predictions.",
         rows=tuple((shown(name), *cells) for name, *cells in table.rows),
     )
     return table.with_column(len(table.columns), "Verdict", [p.verdict for p in pairs], words=True)
@@ -105,9 +108,9 @@ def class_table(outcome: ConfigOutcome) -> Table:
         rows.append((name, *sizes, recall, known, *others))
     columns = ("Class", "n", "Predicted", "Recall", "95 % CI", "Precision", "F1")
     return Table(
-        "Scores per class over all out-of-fold predictions, each class against the rest; CI: "
-        "Wilson.",
-        (*columns, "Average precision", "AUROC"),
+        "Scores per class over the pooled out-of-fold predictions, each class against the rest; "
+        "CI: Wilson.",
+        (*columns, "Average precision, pooled", "AUROC, pooled"),
         tuple(rows),
     )
 

@@ -100,7 +100,6 @@ def compare_configs(
         for name, group in zip(names, by_set.values(), strict=True)
     ]
     across: AcrossDataSets | None = None
-    findings = []
     if len(sets) > 1:
         for place, one in enumerate(sets):
             named = (replace(pair, sentence=f"{one.name}: {pair.sentence}") for pair in one.pairs)
@@ -110,6 +109,8 @@ def compare_configs(
             refusals.append(ranked)
         else:
             across = ranked
+    unequal = (sentences.unequal_budgets(one) for one in sets)
+    findings = [sentence for sentence in unequal if sentence]
     for one in sets:
         if one.pairs:
             findings.append(sentences.standing(one, question))
@@ -148,8 +149,7 @@ def _data_set(
     winner: Winner | None = None
     if groups and len(groups[0]) > 1:
         rivals = [one.files for one in groups[0]]
-        name = groups[0][0].row.name
-        winner = best_of(rivals, 0, name, question.metric, question.level)
+        winner = best_of(rivals, 0, groups[0][0].row.name, question.metric, question.level)
     first = entrants[0].files
     majority = first.summary["baselines"]["majority_class"]
     baselines = [
@@ -206,6 +206,7 @@ def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
         pooled=scores,
         n_pooled=0 if predictions is None else len(predictions.paths),
         epoch_choice=str(files.summary["epoch_choice"]),
+        budget=sentences.budget(files.config),
         fold_scores=tuple(fold_scores),
         headline=None if headline is None else Headline.from_json(headline),
     )

@@ -24,6 +24,7 @@ CONFIG_CSV = {
     "config": "name",
     "folds_done": "folds_done",
     "n_folds": "n_folds",
+    "budget": "budget",
     **{
         f"{epoch}_{name}_{part}": f"{epoch}.{name}.{part}"
         for epoch in ("best", "last")
@@ -44,6 +45,7 @@ PAIR_CSV = {
     "p_corrected": "test.p",
     "p_holm": "p_holm",
     "effect": "test.effect",
+    "detectable": "detectable",
     "only_first_correct": "mcnemar.only_first_correct",
     "only_second_correct": "mcnemar.only_second_correct",
     "mcnemar_p_exact": "mcnemar.p_exact",

@@ -119,6 +119,7 @@ class LeaderboardRow:
     pooled: by score, out of fold at the compared epoch; empty while no fold is done.
     n_pooled: images in `pooled`.
     epoch_choice: how the best epoch was chosen, in words.
+    budget: how much training it had, in words.
     fold_scores: the compared metric of each fold at the compared epoch; None for a missing fold.
     headline: None while no fold is done.
     """
@@ -134,6 +135,7 @@ class LeaderboardRow:
     pooled: Mapping[str, Pooled]
     n_pooled: int
     epoch_choice: str
+    budget: str
     fold_scores: tuple[float | None, ...]
     headline: Headline | None = None
 
@@ -178,6 +180,8 @@ class PairResult:
 
     test: corrected resampled t-test over folds; None for a single fold.
     p_holm: its p, adjusted for all pairs of the data set.
+    detectable: smallest difference that this test would have found with 80 % power, judged as the
+        first of Holm's steps; None without a variance.
     pooled_difference: of the scores over all out-of-fold predictions.
     bootstrap: its interval, resampling images and keeping the models.
     sentence: the finding in words.
@@ -189,6 +193,7 @@ class PairResult:
     difference: float | None
     test: ResampledTest | None
     p_holm: float | None
+    detectable: float | None
     mcnemar: McNemarTest
     pooled_difference: float | None
     bootstrap: Interval | None

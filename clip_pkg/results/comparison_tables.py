@@ -116,7 +116,7 @@ def leaderboard(one: DataSetComparison, comparison: Comparison) -> Table:
 
 
 def epoch_table(one: DataSetComparison, comparison: Comparison) -> Table:
-    """The compared score of each config at both epochs, and out of fold."""
+    """The compared score of each config: over folds at both epochs, and of pooled predictions."""
     metric = comparison.metric
     rows = []
     for row in one.rows:
@@ -124,8 +124,8 @@ def epoch_table(one: DataSetComparison, comparison: Comparison) -> Table:
         out = UNDEFINED if pooled is None else shown_estimate(pooled.value, pooled.interval, metric)
         spreads = (shown_spread(scores[metric], metric) for scores in (row.best, row.last))
         rows.append((row.name, *spreads, out))
-    pooled_title = f"Out of fold, {comparison.epoch} epoch ({comparison.level:.0%} CI)"
-    columns = ("Config", "Best epoch", "Last epoch", pooled_title)
+    pooled_title = f"Pooled, {comparison.epoch} epoch ({comparison.level:.0%} CI)"
+    columns = ("Config", "Best epoch, mean of folds", "Last epoch, mean of folds", pooled_title)
     return Table(f"{one.name}: {title(metric)} before any correction", columns, tuple(rows))
 
 
@@ -160,8 +160,9 @@ def pair_table(
         "Corrected p",
         "Holm p",
         "d",
+        "Found with 80% power",
         "McNemar p",
-        f"Out of fold ({percent} CI)",
+        f"Pooled ({percent} CI)",
     )
     rows = []
     for pair in pairs:
@@ -176,6 +177,7 @@ def pair_table(
                 shown_p(None if test is None else test.p),
                 shown_p(pair.p_holm),
                 UNDEFINED if test is None or test.effect is None else f"{test.effect:.2f}",
+                shown_score(pair.detectable, metric),
                 shown_p(pair.mcnemar.p_mid),
                 shown_estimate(pair.pooled_difference, pair.bootstrap, metric),
             )

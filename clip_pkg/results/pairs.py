@@ -14,7 +14,13 @@ from clip_pkg.results import sentences
 from clip_pkg.results.comparison_records import LeaderboardRow, PairResult, Question, Refusal
 from clip_pkg.results.folders import ConfigFiles
 from clip_pkg.results.intervals import correlation, difference_interval
-from clip_pkg.results.statistics import corrected_resampled_t_test, holm, mcnemar_test
+from clip_pkg.results.statistics import (
+    corrected_resampled_t_test,
+    detectable_difference,
+    first_step,
+    holm,
+    mcnemar_test,
+)
 from clip_pkg.study.predictions import Predictions
 
 
@@ -79,6 +85,10 @@ def compare_pairs(
         if p_holm is not None and pair.verdict != "tie":
             is_better = p_holm < 1 - question.level
             pair = replace(pair, verdict="better" if is_better else "undecided")
+        if pair.test is not None and pair.test.sd > 0:
+            error, degrees = pair.test.standard_error, pair.test.n_folds - 1
+            level = first_step(question.level, tests)
+            pair = replace(pair, detectable=detectable_difference(error, degrees, level=level))
         found[place] = replace(pair, sentence=sentences.about_pair(pair, tests))
     return tuple(found)
 
@@ -115,6 +125,7 @@ def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
         difference=sum(differences) / len(differences) if differences else None,
         test=test,
         p_holm=None,
+        detectable=None,
         mcnemar=mcnemar_test(*correct),
         pooled_difference=pooled,
         bootstrap=interval,

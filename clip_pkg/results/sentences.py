@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from clip_pkg.base.errors import some
 from clip_pkg.metrics.table import METRICS
 from clip_pkg.results.comparison_records import (
@@ -73,10 +76,54 @@ def about_pair(pair: PairResult, pairs: int) -> str:
         evidence += f", {probability(pair.p_holm)} after Holm's adjustment for {pairs} pairs"
     if pair.verdict == "better":
         return f"{first} is significantly better than {second}, by {difference} ({evidence})"
-    return (
+    text = (
         f"{first} is not significantly better than {second}: a difference of {difference} "
         f"({evidence})"
     )
+    if pair.detectable is None:
+        return text
+    row = METRICS[metric]
+    least, most = row.bounds
+    if least is None or most is None or pair.detectable <= row.factor * (most - least):
+        points = " points" if row.unit == "percent" else ""
+        text += f"; this study would have found a difference of {rounded(pair.detectable, metric)}"
+        text += f"{points} with 80 % power"
+    else:
+        text += "; no possible difference would have been found with 80 % power"
+    first_step = (
+        f" (at the level {1 - test.level:.2g}/{pairs}, the first step of Holm's adjustment)"
+    )
+    return text + first_step if pairs > 1 else text
+
+
+def budget(config: Mapping[str, Any]) -> str:
+    """How much training a config had: `30 epochs after a pre-training of 20 epochs`."""
+    text = _epochs(config["epochs"])
+    if (patience := config.get("early_stopping_patience")) is not None:
+        text = f"at most {text} with patience {patience}"
+    if aside := config["inner_val_fraction"]:
+        text += f" on {100 * (1 - aside):g} % of each training fold"
+    if (block := config.get("pretrain")) is not None:
+        images = {"train_fold": "", "all": " on all images"}.get(
+            block["images"], " on other images"
+        )
+        text += f" after a pre-training of {_epochs(block['epochs'])}{images}"
+    return text
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
+
+
+def unequal_budgets(one: DataSetComparison) -> str | None:
+    """Warn that more training may explain a difference; None for equal budgets."""
+    having: dict[str, list[str]] = {}
+    for row in one.rows:
+        having.setdefault(row.budget, []).append(row.name)
+    if len(having) < 2:
+        return None
+    listed = ", ".join(f"{words} ({some(names, MAX_NAMES)})" for words, names in having.items())
+    return f"{one.name}: the configs did not have the same budget: {listed}"
 
 
 def standing(one: DataSetComparison, question: Question) -> str:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 LEVEL = 0.95
+POWER = 0.8
 ROUNDING = 1e-9  # relative; differences that vary by less count as equal
 
 
@@ -107,6 +108,53 @@ def corrected_resampled_t_test(
         p_uncorrected=plain,
         effect=effect,
     )
+
+
+def detectable_difference(standard_error: float, degrees: int, *, level: float = LEVEL) -> float:
+    """Smallest true difference that a two-sided t-test finds with probability `POWER`.
+
+    Its t has a noncentral t distribution with noncentrality difference ÷ standard error. The
+    probability of finding it with the wrong sign, below 1e-6 at these levels, is left out.
+
+    Args:
+        standard_error: of the estimated difference; the corrected one for folds.
+        degrees: of freedom, K − 1 for K differences.
+        level: 1 minus the level of significance.
+    """
+    critical = stats.t.isf((1 - level) / 2, degrees)
+    return standard_error * float(special.nctdtrinc(degrees, 1 - POWER, critical))
+
+
+def first_step(level: float, pairs: int) -> float:
+    """Level at which the smallest of the p-values of `pairs` tests is judged by Holm's method."""
+    return 1 - (1 - level) / pairs
+
+
+def planned_difference(
+    n_images: int,
+    *,
+    n_splits: int,
+    n_repeats: int = 1,
+    disagreement: float,
+    level: float = LEVEL,
+) -> float:
+    """Difference in accuracy, as a fraction, that cross-validation will find with power `POWER`.
+
+    One of two classifiers alone is right on the share q of the images. If they differ by d, the
+    accuracies of a fold with n/K images differ with variance (q − d²)·K/n, whose corrected standard
+    error has the factor √(1/(K·R) + 1/(K − 1)). A share smaller than d is impossible; q is then d.
+
+    Args:
+        n_images: n, or the images of a class for a difference in its recall.
+        n_splits: K ≥ 2.
+        n_repeats: R.
+        disagreement: q, at least.
+        level: as for `detectable_difference`.
+    """
+    error = math.sqrt((1 / (n_splits * n_repeats) + 1 / (n_splits - 1)) * n_splits / n_images)
+    ratio = detectable_difference(error, n_splits * n_repeats - 1, level=level) ** 2
+    difference = math.sqrt(ratio * disagreement / (1 + ratio))  # solves d² = ratio·(q − d²)
+    return difference if difference <= disagreement else ratio / (1 + ratio)
 
 
 def mcnemar_test(

@@ -55,8 +55,12 @@ def write_result(
     seed: int = 42,
     use_cv: bool = True,
     missing: Sequence[int] = (),
+    **settings: object,
 ) -> Path:
-    """Write what a finished config leaves, but for the folds that are `missing`; returns it."""
+    """Write what a finished config leaves, but for the folds that are `missing`; returns it.
+
+    settings: of the config.
+    """
     paths = ConfigPaths(root / name)
     splits = make_splits(
         images, use_cv=use_cv, n_splits=n_splits, random_state=seed, val_fraction=0.25
@@ -64,6 +68,8 @@ def write_result(
     identity = Identity(digest(name), images.fingerprint, splits.hash, "texts", "code")
     write_json(paths.identity, asdict(identity))
     config = {"name": name, "early_stopping_monitor": "val_loss", "inner_val_fraction": 0.0}
+    config |= {"epochs": 5, "early_stopping_patience": None, "early_stopping_min_delta": 0.001}
+    config |= settings
     write_json(paths.config, config)
     write_json(paths.folds_info, splits_to_json(splits, images))
     untrained: dict[str, float | None] = {f"val_{key}": 33.3 for key in ("acc", "balanced_acc")}

@@ -1,4 +1,4 @@
-"""`plan`: what a run would do, and how long it would take on how many GPUs."""
+"""`plan`: what a run would do, what it can find, and how long it would take on how many GPUs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from clip_pkg.scheduling.queue import Estimates
     from clip_pkg.study.tasks import Task
 
-SUMMARY = "show the tasks, what is done, and how long it takes on how many GPUs"
+SUMMARY = "show the tasks, what is done, what it can find, and how long it takes on how many GPUs"
 DESCRIPTION = (
-    "Show what a run would do: tasks, what is finished, and simulated durations. Takes the flags "
-    "of a run; nothing is written."
+    "Show what a run would do: tasks, what is finished, how large a difference between configs it "
+    "can find, and simulated durations. Takes the flags of a run; nothing is written."
 )
 GPU_COUNTS = (1, 2, 4, 8)
 
@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Print the tasks, what is finished, and simulated durations; writes nothing."""
+    """Print the tasks, what is finished, what can be found, and simulated durations."""
     if parsed.folds_at_once is not None and parsed.jobs_per_gpu is not None:
         raise UserError("--folds-at-once and --jobs-per-gpu cannot be combined; give one")
     request = study_request(parsed)
@@ -66,6 +66,7 @@ def run(parsed: argparse.Namespace) -> int:
     from clip_pkg.launch.probe import NoProbe
     from clip_pkg.launch.tasks import fold_tasks, pretraining_tasks
     from clip_pkg.launch.terminal import Terminal
+    from clip_pkg.results.planning import detectable_differences
     from clip_pkg.scheduling.simulation import numbered_gpus, simulate
     from clip_pkg.study.tasks import nouns, unfinished
 
@@ -82,6 +83,8 @@ def run(parsed: argparse.Namespace) -> int:
     terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} {nouns(tasks)} are finished.")
     if not waiting:
         return ExitCode.DONE
+    for sentence in detectable_differences(configs):
+        terminal.line(sentence)
     if not estimates.knows_anything:
         terminal.line(
             f"Durations are a guess: no fold has finished in {folders.output_dir}. What follows "

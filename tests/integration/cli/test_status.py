@@ -153,6 +153,7 @@ def test_a_plan_says_what_is_done_and_how_long_the_rest_takes(
     text = capsys.readouterr().out
     assert "3 of 4 folds are finished" in text
     assert "Simulated with the real scheduler" in text
+    assert "With 80 % power, 30 images in 2 folds show a difference" in text
     assert "33 %" in text  # one task cannot keep three GPUs busy
     assert sorted(path for path in finished_run.rglob("*")) == before, "a plan writes nothing"
 

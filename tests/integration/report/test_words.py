@@ -181,6 +181,27 @@ def test_many_configs_are_described_by_their_differences() -> None:
     assert "learning rate 0.1 or 0.01" in two
 
 
+def test_epochs_are_those_of_each_config() -> None:
+    configs = [outcome(name=f"n{one}", epochs=100 if one else 30) for one in range(3)]
+    assert "Training ran for 30 (“n0”) or 100 (“n1”, “n2”) epochs" in methods_paragraph(configs, "")
+    assert "ran for 100 epochs" in methods_paragraph(configs[1:], "")
+
+
+def test_superclip_is_named_as_the_form_that_it_is() -> None:
+    assert "class-text form of SuperCLIP" in paragraph(loss={"type": "superclip"})
+    published = paragraph(loss={"type": "superclip_tokens"})
+    assert "SuperCLIP (Zhao et al. 2025)" in published
+    assert "class-text form" not in published
+    labels = [LOSSES[kind]().label for kind in ("superclip", "superclip_tokens", "ce")]
+    assert labels == ["superclip (class texts)", "superclip_tokens", "ce"]
+
+
+def test_scores_over_folds_and_of_pooled_predictions_are_told_apart() -> None:
+    assert "pooled predictions" in paragraph()
+    single = paragraph({"folds": [FOLD]}, {"average_results": {"n": 1, "ddof": 1}}, use_cv=False)
+    assert "pooled predictions" not in single
+
+
 def test_a_pretraining_is_described() -> None:
     block = {"loss": {"type": "nt_xent"}, "images": "all", "epochs": 20, "batch_size": 64}
     text = paragraph(image_encoder_name="resnet18:scratch", pretrain=block)

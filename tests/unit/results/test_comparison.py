@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from statsmodels.stats.power import TTestPower
 
 from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.metrics.classification import classification_metrics
@@ -95,6 +97,72 @@ def test_the_last_epoch_is_compared_on_request(good_and_bad: Path) -> None:
     assert pair.verdict == "undecided"
     assert "is not significantly better than" in pair.sentence
     assert "; not significantly better than" in found.findings[0]
+
+
+def test_an_undecided_pair_says_what_would_have_been_found(
+    good_and_bad: Path, tmp_path: Path
+) -> None:
+    (pair,) = compare([good_and_bad], epoch="last").data_sets[0].pairs
+    assert pair.test is not None
+    assert pair.detectable is not None
+    per_fold = TTestPower().solve_power(nobs=5, alpha=0.05, power=0.8) * math.sqrt(5)
+    assert pair.detectable == pytest.approx(per_fold * pair.test.standard_error, rel=1e-5)
+    assert abs(pair.test.difference) < pair.detectable
+    assert f"difference of {pair.detectable:.1f} points with 80 % power" in pair.sentence
+    (better,) = compare([good_and_bad]).data_sets[0].pairs
+    assert "power" not in better.sentence
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        write_result(tmp_path, name, IMAGES, drawn_answers(IMAGES, 2.5, seed))
+    one, *_ = compare([tmp_path]).data_sets[0].pairs
+    assert one.test is not None
+    per_fold = TTestPower().solve_power(nobs=5, alpha=0.05 / 3, power=0.8) * math.sqrt(5)
+    assert one.detectable == pytest.approx(per_fold * one.test.standard_error, rel=1e-5)
+    assert "0.05/3" in one.sentence
+    for suffix in (".json", ".csv", ".md"):
+        comparison_files.write_comparison(tmp_path / f"c{suffix}", compare([tmp_path]))
+    (stored, *_) = json.loads((tmp_path / "c.json").read_text())["data_sets"][0]["pairs"]
+    assert stored["detectable"] == one.detectable
+    assert str(one.detectable) in (tmp_path / "c_pairs.csv").read_text()
+    assert f"| {one.detectable:.2f} |" in (tmp_path / "c.md").read_text()
+
+
+def test_two_folds_cannot_find_any_difference(tmp_path: Path) -> None:
+    images = image_list(per_class=8)
+    for name, seed in (("a", 1), ("b", 2)):
+        write_result(tmp_path, name, images, drawn_answers(images, 1.0, seed), n_splits=2)
+    (pair,) = compare([tmp_path]).data_sets[0].pairs
+    assert pair.detectable is not None
+    assert pair.detectable > 100
+    assert "no possible difference" in pair.sentence
+
+
+def test_folds_that_differ_alike_have_no_detectable_difference(tmp_path: Path) -> None:
+    for name in ("a", "same"):
+        write_result(tmp_path, name, IMAGES, GOOD)
+    (pair,) = compare([tmp_path]).data_sets[0].pairs
+    assert pair.detectable is None
+
+
+def test_unequal_budgets_come_first(tmp_path: Path) -> None:
+    block = {"images": "all", "epochs": 20, "loss": {"type": "dhel"}}
+    for name, settings in (
+        ("a", {"epochs": 100}),
+        ("b", {"epochs": 30}),
+        ("c", {"epochs": 30}),
+        ("pre", {"epochs": 30, "pretrain": block}),
+        ("inner", {"epochs": 30, "inner_val_fraction": 0.2, "early_stopping_patience": 7}),
+    ):
+        write_result(tmp_path, name, IMAGES, GOOD, **settings)
+    sentence = compare([tmp_path]).findings[0]
+    for words in (
+        "100 epochs (a)",
+        "30 epochs (b, c)",
+        "30 epochs after a pre-training of 20 epochs on all images (pre)",
+        "at most 30 epochs with patience 7 on 80 % of each training fold (inner)",
+    ):
+        assert words in sentence
+    same = compare([tmp_path / "b", tmp_path / "c"])
+    assert "same budget" not in same.findings[0]
 
 
 def test_ties_and_p_values_that_are_adjusted_for_all_pairs(tmp_path: Path) -> None:

@@ -11,9 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from clip_pkg.results.ranks import cliques, friedman_test, nemenyi_critical_difference, ranks
-from clip_pkg.results.statistics import corrected_resampled_t_test, holm, mcnemar_test
+from clip_pkg.results.statistics import (
+    corrected_resampled_t_test,
+    detectable_difference,
+    first_step,
+    holm,
+    mcnemar_test,
+    planned_difference,
+)
 
 differences = st.lists(
     st.floats(-100, 100, allow_subnormal=False).map(lambda value: round(value, 6)),
@@ -58,6 +66,47 @@ def test_folds_that_all_differ_alike_tell_nothing() -> None:
 def test_too_few_differences_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="two finite"):
         corrected_resampled_t_test(values, test_to_train=0.25)
+
+
+@pytest.mark.parametrize("folds", [3, 5, 10, 40])
+def test_a_detectable_difference_is_that_of_statsmodels(folds: int) -> None:
+    # Without overlap the standard error is sd/√K, and statsmodels' effect size is difference ÷ sd.
+    found = detectable_difference(3.0 / math.sqrt(folds), folds - 1)
+    theirs = 3.0 * TTestPower().solve_power(nobs=folds, alpha=0.05, power=0.8)
+    assert found == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_detectable_difference_is_found_as_often_as_it_says() -> None:
+    # Folds as Nadeau and Bengio assume them: equally correlated, by n_test/(n_test + n_train).
+    random, folds, correlation = np.random.default_rng(0), 5, 0.2
+    error = math.sqrt((1 - correlation) / folds + correlation)
+    level = first_step(0.95, 3)
+    true = detectable_difference(error, folds - 1, level=level)
+    shared, own = random.normal(size=(3000, 1)), random.normal(size=(3000, folds))
+    drawn = true + math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * own
+    tests = [corrected_resampled_t_test(row, test_to_train=0.25) for row in drawn]
+    found = np.mean([test.p is not None and test.p < 0.05 / 3 for test in tests])
+    assert found == pytest.approx(0.8, abs=0.025)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(10, 10_000),
+    st.integers(3, 10),
+    st.integers(1, 5),
+    st.sampled_from([0.05, 0.2, 0.4]),
+)
+def test_a_planned_difference_has_the_power(
+    images: int, folds: int, repeats: int, disagreement: float
+) -> None:
+    found = planned_difference(images, n_splits=folds, n_repeats=repeats, disagreement=disagreement)
+    assert 0 < found < 1
+    variance = (max(disagreement, found) - found**2) * folds / images
+    error = math.sqrt(variance * (1 / (folds * repeats) + 1 / (folds - 1)))
+    degrees = folds * repeats - 1
+    critical = scipy.stats.t.ppf(0.975, degrees)
+    power = scipy.stats.nct.sf(critical, degrees, found / error)
+    assert power == pytest.approx(0.8, abs=1e-4)
 
 
 def answers(only_first: int, only_second: int, both: int) -> tuple[np.ndarray, np.ndarray]:
