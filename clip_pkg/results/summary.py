@@ -24,7 +24,6 @@ from clip_pkg.metrics.table import METRICS, TOP_K
 from clip_pkg.results.folders import ConfigFiles, Epoch, FoldFiles
 from clip_pkg.results.pretraining_rows import pretraining_block
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
-from clip_pkg.study.identity import NUMERICS_VERSION
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.tasks import FoldResult
 
@@ -160,18 +159,16 @@ def _epoch_block(
 def _fold_scores(fold: FoldFiles, epoch: Epoch) -> Scores | None:
     """A fold's scores at an epoch; None for an unfinished fold.
 
-    Folds of earlier versions counted no class that is never predicted in their macro precision, so
-    it is computed from the predictions.
+    Earlier versions left classes that are never predicted out of their macro precision, so it is
+    computed again from the predictions.
     """
-    if fold.result is None:
-        return None
     predictions = fold.predictions if epoch == "best" else fold.predictions_last
+    if fold.result is None or predictions is None:
+        return None
     stored: Scores = getattr(fold.result, epoch)
-    if predictions is None or fold.result.identity.numerics == NUMERICS_VERSION:
-        return stored
     found = history_scores(classification_metrics(predictions.probabilities, predictions.targets))
-    names = ("precision", "precision_weighted")
-    return {**stored, **{f"val_{name}": found[name] for name in names}}
+    again = {f"val_{name}": found[name] for name in ("precision", "precision_weighted")}
+    return {name: again.get(name, value) for name, value in stored.items()}
 
 
 def _inference(

@@ -17,11 +17,12 @@ from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
 
 # Raise it when the same config, images, splits and seed no longer train to the same numbers:
-# another order of random draws, default of an optimiser, formula of a loss or of a metric. Then
+# another order of random draws, default of an optimiser, formula of a loss or of a metric that may
+# choose an epoch; summaries compute other metrics from the predictions. Then
 # `tests/integration/training/test_numerics.py` fails. Do not raise it for a renamed function, a
 # comment or a faster way to the same numbers: results of another version are neither resumed nor
 # compared.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 1
 
 # Before versions were declared, results held a digest of the sources. These digests are known.
 VERSION_OF_CODE_DIGEST = {

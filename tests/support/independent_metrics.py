@@ -47,7 +47,7 @@ def one_against_rest(labels: np.ndarray, scores: np.ndarray, label: int) -> dict
     return {
         "support": support,
         "predicted": predicted,
-        "precision": metrics.precision_score(own, chosen) if support and predicted else None,
+        "precision": metrics.precision_score(own, chosen, zero_division=0) if support else None,
         "recall": metrics.recall_score(own, chosen) if support else None,
         "f1": 2 * hits / (support + predicted) if support else None,
         "specificity": (negatives - missed) / negatives if negatives else None,

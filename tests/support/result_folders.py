@@ -10,6 +10,8 @@ import numpy as np
 
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.config.schema import RunConfig
 from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.folds_info import splits_to_json
@@ -67,9 +69,7 @@ def write_result(
     )
     identity = Identity(digest(name), images.fingerprint, splits.hash, "texts", "code")
     write_json(paths.identity, asdict(identity))
-    config = {"name": name, "early_stopping_monitor": "val_loss", "inner_val_fraction": 0.0}
-    config |= {"epochs": 5, "early_stopping_patience": None, "early_stopping_min_delta": 0.001}
-    config |= settings
+    config = {**dump_canonical(RunConfig(name=name)), **settings}
     write_json(paths.config, config)
     write_json(paths.folds_info, splits_to_json(splits, images))
     untrained: dict[str, float | None] = {f"val_{key}": 33.3 for key in ("acc", "balanced_acc")}

@@ -87,7 +87,7 @@ def test_summaries_with_failed_and_missing_folds_are_valid(
     summary = read_summary(failed / "cv_summary.json")
     assert summary["failures"] == {"fold_2": {"kind": "crash", "reason": "signal 9"}}
     assert summary["out_of_fold"]["n"] < summary["out_of_fold"]["n_planned"] == 38
-    assert summary["confidence_intervals"]["resamples"] == 1000
+    assert summary["headline"] is not None
 
     ConfigPaths(failed).fold(2).failure.unlink()
     ConfigPaths(failed).fold(1).result.unlink()
@@ -121,7 +121,7 @@ def test_intervals_are_around_the_scores_and_draw_whole_patients(runs: Path) -> 
     summary = read(runs / "folds")
     found = summary["confidence_intervals"]
     assert found["drawn"] == "groups of images"
-    assert (found["level"], found["seed"]) == (0.95, 0)
+    assert found["level"] == 0.95
     for name in ("acc", "balanced_acc", "mAP", "f1", "log_loss"):
         low, high = found["out_of_fold"][name]
         assert low <= summary["out_of_fold"][name] <= high, name
@@ -144,7 +144,7 @@ def test_images_of_a_group_and_copies_are_one_cluster() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 1}, "not a summary of version 2 .schema_version"),
+        ({"schema_version": 1}, "not a summary of version 3 .schema_version"),
         ({"unknown": 1}, "unknown"),
         ({"complete": False}, "contradict each other"),
         ({"n_folds": 3}, "entries for 3 folds"),

@@ -86,7 +86,7 @@ def test_scores_of_predicted_classes_equal_scikit_learns(case: Arrays) -> None:
     assert equal(m.scores["acc"], sk.accuracy_score(y, predicted))
     assert equal(m.scores["balanced_acc"], quiet(sk.balanced_accuracy_score, y, predicted))
     precision, recall, f1, support = sk.precision_recall_fscore_support(
-        y, predicted, labels=labels, zero_division=np.nan
+        y, predicted, labels=labels, zero_division=0
     )
     for c, row in enumerate(m.per_class):
         assert row.support == support[c]
@@ -96,12 +96,10 @@ def test_scores_of_predicted_classes_equal_scikit_learns(case: Arrays) -> None:
             continue
         assert equal(row.recall, recall[c])
         assert equal(row.f1, f1[c])
-        if row.predicted:
-            assert equal(row.precision, precision[c])
-        else:
-            assert row.precision is None
+        assert equal(row.precision, precision[c])
     present = support > 0
     assert equal(m.scores["f1"], f1[present].mean())
+    assert equal(m.scores["precision"], precision[present].mean())
     assert equal(m.scores["f1_weighted"], (f1[present] * support[present]).sum() / len(y))
     assert equal(m.scores["recall_weighted"], sk.accuracy_score(y, predicted))
     one_side = len(set(y)) == 1 or len(set(predicted)) == 1

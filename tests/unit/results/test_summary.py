@@ -13,9 +13,12 @@ import pytest
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.results import bootstrap
-from clip_pkg.results.bootstrap import confidence_intervals
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.config.schema import RunConfig
+from clip_pkg.results import headline
 from clip_pkg.results.curves import write_mean_curves
+from clip_pkg.results.folders import ConfigFiles
+from clip_pkg.results.headline import intervals_block
 from clip_pkg.results.summary import summarize
 from clip_pkg.study.identity import Identity
 from clip_pkg.study.predictions import Predictions
@@ -58,7 +61,7 @@ def predictions(fold: int, seed: int = 0) -> Predictions:
 def folder(tmp_path: Path) -> ConfigPaths:
     paths = ConfigPaths(tmp_path / "config")
     write_json(paths.identity, asdict(IDENTITY))
-    config = {"name": "config", "early_stopping_monitor": "val_loss", "inner_val_fraction": 0.0}
+    config = dump_canonical(RunConfig(name="config"))
     write_json(paths.config, config)
     fold = {"train_per_class": {"a": 3, "b": 1, "c": 0}, "val_per_class": {"a": 1, "b": 1, "c": 0}}
     write_json(
@@ -115,11 +118,11 @@ def test_intervals_are_computed_again_only_for_other_predictions(
 ) -> None:
     computed: list[int] = []
 
-    def counted(found: Predictions, clusters: Any) -> Any:
+    def counted(files: ConfigFiles, found: Predictions) -> Any:
         computed.append(len(found.paths))
-        return confidence_intervals(found, clusters)
+        return intervals_block(files, found)
 
-    monkeypatch.setattr(bootstrap, "confidence_intervals", counted)
+    monkeypatch.setattr(headline, "intervals_block", counted)
     first = summarize(folder)
     assert summarize(folder)["confidence_intervals"] == first["confidence_intervals"]
     assert computed == [6]
