@@ -81,6 +81,7 @@ def execute(
             fail_fast=execution.fail_fast,
             stall_timeout=execution.stall_timeout,
             slots_for_task=resources.slots_for,
+            expected_seconds=_expected_seconds,
             jobs_that_fit=None
             if (fit := resources.jobs_that_fit) is None
             else lambda device, task: min(most, fit(device, task)),
@@ -121,6 +122,12 @@ def _last_progress(task: Task) -> float | None:
     return None if progress is None else progress.updated
 
 
+def _expected_seconds(task: Task, seconds: float) -> float:
+    """From the result, because an attempt that resumed is shorter, and a first one imports."""
+    result = finished(task)
+    return seconds if result is None else result.expected_seconds
+
+
 def estimates_of(run: RunPaths) -> Estimates:
     """Estimates from every task that ever finished in an output folder."""
     estimates = Estimates()
@@ -129,5 +136,5 @@ def estimates_of(run: RunPaths) -> Estimates:
         task = read_task(path.with_name("task.json"))
         result = read_record(FoldResult, path)
         if task is not None and result is not None:
-            estimates.learn(task, result.seconds)
+            estimates.learn(task, result.expected_seconds)
     return estimates

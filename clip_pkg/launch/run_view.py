@@ -31,11 +31,16 @@ class RunView(Observer):
     on_ended: Callable[[str], None]
     estimates: Estimates
     _left: dict[str, Task] = field(default_factory=dict)
+    _resumed: dict[str, float] = field(default_factory=dict)  # shares at the start, by label
     _redrawn: float = 0.0
     _live: Live | None = None
 
     def __enter__(self) -> RunView:
         self._left = {task.display_name: task for task in self.tasks}
+        for label, task in self._left.items():
+            if task.checkpoint_to_resume is not None:
+                state = read_progress(task.paths.progress)
+                self._resumed[label] = 0.0 if state is None else state.kept_share
         if self.terminal.is_live:
             self._live = Live(self._table([]), console=self.terminal.console, transient=True)
             self._live.start()
@@ -102,7 +107,9 @@ class RunView(Observer):
         done = total - len(self._left)
         title = f"{done} of {total} {nouns(self.tasks)} done"
         if self.estimates.knows_anything:
-            shares = {label: state.share for label, state in states.items() if state is not None}
+            shares = self._resumed | {
+                label: state.share for label, state in states.items() if state is not None
+            }
             left = seconds_left(self._left.values(), shares, self.estimates, len(running))
             title += f", about {duration(left)} left"
         table = Table(title=title, expand=True)
@@ -125,7 +132,7 @@ def progress_cells(state: Progress | None, task: Task) -> tuple[str, str, str, s
         return (f"0/{task.config.epochs}", "starting", "", "")
     return (
         f"{state.epoch}/{state.epochs}",
-        f"{state.phase} {state.step}/{state.steps}",
+        f"{state.phase} {state.step}/{state.steps}" if state.steps else "starting",
         "" if state.monitored is None else f"{state.monitored:.4f}",
         f"{state.images_per_second:.0f}",
     )

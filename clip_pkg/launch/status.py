@@ -189,11 +189,15 @@ def _headline(status: RunStatus) -> str:
     estimates = Estimates()
     for fold in status.all:
         if fold.result is not None:
-            estimates.learn(fold.task, fold.result.seconds)
+            estimates.learn(fold.task, fold.result.expected_seconds)
     left = [one.task for one in status.all if one.result is None and not one.has_failed]
     running = [one for one in status.all if one.is_running]
     if status.launcher and left and estimates.knows_anything:
-        shares = {one.task.display_name: one.progress.share for one in running if one.progress}
+        shares = {
+            one.task.display_name: one.progress.share if one.is_running else one.progress.kept_share
+            for one in status.all
+            if one.progress and (one.is_running or one.task.checkpoint_to_resume is not None)
+        }
         words.append(f"about {duration(seconds_left(left, shares, estimates, len(running)))} left")
     if status.launcher:
         words.append(status.launcher)

@@ -100,8 +100,9 @@ class Loop:
 
     log_file: log of a task on a slot. last_progress: time of a task's last progress, in seconds
     since 1970; None if it has not started. gate: checks devices; None accepts all.
-    slots_for_task: number of slots that a task takes. jobs_that_fit: how many folds like a finished
-    one fit on a device, for `--jobs-per-gpu auto`; None otherwise.
+    slots_for_task: number of slots that a task takes. expected_seconds: what another task like a
+    finished one takes, given the seconds of its last attempt. jobs_that_fit: how many folds like a
+    finished one fit on a device, for `--jobs-per-gpu auto`; None otherwise.
     """
 
     pool: SlotPool
@@ -117,6 +118,7 @@ class Loop:
     fail_fast: bool = False
     stall_timeout: float = math.inf
     slots_for_task: Callable[[Task], int] = lambda task: task.gpus
+    expected_seconds: Callable[[Task, float], float] = lambda task, seconds: seconds
     jobs_that_fit: Callable[[Device, Task], int] | None = None
     cores: int = field(default_factory=usable_cores)
     clock: Clock = field(default_factory=RealTime)
@@ -233,7 +235,7 @@ class Loop:
         failure = None
         if state is JobState.DONE:
             seconds = self.clock.now() - running.started
-            self.queue.learn(task, seconds)
+            self.queue.learn(task, self.expected_seconds(task, seconds))
             self._strikes.pop(device.id, None)
             self._record("done", running, seconds=round(seconds, 3))
             if self.jobs_that_fit is not None:

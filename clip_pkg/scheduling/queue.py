@@ -85,7 +85,10 @@ def encoder_of(task: Task) -> str:
 def seconds_left(
     tasks: Iterable[Task], shares: Mapping[str, float], estimates: Estimates, slots: int
 ) -> float:
-    """Expected seconds until all tasks are done. shares: label → finished share, 0 to 1."""
+    """Expected seconds until all tasks are done.
+
+    shares: label → finished share, 0 to 1, also of tasks that wait and will resume.
+    """
     work = sum(estimates.seconds(task) * (1 - shares.get(task.display_name, 0.0)) for task in tasks)
     return work / max(1, slots)
 

@@ -16,7 +16,8 @@ class Progress:
     """State of a fold in training.
 
     phase: `train`, `val`, or what is being prepared. epoch, step: from 1. monitored: monitored
-    metric after the last epoch. updated: seconds since 1970.
+    metric after the last epoch. updated: seconds since 1970. seconds, train_seconds: spent so far
+    by all attempts, on everything and on training steps.
     """
 
     phase: str
@@ -29,12 +30,22 @@ class Progress:
     updated: float
     pid: int
     host: str
+    seconds: float = 0.0
+    train_seconds: float = 0.0
 
     @property
     def share(self) -> float:
         """Finished share of all epochs, 0 to 1."""
         within = self.step / self.steps if self.steps and self.phase == "train" else 1.0
         return min(1.0, max(0.0, (self.epoch - 1 + within) / self.epochs)) if self.epochs else 0.0
+
+    @property
+    def kept_share(self) -> float:
+        """The same without an unfinished epoch, which is repeated when training resumes."""
+        is_unfinished = self.phase in ("train", "val") and (
+            self.phase == "train" or self.step < self.steps
+        )
+        return max(0, self.epoch - is_unfinished) / self.epochs if self.epochs else 0.0
 
 
 def read_progress(path: Path) -> Progress | None:

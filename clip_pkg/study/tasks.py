@@ -234,7 +234,9 @@ class FoldResult:
     best_epoch: None without held-out images; then `best`, `last` and `untrained`, the scores on
     them, are empty. peak_memory_bytes: largest reserved memory of the GPU; None on a CPU. test:
     scores of the selected model on the `n_test` test images; empty without test images. A
-    pre-training has the measures of its features in `last`.
+    pre-training has the measures of its features in `last`. seconds, train_seconds: of all
+    attempts, as far as they were recorded. undisturbed_seconds: what a single attempt would have
+    taken: the last one, and the epochs that it restored; None in results of earlier revisions.
     """
 
     identity: StoredIdentity
@@ -256,6 +258,12 @@ class FoldResult:
     notices: list[str]
     n_test: int = 0
     test: dict[str, float | None] = field(default_factory=dict)
+    undisturbed_seconds: float | None = None
+
+    @property
+    def expected_seconds(self) -> float:
+        """What another training like this one takes."""
+        return self.seconds if self.undisturbed_seconds is None else self.undisturbed_seconds
 
 
 @dataclass(frozen=True)

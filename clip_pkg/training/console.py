@@ -43,6 +43,8 @@ class Console(LogLines):
     """Log lines and progress of one training.
 
     stream: for the lines. progress_file: for the latest `Progress`. labels: of the loss's terms.
+    epoch: the last finished one. spent: seconds of all attempts so far, on everything and on
+    training steps.
     """
 
     def __init__(
@@ -52,47 +54,73 @@ class Console(LogLines):
         *,
         epochs: int,
         labels: Mapping[str, TermLabel],
+        epoch: int,
+        spent: Callable[[], tuple[float, float]],
     ) -> None:
         super().__init__(stream)
         self._progress_file = progress_file
         self._epochs = epochs
         self._labels = labels
-        self._epoch = 0
+        self._epoch = epoch
+        self._spent = spent
         self._monitored: float | None = None
         self._updated = 0.0
+        self._state: tuple[str, int, int, float] = ("start", 0, 0, 0.0)
 
-    def phase(self, name: str, *, epoch: int, steps: int, batch_size: int) -> Callable[..., None]:
-        """Begin a phase (`train`, `val`, `test`, `features`) of `epoch`.
+    def save_progress(self) -> None:
+        """Write the progress file now."""
+        phase, step, steps, speed = self._state
+        seconds, train_seconds = self._spent()
+        self._updated = time.monotonic()
+        progress = Progress(
+            phase=phase,
+            epoch=self._epoch,
+            epochs=self._epochs,
+            step=step,
+            steps=steps,
+            images_per_second=speed,
+            monitored=finite_or_none(self._monitored),
+            updated=time.time(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            seconds=round(seconds, 3),
+            train_seconds=round(train_seconds, 3),
+        )
+        write_json(self._progress_file, vars(progress), durable=False)
+
+    def phase(
+        self, name: str, *, steps: int, batch_size: int, epoch: int | None = None
+    ) -> Callable[..., None]:
+        """Begin a phase (`train`, `val`, `test`, `features`) of `epoch`; None: the latest one.
+
+        Speed and remaining time are those of the steps after the first, which may include a
+        start-up.
 
         Returns a function to call after each step with the number of steps done and, in training, a
         function that fetches the means so far.
         """
-        self._epoch = epoch
+        if epoch is not None:
+            self._epoch = epoch
+        self._state = (name, 0, steps, 0.0)
         started = logged = time.monotonic()
+        first: tuple[int, float] | None = None  # step after the start-up, and when it was done
         prefix = self._prefix(name)
 
         def on_step(done: int, fetch: Callable[[], MeanScores] | None = None) -> None:
-            nonlocal logged
+            nonlocal logged, first
             now = time.monotonic()
+            first = first or (done, now)
+            step, since = first if done > first[0] else (0, started)
+            speed = (done - step) / max(now - since, 1e-9)
+            self._state = (name, done, steps, round(speed * batch_size, 1))
             if now - self._updated >= SECONDS_BETWEEN_UPDATES or done == steps:
-                self._updated = now
-                progress = Progress(
-                    phase=name,
-                    epoch=epoch,
-                    epochs=self._epochs,
-                    step=done,
-                    steps=steps,
-                    images_per_second=round(done * batch_size / max(now - started, 1e-9), 1),
-                    monitored=finite_or_none(self._monitored),
-                    updated=time.time(),
-                    pid=os.getpid(),
-                    host=socket.gethostname(),
-                )
-                write_json(self._progress_file, vars(progress), durable=False)
+                self.save_progress()
             if now - logged >= SECONDS_BETWEEN_LINES and done < steps:
                 logged = now
                 scores = None if fetch is None else fetch()
-                self.line(_bar(prefix, done, steps, now - started, self._postfix(scores)))
+                self.line(
+                    _bar(prefix, done, steps, now - started, self._postfix(scores), rate=speed)
+                )
 
         return on_step
 
@@ -136,6 +164,11 @@ class Console(LogLines):
         return ", ".join(values)
 
 
-def _bar(prefix: str, done: int, total: int, seconds: float, postfix: str) -> str:
-    bar = tqdm.format_meter(done, total, seconds, prefix=prefix, postfix=postfix, ascii=False)
+def _bar(
+    prefix: str, done: int, total: int, seconds: float, postfix: str, *, rate: float | None = None
+) -> str:
+    """Progress bar; rate: steps per second, None for the mean."""
+    bar = tqdm.format_meter(
+        done, total, seconds, prefix=prefix, postfix=postfix, ascii=False, rate=rate
+    )
     return str(bar)

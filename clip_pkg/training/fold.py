@@ -149,9 +149,7 @@ class FoldLearner(Learner):
         if batches is None:
             return
         started = time.monotonic()
-        progress = console.phase(
-            "features", epoch=0, steps=len(batches), batch_size=batches.batch_size
-        )
+        progress = console.phase("features", steps=len(batches), batch_size=batches.batch_size)
         index, features = [], []
         with torch.no_grad(), self.step.precision.autocast():
             for done, batch in enumerate(batches, start=1):
@@ -232,7 +230,10 @@ class FoldLearner(Learner):
         split = self._split(name)
         steps, phase = len(split.batches), "test" if name == "test" else "val"
         progress = console.phase(
-            phase, epoch=epoch, steps=steps, batch_size=self.task.config.batch_size
+            phase,
+            epoch=None if name == "test" else epoch,  # of the best epoch, after the last one
+            steps=steps,
+            batch_size=self.task.config.batch_size,
         )
         started = time.monotonic()
         self.ranks.announce(EVALUATE, name)

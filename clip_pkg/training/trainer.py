@@ -9,7 +9,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol, TextIO
 
@@ -24,6 +24,7 @@ from clip_pkg.losses.contract import LossOutput
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.precision import Precision
 from clip_pkg.study.identity import identity_from_json
+from clip_pkg.study.progress import read_progress
 from clip_pkg.study.tasks import FoldResult, Task
 from clip_pkg.training.console import Console
 from clip_pkg.training.early_stopping import BestEpoch
@@ -186,7 +187,10 @@ class Trainer:
             config.monitor_sign, config.early_stopping_patience, config.early_stopping_min_delta
         )
         self._untrained: Columns = {}
-        self._train_seconds = 0.0
+        # Of earlier attempts: all their seconds, and those of the epochs that were restored.
+        self._earlier_seconds = self._restored_seconds = 0.0
+        self._train_seconds = 0.0  # of all attempts, up to `_training_since`
+        self._training_since: float | None = None  # `time.monotonic`; None between training epochs
         self._cadence = Cadence()
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -194,6 +198,10 @@ class Trainer:
         self._history = History(state["history"])
         self._untrained = state["untrained"]
         self._train_seconds = state["train_seconds"]
+        # Missing in checkpoints of earlier revisions.
+        self._earlier_seconds = state.get("seconds", self._train_seconds)
+        epochs = self._history.columns.get("epoch_seconds", [])
+        self._restored_seconds = sum(seconds or 0.0 for seconds in epochs)
         if "best" in state:
             self._best = BestEpoch(**state["best"])
         self.learner.load_state(state)
@@ -215,12 +223,31 @@ class Trainer:
 
         Raises Interrupted once `stop` is true, Diverged when training becomes NaN.
         """
-        task, learner, on = self.task, self.learner, self.device
+        task, learner = self.task, self.learner
         task.paths.root.mkdir(parents=True, exist_ok=True)
         remove_leftovers(task.paths.root)
+        if (earlier := read_progress(task.paths.progress)) is not None:
+            # An attempt that was killed has spent more than its checkpoint knows.
+            self._earlier_seconds = max(self._earlier_seconds, earlier.seconds)
+            self._train_seconds = max(self._train_seconds, earlier.train_seconds)
         console = Console(
-            stream, task.paths.progress, epochs=task.config.epochs, labels=learner.labels
+            stream,
+            task.paths.progress,
+            epochs=task.config.epochs,
+            labels=learner.labels,
+            epoch=self._history.epochs,
+            spent=self._spent,
         )
+        try:
+            return self._run(console, device_name, stop)
+        except BaseException:
+            with suppress(OSError):  # the disk may be full
+                console.save_progress()
+            raise
+
+    def _run(self, console: Console, device_name: str, stop: Stop) -> FoldResult:
+        task, learner, on = self.task, self.learner, self.device
+        console.save_progress()
         device = f"{device_name} ({self.precision}), process {os.getpid()}"
         console.banner(learner.title, learner.settings(device))
         for text in (*(f"NOTE: {notice}" for notice in self.notices), *self.remarks):
@@ -240,7 +267,8 @@ class Trainer:
             untrained=self._untrained,
             device=str(on),
             environment=describe_environment(on, self.precision, self.ranks.size),
-            seconds=time.monotonic() - self.started,
+            seconds=self._spent()[0],
+            undisturbed_seconds=time.monotonic() - self.started + self._restored_seconds,
             notices=[*self.notices, *fields.pop("notices", [])],
             train_seconds=self._train_seconds,
             peak_memory_bytes=torch.cuda.max_memory_reserved(on) if on.type == "cuda" else None,
@@ -252,6 +280,12 @@ class Trainer:
             f"{result.seconds:.1f} s"
         )
         return result
+
+    def _spent(self) -> tuple[float, float]:
+        """Seconds of all attempts so far, on everything and on training steps."""
+        now = time.monotonic()
+        training = 0.0 if self._training_since is None else now - self._training_since
+        return self._earlier_seconds + now - self.started, self._train_seconds + training
 
     def follow(self) -> None:
         """Execute the orders of the first rank, until an empty one."""
@@ -315,11 +349,12 @@ class Trainer:
                 raise Interrupted  # the epoch is repeated; an unsaved best model stays unsaved
 
         self.ranks.announce(TRAIN, epoch)
+        self._training_since = started
         train = self._train_epoch(epoch, on_step)
         curves.flush()
         trained = time.monotonic() - started
         console.phase_done("train", steps=steps, seconds=trained, scores=train)
-        self._train_seconds += trained
+        self._train_seconds, self._training_since = self._train_seconds + trained, None
         row: Columns = {"train_loss": train.loss}
         if train.accuracy is not None:
             row["train_acc"] = 100 * train.accuracy
@@ -370,6 +405,7 @@ class Trainer:
                     "history": self._history.columns,
                     "best": vars(self._best),
                     "untrained": self._untrained,
+                    "seconds": self._spent()[0],
                     "train_seconds": self._train_seconds,
                     "optimisation": None if finished else learner.optimisation.state_dict(),
                     **learner.state(),

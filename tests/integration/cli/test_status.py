@@ -14,8 +14,11 @@ import pytest
 from rich.console import Console
 
 from clip_pkg.cli import main
+from clip_pkg.launch.run_view import RunView
 from clip_pkg.launch.status import read_status, render
+from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.ledger import Ledger
+from clip_pkg.scheduling.queue import Estimates
 from clip_pkg.study.tasks import FoldFailure, FoldTask, read_task, write_record, write_task
 from support.tiny import TINY
 
@@ -85,6 +88,24 @@ def test_a_running_fold_and_its_launcher(finished_run: Path) -> None:
     assert "▶75%" in text
     assert "train 1/2" in text
     assert "left" in text.splitlines()[0]
+
+
+def test_time_left_counts_what_is_kept_of_folds_that_wait(finished_run: Path) -> None:
+    out = finished_run / "out"
+    for path in out.glob("a/fold_*/result.json"):
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({**result, "seconds": 90.0, "undisturbed_seconds": 1000.0}))
+    task = pretend(out, "a", 2, "interrupted")
+    progress = json.loads(task.paths.progress.read_text())
+    progress |= {"phase": "train", "epoch": 2, "step": 1, "steps": 2}  # of two epochs
+    task.paths.progress.write_text(json.dumps(progress))
+    (out / ".launcher.holder").write_text("x")
+    assert "about 8 min left" in shown(out).splitlines()[0]
+    estimates = Estimates()
+    estimates.learn(task, 1000.0)
+    terminal = Terminal(Console(width=160, file=io.StringIO()))
+    with RunView(terminal, [task], 3, lambda name: None, estimates) as view:
+        assert "about 8 min left" in str(view._table([]).title)
 
 
 def test_a_launcher_that_is_gone_runs_nothing(finished_run: Path) -> None:
