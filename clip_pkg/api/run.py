@@ -69,7 +69,7 @@ class Run:
 
     @cached_property
     def folds(self) -> pd.DataFrame:
-        """A row per config and fold: status, reason, epochs, images, seconds, scores `val_…`.
+        """A row per config and fold: repeat, status, reason, epochs, images, seconds, `val_…`.
 
         Scores are those of the best epoch.
         """
@@ -90,7 +90,7 @@ class Run:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """A row per config and out-of-fold image, by the model of the fold's best epoch.
+        """A row per config, repeat and out-of-fold image, by the model of the fold's best epoch.
 
         Columns: fold, path, label, prediction, correct, confidence (the largest probability) and
         `prob_<class>`.
@@ -194,7 +194,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _fold_row(fold: FoldFiles) -> dict[str, Any]:
-    row: dict[str, Any] = {"fold": fold.number, "status": fold.status}
+    row: dict[str, Any] = {"fold": fold.number, "repeat": fold.repeat, "status": fold.status}
     row["reason"] = "" if fold.failure is None else fold.failure.reason
     result = fold.result
     if result is not None:

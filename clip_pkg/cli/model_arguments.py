@@ -62,7 +62,7 @@ def add_out_of_fold(parser: Parser, done: str) -> None:
         "--out-of-fold",
         action="store_true",
         help="--images is the data folder or CSV file of the training: each image of a config is "
-        f"{done} by the one fold that was not trained on it",
+        f"{done} by the one fold (with n_repeats: of each repeat) that was not trained on it",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -45,6 +45,14 @@ class NoEffectOnNumbers:
 @dataclass(frozen=True)
 class UsedByPretraining:
     """Marks a key that a pre-training takes over; all others have their defaults there."""
+
+
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks a key that earlier results do not have.
+
+    At its default it is left out of digests, so these results keep their identity.
+    """
 
 
 class ConfigKeys(StrictModel):
@@ -241,6 +249,15 @@ class ConfigKeys(StrictModel):
         True, description="k-fold cross-validation; false: one stratified hold-out."
     )
     n_splits: int = Field(5, ge=2, le=1000, description="Number of folds.")
+    n_repeats: Annotated[int, AddedLater()] = Field(
+        1,
+        ge=1,
+        le=1000,
+        description=(
+            "Divisions of the images into `n_splits` folds, each with its own seed derived from "
+            "`random_state`; `n_splits` · `n_repeats` folds are trained."
+        ),
+    )
     val_fraction: Positive = Field(
         0.2, lt=1, description="Share of the hold-out when `use_cv` is false."
     )
@@ -339,6 +356,12 @@ def keys_without_effect() -> frozenset[str]:
 def keys_of_pretraining() -> frozenset[str]:
     """Keys that a pre-training takes over."""
     return _marked(UsedByPretraining)
+
+
+def defaults_added_later() -> dict[str, Any]:
+    """Defaults of the keys that earlier results do not have."""
+    fields = ConfigKeys.model_fields
+    return {key: fields[key].default for key in _marked(AddedLater)}
 
 
 def _marked(mark: type[object]) -> frozenset[str]:

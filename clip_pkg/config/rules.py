@@ -174,6 +174,15 @@ def _checkpointing_has_an_effect(config: ConfigKeys) -> Iterator[Finding]:
         )
 
 
+def _only_a_cross_validation_is_repeated(config: ConfigKeys) -> Iterator[Finding]:
+    if config.n_repeats > 1 and not config.use_cv:
+        yield (
+            ("n_repeats",),
+            f"{config.n_repeats} repeats need a cross-validation; set use_cv to true, or n_repeats "
+            "to 1",
+        )
+
+
 def _compilation_is_possible(config: ConfigKeys) -> Iterator[Finding]:
     conflicts = {
         "activation_checkpointing": config.activation_checkpointing,
@@ -238,6 +247,7 @@ _RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("activation_checkpointing", "freeze_image_encoder"), _checkpointing_has_an_effect),
     (("compile", "activation_checkpointing", "gpus_per_task"), _compilation_is_possible),
     (("aux_losses",), _auxiliary_losses_differ),
+    (("use_cv", "n_repeats"), _only_a_cross_validation_is_repeated),
     (("stem", "image_encoder_name"), _stem_fits_the_encoder),
     (("pretrain",), _pretraining_can_learn),
     (("pretrain", "inner_val_fraction"), _labels_stay_out_of_the_inner_split),

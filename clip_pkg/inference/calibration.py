@@ -14,6 +14,7 @@ from clip_pkg.metrics.calibration import (
     log_loss,
     tempered,
 )
+from clip_pkg.results.folders import ConfigFiles
 from clip_pkg.study.predictions import pooled, read_predictions
 
 
@@ -49,12 +50,14 @@ def calibrate(model: Path) -> Calibration:
     correct: the likelihood then has no maximum.
     """
     paths = _config_of(model)
-    folds = []
+    folds, repeats = [], []
+    repeat_of = {fold.paths.root: fold.repeat for fold in ConfigFiles.read(paths).folds}
     for checkpoint in choose_checkpoints(paths.root).checkpoints:
         fold = FoldPaths(checkpoint.parent)
         best = checkpoint == fold.checkpoint_best
         folds.append(read_predictions(fold.predictions if best else fold.predictions_last))
-    out_of_fold = pooled(folds)
+        repeats.append(repeat_of[fold.root])
+    out_of_fold = pooled(folds, repeats)
     probabilities, targets = out_of_fold.probabilities, out_of_fold.targets
     if (probabilities.argmax(axis=1) == targets).all():
         raise UserError(

@@ -75,7 +75,7 @@ def embed_out_of_fold(
 ) -> Embeddings:
     """Embed the training images of a config, each with the fold that held it out.
 
-    Images are ordered by fold, then as in its `predictions.csv`.
+    Images are ordered by fold, then as in its `predictions.csv`; each is there once per repeat.
     data_dir: the training data, see `held_out_images`, whose errors this raises.
     """
     return embed_held_out(held_out_images(paths, data_dir), device, progress=progress)

@@ -1,4 +1,6 @@
-"""Held-out images of a config: each training image with the one fold that did not train on it.
+"""Held-out images of a config: each training image with the fold that did not train on it.
+
+With repeats, the one fold of each.
 
 No torch here, so that a wrong data folder is reported before a model is loaded.
 """
@@ -38,7 +40,7 @@ class HeldOutFold:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out images of all finished folds of a config; no image is in two folds.
+    """Held-out images of all finished folds of a config; an image is in one fold of each repeat.
 
     classes: C names, in the models' order. splits: digest of the splits. notices: for the user.
     """
@@ -49,6 +51,7 @@ class HeldOut:
     notices: tuple[str, ...]
 
     def __len__(self) -> int:
+        """Predictions to make: one per image and repeat."""
         return sum(len(fold.images) for fold in self.folds)
 
 
@@ -96,6 +99,11 @@ def held_out_images(
         )
     never_held_out = len(manifest) - len(np.unique(np.concatenate([f.val for f in splits.folds])))
     notices = list(choice.notices)
+    if splits.n_repeats > 1:
+        notices.append(
+            f"every image is listed {splits.n_repeats} times, by the fold of each repeat that held "
+            "it out"
+        )
     if never_held_out:
         notices.append(
             f"{never_held_out} image(s) were only trained on, because a hold-out has one fold; it "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clip_pkg.base.errors import ConfigErrors, ConfigProblem, DataError, WeightsError
+from clip_pkg.base.errors import ConfigErrors, ConfigProblem, DataError, WeightsError, shown
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.probe import Probe
 from clip_pkg.launch.request import StudyRequest
@@ -91,10 +91,10 @@ def show_report(preparation: Preparation, terminal: Terminal) -> None:
     """Print the images, a fold table for each way of splitting them, and the notices."""
     for line in preparation.audit.lines():
         terminal.line(line)
-    shown: set[str] = set()
+    seen: set[str] = set()
     for prepared in preparation.configs:
-        if prepared.splits.hash not in shown:
-            shown.add(prepared.splits.hash)
+        if prepared.splits.hash not in seen:
+            seen.add(prepared.splits.hash)
             terminal.line()
             for line in fold_table(prepared.manifest, prepared.splits):
                 terminal.line(line)
@@ -163,6 +163,7 @@ def _prepare_each(
                 config.group_pattern,
                 config.use_cv,
                 config.n_splits if config.use_cv else config.val_fraction,
+                config.n_repeats,
                 config.random_state,
             )
             if key not in made:
@@ -193,11 +194,19 @@ def _splits(
     splits_file: Path | None, config: RunConfig, manifest: Manifest, scanned: ScanResult
 ) -> Splits:
     if splits_file is not None:
-        return splits_from_json(splits_file, manifest, scanned.linked)
+        imported = splits_from_json(splits_file, manifest, scanned.linked)
+        if imported.n_repeats != config.n_repeats:
+            raise DataError(
+                f"{shown(splits_file)} divides the images {imported.n_repeats} time(s), but "
+                f"n_repeats is {config.n_repeats}: set it to {imported.n_repeats}, or use another "
+                "--splits-file"
+            )
+        return imported
     return make_splits(
         manifest,
         use_cv=config.use_cv,
         n_splits=config.n_splits,
+        n_repeats=config.n_repeats,
         random_state=config.random_state,
         val_fraction=config.val_fraction,
         linked=scanned.linked,

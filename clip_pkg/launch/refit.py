@@ -107,6 +107,8 @@ def _show_result(source: _Source, terminal: Terminal) -> None:
     averages, folder = source.summary["average_results"], source.paths.refit.root
     terminal.line(f"\nThe model: {source.paths.refit.checkpoint_latest}")
     result = read_record(FoldResult, source.paths.refit.result)
+    repeats = source.config.n_repeats
+    repeated = f" of {repeats} repeats" if repeats > 1 else ""
     unscored = "it has no score of its own"
     if result is not None and result.n_test:
         terminal.line(
@@ -116,7 +118,7 @@ def _show_result(source: _Source, terminal: Terminal) -> None:
         unscored = "none of them can score it"
     terminal.line(
         f"It was trained on all images, so {unscored}. The estimate comes from the "
-        f"cross-validation ({averages['n']} folds, mean ± SD): accuracy "
+        f"cross-validation ({averages['n']} folds{repeated}, mean ± SD): accuracy "
         f"{shown_spread(spread_of(averages, 'acc'), 'acc')} %, mAP "
         f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
     )

@@ -212,7 +212,14 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     for fold in folds:
         by_config.setdefault(fold.task.name, []).append(fold)
     columns = max(fold.task.n_folds for fold in folds if isinstance(fold.task, FoldTask))
-    table = Table(title="Validation accuracy % at the best epoch", title_justify="left")
+    sizes = {
+        fold.task.n_splits if fold.task.n_splits < fold.task.n_folds else 0
+        for fold in folds
+        if isinstance(fold.task, FoldTask)
+    }
+    repeats = f"; every {max(sizes)} folds are a repeat" if len(sizes) == 1 and max(sizes) else ""
+    title = f"Validation accuracy % at the best epoch{repeats}"
+    table = Table(title=title, title_justify="left")
     table.add_column("Config", overflow="fold", min_width=12)
     if columns > MAX_FOLD_COLUMNS:
         for name in ("done", "running", "failed", "waiting"):

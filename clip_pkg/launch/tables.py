@@ -10,7 +10,7 @@ from rich.text import Text
 
 from clip_pkg.launch.terminal import shortened
 from clip_pkg.metrics.table import HEADLINE_METRICS
-from clip_pkg.results.comparison_records import spread_of
+from clip_pkg.results.comparison_records import folds_cell, spread_of
 from clip_pkg.results.comparison_tables import shown_spread, shown_test_accuracy, title
 from clip_pkg.study.progress import FoldProfile
 from clip_pkg.study.tasks import FoldFailure, Task
@@ -35,7 +35,7 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
         best, last = summary["average_results"], summary["last_epoch"]["average_results"]
         table.add_row(
             name,
-            f"{best['n']}/{summary['n_folds']}",
+            folds_cell(best["n"], summary["n_folds"], summary["config"].get("n_repeats", 1)),
             *(shown_spread(spread_of(best, row.name), row.name) for row in HEADLINE_METRICS),
             shown_spread(spread_of(last, "acc"), "acc"),
             *([shown_test_accuracy(summary)] if is_tested else []),

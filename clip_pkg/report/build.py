@@ -218,6 +218,7 @@ def _facts(outcome: ConfigOutcome) -> list[tuple[str, str]]:
     counts, audit = outcome.class_counts, outcome.preflight
     fewest, most = min(counts.values()), max(counts.values())
     folds, method = outcome.folds_info["folds"], outcome.folds_info["method"]
+    repeats = f"{outcome.n_repeats} repeats of " if outcome.n_repeats > 1 else ""
     facts = [
         ("Images", f"{outcome.n_images} in {len(counts)} classes"),
         ("Images per class", f"{fewest}" if fewest == most else f"{fewest} to {most}"),
@@ -225,7 +226,7 @@ def _facts(outcome: ConfigOutcome) -> list[tuple[str, str]]:
             "Splits",
             f"{method}: {folds[0]['n_val']} images"
             if outcome.is_holdout
-            else f"{len(folds)} folds, {method}",
+            else f"{repeats}{len(folds) // outcome.n_repeats} folds, {method}",
         ),
     ]
     if outcome.n_groups is not None:

@@ -125,8 +125,8 @@ class Reliability:
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, predictions: Predictions) -> Reliability:
-        """Use the bins of the expected calibration error."""
+    def of(cls, predictions: Predictions, n_repeats: int = 1) -> Reliability:
+        """Use the bins of the expected calibration error. n_repeats: predictions per image."""
         bins = CALIBRATION_BINS
         confidence = predictions.probabilities.max(axis=1)
         correct = predictions.probabilities.argmax(axis=1) == predictions.targets
@@ -135,13 +135,16 @@ class Reliability:
         used = np.flatnonzero(counts)
         n = counts[used]
         right = np.bincount(place[correct], minlength=bins)[used].astype(np.float64)
-        low, high = wilson_interval(right, n)
+        low, high = wilson_interval(right / n_repeats, n / n_repeats)
         mean: Floats = np.bincount(place, weights=confidence, minlength=bins)[used] / n
         return cls(np.linspace(0, 1, bins + 1), used, mean, right / n, low, high, n)
 
 
-def wilson_interval(successes: Floats, n: NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """95 % score interval of shares successes / n (Wilson 1927); NaN where n is 0."""
+def wilson_interval(successes: Floats, n: NDArray[np.number]) -> tuple[Floats, Floats]:
+    """95 % score interval of shares successes / n (Wilson 1927); NaN where n is 0.
+
+    With R predictions per image, successes and n are means over the repeats.
+    """
     trials = np.where(n > 0, n, np.nan).astype(np.float64)
     share = successes / trials
     centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)

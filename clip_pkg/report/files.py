@@ -20,7 +20,7 @@ FILES = {
     "folds.csv": "every fold: epoch, images and every score",
     "pairs.csv": "differences between configs, with all tests",
     "per_class.csv": "every class of every config, out of fold",
-    "confusion.csv": "confusion matrix of every config, out of fold",
+    "confusion.csv": "confusion matrix of every config; an image counts once per repeat",
     "learning_curves.csv": "every epoch of every fold",
     "mistakes.csv": "every wrong out-of-fold prediction, the most confident first",
     "suspects.csv": "images whose label is probably wrong, with a column for the correct one",

@@ -34,8 +34,8 @@ def _about_scores(outcome: ConfigOutcome) -> list[str]:
         found.append("All out-of-fold predictions are correct.")
     else:
         found.append(
-            f"The hardest class is {outcome.classes[hardest]}: {right} of {support} images are "
-            f"classified correctly (recall {right / support:.2f})."
+            f"The hardest class is {outcome.classes[hardest]}: {right} of {support} "
+            f"{outcome.counted} are correct (recall {right / support:.2f})."
         )
     if outcome.commonest_mistake is not None:
         true, predicted = outcome.commonest_mistake

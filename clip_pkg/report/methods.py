@@ -76,10 +76,12 @@ def _data_and_splits(outcomes: Sequence[ConfigOutcome]) -> str:
         text += f" from {first.n_groups} group{'' if first.n_groups == 1 else 's'}"
         text += " (such as patients)"
     folds, method = info["folds"], str(info["method"])
+    n_splits = len(folds) // first.n_repeats
+    repeats = f"{first.n_repeats} repeats of " if first.n_repeats > 1 else ""
     seed = "" if info["random_state"] is None else f", seed {info['random_state']}"
     how = f"scikit-learn's {method}{seed}" if method.startswith("Stratified") else f"{method}{seed}"
     if method == "imported":
-        text += f". Performance was estimated on {len(folds)} predefined folds"
+        text += f". Performance was estimated on {repeats}{n_splits} predefined folds"
     elif first.is_holdout:
         train, val = folds[0]["n_train"], folds[0]["n_val"]
         text += (
@@ -88,10 +90,12 @@ def _data_and_splits(outcomes: Sequence[ConfigOutcome]) -> str:
         )
     else:
         text += (
-            f". Performance was estimated by stratified {len(folds)}-fold cross-validation ({how})"
+            f". Performance was estimated by {repeats}stratified {n_splits}-fold cross-validation "
+            f"({how})"
         )
     if not first.is_holdout:
-        text += "; every image was validated exactly once, by a model that was not trained on it"
+        times = "exactly once" if first.n_repeats == 1 else "exactly once per repeat"
+        text += f"; every image was validated {times}, by a model that was not trained on it"
     kept = [] if first.n_groups is None else ["all images of a group"]
     if clusters := len(info["linked"]):
         plural = "s" if clusters > 1 else ""
@@ -288,6 +292,8 @@ def _statistics(outcome: ConfigOutcome) -> str:
             f"Scores are given as mean ± sample standard deviation (ddof = {averages['ddof']}) "
             f"over n = {averages['n']} folds"
         )
+        if outcome.n_repeats > 1:
+            text += " of all repeats"
     if intervals is not None:
         text += (
             f", with {100 * intervals['level']:g} % confidence intervals of the pooled predictions "
@@ -310,10 +316,13 @@ def tests_sentence(comparison: Comparison, data_set: DataSetComparison) -> str:
     tests = [pair.test for pair in data_set.pairs if pair.test is not None]
     if not tests:
         return ""
+    source = "Nadeau and Bengio 2003"
+    if any(row.n_repeats > 1 for row in data_set.rows):
+        source += "; Bouckaert and Frank 2004"
     text = (
         f"Differences in {comparison.metric_name} between configurations were tested with the "
-        "corrected resampled t-test over folds (Nadeau and Bengio 2003; two-sided, n = "
-        f"{tests[0].n_folds}, test-to-training ratio {tests[0].test_to_train:.2f})"
+        f"corrected resampled t-test over folds ({source}; two-sided, n = {tests[0].n_folds}, "
+        f"test-to-training ratio {tests[0].test_to_train:.2f})"
     )
     if len(tests) > 1:
         text += (

@@ -91,7 +91,11 @@ class Pictures:
 
 
 def worst_mistakes(folds: Sequence[FoldFiles], limit: int | None = None) -> list[Mistake]:
-    """Wrong predictions of all finished folds, the most confident first."""
+    """Wrong predictions of all finished folds, the most confident first.
+
+    limit: the number of different images to return, each with its most confident mistake; None:
+        every mistake.
+    """
     found = []
     for fold in folds:
         predictions = fold.predictions
@@ -110,7 +114,12 @@ def worst_mistakes(folds: Sequence[FoldFiles], limit: int | None = None) -> list
                 )
             )
     found.sort(key=lambda one: (-one.confidence, one.path))
-    return found[:limit]
+    if limit is None:
+        return found
+    of_image: dict[str, Mistake] = {}
+    for one in found:
+        of_image.setdefault(one.path, one)
+    return list(of_image.values())[:limit]
 
 
 def make_pictures(outcome: ConfigOutcome, data_dir: Path | None, advance: Advance) -> Pictures:

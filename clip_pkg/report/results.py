@@ -24,7 +24,7 @@ from clip_pkg.results.folders import (
     result_folders,
 )
 from clip_pkg.results.summary import summarize
-from clip_pkg.study.predictions import Predictions, pooled
+from clip_pkg.study.predictions import Predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,15 @@ class ConfigOutcome(ConfigFiles):
 
     @cached_property
     def out_of_fold(self) -> Predictions:
-        """Predictions of all finished folds, pooled."""
-        return pooled(self.predictions)
+        """Predictions of all finished folds, pooled; an image has one per repeat."""
+        found = self.pooled()
+        assert found is not None, "a fold is finished"
+        return found
+
+    @property
+    def counted(self) -> str:
+        """What confusion counts and support count: `images`, or `predictions` of repeats."""
+        return "images" if self.n_repeats == 1 else "predictions"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -76,7 +76,8 @@ def judged_pairs(
         title=f"Differences in {run.comparison.metric_name} between configurations on the same "
         "folds: corrected resampled t-test (Nadeau and Bengio 2003), p adjusted by Holm's method, "
         "Cohen's d over folds, the difference that the test finds with 80 % power at the level "
-        f"{level}, mid-p McNemar test and bootstrap of out-of-fold predictions.",
+        f"{level}, mid-p McNemar test (of several repeats, on the first) and bootstrap of "
+        "out-of-fold predictions.",
         rows=tuple((shown(name), *cells) for name, *cells in table.rows),
     )
     return table.with_column(len(table.columns), "Verdict", [p.verdict for p in pairs], words=True)
@@ -93,7 +94,8 @@ def losses_table(data_set: DataSetComparison) -> Table | None:
 def class_table(outcome: ConfigOutcome) -> Table:
     """One-vs-rest scores of each class, out of fold."""
     counts = outcome.confusion
-    low, high = wilson_interval(counts.diagonal().astype(float), counts.sum(axis=1))
+    shares = counts / outcome.n_repeats  # further predictions of an image are no further images
+    low, high = wilson_interval(shares.diagonal(), shares.sum(axis=1))
     intervals = [f"{a:.3f} to {b:.3f}" for a, b in zip(low, high, strict=True)]
     rows = []
     for name, interval, scores in zip(

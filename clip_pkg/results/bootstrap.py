@@ -52,9 +52,18 @@ class Resampled:
 
 
 def image_clusters(paths: Sequence[str], clusters: Iterable[Sequence[str]]) -> Labels | None:
-    """[N] equal numbers for images of one cluster; None if no two images belong together."""
-    place = {path: index for index, path in enumerate(paths)}
-    members = [[place[path] for path in cluster if path in place] for cluster in clusters]
+    """[N] equal numbers for predictions of one image or cluster; None if each stands alone.
+
+    paths: of the predicted images; in a repeated cross-validation, an image has several
+        predictions.
+    """
+    places: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        places.setdefault(path, []).append(index)
+    members = [
+        [index for path in cluster for index in places.get(path, ())] for cluster in clusters
+    ]
+    members += places.values()
     if all(len(cluster) < 2 for cluster in members):
         return None
     return linked_sets(len(paths), members)

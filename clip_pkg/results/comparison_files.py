@@ -24,6 +24,7 @@ CONFIG_CSV = {
     "config": "name",
     "folds_done": "folds_done",
     "n_folds": "n_folds",
+    "n_repeats": "n_repeats",
     "budget": "budget",
     **{
         f"{epoch}_{name}_{part}": f"{epoch}.{name}.{part}"

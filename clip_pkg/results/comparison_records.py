@@ -117,7 +117,8 @@ class LeaderboardRow:
     folder: of its results. splits_hash: of its folds; only equal ones are compared.
     best, last: by score, over folds at the best and at the last epoch.
     pooled: by score, out of fold at the compared epoch; empty while no fold is done.
-    n_pooled: images in `pooled`.
+    n_pooled: images in `pooled`; each has a prediction per repeat.
+    n_folds: of all `n_repeats` divisions of the images.
     epoch_choice: how the best epoch was chosen, in words.
     budget: how much training it had, in words.
     fold_scores: the compared metric of each fold at the compared epoch; None for a missing fold.
@@ -130,6 +131,7 @@ class LeaderboardRow:
     splits_hash: str
     folds_done: int
     n_folds: int
+    n_repeats: int
     best: Mapping[str, Spread]
     last: Mapping[str, Spread]
     pooled: Mapping[str, Pooled]
@@ -149,6 +151,16 @@ class LeaderboardRow:
             return self.spread(question).mean
         found = self.headline.scores.get(question.metric)
         return None if found is None else found.value
+
+    @property
+    def folds_cell(self) -> str:
+        """`5/5`, or `20/20 (4 × 5)`: finished and planned folds, repeats × folds of each."""
+        return folds_cell(self.folds_done, self.n_folds, self.n_repeats)
+
+
+def folds_cell(done: int, planned: int, repeats: int) -> str:
+    """Folds of a config in a table: `5/5`, or `20/20 (4 × 5)` for four repeats of five folds."""
+    return f"{done}/{planned}" + (f" ({repeats} × {planned // repeats})" if repeats > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,7 @@ class PairResult:
     p_holm: its p, adjusted for all pairs of the data set.
     detectable: smallest difference that this test would have found with 80 % power, judged as the
         first of Holm's steps; None without a variance.
+    mcnemar: on out-of-fold predictions, those of the first repeat if there are several.
     pooled_difference: of the scores over all out-of-fold predictions.
     bootstrap: its interval, resampling images and keeping the models.
     sentence: the finding in words.

@@ -108,7 +108,7 @@ def leaderboard(one: DataSetComparison, comparison: Comparison) -> Table:
         f"{one.name}: mean ± SD over folds at the {comparison.epoch} epoch",
         ("Config", "Folds", *map(title, metrics)),
         tuple(
-            (row.name, f"{row.folds_done}/{row.n_folds}", *cells(spreads))
+            (row.name, row.folds_cell, *cells(spreads))
             for row, spreads in zip(one.rows, scores, strict=True)
         ),
         reference=tuple((base.name, "", *cells(base.scores)) for base in one.baselines[:2]),

@@ -39,10 +39,11 @@ class ShownImages:
 
 @dataclass(frozen=True, eq=False)
 class FoldFiles:
-    """One fold, counted from 1: its result, or the reason why it has none."""
+    """One fold: its result, or the reason why it has none. number, repeat: from 1."""
 
     paths: FoldPaths
     number: int
+    repeat: int
     result: FoldResult | None
     failure: FoldFailure | None
 
@@ -108,14 +109,16 @@ class ConfigFiles:
         )
         try:
             mine = identity_from_json(identity)
-            numbers = [int(info["fold"]) for info in folds_info["folds"]]
+            repeats = {
+                int(info["fold"]): int(info.get("repeat", 1)) for info in folds_info["folds"]
+            }
         except (KeyError, TypeError, ValueError):
             raise RunFolderError(
                 f"{shown(paths.root)}: {paths.identity.name} or {paths.folds_info.name} is "
                 "damaged; copy it again"
             ) from None
         folds = []
-        for number in numbers:
+        for number, repeat in repeats.items():
             files, failure = paths.fold(number), None
             result = read_record(FoldResult, files.result)
             if result is None:
@@ -125,12 +128,17 @@ class ConfigFiles:
                 raise RunFolderError(
                     f"{files.result} belongs to another run: its {different} differ"
                 )
-            folds.append(FoldFiles(files, number, result, failure))
+            folds.append(FoldFiles(files, number, repeat, result, failure))
         return cls(paths, config, folds_info, mine, tuple(folds))
 
     @property
     def name(self) -> str:
         return str(self.config["name"])
+
+    @property
+    def n_repeats(self) -> int:
+        """How often the images were divided into folds."""
+        return max(int(info.get("repeat", 1)) for info in self.folds_info["folds"])
 
     @property
     def done(self) -> tuple[FoldFiles, ...]:
@@ -184,11 +192,13 @@ class ConfigFiles:
     def pooled(self, epoch: Epoch = "best") -> Predictions | None:
         """Held-out predictions of all finished folds; None if no fold is finished.
 
+        Of several repeats, one after another: an image then appears in each.
+
         Raises RunFolderError when they do not fit together.
         """
         name = "predictions" if epoch == "best" else "predictions_last"
         parts = [getattr(fold, name) for fold in self.done]
-        return pooled(parts) if parts else None
+        return pooled(parts, [fold.repeat for fold in self.done]) if parts else None
 
 
 def result_folders(directories: Sequence[Path]) -> list[Path]:

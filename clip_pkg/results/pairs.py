@@ -28,8 +28,9 @@ from clip_pkg.study.predictions import Predictions
 class Entrant:
     """A config under its name in the data set.
 
-    predictions: out of fold, sorted by path; None while no fold is done. resampled: [R] the
-    compared score for each resample of the images; None for a score without a bootstrap.
+    predictions: out of fold, sorted by path, those of an image by repeat; None while no fold is
+    done. resampled: [R] the compared score for each resample of the images; None for a score
+    without a bootstrap.
     """
 
     files: ConfigFiles
@@ -55,8 +56,14 @@ def comparable(entrants: Sequence[Entrant]) -> tuple[list[list[Entrant]], list[R
     for mine, others in combinations(groups, 2):
         these, those = (tuple(one.row.name for one in groups[key]) for key in (mine, others))
         both = f"{', '.join(these)} and {', '.join(those)}"
+        repeats = [groups[key][0].row.n_repeats for key in (mine, others)]
         if mine[0] == others[0]:
             reason = f"{both} have different classes"
+        elif repeats[0] != repeats[1]:
+            reason = (
+                f"{both} were validated on different folds: their n_repeats are {repeats[0]} and "
+                f"{repeats[1]}. Train one of them again with the n_repeats of the other"
+            )
         else:
             reason = (
                 f"{both} were validated on different folds (splits_hash {mine[0][:8]}… and "
@@ -116,7 +123,11 @@ def _pair(first: Entrant, second: Entrant, question: Question) -> PairResult:
             interval = difference_interval(
                 ours, others, correlation(first.resampled, second.resampled)
             )
-    correct = [one.probabilities.argmax(axis=1) == one.targets for one in (mine, theirs)]
+    # One prediction per image: the test assumes independent images.
+    first_repeat = slice(None, None, first.row.n_repeats)
+    correct = [
+        (one.probabilities.argmax(axis=1) == one.targets)[first_repeat] for one in (mine, theirs)
+    ]
     identical = np.array_equal(mine.probabilities, theirs.probabilities)
     return PairResult(
         first=first.row.name,

@@ -23,8 +23,8 @@ def detectable_differences(configs: Sequence[PreparedConfig]) -> list[str]:
     level = first_step(LEVEL, pairs)
     found = []
     for one in configs:
-        folds, repeats = len(one.splits.folds), getattr(one.config, "n_repeats", 1)
-        if folds == 1:
+        n_splits, repeats = one.splits.n_splits, one.splits.n_repeats
+        if len(one.splits.folds) == 1:
             found.append(
                 "With a single split no difference between configs can be tested over folds; "
                 "use_cv makes several."
@@ -36,7 +36,7 @@ def detectable_differences(configs: Sequence[PreparedConfig]) -> list[str]:
             100
             * planned_difference(
                 count,
-                n_splits=folds // repeats,
+                n_splits=n_splits,
                 n_repeats=repeats,
                 disagreement=DISAGREEMENT,
                 level=level,
@@ -45,7 +45,7 @@ def detectable_differences(configs: Sequence[PreparedConfig]) -> list[str]:
         )
         times = f" × {repeats} repeats" if repeats > 1 else ""
         found.append(
-            f"With 80 % power, {len(images)} images in {folds // repeats} folds{times} show a "
+            f"With 80 % power, {len(images)} images in {n_splits} folds{times} show a "
             f"difference of {overall:.1f} points between the accuracies of two configs, and of "
             f"{of_smallest:.1f} points between their recalls of the smallest class, "
             f"{shown(images.classes[smallest])} ({counts[smallest]} images)."

@@ -14,7 +14,7 @@ from typing import Any
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import FoldPaths, RunPaths
-from clip_pkg.config.keys import keys_without_effect
+from clip_pkg.config.keys import defaults_added_later, keys_without_effect
 from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.results.comparison_records import PretrainingRow, Spread
 from clip_pkg.results.folders import ConfigFiles, Epoch, History, read_json
@@ -124,7 +124,8 @@ def pretraining_rows(configs: Sequence[ConfigFiles], epoch: Epoch) -> tuple[Pret
     ignored = {*keys_without_effect(), SEED}
     groups: dict[str, list[ConfigFiles]] = {}
     for one in configs:
-        settings = {key: value for key, value in one.config.items() if key not in ignored}
+        settings = defaults_added_later() | dict(one.config)
+        settings = {key: value for key, value in settings.items() if key not in ignored}
         groups.setdefault(digest(settings), []).append(one)
     blocks = (group[0].summary.get("pretraining") for group in groups.values())
     labels = [NO_PRETRAINING if block is None else str(block["loss"]) for block in blocks]

@@ -21,7 +21,7 @@ ROUNDING = 1e-9  # relative; differences that vary by less count as equal
 
 @dataclass(frozen=True)
 class ResampledTest:
-    """Corrected resampled t-test of K paired differences.
+    """Corrected resampled t-test of K paired differences, one per fold of all repeats.
 
     difference: mean over folds; low, high: its interval at `level`.
     sd: sample standard deviation of the differences.
@@ -67,10 +67,11 @@ def corrected_resampled_t_test(
 
     Nadeau & Bengio 2003, "Inference for the Generalization Error": t = d̄ / √(v·s²) with
     v = 1/K + n_test/n_train, where the plain test has v = 1/K. Bouckaert & Frank 2004, "Evaluating
-    the replicability of significance tests for comparing learning algorithms", apply it to folds.
+    the replicability of significance tests for comparing learning algorithms", apply it to folds,
+    also to those of a repeated cross-validation.
 
     Args:
-        differences: K ≥ 2, one per fold.
+        differences: K ≥ 2, one per fold of all repeats.
         test_to_train: n_test/n_train, such as 1/4 with 5 folds.
         level: of the interval.
 

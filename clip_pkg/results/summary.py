@@ -87,6 +87,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
         "average_results": best["average_results"],
         "best_epoch": best,
         "last_epoch": last,
+        "repeats": _repeats(files) if files.n_repeats > 1 else None,
         "test": _test(results),
         "baselines": {
             "majority_class": _majority_baseline(folds_info),
@@ -171,6 +172,27 @@ def _fold_scores(fold: FoldFiles, epoch: Epoch) -> Scores | None:
     return {name: again.get(name, value) for name, value in stored.items()}
 
 
+def _repeats(files: ConfigFiles) -> dict[str, Any]:
+    """Means over the folds of each repeat, and their mean and deviation over the repeats."""
+    numbers = range(1, files.n_repeats + 1)
+    parts = [[fold for fold in files.folds if fold.repeat == number] for number in numbers]
+    block: dict[str, Any] = {"n_repeats": files.n_repeats, "n_splits": len(parts[0])}
+    epochs: tuple[Epoch, ...] = ("best", "last")
+    for epoch in epochs:
+        rows: list[Scores | None] = []
+        for part in parts:
+            found = (_fold_scores(fold, epoch) for fold in part)
+            scores = [score for score in found if score is not None]
+            is_complete = len(scores) == len(part)
+            averages = _averages(scores)
+            rows.append({n: averages[f"avg_{n}"] for n in scores[0]} if is_complete else None)
+        block[f"{epoch}_epoch"] = {
+            "repeat_results": _columns(rows, "repeat"),
+            "average_results": _averages([row for row in rows if row is not None]),
+        }
+    return block
+
+
 def _inference(
     files: ConfigFiles, pooled: Predictions, summary: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -231,13 +253,13 @@ def _test(results: Sequence[FoldResult | None]) -> dict[str, Any] | None:
     }
 
 
-def _columns(rows: Sequence[Scores | None]) -> dict[str, list[float | None]]:
+def _columns(rows: Sequence[Scores | None], of: str = "fold") -> dict[str, list[float | None]]:
     names = next((list(row) for row in rows if row is not None), [])
-    return {f"fold_{name}": [row and row[name] for row in rows] for name in names}  # type: ignore[misc]
+    return {f"{of}_{name}": [row and row[name] for row in rows] for name in names}  # type: ignore[misc]
 
 
 def _averages(rows: Sequence[Scores]) -> dict[str, Any]:
-    """Mean and sample standard deviation of each column over the folds where it is defined."""
+    """Mean and sample standard deviation of each column over the rows where it is defined."""
     averages: dict[str, Any] = {"n": len(rows), "ddof": DDOF}
     for name in rows[0] if rows else ():
         values = [value for row in rows if (value := row[name]) is not None]

@@ -37,7 +37,10 @@ class Units(StrictModel):
 
 
 class FoldColumns(StrictModel):
-    """A list per column with an entry per fold, in their order; null for unfinished folds."""
+    """A list per column with an entry per fold, in their order; null for unfinished folds.
+
+    Of a repeated cross-validation, the folds of one repeat after those of another.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, list[Number | None]]
@@ -61,7 +64,7 @@ class Averages(StrictModel):
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Number | None]
-    n: Count = Field(description="Folds with a result.")
+    n: Count = Field(description="Folds with a result, of all repeats.")
     ddof: Literal[1] = Field(description="Of the sample standard deviation.")
 
 
@@ -74,8 +77,11 @@ def _score_field(metric: Metric) -> tuple[Any, Any]:
 
 _OUT_OF_FOLD: dict[str, Any] = {
     **{name: _score_field(metric) for name, metric in METRICS.items()},
-    "n": (Count, Field(description="Images with a prediction.")),
-    "n_planned": (Count, Field(description="Images that all folds together report on.")),
+    "n": (
+        Count,
+        Field(description="Out-of-fold predictions: one per image, with `n_repeats` that many."),
+    ),
+    "n_planned": (Count, Field(description="Predictions that all folds together make.")),
     "top_k_is": (Count, Field(description="k of `top_k`.")),
     "defined_classes": (
         dict[str, Count],
@@ -88,7 +94,7 @@ _OUT_OF_FOLD: dict[str, Any] = {
 OutOfFold = create_model(
     "OutOfFold",
     __base__=StrictModel,
-    __doc__="Scores over all out-of-fold predictions at once, each image counted once.",
+    __doc__="Scores over all out-of-fold predictions at once, those of all repeats included.",
     **_OUT_OF_FOLD,
 )
 
@@ -101,6 +107,40 @@ class EpochScores(StrictModel):
     )
     average_results: Averages = Field(description="Their means over folds.")
     out_of_fold: OutOfFold | None = Field(description="The same epochs; null without a result.")
+
+
+class RepeatColumns(StrictModel):
+    """`repeat_<column>`: an entry per repeat, null while one of its folds is unfinished."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[Number | None]]
+
+
+class RepeatAverages(StrictModel):
+    """Mean and deviation over the complete repeats: `avg_<column>`, `std_<column>`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Number | None]
+    n: Count = Field(description="Complete repeats.")
+    ddof: Literal[1] = Field(description="Of the sample standard deviation.")
+
+
+class RepeatScores(StrictModel):
+    """Scores of whole repeats at one epoch of each fold."""
+
+    repeat_results: RepeatColumns = Field(description="Means over the folds of each repeat.")
+    average_results: RepeatAverages = Field(
+        description="Their mean and deviation: how much the division and the seeds change."
+    )
+
+
+class Repeats(StrictModel):
+    """Repeated cross-validation, repeat by repeat."""
+
+    n_repeats: FromOne = Field(description="Divisions of the images.")
+    n_splits: FromOne = Field(description="Folds of each.")
+    best_epoch: RepeatScores = Field(description="At the best epochs.")
+    last_epoch: RepeatScores = Field(description="At the last epochs.")
 
 
 class TestImages(StrictModel):
@@ -128,8 +168,8 @@ class Baselines(StrictModel):
 class PerClass(StrictModel):
     """One class against the rest, over all out-of-fold predictions; null where undefined."""
 
-    support: Count = Field(description="Images of the class.")
-    predicted: Count = Field(description="Images predicted as the class.")
+    support: Count = Field(description="Predictions for images of the class, one per repeat.")
+    predicted: Count = Field(description="Predictions of the class.")
     precision: Fraction | None = Field(
         description="TP / (TP + FP), 0 if the class is never predicted; null without images."
     )
@@ -146,7 +186,7 @@ class PerClass(StrictModel):
 
 
 class ConfusionMatrix(StrictModel):
-    """Counts over all out-of-fold predictions."""
+    """Counts of out-of-fold predictions: each image counts once, with `n_repeats` that often."""
 
     classes: list[str] = Field(description="Order of rows and columns.")
     rows: Literal["true class"]
@@ -163,7 +203,7 @@ class ConfidenceIntervals(StrictModel):
     seed: Count | None = Field(None, description="Of files of version 2.")
     drawn: str = Field(
         description="What varies independently: images, or groups of images that belong together "
-        "(patients, copies)."
+        "(patients, copies). All predictions of an image belong together."
     )
     out_of_fold: dict[str, LowHigh | None] = Field(
         description="[low, high] by score, in the units of `out_of_fold`; null where the score is "
@@ -274,8 +314,12 @@ class Digests(StrictModel):
 class Timing(StrictModel):
     """Durations; equal runs differ only in this block, and in the speed of `pretraining`."""
 
-    fold_seconds: list[Number | None] = Field(description="Whole fold, seconds.")
-    fold_train_seconds: list[Number | None] = Field(description="Training steps only, seconds.")
+    fold_seconds: list[Number | None] = Field(
+        description="Whole fold, seconds, summed over its attempts as far as they were recorded."
+    )
+    fold_train_seconds: list[Number | None] = Field(
+        description="Training steps only, seconds, summed in the same way."
+    )
     written: str = Field(description="When this file was written, UTC, ISO 8601.")
 
 
@@ -286,7 +330,9 @@ class CvSummary(StrictModel):
         description="Of this schema; 2 has no `headline`."
     )
     config: dict[str, Any] = Field(description="The canonical config; see docs/config.md.")
-    n_folds: FromOne = Field(description="Number of planned folds; 1 for a hold-out.")
+    n_folds: FromOne = Field(
+        description="Number of planned folds, of all repeats; 1 for a hold-out."
+    )
     status: dict[str, Status] = Field(description="`fold_<k>` → how it ended.")
     complete: bool = Field(description="Whether all folds are done.")
     headline: Headline | None = Field(
@@ -298,6 +344,7 @@ class CvSummary(StrictModel):
     average_results: Averages = Field(description="Their means over folds.")
     best_epoch: EpochScores = Field(description="The same scores, in the layout of `last_epoch`.")
     last_epoch: EpochScores = Field(description="At the last epoch, which involves no choice.")
+    repeats: Repeats | None = Field(None, description="By repeat; null if `n_repeats` is 1.")
     test: TestImages | None = Field(
         None, description="On the images of `test_dir`; null without it, or without a result."
     )

@@ -28,6 +28,14 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
     def per_class(indices: NDArray[np.int64]) -> dict[str, int]:
         return dict(zip(manifest.classes, manifest.counts_of(indices).tolist(), strict=True))
 
+    def place_in_repeat(fold: Fold) -> dict[str, int]:
+        if splits.n_repeats == 1:
+            return {}
+        return {
+            "repeat": fold.repeat,
+            "fold_in_repeat": fold.number - (fold.repeat - 1) * splits.n_splits,
+        }
+
     groups: dict[str, list[str]] = {}
     for path, group in zip(manifest.paths, manifest.groups or (), strict=bool(manifest.groups)):
         groups.setdefault(group, []).append(path)
@@ -45,6 +53,7 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
         "folds": [
             {
                 "fold": fold.number,
+                **place_in_repeat(fold),
                 "n_train": len(fold.train),
                 "n_val": len(fold.val),
                 "train_per_class": per_class(fold.train),
@@ -63,18 +72,28 @@ def splits_from_json(
     """Import folds for the images of `manifest`.
 
     Reads files of `splits_to_json` and of other programs: `{"folds": [{"val": [paths]}, …]}` is
-    enough, `train` is then the rest. No fold may divide a `linked` cluster of copies.
+    enough, `train` is then the rest. Folds of several repeats have the key `repeat`, from 1. No
+    fold may divide a `linked` cluster of copies.
 
     Raises:
         DataError: The file has another format, or was made for other images. As DataErrors with all
-            problems: a fold number out of range, unknown or repeated paths, images in no fold or in
-            several, a group or copies in two folds, a fold without a class.
+            problems: a fold number out of range, repeats of different sizes, unknown or repeated
+            paths, images in no fold or in several of a repeat, a group or copies in two folds, a
+            fold without a class.
     """
     value = _read(file)
     _refuse_other_images(file, value, manifest)
     place = {path: index for index, path in enumerate(manifest.paths)}
     problems: list[str] = []
     folds = _folds(value["folds"], place, problems)
+    n_repeats = max((fold.repeat for fold in folds), default=1)
+    n_splits = len(folds) // n_repeats
+    ordered = [1 + position // n_splits for position in range(n_repeats * n_splits)]
+    if not problems and [fold.repeat for fold in folds] != ordered:
+        problems.append(
+            f"the {len(folds)} folds of {n_repeats} repeats must be numbered repeat by repeat, and "
+            "every repeat must have as many folds"
+        )
     # clusters of copies that shared a fold when the folds were made
     stored = value.get("linked", [])
     if not isinstance(stored, list) or not all(isinstance(one, list) for one in stored):
@@ -96,7 +115,7 @@ def splits_from_json(
     return Splits(
         folds=folds,
         method=str(value.get("method", "imported")),
-        n_splits=len(folds),
+        n_splits=n_splits,
         random_state=seed if isinstance(seed, int) else None,
         fingerprint=manifest.fingerprint,
         hash=made_hash,
@@ -160,19 +179,21 @@ def _folds(
         if not isinstance(entry, dict):
             problems.append(f"folds[{position - 1}]: is not an object")
             continue
-        number = entry.get("fold", position)
+        number, repeat = entry.get("fold", position), entry.get("repeat", 1)
         where = f"fold {number!r}"
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= count:
             problems.append(f"folds[{position - 1}]: {where} is out of range: 1 to {count}")
         elif number in folds:
             problems.append(f"folds[{position - 1}]: {where} is listed twice")
+        elif isinstance(repeat, bool) or not isinstance(repeat, int) or not 1 <= repeat <= count:
+            problems.append(f"{where}: repeat {repeat!r} is out of range: 1 to {count}")
         else:
             val = _indices(entry.get("val"), f"{where}, val", place, problems)
             rest = np.setdiff1d(np.arange(len(place)), val)
             train = rest
             if "train" in entry:
                 train = _indices(entry["train"], f"{where}, train", place, problems)
-            folds[number] = Fold(number, train, val)
+            folds[number] = Fold(number, train, val, repeat)
     return tuple(folds[number] for number in sorted(folds))
 
 
@@ -199,12 +220,13 @@ def _fold_problems(manifest: Manifest, folds: Sequence[Fold], units: Indices) ->
         return some(manifest.paths[index] for index in np.flatnonzero(mask))
 
     problems = []
-    validated = np.zeros(len(manifest), dtype=np.int64)
+    n_repeats = folds[-1].repeat
+    validated = np.zeros((n_repeats, len(manifest)), dtype=np.int64)
     for fold in folds:
         seen = np.zeros(len(manifest), dtype=np.int64)
         seen[fold.train] += 1
         seen[fold.val] += 1
-        validated[fold.val] += 1
+        validated[fold.repeat - 1, fold.val] += 1
         if (seen > 1).any():
             problems.append(f"fold {fold.number}: in train and val: {names(seen > 1)}")
         if (seen == 0).any():
@@ -215,8 +237,10 @@ def _fold_problems(manifest: Manifest, folds: Sequence[Fold], units: Indices) ->
                 f"fold {fold.number}: {len(torn)} group(s) or clusters of copies are in train and "
                 f"val, such as {names(units == torn[0])}"
             )
-    if len(folds) > 1 and (validated > 1).any():
-        problems.append(f"in val of several folds: {names(validated > 1)}")
-    if len(folds) > 1 and (validated == 0).any():
-        problems.append(f"in val of no fold: {names(validated == 0)}")
+    for repeat, times in enumerate(validated if len(folds) > 1 else (), start=1):
+        where = f"repeat {repeat}: " if n_repeats > 1 else ""
+        if (times > 1).any():
+            problems.append(f"{where}in val of several folds: {names(times > 1)}")
+        if (times == 0).any():
+            problems.append(f"{where}in val of no fold: {names(times == 0)}")
     return problems

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, TypeAdapter
 
-from clip_pkg.config.keys import keys_without_effect
+from clip_pkg.config.keys import defaults_added_later, keys_without_effect
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
 
@@ -80,8 +80,9 @@ def digest(value: Any) -> str:
 
 def config_digest(config: RunConfig) -> str:
     """Digest of the settings that affect the numbers."""
-    canonical, without_effect = dump_canonical(config), keys_without_effect()
-    return digest({key: canonical[key] for key in canonical if key not in without_effect})
+    canonical, later = dump_canonical(config), defaults_added_later()
+    left_out = keys_without_effect() | {key for key in later if canonical[key] == later[key]}
+    return digest({key: canonical[key] for key in canonical if key not in left_out})
 
 
 def version_mark() -> str:

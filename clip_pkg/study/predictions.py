@@ -73,21 +73,26 @@ def read_predictions(path: Path) -> Predictions:
         raise RunFolderError(f"{path} cannot be read as predictions: {error!r}") from None
 
 
-def pooled(folds: Sequence[Predictions]) -> Predictions:
-    """Concatenate the predictions of several folds. Raises RunFolderError if they do not match."""
+def pooled(folds: Sequence[Predictions], repeats: Sequence[int] | None = None) -> Predictions:
+    """Concatenate the predictions of several folds.
+
+    repeats: of each fold; None: all are of one. An image has one prediction per repeat.
+    Raises RunFolderError if they do not match.
+    """
     classes = folds[0].classes
     if any(fold.classes != classes for fold in folds):
         raise RunFolderError(
             "the folds' predictions have different classes; they do not belong together"
         )
-    paths = tuple(path for fold in folds for path in fold.paths)
-    if len(set(paths)) != len(paths):
+    numbers = [1] * len(folds) if repeats is None else repeats
+    pairs = [(r, path) for r, fold in zip(numbers, folds, strict=True) for path in fold.paths]
+    if len(set(pairs)) != len(pairs):
         raise RunFolderError(
             "an image was predicted in two folds; the folds do not belong together"
         )
     return Predictions(
         classes=classes,
-        paths=paths,
+        paths=tuple(path for _, path in pairs),
         targets=np.concatenate([fold.targets for fold in folds]),
         probabilities=np.concatenate([fold.probabilities for fold in folds]),
     )

@@ -32,11 +32,13 @@ class Fold:
         number: Counts from 1.
         train: Sorted indices into the manifest, int64.
         val: Sorted indices into the manifest, int64; every image is in `train` or `val`.
+        repeat: Counts from 1; in each repeat, every image is in one `val` (unless for a hold-out).
     """
 
     number: int
     train: Indices
     val: Indices
+    repeat: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +46,9 @@ class Splits:
     """All folds of an image set.
 
     Args:
-        folds: K folds; one for a hold-out.
+        folds: R·K folds, those of a repeat after another; one for a hold-out.
         method: How they were made, for humans.
-        n_splits: K.
+        n_splits: K, the folds of each repeat.
         random_state: Their seed; None for imported folds without one.
         fingerprint: `Manifest.fingerprint` of the images.
         hash: sha256 (hex) of each fold's validation images; equal if and only if folds and images
@@ -61,6 +63,11 @@ class Splits:
     fingerprint: str
     hash: str
     linked: Clusters = ()
+
+    @property
+    def n_repeats(self) -> int:
+        """R: how often the images were divided."""
+        return max(fold.repeat for fold in self.folds)
 
 
 def unit_numbers(manifest: Manifest, linked: Sequence[Sequence[int]] = ()) -> Indices:
@@ -94,13 +101,15 @@ def make_splits(
     n_splits: int,
     random_state: int,
     val_fraction: float,
+    n_repeats: int = 1,
     linked: Sequence[Sequence[int]] = (),
 ) -> Splits:
     """Divide the images, stratified by class.
 
-    With `use_cv` every image is in exactly one of `n_splits` validation folds; without it, a single
-    fold validates on `val_fraction` of each class. Images of one group or of one `linked` cluster
-    share a fold.
+    With `use_cv` every image is in exactly one of `n_splits` validation folds, in each of
+    `n_repeats` divisions with a seed of its own (`repeat_seed`); without it, a single fold
+    validates on `val_fraction` of each class. Images of one group or of one `linked` cluster share
+    a fold.
 
     Raises:
         DataErrors: Classes have too few images, or their groups leave a fold without them.
@@ -108,29 +117,40 @@ def make_splits(
     units = unit_numbers(manifest, linked)
     _refuse_scarce_classes(manifest, units, n_splits if use_cv else None)
     if use_cv:
-        fold_of, method = stratified_folds(manifest.labels, units, n_splits, random_state)
-        masks = [fold_of == number for number in range(n_splits)]
+        seeds = [repeat_seed(random_state, repeat) for repeat in range(1, n_repeats + 1)]
+        made = [stratified_folds(manifest.labels, units, n_splits, seed) for seed in seeds]
+        masks = [fold_of == number for fold_of, _ in made for number in range(n_splits)]
+        method = "; ".join(dict.fromkeys(method for _, method in made))
     else:
         masks = [stratified_holdout(manifest.labels, units, val_fraction, random_state)]
         method = f"stratified hold-out of {val_fraction:g}"
+    per_repeat = n_splits if use_cv else 1
     folds = tuple(
-        Fold(number, np.flatnonzero(~mask), np.flatnonzero(mask))
-        for number, mask in enumerate(masks, start=1)
+        Fold(place + 1, np.flatnonzero(~mask), np.flatnonzero(mask), place // per_repeat + 1)
+        for place, mask in enumerate(masks)
     )
     problems = missing_classes(manifest, folds)
     if problems:
-        hint = f"no division into {len(folds)} folds keeps groups whole and every class in every "
+        hint = f"no division into {per_repeat} folds keeps groups whole and every class in every "
         hint += "fold: lower n_splits, or merge classes"
         raise DataErrors(manifest.data_dir, [*problems, hint])
     return Splits(
         folds=folds,
         method=method,
-        n_splits=len(folds),
+        n_splits=per_repeat,
         random_state=random_state,
         fingerprint=manifest.fingerprint,
         hash=splits_hash(manifest, folds),
         linked=tuple(tuple(int(index) for index in cluster) for cluster in linked),
     )
+
+
+def repeat_seed(random_state: int, repeat: int) -> int:
+    """Seed of a division; that of the first one, repeat 1, is `random_state` itself."""
+    if repeat == 1:
+        return random_state
+    # 0 in the middle: attempts for groups (see `stratified_folds`) derive theirs from two numbers.
+    return int(np.random.SeedSequence([random_state, 0, repeat]).generate_state(1)[0])
 
 
 def undivided(manifest: Manifest) -> Splits:

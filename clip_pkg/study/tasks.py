@@ -142,7 +142,7 @@ class _ModelTaskBase(_TaskBase):
 class FoldTask(_ModelTaskBase):
     """One fold of a config: trains on some images and validates on those held out.
 
-    fold: counts from 1.
+    fold: counts from 1, through all repeats. n_folds: of all repeats.
     """
 
     kind: Literal["fold"] = "fold"
@@ -160,7 +160,21 @@ class FoldTask(_ModelTaskBase):
 
     @property
     def long_title(self) -> str:
-        return f"fold {self.fold} of {self.n_folds}"
+        return f"fold {self.place}"
+
+    @property
+    def place(self) -> str:
+        """`1 of 5`, or `7 of 20 (repeat 2, fold 2 of 5)`."""
+        text, n_splits = f"{self.fold} of {self.n_folds}", self.n_splits
+        if n_splits == self.n_folds:
+            return text
+        repeat, fold = divmod(self.fold - 1, n_splits)
+        return f"{text} (repeat {repeat + 1}, fold {fold + 1} of {n_splits})"
+
+    @property
+    def n_splits(self) -> int:
+        """Folds of each repeat."""
+        return self.n_folds // self.config.n_repeats
 
     @property
     def paths(self) -> FoldPaths:
@@ -168,7 +182,7 @@ class FoldTask(_ModelTaskBase):
 
     @property
     def images_per_epoch(self) -> float:
-        return self.n_images * (1 - 1 / max(self.n_folds, 2))
+        return self.n_images * (1 - 1 / max(self.n_splits, 2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -290,7 +290,7 @@ class FoldLearner(Learner):
             texts = f"{n_prompts} prompts from {self.texts.source}"
         fold = "no image is held out"
         if isinstance(task, FoldTask):
-            fold = f"{task.fold} of {task.n_folds}"
+            fold = task.place
         lines = [
             *loss_lines(config, self.weights),
             ("Config", task.name),

@@ -54,6 +54,7 @@ def write_result(
     *,
     last: np.ndarray | None = None,
     n_splits: int = 5,
+    n_repeats: int = 1,
     seed: int = 42,
     use_cv: bool = True,
     missing: Sequence[int] = (),
@@ -65,7 +66,12 @@ def write_result(
     """
     paths = ConfigPaths(root / name)
     splits = make_splits(
-        images, use_cv=use_cv, n_splits=n_splits, random_state=seed, val_fraction=0.25
+        images,
+        use_cv=use_cv,
+        n_splits=n_splits,
+        n_repeats=n_repeats,
+        random_state=seed,
+        val_fraction=0.25,
     )
     identity = Identity(digest(name), images.fingerprint, splits.hash, "texts", "code")
     write_json(paths.identity, asdict(identity))

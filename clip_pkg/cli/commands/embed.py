@@ -79,7 +79,7 @@ def run(parsed: argparse.Namespace) -> int:
     note_unreadable(terminal, found.unreadable)
     write_features(output, found.paths, found.features, found.folds, found.labels)
     count, size = found.features.shape
-    terminal.line(f"Wrote {shown(output)}: {count} image(s), {size} features each.", "green")
+    terminal.line(f"Wrote {shown(output)}: {count} row(s) of {size} features.", "green")
     reader = "pandas.read_parquet" if output.suffix.lower() == ".parquet" else "numpy.load"
     terminal.line(
         f"Read it with {reader}({str(output)!r}); docs/using_models.md lists its contents."

@@ -136,7 +136,7 @@ def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
         pin = mine[0].config.gpu_id
         table.add_row(
             Text(run_dir.name),
-            str(len(mine)),
+            f"{len(mine)}{_repeats(mine[0])}",
             str(done),
             str(mine[0].gpus),
             "" if pin is None else str(pin),
@@ -144,6 +144,15 @@ def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
             duration(seconds * (len(mine) - done)) if estimates.knows_anything else "?",
         )
     return table
+
+
+def _repeats(task: Task) -> str:
+    """` (4 × 5)` for a config with four repeats of five folds."""
+    from clip_pkg.study.tasks import FoldTask
+
+    if not isinstance(task, FoldTask) or task.config.n_repeats == 1:
+        return ""
+    return f" ({task.config.n_repeats} × {task.n_splits})"
 
 
 def _gpus_to_simulate(text: str) -> int:

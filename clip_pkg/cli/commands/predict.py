@@ -128,7 +128,7 @@ def run(parsed: argparse.Namespace) -> int:
                 table = _table(ensemble.classes, _noting(answers, unreadable))
     note_unreadable(terminal, unreadable)
     if output:
-        terminal.line(f"Wrote {shown(output)}: {asked - len(unreadable)} image(s).", "green")
+        terminal.line(f"Wrote {shown(output)}: {asked - len(unreadable)} prediction(s).", "green")
         terminal.line(
             f"To see the evidence: python train_clip.py explain {shown(parsed.model)} --images "
             "PATH --output DIR"

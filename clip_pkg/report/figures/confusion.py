@@ -24,14 +24,20 @@ def confusion_matrices(outcome: ConfigOutcome) -> tuple[Drawing, Drawing]:
     support = counts.sum(axis=1, keepdims=True)
     shares = np.zeros(counts.shape)
     np.divide(counts, support, out=shares, where=support > 0)
-    words = f"{counts.trace()} of {counts.sum()} images are on the diagonal."
+    counted = outcome.counted
+    words = f"{counts.trace()} of {counts.sum()} {counted} are on the diagonal."
     if outcome.commonest_mistake is not None:
         true, predicted = outcome.commonest_mistake
         words += (
-            f" The most frequent mistake: {counts[true, predicted]} of {counts[true].sum()} images "
-            f"of {outcome.classes[true]} predicted as {outcome.classes[predicted]}."
+            f" The most frequent mistake: {counts[true, predicted]} of {counts[true].sum()} "
+            f"{counted} of {outcome.classes[true]} predicted as {outcome.classes[predicted]}."
         )
     note = "Out-of-fold predictions: each image by the model that was not trained on it."
+    if outcome.n_repeats > 1:
+        note = (
+            f"Out-of-fold predictions of {outcome.n_repeats} repeats: in each, an image is "
+            "predicted by the model that was not trained on it."
+        )
 
     def matrix(slug: str, title: str, texts: Sequence[Sequence[str]]) -> Drawing:
         is_wide = len(outcome.classes) > 12

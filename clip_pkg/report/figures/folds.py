@@ -32,6 +32,8 @@ def class_distribution(outcome: ConfigOutcome) -> Drawing:
     shares = counts / counts.sum(axis=0)
     totals = list(outcome.class_counts.values())
     has_numbers = len(folds) <= MAX_WITH_NUMBERS
+    per_repeat = len(folds) // outcome.n_repeats
+    repeated = f", {outcome.n_repeats} repeats of {per_repeat}" if outcome.n_repeats > 1 else ""
 
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
@@ -47,6 +49,11 @@ def class_distribution(outcome: ConfigOutcome) -> Drawing:
             axes.set_xticks([0], ["hold-out"])
         elif has_numbers:
             axes.set_xticks(range(len(folds)), [f"{one + 1}" for one in range(len(folds))])
+        for repeat in range(1, outcome.n_repeats):
+            axes.axvline(repeat * per_repeat - 0.5, color=MUTED.light, linewidth=1)
+        if outcome.n_repeats > 1 and not has_numbers:
+            starts = range(0, len(folds), per_repeat)
+            axes.set_xticks(starts, [f"{start + 1}" for start in starts], fontsize=8)
         axes.set_yticks(range(len(names)), [shortened_label(name) for name in outcome.classes])
         axes.set_xlabel("Fold")
         axes.grid(visible=False)
@@ -55,9 +62,10 @@ def class_distribution(outcome: ConfigOutcome) -> Drawing:
     caption = Caption(
         "class_distribution",
         "Validation images per class and fold",
-        f"{len(names)} classes over {len(folds)} folds. Images per class: {min(totals)} to "
-        f"{max(totals)}, a ratio of {max(totals) / min(totals):.1f}.",
-        "Shade: share of the class in the fold.",
+        f"{len(names)} classes over {len(folds)} folds{repeated}. Images per class: "
+        f"{min(totals)} to {max(totals)}, a ratio of {max(totals) / min(totals):.1f}.",
+        "Shade: share of the class in the fold."
+        + (" Lines: between repeats, each of which divides all images." if repeated else ""),
         scrolls=len(folds) > 10,
     )
     cells = 42 if has_numbers else 14

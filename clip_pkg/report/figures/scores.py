@@ -40,7 +40,11 @@ def per_class(outcome: ConfigOutcome) -> Drawing:
         ):
             known = totals > 0
             share = right[known] / totals[known]
-            low, high = (edge[known] for edge in wilson_interval(right.astype(float), totals))
+            # Repeated predictions of an image are no further images.
+            low, high = (
+                edge[known]
+                for edge in wilson_interval(right / outcome.n_repeats, totals / outcome.n_repeats)
+            )
             if role is FIRST:
                 axes.barh(rows[known] + offset, share, height=0.42, color=BAR.light, linewidth=0)
             axes.errorbar(
@@ -67,14 +71,16 @@ def per_class(outcome: ConfigOutcome) -> Drawing:
         "per_class",
         "Scores per class",
         f"Recall and precision of {len(rows)} classes with 95 % intervals and support. Lowest "
-        f"recall: {outcome.classes[hardest]}, {right[hardest]} of {support[hardest]} images.",
-        "n: out-of-fold images of the class. Intervals: 95 % Wilson, which assume independent "
-        "images; with several images per patient they are too narrow.",
+        f"recall: {outcome.classes[hardest]}, {right[hardest]} of {support[hardest]} "
+        f"{outcome.counted}.",
+        f"n: out-of-fold {outcome.counted} of the class. Intervals: 95 % Wilson, which assume "
+        "independent images; with several images per patient they are too narrow.",
     )
     return draw(440, 100 + 34 * len(rows), caption, fill)
 
 
 MAX_NAME = 26
+MAX_OPAQUE = 10  # folds whose dots are drawn opaque
 
 
 def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
@@ -102,7 +108,13 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
                 )
             values = [value for value in row.fold_scores if value is not None]
             axes.plot(
-                values, [place] * len(values), "o", color=FIRST.light, markersize=5, label="Folds"
+                values,
+                [place] * len(values),
+                "o",
+                color=FIRST.light,
+                markersize=5,
+                alpha=1.0 if len(values) <= MAX_OPAQUE else 0.45,
+                label="Folds",
             )
             if spread.mean is not None:
                 axes.plot([spread.mean], [place], "D", color=INK.light, markersize=6, label="Mean")
@@ -127,6 +139,11 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
         f"{name} of every fold",
         f"{name} of {len(rows)} configurations, the best first: {words}.",
         "Folds share most of their training images, so the dots vary less than independent "
-        "repetitions would.",
+        "repetitions would."
+        + (
+            f" {rows[0].n_repeats} repeats of {rows[0].n_folds // rows[0].n_repeats} folds."
+            if len({(row.n_folds, row.n_repeats) for row in rows}) == 1 < rows[0].n_repeats
+            else ""
+        ),
     )
     return draw(500, 96 + 30 * len(rows), caption, fill)

@@ -103,7 +103,7 @@ def _curves(
 
 def reliability(outcome: ConfigOutcome) -> Drawing:
     """Accuracy against confidence, with a histogram of the confidence."""
-    found = Reliability.of(outcome.out_of_fold)
+    found = Reliability.of(outcome.out_of_fold, outcome.n_repeats)
     scores = outcome.summary["out_of_fold"]
 
     def fill(canvas: Figure) -> None:
@@ -126,7 +126,7 @@ def reliability(outcome: ConfigOutcome) -> Drawing:
         histogram.bar(
             found.edges[found.bins] + width / 2, found.counts, width=0.9 * width, color=BAR.light
         )
-        histogram.set(xlabel="Confidence", ylabel="Images")
+        histogram.set(xlabel="Confidence", ylabel=outcome.counted.capitalize())
         histogram.locator_params(axis="y", nbins=3)
 
     gap = outcome.confidence_gap

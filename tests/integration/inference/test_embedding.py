@@ -150,7 +150,7 @@ def test_a_file_of_one_folds_features(
 ) -> None:
     output = tmp_path / "features.npz"
     shown = use("embed", run / "folds/fold_2", "--images", images, "--output", output)
-    assert "30 image(s), 16 features each" in shown
+    assert "30 row(s) of 16 features" in shown
     fold = FoldClassifier.load(run / "folds/fold_2/checkpoint_best.pth", CPU)
     wanted = embed(fold, find_images([images]).images)
     with np.load(output) as found:

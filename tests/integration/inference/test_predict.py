@@ -37,7 +37,7 @@ def test_the_ensemble_is_the_mean_of_the_folds(
 ) -> None:
     shown = predict(run / "folds", "--images", images, "--output", tmp_path / "all.csv")
     assert "the mean of fold 1" in shown
-    assert "30 image(s)" in shown
+    assert "30 prediction(s)" in shown
     parts = []
     for fold in (1, 2, 3):
         answers = tmp_path / f"{fold}.csv"

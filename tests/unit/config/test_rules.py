@@ -27,6 +27,13 @@ def notices(values):
     return dict(notice.removeprefix("[0].").split(": ", 1) for notice in loaded.notices)
 
 
+def test_only_a_cross_validation_is_repeated():
+    (problem,) = problems({"use_cv": False, "n_repeats": 3}).items()
+    assert problem[0] == "n_repeats"
+    assert "3 repeats need a cross-validation; set use_cv to true" in problem[1]
+    assert set(problems({"n_repeats": 0})) == {"n_repeats"}
+
+
 def test_defaults_need_no_notice():
     assert notices({}) == {}
     for kind in LOSSES:

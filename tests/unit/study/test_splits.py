@@ -53,8 +53,9 @@ def check_partition(manifest: Manifest, splits: Splits) -> None:
         assert np.array_equal(fold.val, np.sort(fold.val))
         assert (manifest.counts_of(fold.train) > 0).all()
         assert (manifest.counts_of(fold.val) > 0).all()
-    if len(splits.folds) > 1:
-        validated = np.concatenate([fold.val for fold in splits.folds])
+    assert len(splits.folds) == splits.n_splits * splits.n_repeats
+    for repeat in range(1, splits.n_repeats + 1 if len(splits.folds) > 1 else 1):
+        validated = np.concatenate([fold.val for fold in splits.folds if fold.repeat == repeat])
         assert np.array_equal(np.sort(validated), everything)
 
 
@@ -81,6 +82,41 @@ def test_folds_partition_and_stratify(labels: list[int], n_splits: int, seed: in
     assert np.ptp(counts, axis=0).max() <= 1
     assert splits.method == "StratifiedKFold"
     assert make_splits(manifest, **options).hash == splits.hash
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(4, 15), min_size=2, max_size=4),
+    st.integers(2, 4),
+    st.integers(2, 4),
+    st.integers(0, 2**32 - 1),
+)
+def test_every_repeat_is_a_partition_and_the_first_one_that_of_a_single_run(
+    class_counts: list[int], n_splits: int, n_repeats: int, seed: int
+) -> None:
+    manifest = manifest_of(np.repeat(np.arange(len(class_counts)), class_counts).tolist())
+    options = {**DEFAULTS, "n_splits": n_splits, "random_state": seed}
+    made = [make_splits(manifest, n_repeats=count, **options) for count in (1, n_repeats)]
+    for splits in made:
+        check_partition(manifest, splits)
+    once, several = made
+    assert (several.n_repeats, several.n_splits) == (n_repeats, n_splits)
+    assert [fold.repeat for fold in several.folds] == sorted([*range(1, n_repeats + 1)] * n_splits)
+    for mine, theirs in zip(once.folds, several.folds, strict=False):
+        assert np.array_equal(mine.val, theirs.val)
+    fewer = make_splits(manifest, n_repeats=n_repeats - 1, **options)
+    assert several.hash != fewer.hash
+    assert make_splits(manifest, n_repeats=n_repeats, **options).hash == several.hash
+
+
+def test_repeats_divide_differently() -> None:
+    manifest = manifest_of([0, 1] * 30)
+    splits = make_splits(manifest, n_repeats=20, **DEFAULTS)
+    divisions = {
+        frozenset(fold.val.tobytes() for fold in splits.folds if fold.repeat == repeat)
+        for repeat in range(1, 21)
+    }
+    assert len(divisions) == 20
 
 
 @settings(max_examples=80, deadline=None)
@@ -303,6 +339,52 @@ def swap(value: dict) -> None:
     first, second = (value["folds"][k]["val"][-1] for k in (0, 1))
     move(value, first, 2)
     move(value, second, 1)
+
+
+@pytest.fixture
+def repeated(image_set: Callable[..., Path], tmp_path: Path) -> tuple[Path, Manifest, dict]:
+    manifest = scan(image_set({"a": 9, "b": 6})).manifest
+    splits = make_splits(manifest, n_repeats=2, **{**DEFAULTS, "n_splits": 3})
+    file = tmp_path / "folds_info.json"
+    file.write_text(json.dumps(splits_to_json(splits, manifest)))
+    return file, manifest, json.loads(file.read_text())
+
+
+def test_repeats_round_trip(repeated: tuple[Path, Manifest, dict]) -> None:
+    file, manifest, value = repeated
+    places = [(fold["fold"], fold["repeat"], fold["fold_in_repeat"]) for fold in value["folds"]]
+    assert places == [(1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 1), (5, 2, 2), (6, 2, 3)]
+    assert value["n_splits"] == 3
+    splits = splits_from_json(file, manifest)
+    assert (splits.n_repeats, splits.n_splits) == (2, 3)
+    check_partition(manifest, splits)
+    assert splits_to_json(splits, manifest) == value
+    short = [{"val": fold["val"], "repeat": fold["repeat"]} for fold in value["folds"]]
+    file.write_text(json.dumps({"folds": short}))
+    assert splits_from_json(file, manifest).hash == splits.hash
+
+
+def move_in_the_second_repeat(value: dict) -> None:
+    path = value["folds"][3]["val"].pop()
+    value["folds"][3]["train"].append(path)
+
+
+WRONG_REPEATS: dict[str, Callable[[dict], object]] = {
+    "repeat 2: in val of no fold: ": move_in_the_second_repeat,
+    "must be numbered repeat by repeat": lambda v: v["folds"][2].update(repeat=2),
+    "every repeat must have as many folds": lambda v: v["folds"].pop(),
+    "fold 4: repeat 'two' is out of range: 1 to 6": lambda v: v["folds"][3].update(repeat="two"),
+    "in val of several folds": lambda v: [fold.pop("repeat") for fold in v["folds"]],
+}
+
+
+@pytest.mark.parametrize("reason", WRONG_REPEATS)
+def test_wrong_repeats_are_refused(reason: str, repeated: tuple[Path, Manifest, dict]) -> None:
+    file, manifest, value = repeated
+    WRONG_REPEATS[reason](value)
+    file.write_text(json.dumps(value))
+    with pytest.raises(DataError, match=reason):
+        splits_from_json(file, manifest)
 
 
 WRONG: dict[str, Callable[[dict], object]] = {
