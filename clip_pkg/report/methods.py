@@ -305,8 +305,8 @@ def _statistics(outcome: ConfigOutcome) -> str:
     )
     if averages["n"] > 1:
         text += (
-            " AUROC and mAP of a configuration are means of the folds' values; those of a class "
-            "rank the pooled predictions, so they compare probabilities of different folds' models."
+            " AUROC and mAP with a standard deviation are means of the folds' values; all others "
+            "rank the pooled predictions of all folds' models."
         )
     return text
 
@@ -324,14 +324,11 @@ def tests_sentence(comparison: Comparison, data_set: DataSetComparison) -> str:
         f"corrected resampled t-test over folds ({source}; two-sided, n = {tests[0].n_folds}, "
         f"test-to-training ratio {tests[0].test_to_train:.2f})"
     )
-    if len(tests) > 1:
-        text += (
-            f", p-values were adjusted for {len(tests)} comparisons by the method of Holm (1979)"
-        )
-    significant = f"{1 - comparison.level:.2g}"
-    step = f"{significant}/{len(tests)}, the first step of that method" if len(tests) > 1 else ""
+    level = significant = f"{1 - comparison.level:.2g}"
+    if (count := data_set.n_tests) > 1:
+        text += f", p-values were adjusted for {count} comparisons by the method of Holm (1979)"
+        level += f"/{count}, the first step of that method"
     return (
-        f"{text}, and p < {significant} was considered significant. Differences that a test would "
-        "have found with 80 % power follow from the noncentral t distribution at the level "
-        f"{step or significant}."
+        f"{text}, and p < {significant} was considered significant. Differences that a test finds "
+        f"with 80 % power follow from the noncentral t distribution at the level {level}."
     )

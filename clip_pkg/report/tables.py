@@ -69,8 +69,8 @@ def judged_pairs(
 ) -> Table:
     """The comparison's table of pairs, with verdicts."""
     table = pair_table(pairs, data_set, run.comparison)
-    tests = sum(pair.p_holm is not None for pair in data_set.pairs)
-    level = f"{1 - run.comparison.level:.2g}" + (f"/{tests}" if tests > 1 else "")
+    level = f"{1 - run.comparison.level:.2g}"
+    level += f"/{data_set.n_tests}" if data_set.n_tests > 1 else ""
     table = replace(
         table,
         title=f"Differences in {run.comparison.metric_name} between configurations on the same "

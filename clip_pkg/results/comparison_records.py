@@ -284,6 +284,11 @@ class DataSetComparison:
         compared = {name for pair in self.pairs for name in (pair.first, pair.second)}
         return next((row for row in self.rows if row.name in compared), self.rows[0])
 
+    @property
+    def n_tests(self) -> int:
+        """Pairs with a p-value, which Holm's method adjusts for."""
+        return sum(pair.p_holm is not None for pair in self.pairs)
+
     def main_pairs(self, limit: int) -> tuple[PairResult, ...]:
         """All pairs, or only those with the leader if there are more than `limit`."""
         if len(self.pairs) <= limit:

@@ -145,7 +145,7 @@ def headline_table(one: DataSetComparison, comparison: Comparison) -> Table:
         shown = shown_estimate(best.value, best.interval, metric)
         rule = f"best of {best.n_configs}, corrected"
         rows.append((best.name, shown, shown_score(best.optimism_removed, metric), rule))
-    columns = ("Config", f"{title(metric)} (95% CI)", "Optimism removed", "Rule")
+    columns = ("Config", f"{title(metric)}, pooled (95% CI)", "Optimism removed", "Rule")
     return Table(f"{one.name}: headline", columns, tuple(rows))
 
 

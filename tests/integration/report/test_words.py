@@ -14,10 +14,13 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.loss_blocks import WeightMethod
 from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.report import methods
 from clip_pkg.report.methods import WEIGHTINGS, loss_phrase, methods_paragraph
 from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.comparison import compare
 from clip_pkg.results.tables import LATEX_ESCAPES, Table, latex_escape, latex_table
 from clip_pkg.study.identity import Identity
+from support.result_folders import drawn_answers, image_list, write_result
 
 COMMANDS = re.compile(r"\\(text[a-z]+\{2?\}|[{}$&#_%]|textbackslash\{\})|\$(\\pm|\\chi|-)\$")
 
@@ -165,6 +168,17 @@ def test_without_a_text_encoder_none_is_described() -> None:
     assert "(kept frozen)" in text
     assert "cross-entropy on a linear layer" in text
     assert "learned class vectors" in paragraph(text_encoder_name="prompts")
+
+
+def test_the_level_of_detectable_differences_is_given(tmp_path: Path) -> None:
+    images = image_list()
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        write_result(tmp_path, name, images, drawn_answers(images, 2.5, seed))
+    found = compare([tmp_path])
+    text = methods.tests_sentence(found, found.data_sets[0])
+    assert "adjusted for 3 comparisons" in text
+    assert "80 % power" in text
+    assert "0.05/3" in text
 
 
 def test_many_configs_are_described_by_their_differences() -> None:
