@@ -3,8 +3,10 @@
     bash benchmarks/run.sh null_rate --write
 
 Each repetition draws a data set of its own with two groups of features that tell equally much, and
-cross-validates two nearest-centroid classifiers on the same folds, one per group. Neither is
-better, so every difference that a test finds is a false positive.
+cross-validates two nearest-centroid classifiers on the same folds, one per group, with or without
+repeats. Neither is better, so every difference that a test finds is a false positive. As in
+`compare`, McNemar's test is made on the first repeat, and the interval of the pooled difference is
+that of all predictions, those of an image drawn together.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.results import measured_on, write_section
-from clip_pkg.results.bootstrap import percentile_interval, resampled_scores
+from clip_pkg.results.bootstrap import resample
+from clip_pkg.results.comparison_records import Interval, Pooled
+from clip_pkg.results.intervals import correlation, difference_interval, score_intervals
 from clip_pkg.results.statistics import corrected_resampled_t_test, mcnemar_test
 
 LEVEL = 0.05
 FEATURES = 10  # of each classifier
 RESAMPLES = 500
 CORRECTED, PLAIN = "corrected resampled t-test", "plain paired t-test"
-MCNEMAR, BOOTSTRAP = "McNemar, mid-p", "paired bootstrap"
-TESTS = (CORRECTED, PLAIN, MCNEMAR, BOOTSTRAP)
+MCNEMAR, POOLED = "McNemar, mid-p", "interval of the pooled difference"
+TESTS = (CORRECTED, PLAIN, MCNEMAR, POOLED)
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,17 @@ class World:
     folds: int
     classes: int = 2
     distance: float = 0.5
+    repeats: int = 1
 
     def __str__(self) -> str:
-        return f"{self.n} images in {self.classes} classes, {self.folds} folds"
+        times = f"{self.repeats} repeats of " if self.repeats > 1 else ""
+        return f"{self.n} images in {self.classes} classes, {times}{self.folds} folds"
 
 
-WORLDS = (World(200, 5), World(200, 10), World(1000, 5, classes=4))
+WORLDS = (
+    *(World(200, 5), World(200, 10), World(1000, 5, classes=4)),
+    *(World(200, 5, repeats=4), World(200, 5, repeats=10)),
+)
 
 
 def centroid_answers(
@@ -62,33 +71,46 @@ def differs(world: World, generator: np.random.Generator) -> dict[str, bool]:
         centres = generator.normal(size=(world.classes, FEATURES))
         centres *= world.distance / np.linalg.norm(centres, axis=1, keepdims=True)
         features[:, group] += centres[labels]
-    answers = np.zeros((2, world.n), dtype=np.int64)
+    answers = np.zeros((2, world.repeats, world.n), dtype=np.int64)
     differences = []
-    seed = int(generator.integers(2**31))
-    folds = StratifiedKFold(world.folds, shuffle=True, random_state=seed).split(features, labels)
-    for train, test in folds:
-        for which, group in enumerate((slice(0, FEATURES), slice(FEATURES, None))):
-            answers[which, test] = centroid_answers(
-                features[train, group], labels[train], features[test, group]
-            )
-        right = (answers[:, test] == labels[test]).mean(axis=1)
-        differences.append(float(right[0] - right[1]))
+    seed = int(generator.integers(2**31 - world.repeats))
+    for repeat in range(world.repeats):
+        division = StratifiedKFold(world.folds, shuffle=True, random_state=seed + repeat)
+        for train, test in division.split(features, labels):
+            for which, group in enumerate((slice(0, FEATURES), slice(FEATURES, None))):
+                answers[which, repeat, test] = centroid_answers(
+                    features[train, group], labels[train], features[test, group]
+                )
+            right = (answers[:, repeat, test] == labels[test]).mean(axis=1)
+            differences.append(float(right[0] - right[1]))
     tested = corrected_resampled_t_test(differences, test_to_train=1 / (world.folds - 1))
-    correct = answers == labels
-    resampled = [
-        resampled_scores(np.eye(world.classes)[said], labels, resamples=RESAMPLES, seed=seed)[0][
-            "acc"
-        ]
-        for said in answers
-    ]
-    interval = percentile_interval(resampled[0] - resampled[1], 1 - LEVEL)
-    assert interval is not None
+    correct = answers[:, 0] == labels
+    interval = pooled_interval(world, answers, labels, seed)
     return {
         CORRECTED: tested.p is not None and tested.p < LEVEL,
         PLAIN: tested.p_uncorrected is not None and tested.p_uncorrected < LEVEL,
         MCNEMAR: mcnemar_test(correct[0], correct[1]).p_mid < LEVEL,
-        BOOTSTRAP: not interval.low <= 0 <= interval.high,
+        POOLED: not interval.low <= 0 <= interval.high,
     }
+
+
+def pooled_interval(
+    world: World, answers: NDArray[np.int64], labels: NDArray[np.int64], seed: int
+) -> Interval:
+    """Interval of the difference in accuracy, from answers [2, repeats, N], as `compare` has it."""
+    every, image = np.tile(labels, world.repeats), np.tile(np.arange(world.n), world.repeats)
+    scores, draws = [], []
+    for said in answers:
+        table = np.eye(world.classes)[said.ravel()]
+        clusters = image if world.repeats > 1 else None
+        resampled = resample(table, every, clusters, resamples=RESAMPLES, seed=seed)
+        assert resampled is not None
+        found = score_intervals(table, every, resampled, level=1 - LEVEL)
+        scores.append(Pooled(found.values["acc"], found.scores["acc"]))
+        draws.append(resampled.scores["acc"])
+    interval = difference_interval(scores[0], scores[1], correlation(draws[0], draws[1]))
+    assert interval is not None
+    return interval
 
 
 def rates(world: World, repetitions: int, seed: int) -> dict[str, float]:
