@@ -54,13 +54,15 @@ def confident_joint(labels: Indices, confident: Indices, n_classes: int) -> Indi
     return joint
 
 
-def normalised_margin(probabilities: Floats, labels: Indices) -> Floats:
-    """[N] probability of the label minus that of the most probable other class, in [−1, 1]."""
-    rows = np.arange(len(labels))
-    others = probabilities.copy()
-    others[rows, labels] = -np.inf
-    margins: Floats = probabilities[rows, labels] - others.max(axis=1)
-    return margins
+def relative_self_confidence(probabilities: Floats, labels: Indices) -> Floats:
+    """[N] probability of the label ÷ the threshold of its class: 1 is the mean of the class.
+
+    The paper ranks by self-confidence, the probability alone. That puts every image of a rare or
+    hard class first, because a model is never sure of these.
+    """
+    own = probabilities[np.arange(len(labels)), labels]
+    usual = class_thresholds(probabilities, labels)[labels]
+    return np.divide(own, usual, out=np.zeros_like(own), where=usual > 0)
 
 
 def label_issues(probabilities: Floats, labels: Indices) -> Indices:

@@ -21,7 +21,7 @@ from clip_pkg.results.confident_learning import (
     Indices,
     confident_joint,
     label_issues,
-    normalised_margin,
+    relative_self_confidence,
 )
 from clip_pkg.results.folders import ConfigFiles, result_folders
 from clip_pkg.study.predictions import Predictions
@@ -39,9 +39,9 @@ CAVEAT = "A hard image is not a wrong label: look at each one. Nothing was chang
 class Suspect:
     """An image whose label is probably wrong.
 
-    p_label, p_suggested: mean out-of-fold probabilities. score: normalised margin in [−1, 1], the
-    lower the more suspicious. configs_wrong: configs that predict another class. copy_of: a near
-    copy with another label.
+    p_label, p_suggested: mean out-of-fold probabilities. score: p_label ÷ its mean over the images
+    with this label, the lower the more suspicious. configs_wrong: configs that predict another
+    class. copy_of: a near copy with another label.
     """
 
     path: str
@@ -213,11 +213,8 @@ def _copies(files: ConfigFiles, pool: _Pool) -> dict[int, int]:
 
 
 def _ranked(pool: _Pool, issues: Indices, copies: Mapping[int, int]) -> tuple[Suspect, ...]:
-    """Suspects of confident learning and copies first, then those that are only misclassified.
-
-    Both by their margin; copies stand beside each other, at the place of the lower margin.
-    """
-    margins = normalised_margin(pool.probabilities, pool.labels)
+    """Near copies first, side by side, because at least one of their labels is wrong; by score."""
+    scores = relative_self_confidence(pool.probabilities, pool.labels)
     others = pool.probabilities.copy()
     others[np.arange(len(others)), pool.labels] = -np.inf
     suggested = np.where(issues != NO_CLASS, issues, others.argmax(axis=1))
@@ -232,8 +229,8 @@ def _ranked(pool: _Pool, issues: Indices, copies: Mapping[int, int]) -> tuple[Su
         reasons.setdefault(row, []).append("misclassified")
 
     def place(row: int) -> tuple[bool, float, float, str]:
-        pair = min(margins[row], margins[copies.get(row, row)])
-        return reasons[row] == ["misclassified"], pair, margins[row], pool.paths[row]
+        pair = min(scores[row], scores[copies.get(row, row)])
+        return row not in copies, pair, scores[row], pool.paths[row]
 
     return tuple(
         Suspect(
@@ -242,7 +239,7 @@ def _ranked(pool: _Pool, issues: Indices, copies: Mapping[int, int]) -> tuple[Su
             suggested_label=pool.classes[suggested[row]],
             p_label=float(pool.probabilities[row, pool.labels[row]]),
             p_suggested=float(pool.probabilities[row, suggested[row]]),
-            score=float(margins[row]),
+            score=float(scores[row]),
             reasons=tuple(reasons[row]),
             configs_wrong=int(pool.wrong[row]),
             copy_of=pool.paths[copies[row]] if row in copies else None,

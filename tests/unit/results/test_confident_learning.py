@@ -13,7 +13,7 @@ from clip_pkg.results.confident_learning import (
     confident_classes,
     confident_joint,
     label_issues,
-    normalised_margin,
+    relative_self_confidence,
 )
 
 
@@ -70,14 +70,14 @@ def test_issues_do_not_depend_on_the_order_of_images_or_classes(
 ) -> None:
     p, labels = found
     p = p + 1e-6 * np.arange(p.shape[1])  # no ties, which the first class wins
-    issues, margins = label_issues(p, labels), normalised_margin(p, labels)
+    issues, scores = label_issues(p, labels), relative_self_confidence(p, labels)
     generator = np.random.default_rng(random.getrandbits(32))  # type: ignore[attr-defined]
     order, names = generator.permutation(len(p)), generator.permutation(p.shape[1])
     assert (label_issues(p[order], labels[order]) == issues[order]).all()
     new = np.argsort(names)  # class j is now at position new[j]
     moved = label_issues(p[:, names], new[labels])
     assert (moved == np.where(issues == NO_CLASS, NO_CLASS, new[issues])).all()
-    assert (normalised_margin(p[:, names], new[labels]) == margins).all()
+    assert relative_self_confidence(p[:, names], new[labels]) == pytest.approx(scores)
 
 
 @given(SETS)
@@ -87,7 +87,7 @@ def test_an_issue_has_a_more_probable_class_than_its_label(
     p, labels = found
     issues = label_issues(p, labels)
     (rows,) = (issues != NO_CLASS).nonzero()
-    assert (normalised_margin(p, labels)[rows] < 0).all()
+    assert (p[rows, issues[rows]] > p[rows, labels[rows]]).all()
     assert np.isin(issues[rows], labels).all()  # a class without images is never suggested
 
 
@@ -120,6 +120,13 @@ def test_equal_probabilities_reach_their_mean() -> None:
     assert joint.tolist() == [[3, 0], [0, 0]]
 
 
+def test_scores_are_relative_to_the_class() -> None:
+    p = np.array([[0.9, 0.1, 0.0], [0.7, 0.3, 0.0], [0.9, 0.1, 0.0], [0.7, 0.3, 0.0]])
+    found = relative_self_confidence(p, np.array([0, 0, 1, 1]))
+    assert found == pytest.approx([0.9 / 0.8, 0.7 / 0.8, 0.1 / 0.2, 0.3 / 0.2])
+    assert relative_self_confidence(p, np.array([0, 0, 2, 2]))[2:].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("shares", [(1, 1, 1, 1), (12, 4, 2, 1)])
 def test_flipped_labels_are_found(seed: int, shares: tuple[int, ...]) -> None:
@@ -134,11 +141,12 @@ def test_flipped_labels_are_found(seed: int, shares: tuple[int, ...]) -> None:
     flipped = random.choice(len(true), count, replace=False)
     labels = true.copy()
     labels[flipped] = (labels[flipped] + random.integers(1, 4, count)) % 4
-    issues, margins = label_issues(p, labels), normalised_margin(p, labels)
+    issues, scores = label_issues(p, labels), relative_self_confidence(p, labels)
     found = np.flatnonzero(issues != NO_CLASS)
     assert np.isin(flipped, found).mean() > 0.5  # by chance: the share of issues, below 0.1
     assert len(found) < 2 * count
-    first = found[np.argsort(margins[found])][:count]
+    disputed = np.flatnonzero(p.argmax(axis=1) != labels)
+    first = disputed[np.argsort(scores[disputed])][:count]
     assert np.isin(first, flipped).mean() > 0.6  # by chance: 0.05
     right = np.intersect1d(found, flipped)
     assert (issues[right] == true[right]).mean() > 0.8
