@@ -63,8 +63,14 @@ def centroid_answers(
     return ((test[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1).astype(np.int64)
 
 
-def differs(world: World, generator: np.random.Generator) -> dict[str, bool]:
-    """Draw a data set, cross-validate both classifiers; tell which tests find a difference."""
+def cross_validated(
+    world: World, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[float]]:
+    """Draw a data set and cross-validate both classifiers.
+
+    Returns their answers [2, repeats, N], the labels [N], and the difference of their accuracies in
+    each fold.
+    """
     labels = np.arange(world.n) % world.classes
     features = generator.normal(size=(world.n, 2 * FEATURES))
     for group in (slice(0, FEATURES), slice(FEATURES, None)):
@@ -83,9 +89,15 @@ def differs(world: World, generator: np.random.Generator) -> dict[str, bool]:
                 )
             right = (answers[:, repeat, test] == labels[test]).mean(axis=1)
             differences.append(float(right[0] - right[1]))
+    return answers, labels, differences
+
+
+def differs(world: World, generator: np.random.Generator) -> dict[str, bool]:
+    """Which tests find a difference in a data set of its own."""
+    answers, labels, differences = cross_validated(world, generator)
     tested = corrected_resampled_t_test(differences, test_to_train=1 / (world.folds - 1))
     correct = answers[:, 0] == labels
-    interval = pooled_interval(world, answers, labels, seed)
+    interval = pooled_interval(world, answers, labels, int(generator.integers(2**31)))
     return {
         CORRECTED: tested.p is not None and tested.p < LEVEL,
         PLAIN: tested.p_uncorrected is not None and tested.p_uncorrected < LEVEL,
