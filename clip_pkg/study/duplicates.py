@@ -1,4 +1,4 @@
-"""Copies among the images: identical, re-encoded, resized or slightly cropped.
+"""Copies among the images: identical, re-encoded, resized, slightly cropped, or altered.
 
 A validation image with a copy among the training images is a leak, so copies share a fold.
 
@@ -17,7 +17,7 @@ camera, frames of a video): it is reported, and not linked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
@@ -25,6 +25,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from clip_pkg.study.altered_copies import are_altered_copies, candidates, describe
 from clip_pkg.study.inspection import THUMBNAIL, Inspection
 
 MIN_CORRELATION = 0.97
@@ -107,10 +108,11 @@ def find_duplicates(inspections: Sequence[Inspection], labels: Indices) -> Dupli
     searched = len(distinct) <= MAX_SEARCHED
     alike: Clusters = ()
     if searched and len(distinct):
-        thumbnails = np.stack([inspections[index].thumbnail for index in distinct])
+        chosen = [inspections[index] for index in distinct]
+        similar = similar_clusters(np.stack([one.thumbnail for one in chosen]))
         alike = tuple(
             tuple(int(distinct[member]) for member in cluster)
-            for cluster in similar_clusters(thumbnails)
+            for cluster in merge_clusters(len(chosen), similar, altered_clusters(chosen))
         )
     sizes = np.bincount(labels)
     # Copies, not similar scenes: few images, at most half of any class.
@@ -134,15 +136,47 @@ def find_duplicates(inspections: Sequence[Inspection], labels: Indices) -> Dupli
 def similar_clusters(thumbnails: NDArray[np.uint8]) -> Clusters:
     """Clusters of thumbnails [N, 32, 32] that are alike, directly or through others."""
     flat = thumbnails.reshape(len(thumbnails), -1)
-    sets = np.arange(len(flat))
-    for pairs in _candidates(flat):
+
+    def match(first: Indices, second: Indices) -> NDArray[np.bool_]:
+        return are_alike(flat[first], flat[second])
+
+    return _joined(np.arange(len(flat)), _candidates(flat), match)
+
+
+def altered_clusters(inspections: Sequence[Inspection]) -> Clusters:
+    """Clusters of images that are alike after a change, see `altered_copies`."""
+    thumbnails, images = [], []
+    for index, one in enumerate(inspections):
+        if min(one.width, one.height) >= THUMBNAIL:
+            views = [view for view in (one.thumbnail, one.unframed) if view is not None]
+            thumbnails += views
+            images += [index] * len(views)
+    if not thumbnails:
+        return ()
+    stacked = np.stack(thumbnails)
+    descriptions = describe(stacked)
+
+    def match(first: Indices, second: Indices) -> NDArray[np.bool_]:
+        return are_altered_copies(stacked, descriptions, first, second)
+
+    return _joined(np.array(images), candidates(descriptions), match)
+
+
+def _joined(
+    members: Indices,
+    candidates: Iterable[Indices],
+    match: Callable[[Indices, Indices], NDArray[np.bool_]],
+) -> Clusters:
+    """Clusters of members that match; candidates [2, P] are pairs of places in `members`."""
+    sets = np.arange(members.max(initial=-1) + 1)
+    for pairs in candidates:
         for start in range(0, pairs.shape[1], CHECKED_PAIRS):
             first, second = pairs[:, start : start + CHECKED_PAIRS]
-            apart = sets[first] != sets[second]  # joined ones need no comparison
+            apart = sets[members[first]] != sets[members[second]]  # joined ones need no comparison
             first, second = first[apart], second[apart]
-            match = are_alike(flat[first], flat[second])
-            if match.any():
-                sets = join_sets(sets, first[match], second[match])
+            found = match(first, second)
+            if found.any():
+                sets = join_sets(sets, members[first[found]], members[second[found]])
     return equal_members(sets.tolist())
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from clip_pkg.study.decoding import UnreadableImage, decode, read_file
 
 THUMBNAIL = 32  # width and height, pixels
+FRAME_LEVELS = 16  # a frame's lines of pixels differ by less
 MAX_THREADS = 16  # a huge image takes a few hundred megabytes in each
 FILES_PER_THREAD = 8  # submitted at a time
 
@@ -36,6 +37,8 @@ class Inspection:
         digest: sha256 (hex) of the file's bytes.
         pixel_digest: sha256 of size and decoded RGB; equal for losslessly re-encoded copies.
         thumbnail: uint8 [32, 32], luminance averaged over equal blocks of the image.
+        unframed: the same of the image without uniform edges; None if it has none, or
+            if less than 32 pixels remain.
         format: Pillow's name of the file format.
         mode: Pillow's name of the stored pixel type.
         width: Pixels, upright.
@@ -48,6 +51,7 @@ class Inspection:
     digest: str
     pixel_digest: bytes
     thumbnail: NDArray[np.uint8]
+    unframed: NDArray[np.uint8] | None
     format: str
     mode: str
     width: int
@@ -70,10 +74,15 @@ def inspect_file(path: Path) -> Inspection:
     size = f"{width}x{height}:".encode("ascii")
     grey = Image.fromarray(pixels).convert("L")
     thumbnail = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    unframed = None
+    left, top, right, bottom = box = content_box(np.asarray(grey))
+    if box != (0, 0, width, height) and min(right - left, bottom - top) >= THUMBNAIL:
+        unframed = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, box)
     return Inspection(
         digest=hashlib.sha256(content).hexdigest(),
         pixel_digest=hashlib.sha256(size + pixels.tobytes()).digest(),
         thumbnail=np.asarray(thumbnail),
+        unframed=None if unframed is None else np.asarray(unframed),
         format=sys.intern(decoded.format),
         mode=sys.intern(decoded.mode),
         width=width,
@@ -82,6 +91,30 @@ def inspect_file(path: Path) -> Inspection:
         peak=decoded.peak,
         blank=bool((pixels == pixels[0, 0]).all()),
     )
+
+
+def content_box(grey: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of [height, width] levels without uniform edges.
+
+    At least half of the width and height remains.
+    """
+    height, width = grey.shape
+    left, top, right, bottom = 0, 0, width, height
+
+    def is_uniform(line: NDArray[np.uint8]) -> bool:
+        return int(line.max()) - int(line.min()) < FRAME_LEVELS
+
+    before = None
+    while before != (before := (left, top, right, bottom)):
+        while bottom - top > height / 2 and is_uniform(grey[top, left:right]):
+            top += 1
+        while bottom - top > height / 2 and is_uniform(grey[bottom - 1, left:right]):
+            bottom -= 1
+        while right - left > width / 2 and is_uniform(grey[top:bottom, left]):
+            left += 1
+        while right - left > width / 2 and is_uniform(grey[top:bottom, right - 1]):
+            right -= 1
+    return left, top, right, bottom
 
 
 def file_digest(path: Path) -> str:
