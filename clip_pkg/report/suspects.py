@@ -60,10 +60,10 @@ def gallery(found: Suspects, limit: int, data_dir: Path | None, *, images: bool 
     ]
     if found.confusions:
         pairs = [
-            f"{shown(label)} instead of {shown(other)} ({number})"
+            f"{shown(label)}, probably {shown(other)} ({number})"
             for label, other, number in found.confusions[:MAX_CONFUSIONS]
         ]
-        summary.append(f"The most frequent pairs: labelled {', '.join(pairs)}.")
+        summary.append(f"The most frequent pairs: labelled {'; '.join(pairs)}.")
     summary += [*found.notices, CAVEAT]
     return Gallery(first, len(found.ranked), thumbnails, tuple(summary), missing)
 

@@ -28,7 +28,7 @@ from clip_pkg.study.predictions import Predictions
 
 Reason: TypeAlias = Literal["confident", "copy", "misclassified"]
 REASONS: Mapping[Reason, str] = {
-    "confident": "confident learning (Northcutt et al. 2021) finds another class",
+    "confident": "confident learning finds another class",
     "copy": "a near copy has another label",
     "misclassified": "every config predicts another class",
 }
