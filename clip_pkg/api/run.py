@@ -106,9 +106,10 @@ class Run:
     def summaries(self) -> pd.DataFrame:
         """A row per config, choice of the epoch and score.
 
-        Columns: epoch (`best_epoch`, `last_epoch`), score, mean, std and n over folds, out_of_fold
-        over all images at once, with the bounds low and high of its confidence interval (best
-        epoch), and mean_untrained of the model before training.
+        Columns: epoch (`headline`, `best_epoch`, `last_epoch`), score, mean, std and n over folds
+        (not of the headline), out_of_fold over all images at once, with the bounds low and high of
+        its confidence interval (headline, best epoch), and mean_untrained of the model before
+        training.
         """
         rows = [
             {"config": name, **row}
@@ -235,6 +236,10 @@ def _joined(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def _summary_rows(summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    headline = summary.get("headline") or {"scores": {}}
+    for score, value in headline["scores"].items():
+        low, high = headline["intervals"][score] or (None, None)
+        yield {"epoch": "headline", "score": score, "out_of_fold": value, "low": low, "high": high}
     intervals = (summary["confidence_intervals"] or {}).get("out_of_fold", {})
     untrained = summary["baselines"]["untrained_model"]
     for epoch in BLOCKS:

@@ -11,33 +11,40 @@ from rich.text import Text
 from clip_pkg.launch.terminal import shortened
 from clip_pkg.metrics.table import HEADLINE_METRICS
 from clip_pkg.results.comparison_records import folds_cell, spread_of
-from clip_pkg.results.comparison_tables import shown_spread, shown_test_accuracy, title
+from clip_pkg.results.comparison_tables import (
+    UNDEFINED,
+    shown_headline,
+    shown_spread,
+    shown_test_accuracy,
+    title,
+)
 from clip_pkg.study.progress import FoldProfile
 from clip_pkg.study.tasks import FoldFailure, Task
 
 
 def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per config: mean ± SD over folds at the best epoch, and accuracy at the last."""
+    """One row per config: the headline's accuracy, and mean ± SD over folds at the best epoch."""
     table = Table(
-        title="Validation, mean ± SD over folds at the best epoch; Last: at the last epoch"
+        title="Headline: without what choosing the epoch added (95 % CI); others: mean ± SD over "
+        "folds at the best epoch"
     )
     table.add_column("Config", overflow="fold", min_width=7)
     table.add_column("Folds", justify="right")
+    table.add_column("Headline acc %", justify="right")
     for name in (row.name for row in HEADLINE_METRICS):
         table.add_column(title(name), justify="right")
-    table.add_column("Last acc %", justify="right")
     is_tested = any(summary["test"] for summary in summaries)
     if is_tested:
         table.add_column("Test acc %", justify="right")
     prefix, names = shortened([summary["config"]["name"] for summary in summaries])
     table.caption = f"… stands for {prefix}" if prefix else None
     for name, summary in zip(names, summaries, strict=True):
-        best, last = summary["average_results"], summary["last_epoch"]["average_results"]
+        best, headline = summary["average_results"], summary.get("headline")
         table.add_row(
             name,
             folds_cell(best["n"], summary["n_folds"], summary["config"].get("n_repeats", 1)),
+            UNDEFINED if headline is None else shown_headline(headline, "acc"),
             *(shown_spread(spread_of(best, row.name), row.name) for row in HEADLINE_METRICS),
-            shown_spread(spread_of(last, "acc"), "acc"),
             *([shown_test_accuracy(summary)] if is_tested else []),
         )
     return table

@@ -33,7 +33,7 @@ from clip_pkg.report.tables import (
     provenance,
 )
 from clip_pkg.results.comparison_records import DataSetComparison
-from clip_pkg.results.comparison_tables import shown_spread, title
+from clip_pkg.results.comparison_tables import shown_estimate, title
 from clip_pkg.results.suspects import find_suspects
 from clip_pkg.results.tables import LATEX_PREAMBLE, latex_table
 
@@ -143,7 +143,7 @@ def _config_section(
         return figures[-1]
 
     metric = run.comparison.metric
-    spread = run.row_of(outcome).spread(run.comparison)
+    found = None if outcome.headline is None else outcome.headline.scores.get(metric)
     # The sampler showed the same images in all of these: one figure, in the first, shows them.
     alike = [one for one in run.ranked if one.has_exposure_of(outcome)]
     exposure = sampler_exposure(outcome) if alike[0] is outcome else None
@@ -151,7 +151,10 @@ def _config_section(
     return {
         "scope": scope,
         "outcome": outcome,
-        "headline": f"{title(metric).removesuffix(' %')} {shown_spread(spread, metric)}",
+        "headline": ""
+        if found is None
+        else f"{title(metric).removesuffix(' %')} "
+        f"{shown_estimate(found.value, found.interval, metric)}",
         "findings": config_findings(outcome),
         "learning": list(map(place, learning_curves(outcome))),
         "confusion": list(map(place, confusion_matrices(outcome))),

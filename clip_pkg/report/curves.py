@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from clip_pkg.metrics.calibration import confidence_bin
 from clip_pkg.metrics.table import CALIBRATION_BINS
 from clip_pkg.results.folders import History
+from clip_pkg.results.intervals import wilson
 from clip_pkg.study.predictions import Predictions
 
 GRID = 201  # points at which the folds' curves are averaged
@@ -135,18 +136,6 @@ class Reliability:
         used = np.flatnonzero(counts)
         n = counts[used]
         right = np.bincount(place[correct], minlength=bins)[used].astype(np.float64)
-        low, high = wilson_interval(right / n_repeats, n / n_repeats)
+        low, high = wilson(right / n, n / n_repeats)
         mean: Floats = np.bincount(place, weights=confidence, minlength=bins)[used] / n
         return cls(np.linspace(0, 1, bins + 1), used, mean, right / n, low, high, n)
-
-
-def wilson_interval(successes: Floats, n: NDArray[np.number]) -> tuple[Floats, Floats]:
-    """95 % score interval of shares successes / n (Wilson 1927); NaN where n is 0.
-
-    With R predictions per image, successes and n are means over the repeats.
-    """
-    trials = np.where(n > 0, n, np.nan).astype(np.float64)
-    share = successes / trials
-    centre = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
-    half = Z / (1 + Z**2 / trials) * np.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)

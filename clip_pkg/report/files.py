@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from clip_pkg.base.files import write_bytes, write_text
+from clip_pkg.metrics.table import METRICS
 from clip_pkg.report.page import PlacedFigure
 from clip_pkg.report.pictures import worst_mistakes
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
-from clip_pkg.results.comparison_records import Comparison, LeaderboardRow
+from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, Spread
 from clip_pkg.results.suspects import CSV_COLUMNS, Suspects
 from clip_pkg.results.tables import cells, csv_text
 
@@ -135,9 +136,13 @@ def write_files(
 
 
 def _score_rows(comparison: Comparison, row: LeaderboardRow) -> Iterator[Row]:
-    for epoch, spreads in (("best", row.best), ("last", row.last)):
-        for score, spread in spreads.items():
-            pooled = row.pooled.get(score) if epoch == comparison.epoch else None
+    headline = {} if row.headline is None else row.headline.scores
+    for epoch, spreads in (("headline", None), ("best", row.best), ("last", row.last)):
+        for score in METRICS:
+            spread = Spread(None, None, row.folds_done) if spreads is None else spreads[score]
+            pooled = headline.get(score) if epoch == "headline" else None
+            if epoch == comparison.epoch:
+                pooled = row.pooled.get(score)
             interval = pooled and pooled.interval
             yield {
                 "config": row.name,

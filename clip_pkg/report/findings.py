@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clip_pkg.report.curves import over_epochs
 from clip_pkg.report.results import ConfigOutcome
+from clip_pkg.results.sentences import estimate
 
 OVERFITTING_GAP = 10.0  # percentage points between training and validation accuracy
 STILL_RISING = 0.8  # share of folds whose best epoch is the last
@@ -19,14 +20,19 @@ def config_findings(outcome: ConfigOutcome) -> list[str]:
 def _about_scores(outcome: ConfigOutcome) -> list[str]:
     found = []
     summary, counts = outcome.summary, outcome.confusion
-    accuracy = summary["average_results"]["avg_val_acc"]
+    headline = None if outcome.headline is None else outcome.headline.scores["acc"]
     majority = summary["baselines"]["majority_class"]["avg_val_acc"]
-    if accuracy is not None and majority is not None:
-        gain = accuracy - majority
-        above = f"{gain:.1f} percentage points above" if gain > 0 else "no better than"
+    if headline is not None and headline.value is not None and headline.interval is not None:
+        gain = headline.value - majority
+        if headline.interval.low > majority:
+            above = f"{gain:.1f} percentage points above"
+        else:
+            above = "not significantly above" if gain > 0 else "no better than"
+        assert outcome.headline is not None
         found.append(
-            f"Accuracy is {accuracy:.1f} %, {above} always predicting the most frequent class "
-            f"({majority:.1f} %)."
+            f"Accuracy is {estimate(headline.value, headline.interval, 'acc')}, {above} always "
+            f"predicting the most frequent class ({majority:.1f} %). Headline by the rule "
+            f"“{outcome.headline.rule}”: {outcome.headline.means}."
         )
     hardest = outcome.hardest_class
     right, support = counts[hardest, hardest], counts[hardest].sum()

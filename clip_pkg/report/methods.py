@@ -269,10 +269,19 @@ def _choice_and_test(outcomes: Sequence[ConfigOutcome]) -> str:
         )
     else:
         text = (
-            f"Scores are those of {criterion}. It was chosen on the evaluated images themselves, "
-            "which makes the scores optimistic; scores of the last epoch, which do not depend on a "
-            "choice, are given as well."
+            f"Scores per fold are those of {criterion}. It was chosen on the evaluated images "
+            "themselves, which makes these scores optimistic; scores of the last epoch, which do "
+            "not depend on a choice, are given as well."
         )
+    rules = {one.headline.rule for one in outcomes if one.headline is not None}
+    if "bias corrected" in rules:
+        text += (
+            " In the headline, the optimism of that choice was removed by repeating it within a "
+            "bootstrap of the out-of-fold predictions, whose left-out images gave the score "
+            "(Tsamardinos et al. 2018)."
+        )
+    elif "last epoch" in rules:
+        text += " The headline is the score at the last epoch."
     tested = {test["n"] for one in outcomes if (test := one.summary["test"]) is not None}
     if tested:
         text += (

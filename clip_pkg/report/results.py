@@ -16,14 +16,17 @@ from clip_pkg.base.paths import ConfigPaths, ReportPaths, RunPaths
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.results.bootstrap import LEVEL
 from clip_pkg.results.comparison import DEFAULT_METRIC, compare_configs
-from clip_pkg.results.comparison_records import Comparison, LeaderboardRow, Question
+from clip_pkg.results.comparison_records import Comparison, Headline, LeaderboardRow, Question
 from clip_pkg.results.folders import (
     ConfigFiles,
     History,
     left_out,
     result_folders,
 )
+from clip_pkg.results.headline import intervals_of
+from clip_pkg.results.intervals import ScoreIntervals
 from clip_pkg.results.summary import summarize
+from clip_pkg.results.summary_schema import SCHEMA_VERSION
 from clip_pkg.study.predictions import Predictions
 
 
@@ -84,6 +87,17 @@ class ConfigOutcome(ConfigFiles):
     def confusion(self) -> NDArray[np.int64]:
         """Out-of-fold counts [C, C]: true class, predicted class."""
         return np.array(self.summary["confusion_matrix"]["counts"], dtype=np.int64)
+
+    @cached_property
+    def intervals(self) -> ScoreIntervals | None:
+        """Of the out-of-fold predictions, as in the summary; None for too many images."""
+        return intervals_of(self, self.out_of_fold)
+
+    @cached_property
+    def headline(self) -> Headline | None:
+        """Scores that no choice on the reported images has flattered."""
+        block = self.summary.get("headline")
+        return None if block is None else Headline.from_json(block)
 
     @property
     def hardest_class(self) -> int:
@@ -181,7 +195,10 @@ def read_run(directory: Path) -> ReportedRun:
         try:
             summary = outcome.summary
         except RunFolderError:
+            summary = {}
+        if not summary or summary["schema_version"] != SCHEMA_VERSION:
             summary = summarize(outcome.paths)
+            outcome = ConfigOutcome.read(ConfigPaths(folder))
         absent = ", ".join(left_out(summary))
         if outcome.done:
             found.append(outcome)

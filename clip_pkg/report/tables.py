@@ -8,15 +8,14 @@ from typing import Any
 
 from clip_pkg.base.errors import shown
 from clip_pkg.metrics.table import HEADLINE_METRICS, METRICS
-from clip_pkg.report.curves import wilson_interval
 from clip_pkg.report.results import ConfigOutcome, ReportedRun
-from clip_pkg.results.comparison_records import DataSetComparison, PairResult
+from clip_pkg.results.comparison_records import DataSetComparison, LeaderboardRow, PairResult
 from clip_pkg.results.comparison_tables import (
     UNDEFINED,
     leaderboard,
     pair_table,
     pretraining_table,
-    shown_interval,
+    shown_estimate,
     shown_spread,
     shown_test_accuracy,
 )
@@ -41,8 +40,11 @@ def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
         table,
         columns=("Configuration", "Folds", *(heading.removesuffix(", ") for heading in headings)),
         title=f"Scores at the {comparison.epoch} epoch, mean ± sample SD (ddof 1) over folds. "
-        f"Configurations are ranked by {comparison.metric_name}; the confidence interval (of the "
-        f"score pooled over {data_set.n_images} images) and the {other} epoch are given for it.",
+        f"Configurations are ranked by the headline: {comparison.metric_name} over all "
+        f"{data_set.n_images} out-of-fold predictions with its {comparison.level:.0%} confidence "
+        "interval, less the optimism of choosing the epoch on the same images (rule: "
+        f"{_rules(rows)}). Intervals cover other images, not other training runs. The {other} "
+        f"epoch is given for {comparison.metric_name}.",
         best=frozenset(best),
         rows=tuple((shown(name), *cells) for name, *cells in table.rows),
         reference=tuple((shown(name), *cells) for name, *cells in table.reference),
@@ -51,17 +53,25 @@ def full_leaderboard(run: ReportedRun, data_set: DataSetComparison) -> Table:
         " + ".join([one.settings.loss.label, *(aux.label for aux in one.settings.aux_losses)])
         for one in outcomes
     ]
-    pooled = [row.pooled.get(metric) for row in rows]
-    intervals = [shown_interval(one.interval if one else None, metric) for one in pooled]
+    headlines = [
+        shown_estimate(found.value, found.interval, metric)
+        if row.headline is not None and (found := row.headline.scores.get(metric)) is not None
+        else UNDEFINED
+        for row in rows
+    ]
     others = [shown_spread(getattr(row, other)[metric], metric) for row in rows]
     tested = [shown_test_accuracy(one.summary) for one in outcomes]
     end = len(table.columns) + 1
     table = table.with_column(1, "Loss", losses, words=True)
-    table = table.with_column(end, f"{comparison.level:.0%} CI, pooled", intervals)
-    table = table.with_column(end + 1, f"{other.capitalize()} epoch", others)
+    table = table.with_column(end, f"{other.capitalize()} epoch", others)
     if any(tested):
-        table = table.with_column(end + 2, "Test accuracy, %", tested)
-    return table
+        table = table.with_column(end + 1, "Test accuracy, %", tested)
+    heading = f"Headline: {METRICS[metric].heading}, {METRICS[metric].unit_sign}".removesuffix(", ")
+    return table.with_column(2, heading, headlines)
+
+
+def _rules(rows: Sequence[LeaderboardRow]) -> str:
+    return " or ".join(dict.fromkeys(row.headline.rule for row in rows if row.headline is not None))
 
 
 def judged_pairs(
@@ -93,10 +103,11 @@ def losses_table(data_set: DataSetComparison) -> Table | None:
 
 def class_table(outcome: ConfigOutcome) -> Table:
     """One-vs-rest scores of each class, out of fold."""
-    counts = outcome.confusion
-    shares = counts / outcome.n_repeats  # further predictions of an image are no further images
-    low, high = wilson_interval(shares.diagonal(), shares.sum(axis=1))
-    intervals = [f"{a:.3f} to {b:.3f}" for a, b in zip(low, high, strict=True)]
+    of_recall = () if outcome.intervals is None else outcome.intervals.by_class["recall"]
+    intervals = [
+        UNDEFINED if one is None else f"{one.low:.3f} to {one.high:.3f}"
+        for one in of_recall or [None] * len(outcome.classes)
+    ]
     rows = []
     for name, interval, scores in zip(
         outcome.classes, intervals, outcome.summary["per_class"].values(), strict=True
@@ -105,13 +116,12 @@ def class_table(outcome: ConfigOutcome) -> Table:
             UNDEFINED if scores[key] is None else f"{scores[key]:.3f}"
             for key in ("recall", "precision", "f1", "average_precision", "auroc")
         )
-        known = UNDEFINED if scores["recall"] is None else interval
         sizes = (str(scores["support"]), str(scores["predicted"]))
-        rows.append((name, *sizes, recall, known, *others))
+        rows.append((name, *sizes, recall, interval, *others))
     columns = ("Class", "n", "Predicted", "Recall", "95 % CI", "Precision", "F1")
     return Table(
         "Scores per class over the pooled out-of-fold predictions, each class against the rest; "
-        "CI: Wilson.",
+        "CI: Wilson, of the effective number of images where they are grouped.",
         (*columns, "Average precision, pooled", "AUROC, pooled"),
         tuple(rows),
     )

@@ -176,21 +176,25 @@ def _data_set(
 
 def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
     """Score one config's pooled predictions, with intervals."""
-    predictions = files.pooled(question.epoch)
+    pooled = files.pooled(question.epoch)
+    predictions = None if pooled is None else pooled.sorted()
     scores: dict[str, Pooled] = {}
     resampled: Resampled | None = None
-    if predictions is not None:
-        predictions = predictions.sorted()
-        table, targets = predictions.probabilities, predictions.targets
-        clusters = image_clusters(predictions.paths, files.clusters)
-        resampled = resample(table, targets, clusters, seed=question.seed)
+    if pooled is not None and predictions is not None:
+        resampled = resample(
+            predictions.probabilities,
+            predictions.targets,
+            image_clusters(predictions.paths, files.clusters),
+            seed=question.seed,
+        )
+        table, targets = pooled.probabilities, pooled.targets
         found = None
         if resampled is not None:
             found = score_intervals(table, targets, resampled, level=question.level)
         for score, value in history_scores(classification_metrics(table, targets)).items():
             scores[score] = Pooled(value, None if found is None else found.scores[score])
     # Summaries of earlier versions have no headline.
-    headline = files.summary["headline"] or headline_block(files) if files.done else None
+    headline = files.summary.get("headline") or headline_block(files) if files.done else None
     best, last = files.summary, files.summary["last_epoch"]
     compared = (best if question.epoch == "best" else last)["fold_results"]
     fold_scores = compared.get(f"fold_val_{question.metric}") or [None] * len(files.folds)

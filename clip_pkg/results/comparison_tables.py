@@ -75,6 +75,13 @@ def shown_estimate(value: float | None, interval: Interval | None, metric: str) 
     return text if None in (value, interval) else f"{text} ({shown_interval(interval, metric)})"
 
 
+def shown_headline(block: Mapping[str, Any], metric: str) -> str:
+    """A score of a summary's headline: `89.81 (77.10 to 95.85)`."""
+    limits = block["intervals"][metric]
+    interval = None if limits is None else Interval(*limits)
+    return shown_estimate(block["scores"][metric], interval, metric)
+
+
 def shown_p(p: float | None) -> str:
     """`0.012`, `< 0.001`."""
     return UNDEFINED if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"

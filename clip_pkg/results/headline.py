@@ -87,9 +87,9 @@ def intervals_of(
     removed: Optimism | None = None,
 ) -> ScoreIntervals | None:
     """Intervals of pooled predictions of a config, the same wherever they are shown."""
-    predictions = predictions.sorted()
-    units = image_clusters(predictions.paths, files.clusters)
-    resampled = resample(predictions.probabilities, predictions.targets, units)
+    ordered = predictions.sorted()
+    units = image_clusters(ordered.paths, files.clusters)
+    resampled = resample(ordered.probabilities, ordered.targets, units)
     if resampled is None:
         return None
     return score_intervals(

@@ -201,12 +201,19 @@ def across_sets(across: AcrossDataSets, level: float) -> str:
 def no_better_than_majority(
     one: DataSetComparison, row: LeaderboardRow, question: Question
 ) -> str | None:
-    """Warn of a config that has learned nothing; None for other configs."""
+    """Warn of a config that may have learned nothing; None for other configs."""
     majority = one.baselines[0].scores.get(question.metric)
-    mean = row.spread(question).mean
-    if majority is None or majority.mean is None or mean is None or mean > majority.mean:
+    score = row.score(question)
+    if majority is None or majority.mean is None or score is None:
         return None
+    found = None if row.headline is None else row.headline.scores.get(question.metric)
+    lowest = score
+    if question.epoch == "best" and found is not None and found.interval is not None:
+        lowest = found.interval.low
+    if lowest > majority.mean:
+        return None
+    verdict = "not significantly better" if score > majority.mean else "no better"
     return (
-        f"{one.name}: {row.name} is no better than always predicting the most frequent class "
+        f"{one.name}: {row.name} is {verdict} than always predicting the most frequent class "
         f"({METRICS[question.metric].title} {rounded(majority.mean, question.metric)})"
     )

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from clip_pkg.base.errors import shown
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.report.curves import wilson_interval
 from clip_pkg.report.drawing import (
     BAR,
     FIRST,
@@ -34,17 +33,17 @@ def per_class(outcome: ConfigOutcome) -> Drawing:
 
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
-        for offset, totals, role, marker in (
-            (-0.17, support, FIRST, "o"),
-            (0.21, predicted, SECOND, "D"),
+        for offset, score, totals, role, marker in (
+            (-0.17, "recall", support, FIRST, "o"),
+            (0.21, "precision", predicted, SECOND, "D"),
         ):
             known = totals > 0
             share = right[known] / totals[known]
-            # Repeated predictions of an image are no further images.
-            low, high = (
-                edge[known]
-                for edge in wilson_interval(right / outcome.n_repeats, totals / outcome.n_repeats)
-            )
+            low, high = share, share
+            if outcome.intervals is not None:
+                found = outcome.intervals.by_class[score]
+                limits = [(one.low, one.high) if one is not None else (0, 1) for one in found]
+                low, high = np.array(limits)[known].T
             if role is FIRST:
                 axes.barh(rows[known] + offset, share, height=0.42, color=BAR.light, linewidth=0)
             axes.errorbar(
@@ -73,8 +72,8 @@ def per_class(outcome: ConfigOutcome) -> Drawing:
         f"Recall and precision of {len(rows)} classes with 95 % intervals and support. Lowest "
         f"recall: {outcome.classes[hardest]}, {right[hardest]} of {support[hardest]} "
         f"{outcome.counted}.",
-        f"n: out-of-fold {outcome.counted} of the class. Intervals: 95 % Wilson, which assume "
-        "independent images; with several images per patient they are too narrow.",
+        f"n: out-of-fold {outcome.counted} of the class. Intervals: 95 % Wilson; unless images are "
+        "grouped, they assume that no patient has several.",
     )
     return draw(440, 100 + 34 * len(rows), caption, fill)
 
@@ -95,16 +94,16 @@ def fold_scores(comparison: Comparison, data_set: DataSetComparison) -> Drawing:
     def fill(canvas: Figure) -> None:
         axes = canvas.subplots()
         for place, (row, spread) in enumerate(zip(rows, spreads, strict=True)):
-            pooled = row.pooled.get(metric)
-            if pooled is not None and pooled.interval is not None:
+            found = None if row.headline is None else row.headline.scores.get(metric)
+            if found is not None and found.interval is not None:
                 axes.plot(
-                    [pooled.interval.low, pooled.interval.high],
+                    [found.interval.low, found.interval.high],
                     [place, place],
                     color=BAR.light,
                     linewidth=9,
                     solid_capstyle="butt",
                     zorder=1,
-                    label="95 % CI, pooled",
+                    label="95 % CI of the headline",
                 )
             values = [value for value in row.fold_scores if value is not None]
             axes.plot(

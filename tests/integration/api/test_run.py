@@ -75,7 +75,7 @@ def test_folds_average_to_the_summary(run: Run) -> None:
     values = folds[folds.config == "plain"].val_f1
     assert (best["mean"], best["std"]) == pytest.approx((values.mean(), values.std()))
     assert best["n"] == 2
-    assert set(run.summaries.epoch) == {"best_epoch", "last_epoch"}
+    assert set(run.summaries.epoch) == {"headline", "best_epoch", "last_epoch"}
 
 
 def test_classes_and_confusions_add_up(run: Run) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_curve
-from statsmodels.stats.proportion import proportion_confint
 
 from clip_pkg.metrics.calibration import expected_calibration_error
 from clip_pkg.report.curves import (
@@ -17,7 +14,6 @@ from clip_pkg.report.curves import (
     over_epochs,
     precision_at,
     roc_at,
-    wilson_interval,
 )
 from clip_pkg.study.predictions import Predictions
 
@@ -89,16 +85,6 @@ def test_epochs_that_some_folds_did_not_reach() -> None:
 def test_one_fold_has_no_deviation() -> None:
     band = Band.over(np.array([1.0]), np.array([[4.0]]))
     assert (band.mean[0], band.deviation[0]) == (4, 0)
-
-
-@given(st.integers(1, 300), st.data())
-def test_wilson_interval(n: int, data: st.DataObject) -> None:
-    hits = data.draw(st.integers(0, n))
-    low, high = wilson_interval(np.array([float(hits)]), np.array([n]))
-    np.testing.assert_allclose(
-        (low[0], high[0]), proportion_confint(hits, n, method="wilson"), atol=1e-12
-    )
-    assert np.isnan(wilson_interval(np.zeros(1), np.zeros(1, dtype=np.int64))).all()
 
 
 def test_reliability_adds_up_to_the_calibration_error() -> None:

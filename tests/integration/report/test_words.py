@@ -147,14 +147,13 @@ def test_inner_validation_early_stopping_and_sampling() -> None:
 def test_intervals_are_named_with_their_method() -> None:
     intervals = {
         "level": 0.95,
-        "method": "stratified percentile bootstrap",
-        "resamples": 2000,
+        "method": "Wilson",
         "drawn": "groups of images",
     }
     text = paragraph(None, {"confidence_intervals": intervals})
     assert (
-        "95 % confidence intervals of the pooled predictions (stratified percentile bootstrap, "
-        "2000 resamples of groups of images)" in text
+        "95 % confidence intervals of the pooled predictions (Wilson; over groups of images, "
+        "models fixed)" in text
     )
 
 
