@@ -139,7 +139,8 @@ def score_intervals(
             bounds[name] = values[name] + low, values[name] + high
     for name in PERCENTILES:
         percentiles = percentile_interval(resampled.scores[name], level)
-        if percentiles is not None:
+        # A single group per class does not vary.
+        if percentiles is not None and percentiles.low < percentiles.high:
             shift = values[name] - (metrics.scores[name] or 0.0)
             bounds[name] = percentiles.low + shift, percentiles.high + shift
     return ScoreIntervals(

@@ -98,7 +98,7 @@ def test_the_plain_paragraph() -> None:
         "random crops, horizontal flips, changes of brightness and contrast",
         "AdamW (learning rate 0.0001, weight decay 0.01)",
         "batches of 32 images",
-        "makes the scores optimistic",
+        "makes these scores optimistic",
         "lowest validation loss",
         "mean ± sample standard deviation (ddof = 1) over n = 5 folds",
         "Software: PyTorch 2.15.0.",
