@@ -162,6 +162,16 @@ def test_every_task_runs_once_in_order_over_two_devices(tmp_path: Path) -> None:
     assert set(notes.ended_with.values()) == {JobState.DONE}
 
 
+def test_an_attempt_that_resumed_teaches_what_a_whole_training_takes(tmp_path: Path) -> None:
+    tasks = [task(name, fold, encoder=name) for name in ("quick", "resumed") for fold in (1, 2)]
+
+    def expected(one: FoldTask, seconds: float) -> float:
+        return 100 * seconds if one.name == "resumed" else seconds
+
+    executor, _, _ = run(tmp_path, tasks, gpus(1), expected_seconds=expected)
+    assert names(executor.submitted)[2:] == ["resumed fold 2", "quick fold 2"]
+
+
 def test_a_pinned_config_waits_for_its_device_and_others_pass_it(tmp_path: Path) -> None:
     tasks = [
         task("pinned", 1, gpu_id=1),

@@ -134,6 +134,7 @@ def test_units_are_never_torn(
         len(set(units[manifest.labels == label])) for label in range(len(manifest.classes))
     ]
     options = {**DEFAULTS, "n_splits": n_splits, "random_state": seed, "use_cv": use_cv}
+    options["n_repeats"] = data.draw(st.integers(1, 3)) if use_cv else 1
     needed = n_splits if use_cv else 2
     if min(available) < needed:
         with pytest.raises(DataError, match="too few for"):
