@@ -18,7 +18,7 @@ from clip_pkg.config.nodes import Node, allowed, options
 from clip_pkg.metrics.table import METRICS, Metric
 
 SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # 2 has no headline
+OLDEST_VERSION = 2  # that is read; it has no headline
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Percent: TypeAlias = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -326,8 +326,8 @@ class Timing(StrictModel):
 class CvSummary(StrictModel):
     """`cv_summary.json`."""
 
-    schema_version: Literal[READABLE_VERSIONS] = Field(  # type: ignore[valid-type]
-        description="Of this schema; 2 has no `headline`."
+    schema_version: int = Field(
+        ge=OLDEST_VERSION, le=SCHEMA_VERSION, description="Of this schema; 2 has no `headline`."
     )
     config: dict[str, Any] = Field(description="The canonical config; see docs/config.md.")
     n_folds: FromOne = Field(
