@@ -189,8 +189,8 @@ def pair_table(
                 shown_estimate(pair.pooled_difference, pair.bootstrap, metric),
             )
         )
-    what = f"{one.name}: differences in {comparison.metric_name}, {comparison.epoch} epoch"
-    return Table(what, columns, tuple(rows))
+    what = f"{one.name}: differences in {comparison.metric_name} at the {comparison.epoch} epoch"
+    return Table(f"{what}, means of folds unless pooled", columns, tuple(rows))
 
 
 def rank_table(across: AcrossDataSets, metric: str) -> Table:

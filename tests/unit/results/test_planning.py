@@ -21,15 +21,20 @@ def prepared(images: Manifest, **settings: Any) -> PreparedConfig:
         images,
         use_cv=config.use_cv,
         n_splits=config.n_splits,
+        n_repeats=config.n_repeats,
         random_state=config.random_state,
         val_fraction=config.val_fraction,
     )
     return PreparedConfig(config, images, splits, ClassTexts((), (), "", ()))
 
 
-def points(images: int, *, folds: int = 5, pairs: int = 1) -> str:
+def points(images: int, *, folds: int = 5, repeats: int = 1, pairs: int = 1) -> str:
     found = planned_difference(
-        images, n_splits=folds, disagreement=DISAGREEMENT, level=first_step(0.95, pairs)
+        images,
+        n_splits=folds,
+        n_repeats=repeats,
+        disagreement=DISAGREEMENT,
+        level=first_step(0.95, pairs),
     )
     return f"{100 * found:.1f} points"
 
@@ -55,6 +60,9 @@ def test_pairs_that_will_be_compared_are_adjusted_for() -> None:
     five, ten, _ = detectable_differences([prepared(images), prepared(images, n_splits=10)])
     assert points(120) in five
     assert points(120, folds=10) in ten
+    repeated, _ = detectable_differences([prepared(images, n_repeats=4)])
+    assert points(120, repeats=4) in repeated
+    assert "4 repeats" in repeated
 
 
 def test_a_single_split_can_find_nothing() -> None:
