@@ -123,7 +123,17 @@ def _models(outcomes: Sequence[ConfigOutcome]) -> str:
     ]
     differences = f"which differed in {', '.join(keys)}" if keys else "equal in all settings"
     first = _model(configs[0], f"The first of them, “{outcomes[0].label}”, used")
-    return f"{len(configs)} configurations were compared, {differences}. {first}"
+    text = f"{len(configs)} configurations were compared, {differences}. {first}"
+    blocks = {one.label: one.settings.pretrain for one in outcomes[1:] if one.settings.pretrain}
+    if blocks:
+        names = some([f"“{label}”" for label in blocks], MAX_DESCRIBED)
+        epochs = " or ".join(dict.fromkeys(str(block.epochs) for block in blocks.values()))
+        losses = " or ".join(dict.fromkeys(block.loss.phrase() for block in blocks.values()))
+        text += (
+            f" The image encoders of {names} were pre-trained before, for {epochs} epochs, by "
+            f"minimising {losses}."
+        )
+    return text
 
 
 def _model(config: RunConfig, opening: str) -> str:

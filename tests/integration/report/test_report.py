@@ -84,6 +84,8 @@ def test_the_page_is_whole(trained_run: TrainedRun) -> None:
     assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org)", text)
     assert len(set(page.ids)) == len(page.ids)
     assert set(page.references) <= set(page.ids)
+    (lede,) = re.findall(r'<p class="lede">(.*)</p>', text)
+    assert "did not have the same budget: " in lede
     assert page.levels[0] == 1
     assert page.levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(page.levels))

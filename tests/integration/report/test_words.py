@@ -226,6 +226,10 @@ def test_a_pretraining_is_described() -> None:
         in text
     )
     assert "pre-trained" not in paragraph(image_encoder_name="resnet18:scratch")
+    many = [outcome(name=f"n{n}", pretrain=block if n > 3 else None) for n in range(6)]
+    text = methods_paragraph(many, "")
+    assert "encoders of “n4”, “n5” were pre-trained before, for 20 epochs" in text
+    assert "the NT-Xent loss" in text
 
 
 def test_every_loss_has_words() -> None:
