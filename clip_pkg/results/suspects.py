@@ -86,7 +86,7 @@ class Suspects:
 def suspects_in(directory: Path) -> Suspects:
     """Find the suspects of a config's result folder, or of a folder with several.
 
-    Raises RunFolderError if there are no results, or if none can be read.
+    Raises RunFolderError if there are no results, or if none can be used.
     """
     found, refused = [], []
     for folder in result_folders([directory]):
@@ -109,21 +109,22 @@ def find_suspects(configs: Sequence[ConfigFiles], refused: Sequence[str] = ()) -
         refused: sentences about configs that could not be read.
 
     Raises:
-        RunFolderError: No config has a finished fold.
+        RunFolderError: No config can be used, and why.
     """
     notices = list(refused)
     groups: dict[tuple[str, tuple[str, ...]], list[tuple[ConfigFiles, Predictions]]] = {}
     for files in configs:
         predictions = files.pooled()
         if predictions is None:
-            notices.append(f"{shown(files.name)} is not used: no fold is finished.")
+            notices.append(
+                f"{shown(files.name)} is not used: no fold is finished. Run the training command "
+                "again to resume."
+            )
             continue
         key = (files.folds_info["data_fingerprint"], predictions.classes)
         groups.setdefault(key, []).append((files, averaged(predictions)))
     if not groups:
-        raise RunFolderError(
-            "no fold is finished. Run the training command again to resume. " + " ".join(notices)
-        )
+        raise RunFolderError("\n  ".join(["no label can be judged:", *notices]))
     used = max(groups.values(), key=len)
     first = used[0][0]
     for files, _ in (one for group in groups.values() if group is not used for one in group):
@@ -213,7 +214,7 @@ def _copies(files: ConfigFiles, pool: _Pool) -> dict[int, int]:
 
 
 def _ranked(pool: _Pool, issues: Indices, copies: Mapping[int, int]) -> tuple[Suspect, ...]:
-    """Near copies first, side by side, because at least one of their labels is wrong; by score."""
+    """Near copies first, side by side, because one of their labels is wrong as a rule; by score."""
     scores = relative_self_confidence(pool.probabilities, pool.labels)
     others = pool.probabilities.copy()
     others[np.arange(len(others)), pool.labels] = -np.inf
