@@ -46,12 +46,14 @@ class World:
 
     def __str__(self) -> str:
         times = f"{self.repeats} repeats of " if self.repeats > 1 else ""
-        return f"{self.n} images in {self.classes} classes, {times}{self.folds} folds"
+        near = " that hardly differ" if self.distance < 0.5 else ""
+        return f"{self.n} images in {self.classes} classes{near}, {times}{self.folds} folds"
 
 
 WORLDS = (
     *(World(200, 5), World(200, 10), World(1000, 5, classes=4)),
-    *(World(200, 5, repeats=4), World(200, 5, repeats=10)),
+    *(World(200, 5, repeats=4), World(200, 10, repeats=10)),
+    World(100, 5, distance=0.2, repeats=10),
 )
 
 
@@ -73,10 +75,10 @@ def cross_validated(
     """
     labels = np.arange(world.n) % world.classes
     features = generator.normal(size=(world.n, 2 * FEATURES))
-    for group in (slice(0, FEATURES), slice(FEATURES, None)):
-        centres = generator.normal(size=(world.classes, FEATURES))
-        centres *= world.distance / np.linalg.norm(centres, axis=1, keepdims=True)
-        features[:, group] += centres[labels]
+    centres = generator.normal(size=(world.classes, FEATURES))
+    centres *= world.distance / np.linalg.norm(centres, axis=1, keepdims=True)
+    # The same centres for both, or one of them would be better in this data set's world.
+    features += np.tile(centres, 2)[labels]
     answers = np.zeros((2, world.repeats, world.n), dtype=np.int64)
     differences = []
     seed = int(generator.integers(2**31 - world.repeats))
