@@ -161,6 +161,24 @@ def test_other_summaries_are_refused(
         read_summary(path)
 
 
+def test_a_file_of_version_2_is_read_and_written_anew(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out/folds"
+    shutil.copytree(runs / "folds", folder)
+    summary = read(folder)
+    headline = summary.pop("headline")
+    old = {"method": "stratified percentile bootstrap", "resamples": 1000, "seed": 0}
+    summary["confidence_intervals"] |= old
+    text = json.dumps({**summary, "schema_version": 2})
+    (folder / "cv_summary.json").write_text(text, encoding="utf-8")
+    assert "headline" not in read_summary(folder / "cv_summary.json")
+    assert main(["compare", str(folder)]) == 0
+    assert f"{headline['scores']['balanced_acc']:.2f}" in capsys.readouterr().out
+    assert main(["report", str(folder), "--no-images"]) == 0
+    assert read(folder)["headline"] == headline
+
+
 def test_absent_and_damaged_summaries_are_errors(failed: Path) -> None:
     path = failed / "cv_summary.json"
     path.write_text("{", encoding="utf-8")
