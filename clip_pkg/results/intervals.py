@@ -167,7 +167,7 @@ def _class_limits(
     level: float,
 ) -> dict[str, tuple[Floats, Floats]]:
     """Lower and upper limits [C] of each class's scores."""
-    spread = {name: np.nanstd(draws, axis=1) for name, draws in resampled.by_class.items()}
+    spread = {name: _deviations(draws) for name, draws in resampled.by_class.items()}
     others = support.sum() - support
 
     def effective(share: Floats, images: NDArray[Any], sd: Floats) -> Floats:
@@ -210,7 +210,7 @@ def _wilson_of_all(
     count = float(images)
     if resampled.units is not None:
         least = np.array([float(resampled.n_units)])
-        sd = np.array([np.nanstd(resampled.scores[name])])
+        sd = _deviations(resampled.scores[name][None])
         count = float(np.clip(_trials(np.array([share]), sd, least), least, images)[0])
     low, high = wilson(share, count, level)
     return float(low), float(high)
@@ -280,9 +280,24 @@ def _auroc_images(area: Floats, positives: Floats, negatives: Floats) -> Floats:
     return images
 
 
+def _centred(draws: Floats) -> Floats:
+    """[C, R] differences from the means over the resamples where a score is defined; else 0."""
+    defined = ~np.isnan(draws)
+    count = np.maximum(defined.sum(axis=1, keepdims=True), 1)
+    mean = np.where(defined, draws, 0.0).sum(axis=1, keepdims=True) / count
+    return np.where(defined, draws - mean, 0.0)
+
+
+def _deviations(draws: Floats) -> Floats:
+    """[C] standard deviations over resamples [C, R]; 0 where a score is never defined."""
+    count = np.maximum((~np.isnan(draws)).sum(axis=1), 1)
+    found: Floats = np.sqrt((_centred(draws) ** 2).sum(axis=1) / count)
+    return found
+
+
 def _correlations(draws: Floats) -> Floats:
     """[C, C] correlations of the classes' scores [C, R]; 0 with a class that does not vary."""
-    deviation = np.nan_to_num(draws - np.nanmean(draws, axis=1, keepdims=True))
+    deviation = _centred(draws)
     length = np.linalg.norm(deviation, axis=1, keepdims=True)
     unit = np.divide(deviation, length, out=np.zeros_like(deviation), where=length > 0)
     found: Floats = unit @ unit.T
