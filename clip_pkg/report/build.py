@@ -44,6 +44,10 @@ TOO_MANY_CONFIGS = (
     f"Feature maps and mistakes were made for the best {MAX_WITH_PICTURES} configurations only; "
     "run `report` on this config's own folder to make them for it."
 )
+SCOPE = (
+    "Intervals cover other images like these. They do not say how much scores vary between training "
+    "runs, or how well the models do on images from elsewhere."
+)
 NO_IMAGES = "No feature map and no mistakes are shown, because of --no-images."
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -102,7 +106,8 @@ def write_report(
         title="Cross-validation report",
         subtitle=shown(run.root.name),
         version=__version__,
-        lede=findings[0] if findings else configs[0]["findings"][0],
+        lede=_lede(run, findings or configs[0]["findings"]),
+        scope=SCOPE,
         findings=findings,
         notices=_notices(run),
         data_sets=sets,
@@ -116,6 +121,12 @@ def write_report(
     reasons = [one["pictures_missing"] for one in configs]
     reasons += [one["gallery"].missing for one in sets]
     return len(figures), list(dict.fromkeys(filter(None, reasons)))
+
+
+def _lede(run: ReportedRun, findings: list[str]) -> str:
+    """The first finding, after the warning of unequal budgets where there is one."""
+    budgets = {row.budget for row in run.comparison.data_sets[0].rows}
+    return " ".join(findings[: 1 if len(budgets) == 1 else 2])
 
 
 def _sentence(text: str) -> str:

@@ -86,8 +86,8 @@ def judged_pairs(
         title=f"Differences in {run.comparison.metric_name} between configurations on the same "
         "folds: corrected resampled t-test (Nadeau and Bengio 2003), p adjusted by Holm's method, "
         "Cohen's d over folds, the difference that the test finds with 80 % power at the level "
-        f"{level}, mid-p McNemar test (of several repeats, on the first) and bootstrap of "
-        "out-of-fold predictions.",
+        f"{level}, mid-p McNemar test (of several repeats, on the first) and the difference "
+        "over the pooled out-of-fold predictions.",
         rows=tuple((shown(name), *cells) for name, *cells in table.rows),
     )
     return table.with_column(len(table.columns), "Verdict", [p.verdict for p in pairs], words=True)

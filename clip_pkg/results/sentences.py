@@ -139,12 +139,12 @@ def standing(one: DataSetComparison, question: Question) -> str:
     similar = [pair.second for pair in led if pair.verdict in ("undecided", "tie")]
     text = (
         f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(compared)} "
-        f"configs, {_leading_score(leader, question)}"
+        f"configs: {_leading_score(leader, question)}"
     )
-    if one.winner is not None and one.winner.value is not None:
+    if question.epoch == "best" and one.winner is not None and one.winner.value is not None:
         text += (
-            f"; less what being the best of {one.winner.n_configs} adds, "
-            f"{estimate(one.winner.value, one.winner.interval, metric)}"
+            f", or {estimate(one.winner.value, one.winner.interval, metric)} when the choice of "
+            f"the best of {one.winner.n_configs} configs is corrected as well"
         )
     if worse:
         text += f"; significantly better than {some(worse, MAX_NAMES)}"
@@ -158,7 +158,7 @@ def _leading_score(leader: LeaderboardRow, question: Question) -> str:
     metric, headline = question.metric, leader.headline
     if question.epoch == "best" and headline is not None:
         found = headline.scores[metric]
-        return f"{estimate(found.value, found.interval, metric)} ({headline.rule})"
+        return f"{estimate(found.value, found.interval, metric)}, {headline.rule}"
     spread = leader.spread(question)
     deviation = "" if spread.sd is None else f" ± {rounded(spread.sd, metric)}"
     mean = "undefined" if spread.mean is None else rounded(spread.mean, metric) + deviation
