@@ -45,8 +45,8 @@ TOO_MANY_CONFIGS = (
     "run `report` on this config's own folder to make them for it."
 )
 SCOPE = (
-    "Intervals cover other images like these. They do not say how much scores vary between training "
-    "runs, or how well the models do on images from elsewhere."
+    "Intervals cover other images like these. They do not say how much scores vary between "
+    "training runs, or how well the models do on images from elsewhere."
 )
 NO_IMAGES = "No feature map and no mistakes are shown, because of --no-images."
 
