@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,4 +159,7 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
             f"Shown are the {len(pairs)} pairs with {one.leader.name} of {len(one.pairs)}."
         )
     if pairs:
-        terminal.show(rich_table(pair_table(pairs, one, found)))
+        table = pair_table(pairs, one, found)
+        short = (text.replace("Difference", "Diff.") for text in table.columns)
+        columns = tuple(text.replace("Corrected", "Corr.") for text in short)
+        terminal.show(rich_table(replace(table, columns=columns)))  # words fit into 80 columns
