@@ -12,18 +12,21 @@ Legend: E epochs, N held-out images of a fold, C classes, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clip_pkg.metrics.table import METRICS
-from clip_pkg.metrics.weighted import WeightedScores, weighted_scores
+from clip_pkg.metrics.weighted import RANKED, WeightedScores, weighted_scores
 from clip_pkg.results.intervals import Optimism
 from clip_pkg.training.early_stopping import BestEpoch
 
 RESAMPLES = 400
+MIN_RESAMPLES = 40
+RESAMPLES_OF_RANKED = 100  # scores that every epoch and resample must be sorted for
+MAX_WORK = 100_000_000  # images × classes × resamples; larger data takes fewer resamples
 SEED = 0
 
 Floats = NDArray[np.float64]
@@ -69,20 +72,24 @@ def optimism(
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    advance: Callable[[], None] = lambda: None,
 ) -> Optimism:
     """Optimism of the reported config, chosen among all by the mean of `metric` over folds.
 
-    The folds of all configs have the same images in the same order.
+    The folds of all configs have the same images in the same order. advance: called once per
+    config.
     """
+    size = sum(fold.probabilities[0].size for fold in configs[reported].folds)
+    resamples = min(resamples, max(MIN_RESAMPLES, MAX_WORK // size))
+    if any(config.monitor.removeprefix("val_") in RANKED for config in configs):
+        resamples = min(resamples, RESAMPLES_OF_RANKED)
     random = np.random.default_rng(seed)
     drawn = _draws([fold.units for fold in configs[0].folds], resamples, random)
-    epochs = [
-        [
-            _chosen_epochs(config, fold, weights)
-            for fold, weights in zip(config.folds, drawn, strict=True)
-        ]
-        for config in configs
-    ]
+    epochs = []
+    for config in configs:
+        pairs = zip(config.folds, drawn, strict=True)
+        epochs.append([_chosen_epochs(config, fold, weights) for fold, weights in pairs])
+        advance()
     config_of = np.full(resamples, reported)
     if len(configs) > 1:
         config_of = _chosen_configs(configs, epochs, drawn, metric)

@@ -96,7 +96,7 @@ def compare_configs(
     names = _tails([group[0].paths.root.parent for group in by_set.values()])
     done = count(1)
     sets = [
-        _data_set(name, group, question, lambda: progress(next(done), len(configs)))
+        _data_set(name, group, question, lambda: progress(next(done), 2 * len(configs)))
         for name, group in zip(names, by_set.values(), strict=True)
     ]
     across: AcrossDataSets | None = None
@@ -149,7 +149,7 @@ def _data_set(
     winner: Winner | None = None
     if groups and len(groups[0]) > 1:
         rivals = [one.files for one in groups[0]]
-        winner = best_of(rivals, 0, groups[0][0].row.name, question.metric, question.level)
+        winner = best_of(rivals, 0, groups[0][0].row.name, question, advance)
     first = entrants[0].files
     majority = first.summary["baselines"]["majority_class"]
     baselines = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.metrics.table import METRICS, lower_is_better
 from clip_pkg.results.bias_correction import ConfigChoices, FoldChoices, optimism
-from clip_pkg.results.bootstrap import LEVEL, image_clusters, resample
-from clip_pkg.results.comparison_records import Interval, Winner
+from clip_pkg.results.bootstrap import LEVEL, MAX_TABLE, image_clusters, resample
+from clip_pkg.results.comparison_records import Interval, Question, Winner
 from clip_pkg.results.folders import ConfigFiles, HeadlineRule
 from clip_pkg.results.intervals import Optimism, ScoreIntervals, score_intervals
 from clip_pkg.study.epoch_predictions import read_epoch_predictions
@@ -35,7 +35,7 @@ def headline_block(files: ConfigFiles) -> dict[str, Any] | None:
     """The block `headline` of a summary; None while no fold is done, and for too many images."""
     rule = files.headline_rule
     predictions = files.pooled(files.headline_epoch)
-    if predictions is None:
+    if predictions is None or predictions.probabilities.size > MAX_TABLE:
         return None
     removed = None
     if rule == "bias corrected":
@@ -144,14 +144,24 @@ def choices_of(files: ConfigFiles) -> ConfigChoices:
 
 
 def best_of(
-    configs: Sequence[ConfigFiles], winner: int, name: str, metric: str, level: float
+    configs: Sequence[ConfigFiles],
+    winner: int,
+    name: str,
+    question: Question,
+    advance: Callable[[], None],
 ) -> Winner | None:
-    """Correct the winner's score for its choice among configs with identical folds."""
+    """Correct the winner's score for its choice among configs with identical folds.
+
+    name: of the winner. advance: called once per config. Returns None for too many images.
+    """
+    metric = question.metric
     files = configs[winner]
     predictions = files.pooled(files.headline_epoch)
     assert predictions is not None, "complete configs have predictions"
-    removed = optimism([choices_of(one) for one in configs], winner, metric)
-    found = intervals_of(files, predictions, level=level, removed=removed)
+    if predictions.probabilities.size > MAX_TABLE:
+        return None
+    removed = optimism([choices_of(one) for one in configs], winner, metric, advance=advance)
+    found = intervals_of(files, predictions, level=question.level, removed=removed)
     if found is None:
         return None
     added = METRICS[metric].factor * removed.scores.get(metric, 0.0)

@@ -74,7 +74,7 @@ def run(parsed: argparse.Namespace) -> int:
     outputs: list[Path] = parsed.output
     for path in outputs:
         check_output_file(path, [], (*WRITERS, *FIGURE_ONLY))
-    with terminal.counting("Configs") as progress:
+    with terminal.counting("Comparing") as progress:
         found = compare(
             parsed.directories, metric=parsed.metric, epoch=parsed.epoch, progress=progress
         )
