@@ -58,7 +58,7 @@ def compare(
         epoch: the best epoch of each fold, or the last.
         level: of intervals; p below 1 − level is significant.
         seed: of bootstrap and permutations.
-        progress: called with the number of configs done, and of all.
+        progress: called with the number of steps done, and of all: two per config.
 
     Raises:
         UserError: unknown metric.
@@ -99,6 +99,7 @@ def compare_configs(
         _data_set(name, group, question, lambda: progress(next(done), 2 * len(configs)))
         for name, group in zip(names, by_set.values(), strict=True)
     ]
+    progress(2 * len(configs), 2 * len(configs))
     across: AcrossDataSets | None = None
     if len(sets) > 1:
         for place, one in enumerate(sets):
