@@ -19,6 +19,7 @@ Finding: TypeAlias = tuple[JsonPath, str]
 Rule: TypeAlias = Callable[[ConfigKeys], Iterator[Finding]]
 
 _PATCH_SIZE = re.compile(r"patch(\d+)|ViT-\w+-(\d+)")
+MAX_SAFE_REPEATS = 5  # at which the corrected t-test keeps its level, see benchmarks/null_rate.py
 _SOFT_LABEL_KEYS = ("mixup_alpha", "cutmix_alpha", "label_smoothing")
 _TEXT_KEYS = ("class_texts_file", "text_template", "prompts_per_class")
 
@@ -47,6 +48,11 @@ def notices(config: ConfigKeys) -> dict[JsonPath, str]:
                 f'"{loss.type}" with {" and ".join(mixed)}: {loss.hard_term} assigns each mixed '
                 "image to the class with the larger share"
             )
+    if config.n_repeats > MAX_SAFE_REPEATS:
+        found["n_repeats",] = (
+            f"with more than {MAX_SAFE_REPEATS} repeats the corrected t-test finds differences a "
+            "little too often, 6 to 8 % false ones instead of 5 % (docs/comparing.md)"
+        )
     uses_text = any(loss.needs_text for _, loss in _losses(config))
     if not uses_text and parse_text_encoder(config.text_encoder_name).family != "none":
         found["text_encoder_name",] = (

@@ -32,6 +32,8 @@ def test_only_a_cross_validation_is_repeated():
     assert problem[0] == "n_repeats"
     assert "3 repeats need a cross-validation; set use_cv to true" in problem[1]
     assert set(problems({"n_repeats": 0})) == {"n_repeats"}
+    assert notices({"n_repeats": 5}) == {}
+    assert "corrected t-test" in notices({"n_repeats": 6})["n_repeats"]
 
 
 def test_defaults_need_no_notice():
