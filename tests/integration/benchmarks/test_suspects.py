@@ -50,4 +50,4 @@ def test_it_writes_its_section(
     suspects.main(words)
     body = results.section(written.read_text(encoding="utf-8"), "suspects")
     assert body is not None
-    assert "300 images in 3 equal classes, 5% of the labels changed" in body
+    assert "300 images of `/x` in 3 equal classes, 5% of the labels changed" in body
