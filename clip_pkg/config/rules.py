@@ -53,12 +53,24 @@ def notices(config: ConfigKeys) -> dict[JsonPath, str]:
             f"with more than {MAX_SAFE_REPEATS} repeats the corrected t-test finds differences a "
             "little too often, 6 to 8 % false ones instead of 5 % (docs/comparing.md)"
         )
+    if corrects_imbalance_twice(config):
+        found["use_weighted_sampling",] = (
+            f'corrects class imbalance, and the class weights of "{config.loss.type}" correct it '
+            "a second time; keep one of the two: set use_weighted_sampling to false, or "
+            'class_weighting of loss to "none"'
+        )
     uses_text = any(loss.needs_text for _, loss in _losses(config))
     if not uses_text and parse_text_encoder(config.text_encoder_name).family != "none":
         found["text_encoder_name",] = (
             f'is loaded but not used: "{config.loss.type}" uses no class texts; set it to "none"'
         )
     return found
+
+
+def corrects_imbalance_twice(config: ConfigKeys) -> bool:
+    """Whether rare classes are drawn more often and also weigh more in the loss."""
+    weighted = config.loss.class_weight_method(config.weight_method) is not None
+    return config.use_weighted_sampling and weighted
 
 
 def _losses(config: ConfigKeys) -> Iterator[tuple[JsonPath, LossConfig]]:

@@ -13,6 +13,7 @@ from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.audit import check_folds, fold_table
 from clip_pkg.study.class_texts import resolve_class_texts
 from clip_pkg.study.folds_info import splits_from_json
+from clip_pkg.study.groups import patients_notice
 from clip_pkg.study.image_folder import find_beside
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.preflight import Preparation, PreparedConfig, unlabelled_folder
@@ -49,6 +50,10 @@ def prepare(request: StudyRequest, probe: Probe, terminal: Terminal) -> Preparat
         )
     notices = [*request.loaded.notices, *scanned.audit.notices, *_all_text_notices(configs)]
     notices += tests.notices
+    ungrouped = [one.config.name for one in configs if one.manifest.groups is None]
+    if ungrouped:
+        where = f"{_listed(ungrouped, len(configs))}: " if len(ungrouped) < len(configs) else ""
+        notices.append(where + patients_notice(scanned.audit.group_suggestion))
     for prepared in configs:
         notices += check_folds(prepared.manifest, prepared.splits)
         notices += prepared.seen_before

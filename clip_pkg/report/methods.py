@@ -102,6 +102,11 @@ def _data_and_splits(outcomes: Sequence[ConfigOutcome]) -> str:
         kept.append(f"duplicate and near-duplicate images ({clusters} cluster{plural})")
     if kept:
         text += f". {' and '.join(kept).capitalize()} were kept in the same fold"
+    if first.n_groups is None:
+        text += (
+            ". Patients were not identified: several images of one patient may have been in "
+            "different folds, so scores may be too high and intervals too narrow"
+        )
     if len(outcomes) > 1 and len({one.summary["splits_hash"] for one in outcomes}) == 1:
         text += f". All {len(outcomes)} configurations were evaluated on identical splits"
     return text + "."

@@ -24,6 +24,7 @@ from clip_pkg.metrics.table import METRICS, TOP_K
 from clip_pkg.results.folders import ConfigFiles, Epoch, FoldFiles
 from clip_pkg.results.pretraining_rows import pretraining_block
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
+from clip_pkg.study.groups import patients_notice
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.tasks import FoldResult
 
@@ -64,6 +65,13 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
     _, last = _epoch_block("last", files)
     pretraining = pretraining_block(files)
     notices = {note for result in done for note in result.notices}
+    patients = []
+    if folds_info.get("groups") is None:
+        try:
+            suggestion = files.preflight.get("group_suggestion")
+        except RunFolderError:  # a damaged file, which no score depends on
+            suggestion = None
+        patients.append(patients_notice(suggestion))
     summary = {
         "schema_version": SCHEMA_VERSION,
         "config": dict(files.config),
@@ -112,7 +120,10 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
             "fold_train_seconds": [result and round(result.train_seconds, 3) for result in results],
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         },
-        "notices": sorted(notices | set(() if pretraining is None else pretraining["notices"])),
+        "notices": [
+            *sorted(notices | set(() if pretraining is None else pretraining["notices"])),
+            *patients,
+        ],
     }
     if pooled is None or metrics is None:
         return summary

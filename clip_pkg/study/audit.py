@@ -15,6 +15,7 @@ from rich.cells import cell_len
 
 from clip_pkg.base.errors import shown, some
 from clip_pkg.study.duplicates import Clusters, Duplicates
+from clip_pkg.study.groups import suggest_groups
 from clip_pkg.study.image_folder import Listing
 from clip_pkg.study.inspection import Inspection
 from clip_pkg.study.manifest import Manifest
@@ -70,6 +71,8 @@ class Audit:
         near_duplicates: Clusters of paths of near copies; they share a fold too.
         look_alikes: Clusters too large to be copies; they do not share a fold.
         side_names: Class and file names that mention left or right.
+        group_suggestion: Sentence on a `group_pattern` that the file names suggest, if there are no
+            groups.
         notices: One sentence each.
     """
 
@@ -86,6 +89,7 @@ class Audit:
     near_duplicates: tuple[tuple[str, ...], ...]
     look_alikes: tuple[tuple[str, ...], ...]
     side_names: tuple[str, ...]
+    group_suggestion: str | None
     notices: tuple[str, ...]
 
     @property
@@ -153,6 +157,7 @@ def make_audit(
         return min(values), int(median(values)), max(values)
 
     names = [PurePosixPath(path).name for path in manifest.paths]
+    suggestion = suggest_groups(manifest) if manifest.groups is None else None
     return Audit(
         data_dir=str(manifest.data_dir),
         images=len(manifest),
@@ -167,6 +172,7 @@ def make_audit(
         near_duplicates=paths(duplicates.near),
         look_alikes=paths(duplicates.look_alikes),
         side_names=laterality_names([*manifest.classes, *names]),
+        group_suggestion=None if suggestion is None else str(suggestion),
         notices=(
             *listing.notices,
             *_image_notices(manifest, inspections),

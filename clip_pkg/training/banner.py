@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from clip_pkg.config.loss_blocks import LossConfig, term_labels
+from clip_pkg.config.rules import corrects_imbalance_twice
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.study.tasks import ModelTask
@@ -78,7 +79,7 @@ def _value(value: Any) -> str:
 def fold_notices(task: ModelTask, model: ImageTextModel, ranks: Ranks) -> tuple[str, ...]:
     """One sentence per circumstance that affects a fold's numbers without being visible there."""
     notices, config = [], task.config
-    if config.use_weighted_sampling and config.loss.class_weight_method(config.weight_method):
+    if corrects_imbalance_twice(config):
         notices.append(
             "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
             'the loss. Set loss.class_weighting to "none" to correct it once.'

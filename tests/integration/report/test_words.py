@@ -100,11 +100,12 @@ def test_the_plain_paragraph() -> None:
         "batches of 32 images",
         "makes these scores optimistic",
         "lowest validation loss",
+        "Patients were not identified",
         "mean ± sample standard deviation (ddof = 1) over n = 5 folds",
         "Software: PyTorch 2.15.0.",
     ):
         assert part in text
-    for absent in ("hold-out", "group", "inner", "with replacement", "interval", "timm"):
+    for absent in ("hold-out", "group", "inner", "with replacement", "confidence interval", "timm"):
         assert absent not in text
 
 
@@ -126,6 +127,7 @@ def test_groups_copies_and_imported_folds() -> None:
     )
     assert "from 1 group (" in text
     assert "5 predefined folds" in text
+    assert "Patients were not identified" not in text
     assert "All images of a group and duplicate and near-duplicate images (1 cluster)" in text
 
 

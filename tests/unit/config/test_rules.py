@@ -36,6 +36,30 @@ def test_only_a_cross_validation_is_repeated():
     assert "corrected t-test" in notices({"n_repeats": 6})["n_repeats"]
 
 
+@pytest.mark.parametrize(
+    ("loss", "corrects"),
+    [
+        ({"type": "superclip"}, True),
+        ({"type": "superclip", "class_weighting": "none"}, False),
+        ({"type": "ce"}, False),
+        ({"type": "ce", "class_weighting": "balanced"}, True),
+        ({"type": "proxy"}, False),
+    ],
+)
+def test_imbalance_that_is_corrected_twice_has_a_notice(loss, corrects):
+    told = notices({"loss": loss, "use_weighted_sampling": True, "text_encoder_name": "prompts"})
+    assert ("class_weighting" in told.get("use_weighted_sampling", "")) == corrects
+    assert "use_weighted_sampling" not in notices({"loss": loss})
+
+
+def test_imbalance_that_a_sweep_corrects_twice_is_noticed_once():
+    swept = {"use_weighted_sampling": True, "sweep": {"learning_rate": [1e-3, 1e-4]}}
+    loaded = configs_from_mapping([{"loss": {"type": "superclip"}, **swept}])
+    assert len(loaded.configs) == 2
+    (notice,) = loaded.notices
+    assert notice.startswith("[0].use_weighted_sampling: ")
+
+
 def test_defaults_need_no_notice():
     assert notices({}) == {}
     for kind in LOSSES:
