@@ -7,8 +7,8 @@ AUROC by Hanley & McNeil's variance (1982); average precision by the geometric m
 positives and p·(1 − p) over the bootstrap's variance. Means over classes combine the classes'
 limits by MOVER (Zou & Donner 2008), with the correlations of a stratified bootstrap; Cohen's kappa
 and Matthews' correlation are linear in the accuracy, given how often each class is there and is
-predicted. Log loss and Brier score have the bootstrap's percentiles. `benchmarks/coverage.py`
-measures how often all of these cover.
+predicted. Log loss, Brier score and any further metric have the bootstrap's percentiles.
+`benchmarks/coverage.py` measures how often all of these cover.
 
 Images that belong together (one patient, copies, repeats) reduce the effective number of images by
 the design effect that a bootstrap of groups shows, down to the number of groups.
@@ -45,7 +45,6 @@ MEANS = {
     "f1_weighted": ("f1", True),
 }
 PROPORTIONS = ("acc", "recall_weighted", "top_k")  # of all images
-PERCENTILES = ("log_loss", "brier")
 
 Floats = NDArray[np.float64]
 
@@ -137,7 +136,7 @@ def score_intervals(
         if scale > 0:
             low, high = ((limit - values["acc"]) / scale for limit in bounds["acc"])
             bounds[name] = values[name] + low, values[name] + high
-    for name in PERCENTILES:
+    for name in resampled.scores.keys() - (*PROPORTIONS, *MEANS, *scales):
         percentiles = percentile_interval(resampled.scores[name], level)
         # A single group per class does not vary.
         if percentiles is not None and percentiles.low < percentiles.high:

@@ -28,6 +28,7 @@ FOLD_FILES = {
     "history.json",
     "predictions.csv",
     "predictions_last.csv",
+    "predictions_epochs.npz",
     "sampler_exposure.csv",
     "checkpoint_best.pth",
     "checkpoint_latest.pth",
