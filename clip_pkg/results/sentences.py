@@ -142,10 +142,12 @@ def standing(one: DataSetComparison, question: Question) -> str:
         f"configs: {_leading_score(leader, question)}"
     )
     if question.epoch == "best" and one.winner is not None and one.winner.value is not None:
-        text += (
-            f", or {estimate(one.winner.value, one.winner.interval, metric)} when the choice of "
-            f"the best of {one.winner.n_configs} configs is corrected as well"
-        )
+        corrected = estimate(one.winner.value, one.winner.interval, metric)
+        choice = f"the choice of the best of {one.winner.n_configs} configs"
+        if corrected in text:
+            text += f"; {choice} added nothing"
+        else:
+            text += f", or {corrected} without what {choice} added"
     if worse:
         text += f"; significantly better than {some(worse, MAX_NAMES)}"
     if similar:
