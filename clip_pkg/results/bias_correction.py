@@ -84,7 +84,7 @@ def optimism(
     if any(config.monitor.removeprefix("val_") in RANKED for config in configs):
         resamples = min(resamples, RESAMPLES_OF_RANKED)
     random = np.random.default_rng(seed)
-    drawn = _draws([fold.units for fold in configs[0].folds], resamples, random)
+    drawn = _draws(configs[0].folds, resamples, random, alone=len(configs) == 1)
     epochs = []
     for config in configs:
         pairs = zip(config.folds, drawn, strict=True)
@@ -131,13 +131,35 @@ def _scored(
     return weighted_scores(probabilities.astype(np.float64), targets, once)
 
 
-def _draws(units: Sequence[Labels], resamples: int, random: np.random.Generator) -> list[Floats]:
-    """How often each image of each fold is drawn, [N, R]; units are drawn with replacement."""
-    _, unit_of = np.unique(np.concatenate(units), return_inverse=True)
-    count = int(unit_of.max()) + 1
-    drawn = random.multinomial(count, np.full(count, 1 / count), size=resamples).T
+def _draws(
+    folds: Sequence[FoldChoices], resamples: int, random: np.random.Generator, *, alone: bool
+) -> list[Floats]:
+    """How often each image of each fold is drawn, [N, R].
+
+    Units are drawn with replacement within their class and fold. Otherwise an epoch that predicts
+    one class would look good in resamples with many images of it, which leave few of them out, and
+    too much optimism would be found. Classes with one unit in a fold are drawn together, because
+    it would never be left out. alone: whether images that are in several folds (repeats) may be
+    drawn in one and left out in another, as they may where only epochs are chosen, fold by fold.
+    """
+    units = [fold.units for fold in folds]
+    if alone:
+        base = max(int(one.max()) for one in units) + 1
+        units = [one + number * base for number, one in enumerate(units)]
+    joined, targets = np.concatenate(units), np.concatenate([fold.targets for fold in folds])
+    fold_of = np.repeat(np.arange(len(folds)), [len(one) for one in units])
+    _, first, unit_of = np.unique(joined, return_index=True, return_inverse=True)
+    strata = np.stack([fold_of[first], targets[first]])
+    _, stratum_of, sizes = np.unique(strata, axis=1, return_inverse=True, return_counts=True)
+    strata[1, sizes[stratum_of] == 1] = -1
+    _, stratum_of = np.unique(strata, axis=1, return_inverse=True)
+    drawn = np.zeros((len(first), resamples))
+    for stratum in range(int(stratum_of.max()) + 1):
+        members = np.flatnonzero(stratum_of == stratum)
+        shares = np.full(len(members), 1 / len(members))
+        drawn[members] = random.multinomial(len(members), shares, size=resamples).T
     ends = np.cumsum([len(one) for one in units])[:-1]
-    return [drawn[part].astype(np.float64) for part in np.split(unit_of, ends)]
+    return [drawn[part] for part in np.split(unit_of, ends)]
 
 
 def _chosen_epochs(config: ConfigChoices, fold: FoldChoices, weights: Floats) -> Labels:
