@@ -48,6 +48,28 @@ def test_the_best_epoch_of_guesses_is_a_guess(monitor: str) -> None:
     assert np.mean(corrected) == pytest.approx(0.5, abs=0.015)
 
 
+def test_epochs_that_predict_one_class_are_guesses_too() -> None:
+    """Of all images of a fold half are right; resamples with other class sizes would differ."""
+    random = np.random.default_rng(5)
+    own, corrected = [], []
+    for _ in range(20):
+        config = config_of(random)
+        for fold in config.folds:
+            leaning = np.array([1.0, -1.0]) * random.normal(size=(EPOCHS, 1, 1)) * 2
+            odds = fold.probabilities * np.exp(leaning)
+            fold.probabilities[:] = odds / odds.sum(axis=2, keepdims=True)
+        folds = []
+        for fold in config.folds:
+            right = (fold.probabilities.argmax(axis=2) == fold.targets).mean(axis=1)
+            best = int(right.argmax())
+            folds.append(FoldChoices(fold.probabilities, best, fold.targets, fold.units))
+        config = ConfigChoices(folds, "val_acc", config.rule)
+        own.append(accuracy(config))
+        corrected.append(own[-1] - optimism([config], resamples=60).scores["acc"])
+    assert np.mean(own) > 0.53
+    assert np.mean(corrected) == pytest.approx(0.5, abs=0.015)
+
+
 def test_the_best_config_of_guesses_is_a_guess() -> None:
     random = np.random.default_rng(1)
     own, corrected = [], []
