@@ -22,13 +22,28 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
+class ClassMean:
+    """Computes the mean over classes of a score in `Scored.by_class`.
+
+    by_support: weight each class by its number of samples.
+    """
+
+    score: str
+    by_support: bool = False
+
+    def __call__(self, scored: Scored) -> Any:
+        return scored.macro(self.score, by_support=self.by_support)
+
+
+@dataclass(frozen=True)
 class Metric:
     """One metric.
 
     name: key in histories, summaries and `--metric`.
     title: as in a sentence, "balanced accuracy".
     description: what the score is, for the schema of `cv_summary.json`.
-    compute: from predictions, in units of `bounds`.
+    compute: from predictions, in units of `bounds`. A `ClassMean` has an interval made of those of
+        the classes, any other metric one of bootstrap percentiles (`results/intervals.py`).
     unit: `percent` values are multiplied by 100 wherever they are stored or shown.
     bounds: smallest and largest value as computed; None for no bound.
     lower_is_better: whether a smaller value is better.
@@ -94,7 +109,7 @@ _ROWS = (
         "balanced_acc",
         "balanced accuracy",
         "Mean recall over classes with images.",
-        lambda scored: scored.macro("recall"),
+        ClassMean("recall"),
         unit="percent",
         is_monitor=True,
         headline=2,
@@ -104,7 +119,7 @@ _ROWS = (
         "mAP",
         "mAP",
         "Mean over classes of average precision from the probabilities.",
-        lambda scored: scored.macro("average_precision"),
+        ClassMean("average_precision"),
         unit="percent",
         is_monitor=True,
         headline=4,
@@ -113,21 +128,21 @@ _ROWS = (
         "precision",
         "macro precision",
         "Mean precision over classes (macro).",
-        lambda scored: scored.macro("precision"),
+        ClassMean("precision"),
         is_monitor=True,
     ),
     Metric(
         "recall",
         "macro recall",
         "Mean recall over classes (macro).",
-        lambda scored: scored.macro("recall"),
+        ClassMean("recall"),
         is_monitor=True,
     ),
     Metric(
         "f1",
         "macro F1",
         "Mean F1 over classes (macro).",
-        lambda scored: scored.macro("f1"),
+        ClassMean("f1"),
         is_monitor=True,
         headline=3,
     ),
@@ -135,7 +150,7 @@ _ROWS = (
         "auroc",
         "AUROC",
         "Mean over classes of the area under the ROC curve, one class against the rest.",
-        lambda scored: scored.macro("auroc"),
+        ClassMean("auroc"),
         is_monitor=True,
         headline=5,
     ),
@@ -143,25 +158,25 @@ _ROWS = (
         "specificity",
         "macro specificity",
         "Mean specificity over classes (macro).",
-        lambda scored: scored.macro("specificity"),
+        ClassMean("specificity"),
     ),
     Metric(
         "precision_weighted",
         "weighted precision",
         "Precision weighted by support.",
-        lambda scored: scored.macro("precision", by_support=True),
+        ClassMean("precision", by_support=True),
     ),
     Metric(
         "recall_weighted",
         "weighted recall",
         "Recall weighted by support.",
-        lambda scored: scored.macro("recall", by_support=True),
+        ClassMean("recall", by_support=True),
     ),
     Metric(
         "f1_weighted",
         "weighted F1",
         "F1 weighted by support.",
-        lambda scored: scored.macro("f1", by_support=True),
+        ClassMean("f1", by_support=True),
     ),
     Metric(
         "mcc",

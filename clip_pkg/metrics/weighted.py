@@ -35,7 +35,7 @@ class WeightedScores:
     by_class: dict[str, Floats]
 
 
-RANKED = frozenset({"mAP", "auroc"})  # need a sort by every class's probability, which takes time
+RANKING = ("average_precision", "auroc")
 RESAMPLED = tuple(name for name, metric in METRICS.items() if metric.is_resampled)
 
 
@@ -48,13 +48,10 @@ def weighted_scores(
         probabilities: [N, C], rows are distributions.
         targets: [N] in 0…C−1.
         weights: [N, B], whole numbers from 0, each column with a sum above 0.
-        names: of the metrics; without those of `RANKED`, average precision and AUROC are missing
-            in `by_class`.
+        names: of the metrics. Average precision and AUROC, which take a sort by the probability of
+            every class, are in `by_class` only if one of these metrics needs them.
     """
     scored = _Resamples(probabilities, targets, weights)
-    if not RANKED.isdisjoint(names):
-        average_precision, auroc = _ranking(probabilities, targets, weights)
-        scored.by_class |= {"average_precision": average_precision, "auroc": auroc}
     return WeightedScores(
         scores={name: METRICS[name].compute(scored) for name in names}, by_class=scored.by_class
     )
@@ -74,6 +71,9 @@ class _Resamples(Scored):
         self._probabilities, self._targets, self._weights = probabilities, targets, weights
 
     def macro(self, score: str, *, by_support: bool = False) -> Floats:
+        if score in RANKING and score not in self.by_class:
+            ranked = _ranking(self._probabilities, self._targets, self._weights)
+            self.by_class |= dict(zip(RANKING, ranked, strict=True))
         values = self.by_class[score]
         defined = ~np.isnan(values)
         kept = np.where(defined, self._support, 0) if by_support else defined.astype(np.float64)

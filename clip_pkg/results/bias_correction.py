@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.metrics.table import METRICS
-from clip_pkg.metrics.weighted import RANKED, WeightedScores, weighted_scores
+from clip_pkg.metrics.table import METRICS, ClassMean
+from clip_pkg.metrics.weighted import RANKING, WeightedScores, weighted_scores
 from clip_pkg.results.intervals import Optimism
 from clip_pkg.training.early_stopping import BestEpoch
 
 RESAMPLES = 400
 MIN_RESAMPLES = 40
-RESAMPLES_OF_RANKED = 100  # scores that every epoch and resample must be sorted for
+RESAMPLES_OF_SORTED = 100  # of a monitor for which images are sorted in every resample
 MAX_WORK = 100_000_000  # images × classes × resamples; larger data takes fewer resamples
 SEED = 0
 
@@ -61,8 +61,11 @@ class ConfigChoices:
     rule: BestEpoch
 
     @property
-    def has_choice(self) -> bool:
-        return any(len(fold.probabilities) > 1 for fold in self.folds)
+    def resampled_monitor(self) -> str:
+        """Name of the metric that chooses epochs in a resample."""
+        if self.monitor == "val_loss":
+            return "log_loss"
+        return _resampled(self.monitor.removeprefix("val_"))
 
 
 def optimism(
@@ -71,7 +74,6 @@ def optimism(
     metric: str = "acc",
     *,
     resamples: int = RESAMPLES,
-    seed: int = SEED,
     advance: Callable[[], None] = lambda: None,
 ) -> Optimism:
     """Optimism of the reported config, chosen among all by the mean of `metric` over folds.
@@ -81,18 +83,20 @@ def optimism(
     """
     size = sum(fold.probabilities[0].size for fold in configs[reported].folds)
     resamples = min(resamples, max(MIN_RESAMPLES, MAX_WORK // size))
-    if any(config.monitor.removeprefix("val_") in RANKED for config in configs):
-        resamples = min(resamples, RESAMPLES_OF_RANKED)
-    random = np.random.default_rng(seed)
+    if any(_sorts_by_class(config.resampled_monitor) for config in configs):
+        resamples = min(resamples, RESAMPLES_OF_SORTED)
+    random = np.random.default_rng(SEED)
     drawn = _draws(configs[0].folds, resamples, random, alone=len(configs) == 1)
+    # Of a fold of which no image was drawn, all images choose.
+    choosing = [np.where(weights.sum(axis=0) > 0, weights, 1.0) for weights in drawn]
     epochs = []
     for config in configs:
-        pairs = zip(config.folds, drawn, strict=True)
+        pairs = zip(config.folds, choosing, strict=True)
         epochs.append([_chosen_epochs(config, fold, weights) for fold, weights in pairs])
         advance()
     config_of = np.full(resamples, reported)
     if len(configs) > 1:
-        config_of = _chosen_configs(configs, epochs, drawn, metric)
+        config_of = _chosen_configs(configs, epochs, choosing, _resampled(metric))
     scores: dict[str, list[float]] = {}
     by_class: dict[str, list[Floats]] = {}
     stated = [fold.reported for fold in configs[reported].folds]
@@ -111,6 +115,16 @@ def optimism(
         scores={name: _mean(np.array(values)[:, None])[0] for name, values in scores.items()},
         by_class={name: _mean(np.array(values)) for name, values in by_class.items()},
     )
+
+
+def _resampled(metric: str) -> str:
+    """The metric, or for the calibration error, which is not resampled, the Brier score."""
+    return metric if METRICS[metric].is_resampled else "brier"
+
+
+def _sorts_by_class(metric: str) -> bool:
+    compute = METRICS[metric].compute
+    return isinstance(compute, ClassMean) and compute.score in RANKING
 
 
 def _mean(values: Floats) -> Floats:
@@ -167,10 +181,7 @@ def _chosen_epochs(config: ConfigChoices, fold: FoldChoices, weights: Floats) ->
     resamples = weights.shape[1]
     if len(fold.probabilities) == 1:
         return np.zeros(resamples, dtype=np.int64)
-    name = "log_loss" if config.monitor == "val_loss" else config.monitor.removeprefix("val_")
-    # The calibration error is not resampled; the Brier score is the closest that is.
-    name = name if METRICS[name].is_resampled else "brier"
-    weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)  # no image of a tiny fold was drawn
+    name = config.resampled_monitor
     curves = np.stack(
         [
             weighted_scores(epoch.astype(np.float64), fold.targets, weights, (name,)).scores[name]
@@ -192,21 +203,20 @@ def _chosen_epochs(config: ConfigChoices, fold: FoldChoices, weights: Floats) ->
 def _chosen_configs(
     configs: Sequence[ConfigChoices],
     epochs: Sequence[Sequence[Labels]],
-    drawn: Sequence[Floats],
-    metric: str,
+    choosing: Sequence[Floats],
+    name: str,
 ) -> Labels:
-    """Position of the config with the best mean over folds in each resample [R]."""
-    name = metric if METRICS[metric].is_resampled else "brier"
+    """Position of the config with the best mean of a metric over folds in each resample [R]."""
     sign = -1 if METRICS[name].lower_is_better else 1
-    means = np.zeros((len(configs), drawn[0].shape[1]))
+    means = np.zeros((len(configs), choosing[0].shape[1]))
     for place, config in enumerate(configs):
-        for fold, chosen, weights in zip(config.folds, epochs[place], drawn, strict=True):
+        for fold, chosen, weights in zip(config.folds, epochs[place], choosing, strict=True):
             for epoch in np.unique(chosen):
                 those = np.flatnonzero(chosen == epoch)
                 found = weighted_scores(
                     fold.probabilities[epoch].astype(np.float64),
                     fold.targets,
-                    np.where(weights.sum(axis=0) > 0, weights, 1.0)[:, those],
+                    weights[:, those],
                     (name,),
                 ).scores[name]
                 means[place, those] += sign * np.nan_to_num(found) / len(config.folds)

@@ -118,13 +118,14 @@ def resample(
 def percentile_interval(values: Floats, level: float = LEVEL) -> Interval | None:
     """From the (1 − level)/2 to the (1 + level)/2 quantile of resampled values.
 
-    None if more than 5 % of them are undefined.
+    None if more than 5 % of them are undefined, and if they do not vary, as with a single group per
+    class.
     """
     defined = values[~np.isnan(values)]
     if len(defined) < (1 - MAX_UNDEFINED) * len(values):
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return Interval(float(low), float(high)) if low < high else None
 
 
 def _weights(

@@ -27,23 +27,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from clip_pkg.metrics.classification import classification_metrics
-from clip_pkg.metrics.table import METRICS
+from clip_pkg.metrics.table import METRICS, ClassMean
 from clip_pkg.results.bootstrap import LEVEL, Resampled, percentile_interval
 from clip_pkg.results.comparison_records import Interval, Pooled
 
 PER_CLASS = ("precision", "recall", "f1", "average_precision", "auroc")
-# Metric → the class score that it is the mean of, and whether classes count by their images.
-MEANS = {
-    "balanced_acc": ("recall", False),
-    "mAP": ("average_precision", False),
-    "precision": ("precision", False),
-    "recall": ("recall", False),
-    "f1": ("f1", False),
-    "auroc": ("auroc", False),
-    "specificity": ("specificity", False),
-    "precision_weighted": ("precision", True),
-    "f1_weighted": ("f1", True),
-}
 PROPORTIONS = ("acc", "recall_weighted", "top_k")  # of all images
 
 Floats = NDArray[np.float64]
@@ -61,12 +49,14 @@ class Optimism:
 class ScoreIntervals:
     """Scores and their intervals, in the units of the history; None where undefined.
 
-    by_class: an interval per class for each score of `PER_CLASS`, as fractions.
+    by_class: an interval per class for each score of `PER_CLASS`, as fractions. resampled: what
+    they were computed from.
     """
 
     values: Mapping[str, float | None]
     scores: Mapping[str, Interval | None]
     by_class: Mapping[str, tuple[Interval | None, ...]]
+    resampled: Resampled
 
 
 def wilson(share: Any, count: Any, level: float = LEVEL) -> tuple[Any, Any]:
@@ -115,31 +105,29 @@ def score_intervals(
         if optimism is not None:
             by_class[score] = np.clip(by_class[score] - optimism.by_class[score], 0.0, 1.0)
     limits = _class_limits(by_class, support, predicted, resampled, level)
-    bounds = {
-        name: _wilson_of_all(values[name], len(targets), resampled, name, level)
-        for name in PROPORTIONS
-    }
-    for name, (score, by_support) in MEANS.items():
-        bounds[name] = _limits_of_mean(
-            values[name],
-            by_class[score],
-            limits[score],
-            support if by_support else np.ones(len(support)),
-            _correlations(resampled.by_class[score]),
-        )
     true, answered = support / len(targets), predicted / len(targets)
-    scales = {
+    linear_in_accuracy = {
         "kappa": 1 - float(true @ answered),
         "mcc": float(np.sqrt((1 - true @ true) * (1 - answered @ answered))),
     }
-    for name, scale in scales.items():
-        if scale > 0:
-            low, high = ((limit - values["acc"]) / scale for limit in bounds["acc"])
-            bounds[name] = values[name] + low, values[name] + high
-    for name in resampled.scores.keys() - (*PROPORTIONS, *MEANS, *scales):
-        percentiles = percentile_interval(resampled.scores[name], level)
-        # A single group per class does not vary.
-        if percentiles is not None and percentiles.low < percentiles.high:
+    bounds: dict[str, tuple[float, float]] = {}
+    for name, draws in resampled.scores.items():  # the accuracy is the first
+        compute = METRICS[name].compute
+        if name in PROPORTIONS:
+            bounds[name] = _wilson_of_all(values[name], len(targets), resampled, name, level)
+        elif isinstance(compute, ClassMean):
+            bounds[name] = _limits_of_mean(
+                values[name],
+                by_class[compute.score],
+                limits[compute.score],
+                support if compute.by_support else np.ones(len(support)),
+                _correlations(resampled.by_class[compute.score]),
+            )
+        elif name in linear_in_accuracy:
+            if (scale := linear_in_accuracy[name]) > 0:
+                low, high = ((limit - values["acc"]) / scale for limit in bounds["acc"])
+                bounds[name] = values[name] + low, values[name] + high
+        elif (percentiles := percentile_interval(draws, level)) is not None:
             shift = values[name] - (metrics.scores[name] or 0.0)
             bounds[name] = percentiles.low + shift, percentiles.high + shift
     return ScoreIntervals(
@@ -155,6 +143,7 @@ def score_intervals(
             )
             for score in PER_CLASS
         },
+        resampled=resampled,
     )
 
 

@@ -42,3 +42,17 @@ def test_weights_are_repetitions(seed: int, count: int, classes: int, digits: in
 
 def nearly(value: float | None) -> Any:
     return pytest.approx(np.nan if value is None else value, abs=1e-9, nan_ok=True)
+
+
+def test_only_what_the_metrics_need_is_computed() -> None:
+    generator = np.random.default_rng(0)
+    targets = np.arange(40) % 3
+    probabilities = generator.dirichlet(np.ones(3), 40)
+    weights = generator.integers(0, 3, (40, 7)).astype(float)
+    every = weighted_scores(probabilities, targets, weights)
+    accuracy = weighted_scores(probabilities, targets, weights, ("acc",))
+    ranked = weighted_scores(probabilities, targets, weights, ("auroc",))
+    assert "auroc" not in accuracy.by_class
+    np.testing.assert_array_equal(accuracy.scores["acc"], every.scores["acc"])
+    np.testing.assert_array_equal(ranked.scores["auroc"], every.scores["auroc"])
+    assert set(ranked.by_class) == set(every.by_class)
