@@ -40,7 +40,7 @@ def gallery(found: Suspects, limit: int, data_dir: Path | None, *, images: bool 
 
     Args:
         found: all suspects.
-        limit: at most so many are shown.
+        limit: maximum number to show.
         data_dir: folder or CSV file of the images; None: where they were in training.
         images: False leaves thumbnails out.
     """

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.metrics.table import METRICS
 from clip_pkg.results import sentences
-from clip_pkg.results.bootstrap import LEVEL, Resampled, image_clusters, resample
+from clip_pkg.results.bootstrap import LEVEL
 from clip_pkg.results.comparison_records import (
     AcrossDataSets,
     Baseline,
@@ -32,8 +31,7 @@ from clip_pkg.results.comparison_records import (
     spread_of,
 )
 from clip_pkg.results.folders import ConfigFiles, Epoch, result_folders
-from clip_pkg.results.headline import best_of, headline_block
-from clip_pkg.results.intervals import score_intervals
+from clip_pkg.results.headline import best_of, headline_block, intervals_of
 from clip_pkg.results.pairs import Entrant, comparable, compare_pairs
 from clip_pkg.results.pretraining_rows import pretraining_rows
 from clip_pkg.results.ranks import compare_across
@@ -148,7 +146,7 @@ def _data_set(
     entrants.sort(key=place)
     groups, refusals = comparable(entrants)
     winner: Winner | None = None
-    if groups and len(groups[0]) > 1:
+    if question.epoch == "best" and groups and len(groups[0]) > 1:
         rivals = [one.files for one in groups[0]]
         winner = best_of(rivals, 0, groups[0][0].row.name, question, advance)
     first = entrants[0].files
@@ -178,22 +176,14 @@ def _data_set(
 def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
     """Score one config's pooled predictions, with intervals."""
     pooled = files.pooled(question.epoch)
-    predictions = None if pooled is None else pooled.sorted()
-    scores: dict[str, Pooled] = {}
-    resampled: Resampled | None = None
-    if pooled is not None and predictions is not None:
-        resampled = resample(
-            predictions.probabilities,
-            predictions.targets,
-            image_clusters(predictions.paths, files.clusters),
-            seed=question.seed,
-        )
-        table, targets = pooled.probabilities, pooled.targets
-        found = None
-        if resampled is not None:
-            found = score_intervals(table, targets, resampled, level=question.level)
-        for score, value in history_scores(classification_metrics(table, targets)).items():
-            scores[score] = Pooled(value, None if found is None else found.scores[score])
+    found = None
+    if pooled is not None:
+        found = intervals_of(files, pooled, level=question.level, seed=question.seed)
+    if found is not None:
+        scores = {name: Pooled(found.values[name], found.scores[name]) for name in METRICS}
+    else:  # no fold is done, or there are too many images
+        values = files.summary[f"{question.epoch}_epoch"]["out_of_fold"] or {}
+        scores = {name: Pooled(values[name], None) for name in METRICS if values}
     # Summaries of earlier versions have no headline.
     headline = files.summary.get("headline") or headline_block(files) if files.done else None
     best, last = files.summary, files.summary["last_epoch"]
@@ -210,14 +200,14 @@ def _entrant(name: str, files: ConfigFiles, question: Question) -> Entrant:
         best={score: spread_of(best["average_results"], score) for score in METRICS},
         last={score: spread_of(last["average_results"], score) for score in METRICS},
         pooled=scores,
-        n_pooled=0 if predictions is None else len(set(predictions.paths)),
+        n_pooled=0 if pooled is None else len(set(pooled.paths)),
         epoch_choice=str(files.summary["epoch_choice"]),
         budget=sentences.budget(files.config),
         fold_scores=tuple(fold_scores),
         headline=None if headline is None else Headline.from_json(headline),
     )
-    draws = None if resampled is None else resampled.scores.get(question.metric)
-    return Entrant(files, row, predictions, draws)
+    draws = None if found is None else found.resampled.scores.get(question.metric)
+    return Entrant(files, row, None if pooled is None else pooled.sorted(), draws)
 
 
 def _tails(folders: Sequence[Path]) -> list[str]:

@@ -263,7 +263,8 @@ class DataSetComparison:
     name: of the folder that holds their results.
     grouped: whether the bootstrap draws groups of images instead of single images.
     pretraining: the same configs by the loss of their pre-training; empty if no config has one.
-    winner: the leader's headline, less what being the best of several configs added to it.
+    winner: the leader's headline, less what being the best of several configs added to it; None
+        for a single config, for last epochs, and for too many images.
     """
 
     name: str

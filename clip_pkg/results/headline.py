@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.metrics.table import METRICS, lower_is_better
 from clip_pkg.results.bias_correction import ConfigChoices, FoldChoices, optimism
-from clip_pkg.results.bootstrap import LEVEL, MAX_TABLE, image_clusters, resample
+from clip_pkg.results.bootstrap import LEVEL, MAX_TABLE, SEED, image_clusters, resample
 from clip_pkg.results.comparison_records import Interval, Question, Winner
 from clip_pkg.results.folders import ConfigFiles, HeadlineRule
 from clip_pkg.results.intervals import Optimism, ScoreIntervals, score_intervals
@@ -20,7 +20,7 @@ from clip_pkg.study.predictions import Predictions
 from clip_pkg.training.early_stopping import BestEpoch
 
 MEANINGS: Mapping[HeadlineRule, str] = {
-    "inner split": "best epoch by an inner validation split; the reported images had no say",
+    "inner split": "best epoch by an inner validation split, which the reported images are not in",
     "last epoch": "last epoch; no epoch was chosen",
     "bias corrected": "best epoch of each fold, less what its choice on the reported images added",
 }
@@ -51,7 +51,7 @@ def headline_block(files: ConfigFiles) -> dict[str, Any] | None:
         "means": meaning,
         "level": LEVEL,
         "scores": dict(found.values),
-        "intervals": {name: pair(interval) for name, interval in found.scores.items()},
+        "intervals": {name: _low_high(interval) for name, interval in found.scores.items()},
         "optimism_removed": None
         if removed is None
         else {name: METRICS[name].factor * value for name, value in removed.scores.items()},
@@ -67,15 +67,15 @@ def intervals_block(files: ConfigFiles, pooled: Predictions) -> dict[str, Any] |
         "method": METHOD,
         "level": LEVEL,
         "drawn": "groups of images" if files.clusters else "images",
-        "out_of_fold": {name: pair(interval) for name, interval in found.scores.items()},
+        "out_of_fold": {name: _low_high(interval) for name, interval in found.scores.items()},
         "per_class": {
-            name: {score: pair(rows[label]) for score, rows in found.by_class.items()}
+            name: {score: _low_high(rows[label]) for score, rows in found.by_class.items()}
             for label, name in enumerate(pooled.classes)
         },
     }
 
 
-def pair(interval: Interval | None) -> list[float] | None:
+def _low_high(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.low, interval.high]
 
 
@@ -84,12 +84,16 @@ def intervals_of(
     predictions: Predictions,
     *,
     level: float = LEVEL,
+    seed: int = SEED,
     removed: Optimism | None = None,
 ) -> ScoreIntervals | None:
-    """Intervals of pooled predictions of a config, the same wherever they are shown."""
+    """Intervals of pooled predictions of a config, the same wherever they are shown.
+
+    None for too many images.
+    """
     ordered = predictions.sorted()
     units = image_clusters(ordered.paths, files.clusters)
-    resampled = resample(ordered.probabilities, ordered.targets, units)
+    resampled = resample(ordered.probabilities, ordered.targets, units, seed=seed)
     if resampled is None:
         return None
     return score_intervals(

@@ -141,7 +141,7 @@ def standing(one: DataSetComparison, question: Question) -> str:
         f"{one.name}: {leader.name} has the best {METRICS[metric].title} of {len(compared)} "
         f"configs: {_leading_score(leader, question)}"
     )
-    if question.epoch == "best" and one.winner is not None and one.winner.value is not None:
+    if one.winner is not None and one.winner.value is not None:
         corrected = estimate(one.winner.value, one.winner.interval, metric)
         choice = f"the choice of the best of {one.winner.n_configs} configs"
         if corrected in text:

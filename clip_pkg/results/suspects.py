@@ -32,7 +32,7 @@ REASONS: Mapping[Reason, str] = {
     "copy": "a near copy has another label",
     "misclassified": "every config predicts another class",
 }
-CAVEAT = "A hard image is not a wrong label: look at each one. Nothing was changed."
+CAVEAT = "A hard image is not necessarily mislabelled: check each one. Nothing was changed."
 
 
 @dataclass(frozen=True)
