@@ -21,7 +21,6 @@ from clip_pkg.results.intervals import wilson
 from clip_pkg.study.predictions import Predictions
 
 GRID = 201  # points at which the folds' curves are averaged
-Z = 1.959963984540054  # of the normal distribution, for 95 %
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
