@@ -23,6 +23,18 @@ class RunFolderError(UserError):
     """An output folder has content that this run must not change or cannot use."""
 
 
+class DamagedFile(RunFolderError):
+    """A file in an output folder is unreadable or has another content than this program writes.
+
+    path: the file. reason: what is wrong with it, without the name and the advice.
+    """
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{shown(path)} {reason}; {remedy}")
+        self.path = path
+        self.reason = reason
+
+
 class CheckpointError(UserError):
     """A checkpoint is unreadable, unsafe, or of another model."""
 
