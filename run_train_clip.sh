@@ -4,9 +4,12 @@
 #   bash run_train_clip.sh                                   uses the settings below
 #   DATA_DIR=my_images GPUS="0 1" bash run_train_clip.sh     environment variables override settings
 #   bash run_train_clip.sh --overwrite                       further options are passed to train_clip.py
+#   bash run_train_clip.sh --help                            shows this and the settings
 #
 # Paths are relative to this file's folder. Hyperparameters are set in CONFIG_FILE only.
+# The options of train_clip.py: python train_clip.py --help
 set -euo pipefail
+DEMO_DIR=demo_data
 SETTINGS="DATA_DIR OUTPUT_BASE_DIR CONFIG_FILE USE_MULTI_CONFIG GPUS LOG_DIR"
 for name in $SETTINGS; do printf -v "FROM_ENVIRONMENT_$name" '%s' "${!name-}"; done
 
@@ -41,7 +44,23 @@ for name in $SETTINGS; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
+for word in "$@"; do
+  if [ "$word" = --help ] || [ "$word" = -h ]; then
+    sed -n '2,/^# ----*$/ { s/^# \{0,1\}//; /^set -e/d; /SETTINGS/d; /^DEMO_DIR/d; p; }' run_train_clip.sh
+    exit
+  fi
+done
 . environment/prepare.sh
+
+if [ ! -e "$DATA_DIR" ]; then
+  if [ "$DATA_DIR" != single_label_data ]; then
+    echo "run_train_clip.sh: DATA_DIR '$DATA_DIR' does not exist (looked in $PWD)." >&2
+    echo "Set it to a folder with one folder of images per class." >&2
+    exit 2
+  fi
+  echo "There is no $DATA_DIR yet: training on an example, handwritten digits in $DEMO_DIR."
+  DATA_DIR=$DEMO_DIR
+fi
 
 arguments=(--data-dir "$DATA_DIR" --output-dir "$OUTPUT_BASE_DIR" --config-file "$CONFIG_FILE")
 case $USE_MULTI_CONFIG in
@@ -57,17 +76,10 @@ if [ -n "${GPUS[*]-}" ]; then
 fi
 arguments+=(--log-dir "$LOG_DIR")
 
-if [ ! -e "$DATA_DIR" ] && [ "$DATA_DIR" != single_label_data ]; then
-  echo "run_train_clip.sh: DATA_DIR '$DATA_DIR' does not exist (looked in $PWD)." >&2
-  echo "Set it to a folder with one folder of images per class." >&2
-  exit 2
-fi
-
 prepare_environment runtime
 
-if [ ! -e "$DATA_DIR" ]; then
-  echo "DATA_DIR '$DATA_DIR' does not exist: creating a small example there (handwritten digits)."
-  .venv/bin/python -m clip_pkg.study.demo "$DATA_DIR"
+if [ "$DATA_DIR" = "$DEMO_DIR" ] && [ ! -e "$DEMO_DIR" ]; then
+  .venv/bin/python -m clip_pkg.study.demo "$DEMO_DIR"
 fi
 
 exec .venv/bin/python train_clip.py "${arguments[@]}" "$@"

@@ -2,7 +2,11 @@
 
 import sys
 
-from clip_pkg.cli import main
+from environment.enter import enter
 
 if __name__ == "__main__":
+    enter()
+
+    from clip_pkg.cli import main
+
     sys.exit(main())

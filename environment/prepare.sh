@@ -1,5 +1,6 @@
-# Sourced by the launchers, in the checkout. `prepare_environment runtime|dev|bench` makes .venv hold what
-# the lock files pin, plus this package, or ends the script with a sentence. It needs Python >= 3.11.
+# Makes .venv hold what the lock files pin, plus this package, or ends with a sentence; needs Python >= 3.11.
+#
+#   bash environment/prepare.sh runtime     from anywhere; the launchers source it and call prepare_environment
 #
 #   runtime  what training needs
 #   dev      runtime and the tests' packages, with the same pins
@@ -135,3 +136,14 @@ prepare_environment() {
     is_ready "$1" || build_environment "$1"
   ) 9>.venv.lock || exit
 }
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+  set -euo pipefail
+  case "$#${1-}" in
+    1runtime | 1dev | 1bench) ;;
+    *) echo "usage: bash environment/prepare.sh runtime|dev|bench" >&2 && exit 2 ;;
+  esac
+  cd "$(dirname "${BASH_SOURCE[0]}")/.."
+  prepare_environment "$1"
+  say "ready: python train_clip.py --help"
+fi

@@ -6,6 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # works in a checkout, not installed
 
+from environment.enter import enter
+
+if __name__ == "__main__":
+    enter()
+
 from clip_pkg.base.exit_codes import exit_code
 from examples.next_item.settings import RESULTS, settings_of, training_parser
 

@@ -118,7 +118,7 @@ def make_checkout(folder: Path) -> Checkout:
     root = folder / "check out"  # people's folders have blanks
     (root / "environment").mkdir(parents=True)
     for path in (CHECKOUT / "environment").glob("*.*"):
-        if path.suffix == ".sh":
+        if path.suffix in (".sh", ".py"):
             shutil.copy(path, root / "environment")
     for name, content in {
         "runtime": "alpha==1.0\nbeta==2.0\n",

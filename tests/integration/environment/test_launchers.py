@@ -111,8 +111,12 @@ def test_its_exit_code_and_process_are_those_of_the_trainer(launchable: Checkout
 def test_missing_default_images_are_made_once(checkout: Checkout) -> None:
     done = checkout.run(["bash", "run_train_clip.sh"])
     assert done.returncode == 0, done.stderr
-    assert "'single_label_data' does not exist: creating a small example" in done.stdout
-    assert (checkout.root / "single_label_data").is_dir()
+    assert "handwritten digits in demo_data" in done.stdout
+    assert (checkout.root / "demo_data").is_dir()
+    # Nothing is made where a user's images belong.
+    assert not (checkout.root / "single_label_data").exists()
+    *_, received = done.stdout.splitlines()
+    assert value(json.loads(received)["arguments"], "--data-dir") == "demo_data"
     assert "made the demo" not in checkout.run(["bash", "run_train_clip.sh"]).stdout
 
 
@@ -131,6 +135,15 @@ def test_a_wrong_setting_ends_before_anything_is_made(
     assert message in done.stderr
     assert not checkout.venv.exists()
     assert not (checkout.root / "no such").exists()
+
+
+def test_help_makes_nothing(checkout: Checkout) -> None:
+    before = sorted(checkout.root.rglob("*"))
+    for flag in ("--help", "-h"):
+        done = checkout.run(["bash", "run_train_clip.sh", flag], DATA_DIR="no such")
+        assert done.returncode == 0, done.stderr
+        assert 'OUTPUT_BASE_DIR="checkpoints/clip_models"' in done.stdout
+    assert sorted(checkout.root.rglob("*")) == before
 
 
 CORES = len(os.sched_getaffinity(0))
