@@ -20,7 +20,6 @@ from clip_pkg.results.folders import (
     left_out,
     result_folders,
 )
-from clip_pkg.results.summary import build_summary
 from clip_pkg.study.predictions import PROBABILITY_PREFIX, Predictions
 
 BLOCKS = ("best_epoch", "last_epoch")
@@ -50,7 +49,7 @@ class Run:
 
         Nothing is written.
         """
-        return {one.name: _summary(one) for one in self.files}
+        return {one.name: one.summary for one in self.files}
 
     @property
     def unfinished(self) -> list[str]:
@@ -175,13 +174,6 @@ def load_run(directory: str | Path) -> Run:
             f"{root}: folds without a result, left out: {'; '.join(run.unfinished)}", stacklevel=2
         )
     return run
-
-
-def _summary(files: ConfigFiles) -> Mapping[str, Any]:
-    try:
-        return files.summary
-    except RunFolderError:
-        return build_summary(files)  # none yet, or out of date
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.results.curves import write_mean_curves
+from clip_pkg.results.folders import ConfigFiles
 from clip_pkg.results.summary import summarize
 
 
@@ -16,27 +18,32 @@ class Summaries:
     def __init__(self, run: RunPaths, terminal: Terminal) -> None:
         self._run = run
         self._terminal = terminal
-        self._current: dict[str, dict[str, Any]] = {}
+        # Names only: the summaries of thousands of configs would fill the launcher's memory.
+        self._written: set[str] = set()
 
     def update(self, name: str) -> None:
         """Write the summary of a config while others train; a full disk must not end the run.
 
         name: of a task; pre-trainings have no summary.
         """
-        self._current.pop(name, None)
+        self._written.discard(name)
         if not self._run.config(name).config.exists():
             return
         try:
-            self.of(name)
+            self._write(name)
         except OSError as error:
             self._terminal.line(
                 f"The summary of {name} could not be written yet: {error}", "yellow"
             )
 
-    def of(self, name: str) -> dict[str, Any]:
+    def of(self, name: str) -> Mapping[str, Any]:
         """Summary of a config, written now unless it was since the config's last fold ended."""
-        if name not in self._current:
-            summary = summarize(self._run.config(name))
-            write_mean_curves(self._run.config(name))
-            self._current[name] = summary
-        return self._current[name]
+        if name not in self._written:
+            return self._write(name)
+        return ConfigFiles.read(self._run.config(name)).summary
+
+    def _write(self, name: str) -> Mapping[str, Any]:
+        summary = summarize(self._run.config(name))
+        write_mean_curves(self._run.config(name))
+        self._written.add(name)
+        return summary

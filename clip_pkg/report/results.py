@@ -193,13 +193,13 @@ def read_run(directory: Path) -> ReportedRun:
         outcome = ConfigOutcome.read(ConfigPaths(folder))
         _ = outcome.settings  # another version's folder is noticed here
         try:
-            summary = outcome.summary
+            is_current = outcome.stored_summary["schema_version"] == SCHEMA_VERSION
         except RunFolderError:
-            summary = {}
-        if not summary or summary["schema_version"] != SCHEMA_VERSION:
-            summary = summarize(outcome.paths)
+            is_current = False
+        if not is_current:
+            summarize(outcome.paths)
             outcome = ConfigOutcome.read(ConfigPaths(folder))
-        absent = ", ".join(left_out(summary))
+        absent = ", ".join(left_out(outcome.summary))
         if outcome.done:
             found.append(outcome)
         if absent and outcome.done:

@@ -108,7 +108,7 @@ class ConfigFiles:
             read_json(path) for path in (paths.config, paths.folds_info, paths.identity)
         )
         try:
-            mine = identity_from_json(identity)
+            mine, splits = identity_from_json(identity), folds_info["splits_hash"]
             repeats = {
                 int(info["fold"]): int(info.get("repeat", 1)) for info in folds_info["folds"]
             }
@@ -117,6 +117,11 @@ class ConfigFiles:
                 f"{shown(paths.root)}: {paths.identity.name} or {paths.folds_info.name} is "
                 "damaged; copy it again"
             ) from None
+        if splits != mine.splits:
+            raise RunFolderError(
+                f"{shown(paths.folds_info)} describes other folds than {paths.identity.name}; copy "
+                "both again"
+            )
         folds = []
         for number, repeat in repeats.items():
             files, failure = paths.fold(number), None
@@ -177,6 +182,19 @@ class ConfigFiles:
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
+        """`cv_summary.json`; what it should be if it is missing, damaged or out of date.
+
+        Nothing is written: folds may end at this moment, and their launcher summarise them.
+        """
+        try:
+            return self.stored_summary
+        except RunFolderError:
+            from clip_pkg.results.summary import build_summary  # noqa: PLC0415  it imports this
+
+            return build_summary(self)
+
+    @cached_property
+    def stored_summary(self) -> Mapping[str, Any]:
         """`cv_summary.json`; raises RunFolderError if it is missing, damaged or out of date."""
         summary = read_summary(self.paths.summary)
         status = {f"fold_{fold.number}": fold.status for fold in self.folds}

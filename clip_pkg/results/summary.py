@@ -42,13 +42,16 @@ def summarize(paths: ConfigPaths) -> dict[str, Any]:
     """Build the summary of one config from its folder and write `cv_summary.json`.
 
     A second call is cheap: while the predictions are the same, their intervals are not computed
-    again.
+    again. Several processes may summarise a config at once, while its folds are trained: the
+    summary of all results stays, whichever of them is the last to write.
 
     Raises RunFolderError if the folder is not a result folder or its files contradict each other.
     """
-    files = ConfigFiles.read(paths)
-    summary = build_summary(files)
-    write_json(paths.summary, summary)
+    summary, summarized = {}, None
+    # A fold may end meanwhile, and the summary with it be written before this one.
+    while summarized != (results := set(paths.root.glob("fold_*/result.json"))):
+        summary, summarized = build_summary(ConfigFiles.read(paths)), results
+        write_json(paths.summary, summary)
     return summary
 
 
@@ -210,7 +213,7 @@ def _inference(
     """Headline and intervals: of the summary on disk if the predictions are the same, else new."""
     blocks = ("headline", "confidence_intervals")
     try:
-        stored = files.summary
+        stored = files.stored_summary
     except RunFolderError:
         stored = {}
     if stored and all(stored[key] == summary[key] for key in INTERVALS_FOLLOW_FROM):

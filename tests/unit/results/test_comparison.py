@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import scipy.stats
 from statsmodels.stats.power import TTestPower
 
 from clip_pkg.base.errors import RunFolderError, UserError
+from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.classification import classification_metrics
 from clip_pkg.results import comparison_files, comparison_tables
 from clip_pkg.results.comparison import compare
 from clip_pkg.results.comparison_records import AcrossDataSets, Question
 from clip_pkg.results.ranks import compare_across
 from clip_pkg.results.sentences import rounded
+from clip_pkg.results.summary import summarize
 from clip_pkg.study.splits import make_splits
 from support.result_folders import drawn_answers, image_list, write_result
 
@@ -219,20 +222,32 @@ def test_one_split_only_is_not_tested_over_folds(tmp_path: Path) -> None:
     assert "McNemar mid-p" in pair.sentence
 
 
-def test_a_config_without_a_summary_is_named(tmp_path: Path) -> None:
-    write_result(tmp_path, "a", IMAGES, GOOD)
-    (write_result(tmp_path, "b", IMAGES, BAD) / "cv_summary.json").unlink()
-    (refusal,) = compare([tmp_path]).refusals
-    assert refusal.configs == ("b",)
-    assert "train_clip.py summarize" in refusal.reason
-    with pytest.raises(RunFolderError, match="no cv_summary"):
-        compare([tmp_path / "b"])
+@pytest.mark.parametrize("content", [None, "{}", "of another state"])
+def test_a_summary_that_does_not_fit_is_made_again(
+    good_and_bad: Path, tmp_path: Path, content: str | None
+) -> None:
+    root = tmp_path / good_and_bad.name
+    shutil.copytree(good_and_bad, root)
+    path = root / "bad" / "cv_summary.json"
+    if content == "of another state":
+        result = root / "bad" / "fold_1" / "result.json"
+        kept = result.read_bytes()
+        result.unlink()
+        summarize(ConfigPaths(root / "bad"))
+        result.write_bytes(kept)
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    before = None if content is None else path.read_bytes()
+    found, wanted = (compare([folder]).to_json() for folder in (root, good_and_bad))
+    assert json.dumps(found).replace(str(root), str(good_and_bad)) == json.dumps(wanted)
+    assert before == (path.read_bytes() if path.exists() else None)
 
 
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("cv_summary.json", "{}", "version"),
         ("folds_info.json", '{"data_fingerprint": 1}', "damaged"),
         ("fold_1/predictions.csv", "path,label\nx,q\n", "cannot be read as predictions"),
     ],
@@ -243,7 +258,7 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, text: str, said: str
         compare([tmp_path])
 
 
-def test_a_summary_of_other_folds_is_refused(tmp_path: Path) -> None:
+def test_a_list_of_other_folds_is_refused(tmp_path: Path) -> None:
     folder = write_result(tmp_path, "a", IMAGES, GOOD)
     folds = json.loads((folder / "folds_info.json").read_text())
     (folder / "folds_info.json").write_text(json.dumps({**folds, "splits_hash": "other"}))

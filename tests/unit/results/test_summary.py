@@ -15,7 +15,7 @@ from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.results import headline
+from clip_pkg.results import headline, summary
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.folders import ConfigFiles
 from clip_pkg.results.headline import intervals_block
@@ -104,6 +104,26 @@ def test_missing_and_failed_folds_are_named_and_left_out(folder: ConfigPaths) ->
     assert summary["average_results"]["n"] == 1
     assert summary["average_results"]["std_val_acc"] is None
     assert summary["failures"]["fold_3"]["kind"] == "diverged"
+
+
+def test_a_summary_that_a_fold_overtakes_is_not_the_last_word(
+    folder: ConfigPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = folder.fold(1).result
+    content, build = result.read_bytes(), summary.build_summary
+    result.unlink()
+
+    def build_slowly(files: ConfigFiles) -> dict[str, Any]:
+        built = build(files)
+        if not result.exists():  # now the fold ends, and its launcher summarises it
+            result.write_bytes(content)
+            summarize(folder)
+        return built
+
+    monkeypatch.setattr(summary, "build_summary", build_slowly)
+    returned = summarize(folder)
+    assert returned["status"]["fold_1"] == "done"
+    assert json.loads(folder.summary.read_bytes()) == returned
 
 
 def test_an_undefined_score_is_counted_and_not_averaged_as_zero(folder: ConfigPaths) -> None:
