@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.config.nodes import nearest
+from clip_pkg.config.nodes import known_key
 
 Value = TypeVar("Value")
 
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         flag = word.partition("=")[0]
         visible = [action for action in self._actions if action.help != argparse.SUPPRESS]
         known = [option for action in visible for option in action.option_strings]
-        suggestion = nearest(flag.replace("_", "-"), known).replace('"', "")
+        suggestion = known_key(flag.replace("_", "-"), known).replace('"', "")
         return f"unknown flag {flag}{suggestion or f' (see {self.prog} --help)'}"
 
 

@@ -33,8 +33,10 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with one sub-folder of images per class, or a CSV file: path,label[,group]",
     )
-    group.add_argument(  # an older spelling
+    group.add_argument(  # other spellings
         "--data-path",
+        "--data",
+        "--dataset",
         dest="data_dir",
         type=Path,
         default=argparse.SUPPRESS,

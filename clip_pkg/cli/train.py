@@ -37,6 +37,7 @@ def add_arguments(parser: Parser) -> None:
     group = parser.add_argument_group("where results go")
     group.add_argument(
         "--output-dir",
+        *("--out", "--output"),
         type=Path,
         metavar="DIR",
         help="results of each config go to DIR/<config name>",
@@ -49,6 +50,7 @@ def add_arguments(parser: Parser) -> None:
     )
     group.add_argument(
         "--resume-from",
+        "--resume",
         type=Path,
         metavar="PATH",
         help="resume from this config's result folder elsewhere, or from a checkpoint_latest.pth. "

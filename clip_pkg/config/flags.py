@@ -18,6 +18,7 @@ from clip_pkg.config.encoders import encoders_of_model
 from clip_pkg.config.jsonc import JsonPath, parse, path_text, show
 from clip_pkg.config.load import LoadedConfigs, configs_from_mapping
 from clip_pkg.config.nodes import NUMBER, allowed
+from clip_pkg.config.synonyms import SYNONYMS
 
 # The guides leave `_name` out on the command line; both spellings work.
 _SHORT_NAMES = {"image_encoder_name": "image-encoder", "text_encoder_name": "text-encoder"}
@@ -121,6 +122,7 @@ def _spellings(key: ConfigKey) -> tuple[list[str], list[str]]:
     if key.kinds == {"boolean"}:
         shown.append(f"--no-{key.key.replace('_', '-').removeprefix('use-')}")
         every += [shown[1], f"--no-{key.key.replace('_', '-')}"]
+    every += [f"--{name.replace('_', '-')}" for name, one in SYNONYMS.items() if one == key.key]
     return shown, [flag for flag in dict.fromkeys(every) if flag not in shown]
 
 

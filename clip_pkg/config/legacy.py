@@ -22,6 +22,7 @@ from clip_pkg.config.jsonc import JsonPath, show
 from clip_pkg.config.loss_blocks import NonNegative, Positive, StrictModel, Temperature
 from clip_pkg.config.losses import LOSSES
 from clip_pkg.config.nodes import sentences
+from clip_pkg.config.synonyms import SYNONYMS
 from clip_pkg.config.two_view_losses import TWO_VIEW_LOSSES
 
 if TYPE_CHECKING:
@@ -153,11 +154,12 @@ PARAMETERS: Mapping[str, Sets] = _marked(Sets)
 
 
 def to_canonical(draft: Draft, findings: Findings) -> Draft:
-    """Replace the flat keys by the blocks `loss`, `aux_losses` and `pretrain`.
+    """Replace synonyms by keys, and flat keys by the blocks `loss`, `aux_losses` and `pretrain`.
 
     Wrong values and contradictions become problems at the flat key; the result has no flat keys in
     any case.
     """
+    draft = _without_synonyms(draft, findings)
     flat = {key: value for key, value in draft.values.items() if key in FlatKeys.model_fields}
     rest = {key: value for key, value in draft.values.items() if key not in FlatKeys.model_fields}
     wrong: set[str] = set()
@@ -176,6 +178,20 @@ def to_canonical(draft: Draft, findings: Findings) -> Draft:
     translation.aux_losses()
     translation.pretraining()
     return replace(draft, values=rest, moved={**draft.moved, **translation.moved})
+
+
+def _without_synonyms(draft: Draft, findings: Findings) -> Draft:
+    values: dict[str, Any] = {}
+    moved = dict(draft.moved)
+    for name, value in draft.values.items():
+        key, place = SYNONYMS.get(name, name), draft.written((name,))
+        if key in values:
+            other = findings.source.where(moved.get((key,), draft.written((key,))))
+            findings.problem(place, f"sets {key}, and so does {other}; keep one of the two")
+        elif key != name:
+            moved[key,] = place
+        values.setdefault(key, value)
+    return replace(draft, values=values, moved=moved)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from clip_pkg.config.nodes import sentences
 from clip_pkg.config.rules import notices
 from clip_pkg.config.schema import RunConfig, default_name
 from clip_pkg.config.sweep import expand
+from clip_pkg.config.synonyms import SYNONYMS
 
 Item: TypeAlias = tuple[JsonPath, Any]  # JSON path of a config, and its value
 
@@ -75,7 +76,7 @@ def _load(
     items: Sequence[Item], source: Source, problems: Sequence[ConfigProblem]
 ) -> LoadedConfigs:
     findings = Findings(source)
-    swept_keys = [key for key in key_names() if key not in ("name", "sweep")]
+    swept_keys = [key for key in (*key_names(), *SYNONYMS) if key not in ("name", "sweep")]
     checked: list[tuple[Draft, RunConfig]] = []
     for root, item in items:
         if not isinstance(item, dict):

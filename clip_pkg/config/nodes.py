@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from pydantic import BaseModel, ValidationError
 
 from clip_pkg.config.jsonc import JsonPath, show
+from clip_pkg.config.synonyms import ANSWERS, SYNONYMS
 
 Node: TypeAlias = dict[str, Any]
 
@@ -166,7 +167,7 @@ def sentences(
         match detail["type"]:
             case "extra_forbidden":
                 known = top_keys if len(path) == 1 else node["properties"]
-                suggestion = nearest(str(path[-1]), known)
+                suggestion = known_key(str(path[-1]), known)
                 if not suggestion and len(known) <= 12:
                     suggestion = f"; known here are {', '.join(known)}"
                 found[path] = f"unknown key{suggestion}"
@@ -195,6 +196,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = get_close_matches(name.lower()[:100], by_lower, n=1)
     return f'; did you mean "{by_lower[close[0]]}"?' if close else ""
+
+
+def known_key(name: str, known: Collection[str]) -> str:
+    """What an unknown key or flag stands for: by meaning, else by letters; can be empty."""
+    plain = name.lower().lstrip("-").replace("-", "_")
+    if plain in ANSWERS:
+        return f"; {ANSWERS[plain]}"
+    meant = SYNONYMS.get(plain)
+    return f'; did you mean "{meant}"?' if meant in known else nearest(name, known)
 
 
 def _wrong_value(value: Any, node: Node) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from clip_pkg.config.diagnostics import Draft, Findings
 from clip_pkg.config.jsonc import JsonPath, show
-from clip_pkg.config.nodes import nearest
+from clip_pkg.config.nodes import known_key
 
 MAX_MEMBERS = 10_000
 MAX_LABEL = 80  # characters of a value in a name; if one is longer, all values are numbered
@@ -77,7 +77,7 @@ def _check(
     for key, entries in sweep.items():
         place = (*path, key)
         if key not in keys:
-            findings.problem(place, f"is not a key that can be swept{nearest(key, keys)}")
+            findings.problem(place, f"is not a key that can be swept{known_key(key, keys)}")
         elif key in base:
             other = findings.source.where((*path[:-1], key))
             findings.problem(place, f"is also set outside the sweep, at {other}; keep one of them")

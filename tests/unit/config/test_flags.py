@@ -14,6 +14,7 @@ from clip_pkg.config.flags import (
     given_flags,
 )
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.config.synonyms import ANSWERS, SYNONYMS
 
 
 @pytest.fixture
@@ -255,3 +256,24 @@ def test_unknown_flags_get_a_suggestion(parser, unknown, suggestion):
     near = f"did you mean {suggestion}" if suggestion else "see program --help"
     assert f"unknown flag {unknown.partition('=')[0]}" in str(caught.value)
     assert near in str(caught.value)
+
+
+def test_names_of_other_programs_are_flags_too(parser):
+    made = config(parser, "--lr 0.01 --wd 0.1 --seed 3 --bs 8 --workers 0 --amp --n-folds 4")
+    assert (made.learning_rate, made.weight_decay, made.random_state) == (0.01, 0.1, 3)
+    assert (made.batch_size, made.num_workers, made.n_splits, made.use_amp) == (8, 0, 4, True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "answer"),
+    [("--optimizer", "AdamW"), ("--device", "--gpus"), ("--scheduler", "cosine")],
+)
+def test_a_flag_without_a_key_is_answered_by_its_meaning(parser, flag, answer):
+    with pytest.raises(UserError, match=answer):
+        parser.parse([flag, "x"])
+
+
+def test_synonyms_name_keys_and_hide_none():
+    keys = {key.key for key in config_keys()}
+    assert set(SYNONYMS.values()) <= keys
+    assert not keys & {*SYNONYMS, *ANSWERS}

@@ -132,7 +132,7 @@ def test_all_problems_of_all_configs_come_at_once(tmp_path):
       7,
       {"name": "a", "augmentation": "x"},
       {"name": "b", "sweep": {"epochs": []},
-       "lr": 1}
+       "lrn": 1}
     ]"""
     assert [(line, where) for line, where, _ in problems(tmp_path, text)] == [
         (2, "[0].epochs"),
@@ -141,7 +141,7 @@ def test_all_problems_of_all_configs_come_at_once(tmp_path):
         (5, "[1]"),
         (6, "[2].augmentation"),
         (7, "[3].sweep.epochs"),
-        (8, "[3].lr"),
+        (8, "[3].lrn"),
     ]
 
 
@@ -269,3 +269,24 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     file = write(tmp_path, COMMENTED)
     subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60)
+
+
+def test_names_of_other_programs_mean_our_keys(tmp_path: Path) -> None:
+    text = """[{"lr": 0.01, "seed": 7, "folds": 3, "backbone": "resnet34"},
+              {"name": "b", "sweep": {"bs": [8, 16]}, "amp": false}]"""
+    first, *swept = load_configs(write(tmp_path, text)).configs
+    assert (first.learning_rate, first.random_state, first.n_splits) == (0.01, 7, 3)
+    assert first.name.startswith("resnet34")
+    assert [(one.batch_size, one.use_amp) for one in swept] == [(8, False), (16, False)]
+
+
+def test_two_names_of_one_key_contradict_each_other(tmp_path: Path) -> None:
+    text = """[{"learning_rate": 0.1,
+               "lr": 0.01, "wd": -1}]"""
+    (clash, wrong) = problems(tmp_path, text)
+    assert clash == (
+        2,
+        "[0].lr",
+        "sets learning_rate, and so does [0].learning_rate (line 1); keep one of the two",
+    )
+    assert wrong[:2] == (2, "[0].wd")
