@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem
 from clip_pkg.base.paths import RunPaths
+from clip_pkg.config.assignments import parse_assignments
 from clip_pkg.config.describe import key_names
 from clip_pkg.config.diagnostics import Draft, Findings, Source
 from clip_pkg.config.jsonc import JsonPath, parse, show
@@ -42,12 +43,13 @@ class LoadedConfigs:
 
 
 def load_configs(path: Path) -> LoadedConfigs:
-    """Read a JSON list of configs, or a single one.
+    """Read a JSON list of configs, or a single one; from a `.py` file, one as assignments.
 
     Raises ConfigErrors with every problem: unreadable file, syntax, keys, values, sweeps, and
     configs that would write into one folder.
     """
-    document = parse(_read(path), path)
+    read = parse_assignments if path.suffix == ".py" else parse
+    document = read(_read(path), path)
     items: list[Item] = [((), document.value)]
     if isinstance(document.value, list):
         items = [((index,), item) for index, item in enumerate(document.value)]
