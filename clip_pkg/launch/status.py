@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -82,26 +83,29 @@ class RunStatus:
 
 
 def read_status(output_dir: Path) -> RunStatus:
-    """Read the state of a run. Raises RunFolderError if the folder holds none."""
+    """Read the state of a run. Raises RunFolderError if the folder holds none.
+
+    Until its launcher has planned it, a run has no folds.
+    """
     run = RunPaths(output_dir.resolve())
     record = read_ledger(run.ledger)
     launcher = _launcher(run, record)
-    folds = []
-    for folder in sorted(output_dir.glob("*")):
+    folds, started = [], set()
+    for folder in sorted(run.output_dir.glob("*")):
         if not ConfigPaths(folder).folds_info.exists():
             continue
         for path in sorted(folder.glob("fold_*/task.json"), key=_fold_number):
             task = read_task(path)
             if isinstance(task, FoldTask):
-                folds.append(_fold(task, record, is_alive=bool(launcher)))
-    if not folds:
+                started.add(task.starts_from and task.starts_from.name)
+                here = replace(task, run_dir=folder)  # which may have been moved or copied
+                folds.append(_fold(here, record, is_alive=bool(launcher)))
+    if not folds and not launcher:
         raise RunFolderError(f"{output_dir} holds no run: there is no fold_*/task.json below it")
-    before = [read_task(path) for path in sorted(run.pretraining.glob("*/task.json"))]
-    started = {fold.task.starts_from for fold in folds if isinstance(fold.task, FoldTask)}
     pretrainings = tuple(
-        _fold(task, record, is_alive=bool(launcher))
-        for task in before
-        if task is not None and task.run_dir in started
+        _fold(replace(task, run_dir=path.parent), record, is_alive=bool(launcher))
+        for path in sorted(run.pretraining.glob("*/task.json"))
+        if path.parent.name in started and (task := read_task(path)) is not None
     )
     return RunStatus(run, record, tuple(folds), pretrainings, launcher)
 
@@ -125,18 +129,25 @@ def _fold(task: Task, record: RunRecord, *, is_alive: bool) -> FoldStatus:
 
 def _launcher(run: RunPaths, record: RunRecord) -> str:
     """The process that runs it, or an empty string; the lock is not taken."""
-    if not run.holder.exists():
+    try:
+        holder = run.holder.read_text(encoding="utf-8", errors="replace")
+        started = run.holder.stat().st_mtime
+    except FileNotFoundError:
         return ""
-    if record.host == os.uname().nodename:
+    # Its first event in the ledger follows only after all preparations.
+    known = re.fullmatch(r"process (\d{1,9}) on (\S+)", holder)
+    if known is None:
+        return ""
+    if known[2] == os.uname().nodename:
         try:
-            os.kill(record.pid, 0)
+            os.kill(int(known[1]), 0)
         except ProcessLookupError:
             return ""
         except PermissionError:
             pass  # it is alive and belongs to another user
-    elif time.time() - record.last > 3 * SECONDS_BETWEEN_HEARTBEATS:
+    elif time.time() - max(record.last, started) > 3 * SECONDS_BETWEEN_HEARTBEATS:
         return ""
-    return f"process {record.pid} on {record.host}"
+    return holder
 
 
 def show_status(output_dir: Path, *, watch: bool) -> int:
@@ -161,6 +172,8 @@ def show_status(output_dir: Path, *, watch: bool) -> int:
 
 def render(status: RunStatus, console: Console) -> RenderableType:
     """The whole output of `status`, for the console's width."""
+    if not status.folds:
+        return Text(_headline(status))
     is_narrow = console.width < NARROW
     parts: list[RenderableType] = [Text(_headline(status)), _matrix(status.folds)]
     running = [one for one in status.all if one.is_running]
@@ -179,6 +192,8 @@ def render(status: RunStatus, console: Console) -> RenderableType:
 
 
 def _headline(status: RunStatus) -> str:
+    if not status.folds:
+        return f"{status.launcher} prepares the run; no fold is planned yet"
     done = sum(1 for fold in status.folds if fold.result is not None)
     failed = sum(1 for one in status.all if one.has_failed)
     words = [f"{done} of {len(status.folds)} folds done"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.files import write_json
+from clip_pkg.base.files import write_json, write_text
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
@@ -34,7 +34,7 @@ def sole_launcher(run: RunPaths) -> Iterator[None]:
     """Lock the output folder; the operating system releases the lock when the process ends."""
     run.output_dir.mkdir(parents=True, exist_ok=True)
     with _acquired(run):
-        run.holder.write_text(f"process {os.getpid()} on {os.uname().nodename}", encoding="utf-8")
+        write_text(run.holder, f"process {os.getpid()} on {os.uname().nodename}", durable=False)
         try:
             yield
         finally:

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli import main
 from clip_pkg.launch.run_view import RunView
 from clip_pkg.launch.status import read_status, render
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import Estimates
+from clip_pkg.study.run_folder import sole_launcher
 from clip_pkg.study.tasks import FoldFailure, FoldTask, read_task, write_record, write_task
 from support.tiny import TINY
 
@@ -81,7 +83,7 @@ def test_a_running_fold_and_its_launcher(finished_run: Path) -> None:
     progress = json.loads(task.paths.progress.read_text())
     progress |= {"phase": "train", "epoch": 2, "step": 1, "steps": 2, "updated": time.time()}
     task.paths.progress.write_text(json.dumps(progress))
-    (out / ".launcher.holder").write_text("x")
+    (out / ".launcher.holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
     text = shown(out)
     assert "3 of 4 folds done" in text
     assert f"process {os.getpid()} on {os.uname().nodename}" in text
@@ -99,7 +101,7 @@ def test_time_left_counts_what_is_kept_of_folds_that_wait(finished_run: Path) ->
     progress = json.loads(task.paths.progress.read_text())
     progress |= {"phase": "train", "epoch": 2, "step": 1, "steps": 2}  # of two epochs
     task.paths.progress.write_text(json.dumps(progress))
-    (out / ".launcher.holder").write_text("x")
+    (out / ".launcher.holder").write_text(f"process {os.getpid()} on {os.uname().nodename}")
     assert "about 8 min left" in shown(out).splitlines()[0]
     estimates = Estimates()
     estimates.learn(task, 1000.0)
@@ -128,6 +130,23 @@ def test_a_failed_fold_shows_its_last_lines(finished_run: Path) -> None:
     assert f"{LONG} fold 1 FAILED (error): it [broke]" in text
     assert "ValueError: it [broke]" in text
     assert "see /logs/x.log" in text
+
+
+def test_a_copy_of_a_run_is_read_where_it_is(one_run: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(one_run / "out", tmp_path / "copy")
+    (out / "a/fold_1/result.json").unlink()
+    assert "3 of 4 folds done" in shown(out)
+
+
+def test_a_run_in_preparation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunPaths(tmp_path)
+    with sole_launcher(run):
+        assert main(["status", str(tmp_path)]) == 0
+        me = f"process {os.getpid()} on {os.uname().nodename}"
+        assert capsys.readouterr().out == f"{me} prepares the run; no fold is planned yet\n"
+        for other in ("process 999999999 on " + os.uname().nodename, "process 1 on", "x"):
+            run.holder.write_text(other)
+            assert main(["status", str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
