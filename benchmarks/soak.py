@@ -15,13 +15,14 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,15 @@ if "clip_pkg.training.worker" in sys.orig_argv:
     from benchmarks.soak_worker import install
     install()
 """
-MEASURES = {
-    "memory of the launcher, resident": "MiB",
-    "memory of the launcher, its own": "MiB",
-    "open files of the launcher": "",
-    "threads of the launcher": "",
-    "processes started by it": "",
-    "open files of the largest worker": "",
-    "memory of the largest worker, its own": "MiB",
+# Measure → unit, and what is taken of many samples. A median leaves out what is there for a moment.
+MEASURES: Mapping[str, tuple[str, Callable[[Sequence[float]], float]]] = {
+    "memory of the launcher, resident, median": ("MiB", statistics.median),
+    "memory of the launcher, its own, median": ("MiB", statistics.median),
+    "open files of the launcher, median": ("", statistics.median),
+    "threads of the launcher, median": ("", statistics.median),
+    "processes started by it, most": ("", max),
+    "open files of a worker, most": ("", max),
+    "memory of a worker, its own, most": ("MiB", max),
 }
 
 
@@ -75,11 +77,15 @@ class Soak:
     failures: Mapping[str, int]
     mistakes: Sequence[str]
 
-    def most(self, start: float, end: float) -> list[float]:
-        """Largest value of each measure while this share of the folds was trained."""
+    def held(self, start: float, end: float) -> dict[str, float]:
+        """Each measure while this share of the folds was trained."""
         first, last = start * self.tasks, end * self.tasks
         rows = [sample.values for sample in self.samples if first <= sample.trained < last]
-        return [max(column) for column in zip(*rows, strict=True)]
+        columns = zip(*rows, strict=True)
+        return {
+            name: of(column)
+            for (name, (_, of)), column in zip(MEASURES.items(), columns, strict=True)
+        }
 
 
 def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -> Soak:
@@ -233,11 +239,12 @@ def _processes_with(setting: str) -> list[psutil.Process]:
 def section(result: Soak, jobs: int) -> str:
     """Markdown of a result."""
     rows = []
-    for (name, unit), early, late in zip(
-        MEASURES.items(), result.most(0.1, 0.2), result.most(0.9, 1.0), strict=False
-    ):
-        cells = [f"{value:.{1 if unit else 0}f} {unit}".strip() for value in (early, late)]
-        rows.append(f"| {name} | {' | '.join(cells)} | {100 * (late / early - 1):+.1f} % |")
+    early, late = result.held(0.1, 0.2), result.held(0.9, 1.0)
+    for name, (unit, _) in MEASURES.items():
+        cells = [f"{one[name]:.{1 if unit else 0}f} {unit}".strip() for one in (early, late)]
+        rows.append(
+            f"| {name} | {' | '.join(cells)} | {100 * (late[name] / early[name] - 1):+.1f} % |"
+        )
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(result.faults.items()))
     failures = ", ".join(f"{count} {kind}" for kind, count in sorted(result.failures.items()))
     verdict = "; ".join(result.mistakes) or (
@@ -256,7 +263,7 @@ def section(result: Soak, jobs: int) -> str:
             "",
             f"**Outcome:** {verdict}.",
             "",
-            "Largest values while the second and the last tenth of the folds were trained:",
+            "While the second and the last tenth of the folds were trained:",
             "",
             "| | second tenth | last tenth | change |",
             "|---|---|---|---|",
