@@ -15,7 +15,7 @@ from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.job import JobState, Slot, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, RunRecord, read_ledger
 from clip_pkg.scheduling.loop import Loop, Outcome
-from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.scheduling.queue import Estimates, TaskQueue, pins
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.progress import read_progress
@@ -69,7 +69,7 @@ def execute(
     ):
         outcome = Loop(
             pool=SlotPool(devices, jobs),
-            queue=TaskQueue(waiting, estimates, [device.id for device in devices]),
+            queue=TaskQueue(waiting, estimates, pins(tasks, [device.id for device in devices])),
             executor=resources.executor,
             ledger=ledger,
             observer=view,

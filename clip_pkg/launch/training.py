@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import RunPaths
@@ -116,12 +116,29 @@ def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -
             for one in configs
             if one.config.gpu_id is not None
         ]
-    return [
+    named = {one.config.gpu_id for one in configs}
+    (first, *others) = named
+    if first is not None and not others and len(listed) > 1:
+        return [
+            f"every config has gpu_id {first}, but this run lists the GPUs {_ids(listed)}: the "
+            f"list decides. To keep to one GPU, list one: --gpus {first}"
+        ]
+    notices = [
         f"{one.config.name}: gpu_id {one.config.gpu_id} is not among the GPUs of this run "
-        f"({', '.join(sorted(listed))}); the config runs on any of these"
+        f"({_ids(listed)}); the config runs on any of these"
         for one in configs
         if one.config.gpu_id is not None and str(one.config.gpu_id) not in listed
     ]
+    chosen = {str(one) for one in named}
+    if chosen <= listed and (idle := listed - chosen):
+        notices.append(
+            f"the GPUs {_ids(idle)} stay idle: every config has a gpu_id, and none names them"
+        )
+    return notices
+
+
+def _ids(devices: Collection[str]) -> str:
+    return ", ".join(sorted(devices))
 
 
 def _finish(

@@ -103,6 +103,15 @@ class _Group:
     version: int = 0
 
 
+def pins(tasks: Iterable[Task], devices: Sequence[str]) -> Sequence[str]:
+    """The devices, by id, that the `gpu_id` of a config may choose.
+
+    None if every config names the same one of several, as examples do: then the devices decide.
+    """
+    named = {task.config.gpu_id for task in tasks}
+    return () if len(named) == 1 and len(devices) > 1 else devices
+
+
 class TaskQueue:
     """Waiting tasks: first one of each image encoder of unknown speed, then the longest.
 

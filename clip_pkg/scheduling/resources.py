@@ -24,6 +24,7 @@ from clip_pkg.scheduling.devices import (
     parse_ids,
 )
 from clip_pkg.scheduling.job import Executor
+from clip_pkg.scheduling.queue import pins
 from clip_pkg.scheduling.slurm_options import SlurmOptions
 from clip_pkg.study.tasks import FoldResult, Task, read_record
 
@@ -127,7 +128,8 @@ class Resources:
         Finished ones count, so that a resumed run shares the cores as before.
         """
         slots = sum(map(self.slots_for, tasks))
-        pinned = any(task.config.gpu_id is not None for task in tasks)
+        listed = pins(tasks, [device.id for device in self.devices])
+        pinned = any(str(task.config.gpu_id) in listed for task in tasks)
         return slots if pinned else math.ceil(slots / len(self.devices))
 
     def places_for(self, tasks: int, most: int | None) -> Sequence[Device]:

@@ -11,7 +11,7 @@ from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.loop import Loop, Observer
-from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.scheduling.queue import Estimates, TaskQueue, pins
 from clip_pkg.study.tasks import FoldFailure, Task
 
 
@@ -20,13 +20,15 @@ class Simulation:
     """Result of a simulation.
 
     makespan: seconds from the first start to the last end. work: sum of all durations times their
-    GPUs. lower_bound: bound on the makespan of any order, max(work / slots, longest).
+    GPUs. lower_bound: bound on the makespan of any order, max(work / slots, longest). idle: ids of
+    the devices that got no task.
     """
 
     makespan: float
     work: float
     lower_bound: float
     slots: int
+    idle: Sequence[str] = ()
 
     @property
     def utilisation(self) -> float:
@@ -81,8 +83,10 @@ class SimulatedExecutor:
 
     clock: SimulatedTime
     duration: Callable[[Task], float]
+    used: set[str] = field(default_factory=set)
 
     def submit(self, assignments: Sequence[Assignment]) -> list[SimulatedJob]:
+        self.used.update(slot.device.id for one in assignments for slot in one.slots)
         ends = [self.clock.now() + self.duration(one.task) for one in assignments]
         for end in ends:
             self.clock.expect(end)
@@ -99,22 +103,26 @@ def simulate(
     *,
     jobs_per_device: int = 1,
     estimates: Estimates | None = None,
+    listed: Sequence[str] | None = None,
 ) -> Simulation:
     """Schedule `tasks` as a run would, each taking `duration(task)` seconds.
 
     estimates: what the scheduler knows at the start. It learns a duration only when the task ends.
+    listed: devices that a config may choose; None: those of `pins`.
     """
     clock = SimulatedTime()
     log = Path("simulated.log")
     pool = SlotPool(devices, jobs_per_device)
+    ids = [device.id for device in devices]
+    executor = SimulatedExecutor(clock, duration)
     Loop(
         pool=pool,
         queue=TaskQueue(
             tasks,
             Estimates() if estimates is None else estimates,
-            [device.id for device in devices],
+            pins(tasks, ids) if listed is None else listed,
         ),
-        executor=SimulatedExecutor(clock, duration),
+        executor=executor,
         ledger=Ledger(None),
         observer=Observer(),
         log_file=lambda task, slot: log,
@@ -125,7 +133,8 @@ def simulate(
     durations = [duration(task) for task in tasks]
     work = sum(seconds * task.gpus for seconds, task in zip(durations, tasks, strict=True))
     bound = max([work / pool.size, *durations], default=0.0)
-    return Simulation(clock.now(), work, bound, pool.size)
+    idle = [one for one in ids if one not in executor.used]
+    return Simulation(clock.now(), work, bound, pool.size, idle)
 
 
 def numbered_gpus(count: int) -> tuple[Device, ...]:

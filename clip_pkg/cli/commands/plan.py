@@ -67,6 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
     from clip_pkg.launch.tasks import fold_tasks, pretraining_tasks
     from clip_pkg.launch.terminal import Terminal
     from clip_pkg.results.planning import detectable_differences
+    from clip_pkg.scheduling.queue import pins
     from clip_pkg.scheduling.simulation import numbered_gpus, simulate
     from clip_pkg.study.tasks import nouns, unfinished
 
@@ -96,20 +97,23 @@ def run(parsed: argparse.Namespace) -> int:
     from clip_pkg.launch.terminal import duration
 
     table = Table(title="Simulated with the real scheduler", title_justify="left")
-    for name in ("GPUs", "Takes", "Busy", "Lower bound"):
+    for name in ("GPUs", "Takes", "Busy", "Idle GPUs", "Lower bound"):
         table.add_column(name, justify="right")
     for gpus in (parsed.simulate,) if parsed.simulate else GPU_COUNTS:
+        devices = numbered_gpus(gpus)
         simulation = simulate(
             waiting,
-            numbered_gpus(gpus),
+            devices,
             estimates.seconds,
             jobs_per_device=parsed.folds_at_once or parsed.jobs_per_gpu or 1,
             estimates=estimates_of(folders.run),
+            listed=pins(tasks, [device.id for device in devices]),
         )
         table.add_row(
             str(gpus),
             duration(simulation.makespan),
             f"{100 * simulation.utilisation:.0f} %",
+            ", ".join(simulation.idle) or "none",
             duration(simulation.lower_bound),
         )
     terminal.show(table)

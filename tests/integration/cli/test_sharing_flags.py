@@ -114,7 +114,9 @@ def test_no_more_places_than_there_are_folds(devices: Callable[..., None]) -> No
     found = resources("--jobs-per-gpu", "9")
     assert isinstance(found.executor, ProcessExecutor)
     assert found.most_jobs([task("a", fold) for fold in range(1, 6)]) == 3
-    assert found.most_jobs([task("a", fold, gpu_id=1) for fold in range(1, 6)]) == 5
+    pinned = [task("a", fold, gpu_id=1) for fold in range(1, 6)]
+    assert found.most_jobs([*pinned, task("b", gpu_id=0)]) == 6
+    assert found.most_jobs(pinned) == 3  # the list of GPUs decides
     assert found.most_jobs([task("a", gpus=2)]) == 1
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -196,6 +197,29 @@ def test_a_plan_says_what_is_done_and_how_long_the_rest_takes(
     assert "With 80 % power, 30 images in 2 folds show a difference" in text
     assert "33 %" in text  # one task cannot keep three GPUs busy
     assert sorted(path for path in finished_run.rglob("*")) == before, "a plan writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("gpu_ids", "busy", "idle"), [((0, 0, 0, 0), "100 %", "none"), ((0, 0, 1, 1), "50 %", "2, 3")]
+)
+def test_a_plan_names_the_gpus_that_pins_leave_idle(
+    gpu_ids: Sequence[int],
+    busy: str,
+    idle: str,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configs = [
+        {**TINY, "name": name, "gpu_id": gpu_id, "epochs": 2}
+        for name, gpu_id in zip("abcd", gpu_ids, strict=True)
+    ]
+    (tmp_path / "configs.json").write_text(json.dumps(configs), encoding="utf-8")
+    where = ["--data-dir", str(images), "--output-dir", str(tmp_path / "out")]
+    file = ["--config-file", str(tmp_path / "configs.json"), "--multi-config"]
+    assert main(["plan", *where, *file, "--simulate", "GPUS=4"]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if busy in line]
+    assert idle in row
 
 
 @pytest.mark.parametrize("value", ["64", "GPUS=0", "GPUS=x", "CPUS=2"])

@@ -16,7 +16,7 @@ from clip_pkg.scheduling.devices import Device, Verdict
 from clip_pkg.scheduling.job import Assignment, JobState, SlotPool
 from clip_pkg.scheduling.ledger import Ledger, read_ledger
 from clip_pkg.scheduling.loop import FAILURES_OF_A_BAD_DEVICE, Loop, Observer, Outcome
-from clip_pkg.scheduling.queue import Estimates, TaskQueue
+from clip_pkg.scheduling.queue import Estimates, TaskQueue, pins
 from clip_pkg.scheduling.resources import queue_places
 from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.tasks import FailureKind, FoldFailure, FoldTask
@@ -131,7 +131,7 @@ def run(
     executor, notes = executor or FakeExecutor(), notes or Notes()
     loop = Loop(
         pool=SlotPool(devices, jobs),
-        queue=TaskQueue(tasks, Estimates(), [device.id for device in devices]),
+        queue=TaskQueue(tasks, Estimates(), pins(tasks, [device.id for device in devices])),
         executor=executor,
         ledger=ledger or Ledger(tmp_path / "ledger.jsonl"),
         observer=notes,
@@ -184,6 +184,14 @@ def test_a_pinned_config_waits_for_its_device_and_others_pass_it(tmp_path: Path)
     assert ("pinned", "0") not in where
     assert executor.submitted[0].task.name == "free"
     assert executor.submitted[1].task.name == "pinned"
+
+
+def test_one_gpu_that_every_config_names_is_no_pin_if_the_run_lists_more(tmp_path: Path) -> None:
+    tasks = [task(name, gpu_id=0) for name in "abcd"]
+    executor, _, _ = run(tmp_path, tasks, gpus(4))
+    assert [one.device.id for one in executor.submitted] == ["0", "1", "2", "3"]
+    executor, _, _ = run(tmp_path, [*tasks, task("e", gpu_id=1)], gpus(4))
+    assert {one.device.id for one in executor.submitted} == {"0", "1"}
 
 
 def test_a_failing_config_stops_no_other(tmp_path: Path) -> None:
