@@ -34,14 +34,17 @@ def add_model(parser: Parser, text: str = EVERY_FOLD) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help=text)
 
 
-def add_images(parser: Parser) -> None:
-    """Add the flags for images and the device."""
+def add_images(
+    parser: Parser,
+    text: str = "image files, folders (with their sub-folders), or CSV files with a column `path`",
+) -> None:
+    """Add the flags for images, described by `text`, and the device."""
     parser.add_argument(
         "--images",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="image files, folders (with their sub-folders), or CSV files with a column `path`",
+        help=text,
     )
     parser.add_argument(
         "--device",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import RunPaths
+from clip_pkg.base.program import program, tool
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.continuation import report_continuation
 from clip_pkg.launch.execution import execute
@@ -180,17 +182,22 @@ def _finish(
         return ExitCode.INTERRUPTED if is_interrupted else ExitCode.FAILED
     terminal.line(f"\nResults: {run.output_dir}")
     terminal.line("  <config>/cv_summary.json, fold_<k>/predictions.csv, fold_<k>/history.json")
-    terminal.line("Next:")
-    terminal.line(f"  python train_clip.py report {run.output_dir}")
-    terminal.line(f"  tensorboard --logdir {run.output_dir}")
-    terminal.line(f"  python train_clip.py summarize {run.output_dir}")
-    if len(configs) > 1:
-        terminal.line(f"  python train_clip.py compare {run.output_dir}")
-    trained = run.config(configs[0].name).root
-    terminal.line(
-        f"  python train_clip.py predict {trained} --images PATH --output predictions.csv"
-    )
+    _show_next_steps(run, preparation.configs, terminal)
     return ExitCode.FAILED if undone else ExitCode.DONE
+
+
+def _show_next_steps(run: RunPaths, configs: Sequence[PreparedConfig], terminal: Terminal) -> None:
+    """Print commands that work when they are pasted."""
+    output = shlex.quote(str(run.output_dir))
+    trained = shlex.quote(str(run.config(configs[0].config.name).root))
+    images = shlex.quote(str(configs[0].manifest.data_dir))
+    terminal.line("Next:")
+    terminal.line(f"  {program()} report {output}")
+    terminal.line(f"  {tool('tensorboard')} --logdir {output}")
+    terminal.line(f"  {program()} suspects {output}")
+    if len(configs) > 1:
+        terminal.line(f"  {program()} compare {output}")
+    terminal.line(f"  {program()} predict {trained} --images {images} --output predictions.csv")
 
 
 def _show_profiles(tasks: Sequence[Task], terminal: Terminal) -> None:

@@ -117,7 +117,7 @@ def test_its_commands_run(
         if words[1] not in {"validate", "prefetch"}:  # these have a child of their own anyway
             monkeypatch.chdir(workplace)
             small = {"class-texts", "schema", "predict", "status"}
-            small |= {"compare", "report", "suspects"}
+            small |= {"compare", "evaluate", "report", "suspects"}
             inline = [] if words[1] in small else INLINE
             assert main([*words[1:], *inline]) == 0
             return

@@ -21,9 +21,6 @@ MAX_WITH_NUMBERS = 25  # classes; cells of more are too small for text
 def confusion_matrices(outcome: ConfigOutcome) -> tuple[Drawing, Drawing]:
     """The matrix as counts, and as percent of each true class."""
     counts = outcome.confusion
-    support = counts.sum(axis=1, keepdims=True)
-    shares = np.zeros(counts.shape)
-    np.divide(counts, support, out=shares, where=support > 0)
     counted = outcome.counted
     words = f"{counts.trace()} of {counts.sum()} {counted} are on the diagonal."
     if outcome.commonest_mistake is not None:
@@ -39,17 +36,35 @@ def confusion_matrices(outcome: ConfigOutcome) -> tuple[Drawing, Drawing]:
             "predicted by the model that was not trained on it."
         )
 
-    def matrix(slug: str, title: str, texts: Sequence[Sequence[str]]) -> Drawing:
-        is_wide = len(outcome.classes) > 12
-        caption = Caption(slug, title, words, note, scrolls=is_wide)
-        return _matrix(outcome.classes, shares, texts, caption)
-
-    numbers = [[f"{count}" if count else "" for count in row] for row in counts.tolist()]
-    percent = [[f"{100 * one:.0f}" if one > 0 else "" for one in row] for row in shares]
-    return (
-        matrix("confusion_counts", "Confusion matrix, counts", numbers),
-        matrix("confusion_shares", "Confusion matrix, % of true class", percent),
+    is_wide = len(outcome.classes) > 12
+    titles = (
+        ("confusion_counts", "Confusion matrix, counts"),
+        ("confusion_shares", "Confusion matrix, % of true class"),
     )
+    counted_matrix, shares_matrix = (
+        confusion_matrix(
+            outcome.classes,
+            counts,
+            Caption(slug, title, words, note, scrolls=is_wide),
+            in_percent=slug == "confusion_shares",
+        )
+        for slug, title in titles
+    )
+    return counted_matrix, shares_matrix
+
+
+def confusion_matrix(
+    classes: Sequence[str], counts: NDArray[np.int64], caption: Caption, *, in_percent: bool = False
+) -> Drawing:
+    """A matrix [C, C] of counts by true and predicted class, or of percent of each true class."""
+    support = counts.sum(axis=1, keepdims=True)
+    shares = np.zeros(counts.shape)
+    np.divide(counts, support, out=shares, where=support > 0)
+    if in_percent:
+        texts = [[f"{100 * one:.0f}" if one > 0 else "" for one in row] for row in shares]
+    else:
+        texts = [[f"{count}" if count else "" for count in row] for row in counts.tolist()]
+    return _matrix(classes, shares, texts, caption)
 
 
 def shortened_label(name: str) -> str:
