@@ -71,6 +71,7 @@ def table_of(
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("path", "label", "group")[: len(columns)])
     writer.writerows(zip(*columns, strict=True))
+    table.parent.mkdir(parents=True, exist_ok=True)
     write_text(table, stream.getvalue())
     return table, names
 

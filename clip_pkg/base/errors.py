@@ -105,6 +105,11 @@ def shown(name: object) -> str:
     )
 
 
+def printable(text: object) -> str:
+    """The same for a text of several lines, which stay lines."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
 def some(names: Iterable[object], limit: int = 3) -> str:
     """The first few names: `a, b, c and 5 more`."""
     listed = [shown(name) for name in names]

@@ -23,7 +23,8 @@ class ScalarWriter:
     def __init__(self, folder: Path, *, keep_until: int = 0) -> None:
         kept = [event for event in _scalar_events(folder) if event.step <= keep_until]
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(exist_ok=True)  # but no folder above: see `files.replacing`
+        folder.mkdir()
         self._writer = EventFileWriter(str(folder))
         for event in kept:
             self._writer.add_event(event)

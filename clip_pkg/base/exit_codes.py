@@ -7,9 +7,17 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 
-from clip_pkg.base.errors import UserError
+from clip_pkg.base.errors import UserError, printable
 
-NO_SPACE_OR_NO_PERMISSION = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Errors without a file name that are the machine's, not ours: disks, memory, file servers.
+OF_THE_MACHINE = frozenset(
+    {
+        *(*NO_SPACE, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENXIO),
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.EREMOTEIO),
+    }
+)
 
 
 class ExitCode(IntEnum):
@@ -26,14 +34,17 @@ def exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except OSError as error:
-        if error.errno not in NO_SPACE_OR_NO_PERMISSION:
+        # The state of a named file is the machine's as well: we check what we can before.
+        if error.filename is None and error.errno not in OF_THE_MACHINE:
             raise
+        what = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+        remedy = "Free some space" if error.errno in NO_SPACE else "Repair this"
         print(
-            f"error: {error}. Free some space or choose another folder, then run the same command "
-            "again to resume.",
+            f"error: {printable(what)}. {remedy} or choose another place, then run the same "
+            "command again; training resumes.",
             file=sys.stderr,
         )
         return ExitCode.BAD_INPUT

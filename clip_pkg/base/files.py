@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from clip_pkg.base.errors import UserError, shown
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
 
+MAX_FILE_NAME = 120  # bytes of the longest name that we give a file, temporary ones included
 
-@contextmanager
+
+@contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for writing; on success it replaces `path`.
 
     durable: flush to disk before the rename, so that the file survives a power failure. On any
-    error the old file is unchanged and the temporary one is removed.
+    error the old file is unchanged and the temporary one is removed. Makes the folder of `path`,
+    but none above it: a worker must not restore a part of a result folder that was deleted.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    path.parent.mkdir(exist_ok=True)
+    temporary = _temporary(path)
     try:
         with temporary.open("xb") as stream:
             yield stream
@@ -35,6 +40,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -65,8 +74,45 @@ def remove_leftovers(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def check_output_folder(folder: Path, longest: str) -> None:
+    """Raise UserError unless files can be written into `folder`, which may not exist yet.
+
+    longest: relative path of a file in it that is as long as any that will be written. Leaves
+    nothing behind.
+    """
+    place = shown(folder)
+    try:
+        whole = folder.resolve()
+        os.fsencode(whole).decode("utf-8")  # it is written into JSON files
+        existing = whole
+        while not os.path.lexists(existing):
+            existing = existing.parent
+        if not existing.is_dir():
+            raise UserError(f"{shown(existing)} is not a folder; choose another place")
+        limit = os.pathconf(existing, "PC_NAME_MAX")
+        for name in (whole / longest).relative_to(existing).parts:
+            if len(os.fsencode(name)) > limit:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(whole / longest)
+        # Neither the mode of a folder nor os.access tells about /proc, quotas and file servers.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{place}: no files can be written there ({error.strerror}); choose another place"
+        ) from None
+    except ValueError:
+        raise UserError(
+            f"{place}: its path has a NUL byte or is not UTF-8; choose another place"
+        ) from None
+    except RuntimeError:
+        raise UserError(f"{place}: a symbolic link leads back to itself; repair it") from None
+
+
 def check_new_folder(path: Path) -> None:
-    """Raise UserError unless `path` is a new or empty folder."""
+    """Raise UserError unless `path` is an empty folder, or a new one that can be made."""
+    check_output_folder(path.parent, f"{_temporary(path).name}/{'n' * MAX_FILE_NAME}")
     try:
         if path.is_dir() and not any(path.iterdir()):
             return
@@ -77,13 +123,13 @@ def check_new_folder(path: Path) -> None:
         raise UserError(f"{shown(path)}: cannot be read: {error.strerror}") from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill, renamed to `path` on success and deleted on any error.
 
     Raises UserError if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -113,6 +159,7 @@ def check_output_file(path: Path, sources: Sequence[Path], suffixes: Sequence[st
         )
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{place}: its name must end in {' or '.join(suffixes)}")
+    check_output_folder(path.parent, _temporary(path).name)
     if status is None:
         return
     if not stat.S_ISREG(status.st_mode):

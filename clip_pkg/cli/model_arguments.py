@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 if TYPE_CHECKING:
     from clip_pkg.inference.ensemble import Ensemble
@@ -31,7 +31,7 @@ DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 
 def add_model(parser: Parser, text: str = EVERY_FOLD) -> None:
     """Add the argument that names the model."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help=text)
+    parser.add_argument("model", type=given_path, metavar="MODEL", help=text)
 
 
 def add_images(
@@ -42,7 +42,7 @@ def add_images(
     parser.add_argument(
         "--images",
         nargs="+",
-        type=Path,
+        type=given_path,
         metavar="PATH",
         help=text,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from clip_pkg.base.errors import UserError
+from clip_pkg.base.errors import UserError, shown
 from clip_pkg.config.nodes import known_key
 
 Value = TypeVar("Value")
@@ -73,6 +75,21 @@ class Parser(argparse.ArgumentParser):
         known = [option for action in visible for option in action.option_strings]
         suggestion = known_key(flag.replace("_", "-"), known).replace('"', "")
         return f"unknown flag {flag}{suggestion or f' (see {self.prog} --help)'}"
+
+
+def given_path(text: str) -> Path:
+    """Read the path of a file or folder; `~` is the home folder, as in a shell."""
+    try:
+        if not text or "\0" in text:
+            raise argparse.ArgumentTypeError("the path is empty or has a NUL byte; name one")
+        os.fsencode(text).decode("utf-8")  # it is written into JSON files
+        found = Path(text).expanduser()
+        found.resolve()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not UTF-8; rename it") from None
+    except RuntimeError as error:  # no such user, or a symbolic link to itself
+        raise argparse.ArgumentTypeError(f"'{shown(text)}': {error}") from None
+    return found
 
 
 def reader(read: Callable[[str], Value]) -> Callable[[str], Value]:

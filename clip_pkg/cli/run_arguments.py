@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.errors import UserError
-from clip_pkg.cli.parser import count, positive, reader, seconds
+from clip_pkg.cli.parser import count, given_path, positive, reader, seconds
 from clip_pkg.config.flags import config_from_flags, given_flags
 from clip_pkg.config.load import LoadedConfigs, load_configs
 from clip_pkg.data.cache import parse_bytes
@@ -29,7 +29,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to train on")
     group.add_argument(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="folder with one sub-folder of images per class, or a CSV file: path,label[,group]",
     )
@@ -38,11 +38,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
         "--data",
         "--dataset",
         dest="data_dir",
-        type=Path,
+        type=given_path,
         default=argparse.SUPPRESS,
         help=argparse.SUPPRESS,
     )
-    group.add_argument("--config-file", type=Path, metavar="FILE", help="JSON list of configs")
+    group.add_argument(
+        "--config-file", type=given_path, metavar="FILE", help="JSON list of configs"
+    )
     group.add_argument(
         "--multi-config",
         action="store_true",
@@ -50,7 +52,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--splits-file",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="use the folds of this folds_info.json instead of making new ones",
     )
@@ -97,14 +99,14 @@ def add_folders(group: Any) -> None:
     """Add the flags for logs and the cache."""
     group.add_argument(
         "--log-dir",
-        type=Path,
+        type=given_path,
         default=LOG_DIR,
         metavar="DIR",
         help=f"log files, one per config and device (default: {LOG_DIR})",
     )
     group.add_argument(
         "--cache-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="decoded images and features of frozen text encoders, safe to delete (default: "
         "OUTPUT_DIR/.cache)",

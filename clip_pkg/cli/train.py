@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 from clip_pkg.cli.run_arguments import (
     add_execution,
     add_folders,
@@ -38,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument(
         "--output-dir",
         *("--out", "--output"),
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="results of each config go to DIR/<config name>",
     )
@@ -51,7 +50,7 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument(
         "--resume-from",
         "--resume",
-        type=Path,
+        type=given_path,
         metavar="PATH",
         help="resume from this config's result folder elsewhere, or from a checkpoint_latest.pth. "
         "A run that was interrupted in OUTPUT_DIR resumes without it",

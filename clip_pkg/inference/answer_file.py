@@ -53,6 +53,7 @@ def write_answers(
     """
     write = _write_json if path.suffix.lower() == ".json" else _write_csv
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as binary:
             stream = io.TextIOWrapper(binary, encoding="utf-8", newline="")
             try:

@@ -38,6 +38,7 @@ def write_features(
     named["fold"] = folds
     write = _parquet_writer if path.suffix.lower() == ".parquet" else _npz_writer
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(path, np.array(paths), named, features)
     except OSError as error:
         reason = error.strerror or error

@@ -3,16 +3,73 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clip_pkg.base.errors import RunFolderError, UserError, shown
+from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.base.reading import open_regular, read_json
+from clip_pkg.study.identity import StoredIdentity
+from clip_pkg.study.preflight import PreparedConfig
 from clip_pkg.study.tasks import PretrainTask, Task, finished
 
 if TYPE_CHECKING:
     from clip_pkg.launch.terminal import Terminal
 
 PRETRAINING, TRAINING = "pre-training", "fine-tuning"
+# Keys of a checkpoint_latest.pth, as they lie in its pickle.
+KEYS = (b"format_version", b"identity", b"fold", b"optimisation")
+
+
+def check_source(source: Path, configs: Sequence[PreparedConfig]) -> None:
+    """Raise RunFolderError unless these configs may resume from `source`, as `--resume-from` does.
+
+    Reads no pickle and needs no torch; the worker that resumes checks what is left.
+    """
+    if not source.is_dir():
+        _check_checkpoint(source)
+        return
+    paths = ConfigPaths(source)
+    if paths.identity.exists():
+        found = read_json(paths.identity, StoredIdentity)
+        for prepared in configs:
+            if differences := prepared.identity.differences(found):
+                raise RunFolderError(
+                    f"--resume-from: {shown(source)} was made with different "
+                    f"{', '.join(differences)} than {prepared.config.name}; leave it out to start "
+                    "anew"
+                )
+    folds = [fold.number for prepared in configs for fold in prepared.splits.folds]
+    checkpoints = [paths.fold(number).checkpoint_latest for number in sorted(set(folds))]
+    there = [path for path in checkpoints if path.exists()]
+    if not there:
+        raise RunFolderError(
+            f"--resume-from: {shown(source)} has no fold_<k>/{checkpoints[0].name}; name the "
+            "result folder of a config, or a checkpoint"
+        )
+    for path in there:
+        _check_checkpoint(path)
+
+
+def _check_checkpoint(path: Path) -> None:
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            record = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
+            # Stored, as torch does it: no larger than the file.
+            content = archive.read(record) if record.compress_type == zipfile.ZIP_STORED else b""
+    except OSError as error:
+        raise RunFolderError(
+            f"--resume-from: {shown(path)} cannot be read ({error.strerror})"
+        ) from None
+    except (UserError, StopIteration, ValueError, EOFError, RuntimeError, zipfile.BadZipFile):
+        content = b""
+    if not all(key in content for key in KEYS):
+        raise RunFolderError(
+            f"--resume-from: {shown(path)} is damaged or no checkpoint_latest.pth of this program; "
+            "leave it out to start anew"
+        )
 
 
 def report_continuation(

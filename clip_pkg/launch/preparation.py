@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clip_pkg.base.errors import ConfigErrors, ConfigProblem, DataError, WeightsError, shown
+from clip_pkg.base.files import MAX_FILE_NAME, check_output_folder
+from clip_pkg.base.paths import MAX_NAME_BYTES
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.probe import Probe
-from clip_pkg.launch.request import StudyRequest
+from clip_pkg.launch.request import RunFolders, StudyRequest
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.study.audit import check_folds, fold_table
 from clip_pkg.study.class_texts import resolve_class_texts
@@ -22,6 +25,18 @@ from clip_pkg.study.splits import Splits, make_splits
 from clip_pkg.study.test_set import match_test_set
 
 NAMES_IN_A_NOTICE = 3
+MAX_LOG_SUFFIX = 55  # bytes that follow the config in the name of a log: device, time
+
+
+def check_places(folders: RunFolders, names: Sequence[str]) -> None:
+    """Raise UserError unless a run of configs with these names can write all of its files."""
+    any_name = "n" * MAX_FILE_NAME
+    check_output_folder(folders.output_dir, f"pretraining/{'n' * MAX_NAME_BYTES}/{any_name}")
+    for name in names:
+        check_output_folder(folders.run.config(name).root, f"tensorboard/fold_100/{any_name}")
+    longest = max(names, key=lambda name: len(os.fsencode(name)))
+    check_output_folder(folders.log_dir, longest + "n" * MAX_LOG_SUFFIX)
+    check_output_folder(folders.cache, any_name)
 
 
 def prepare(request: StudyRequest, probe: Probe, terminal: Terminal) -> Preparation:

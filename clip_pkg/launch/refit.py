@@ -15,7 +15,7 @@ from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
-from clip_pkg.launch.preparation import ImageTestSets, unlabelled_images
+from clip_pkg.launch.preparation import ImageTestSets, check_places, unlabelled_images
 from clip_pkg.launch.request import RefitRequest
 from clip_pkg.launch.tasks import fold_tasks, write_tasks
 from clip_pkg.launch.terminal import Terminal
@@ -59,6 +59,7 @@ class _Source:
 def refit(request: RefitRequest, terminal: Terminal) -> ExitCode:
     """Train a config on all of its images, or resume such a training."""
     paths, folders = ConfigPaths(request.config_dir), request.folders
+    check_places(folders, [paths.root.name])
     run = folders.run
     resources = open_executor(request.execution, run, terminal.note)
     try:

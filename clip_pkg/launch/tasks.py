@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.launch.pixels import pixel_store, pretraining_store
@@ -136,6 +135,7 @@ def write_tasks(
     for one in configs:
         if one.unlabelled is not None:
             manifests[_manifest_file(cache, one.unlabelled)] = one.unlabelled
+    cache.mkdir(parents=True, exist_ok=True)
     for path, manifest in manifests.items():
         write_json(path, manifest.to_json())
     folds = fold_tasks(configs, folders, resume_from=resume_from, stores=stores)
@@ -168,8 +168,6 @@ def _resume_source(source: Path | None, fold: int) -> Path | None:
     """Checkpoint to resume from: one file for all folds, or each fold's own in a result folder."""
     if source is None:
         return None
-    if not source.exists():
-        raise RunFolderError(f"--resume-from: {source} does not exist")
     if source.is_file():
         return source.resolve()
     checkpoint = ConfigPaths(source.resolve()).fold(fold).checkpoint_latest

@@ -9,10 +9,10 @@ from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.base.program import program, tool
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.launch.continuation import report_continuation
+from clip_pkg.launch.continuation import check_source, report_continuation
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
-from clip_pkg.launch.preparation import prepare, show_report
+from clip_pkg.launch.preparation import check_places, prepare, show_report
 from clip_pkg.launch.probe import (
     InlineProbe,
     Probe,
@@ -46,13 +46,17 @@ from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read
 
 def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
     """Train every config and fold that is not finished, then print the results."""
-    folders, run = request.folders, request.folders.run
+    folders = request.folders
+    check_places(folders, [config.name for config in request.study.loaded.configs])
+    run = folders.run
     resources = open_executor(request.execution, run, terminal.note)
     try:
         refuse_folder_in_use(run)
         probe = ask(request.study.loaded.configs, resources)
         preparation = prepare(request.study, probe, terminal)
         configs = preparation.configs
+        if request.resume_from is not None:
+            check_source(request.resume_from, configs)
         kept = folders_to_replace(run, configs, overwrite=request.overwrite)
         show_report(preparation, terminal)
         terminal.notes([*resources.notices, *_pin_notices(configs, resources.devices)])

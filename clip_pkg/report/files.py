@@ -73,6 +73,7 @@ def write_files(
     written = set()
     for one in figures:
         base = paths.figures / one.folder / one.drawing.caption.slug
+        base.parent.mkdir(parents=True, exist_ok=True)
         for suffix, content in zip(SUFFIXES, (one.drawing.svg, one.drawing.pdf), strict=True):
             path = base.with_name(base.name + suffix)
             write_bytes(path, content, durable=False)

@@ -76,6 +76,7 @@ def write_comparison(path: Path, comparison: Comparison) -> list[Path]:
     Raises UserError for a diagram of too few data sets or configs, or if writing fails.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         return WRITERS[path.suffix.lower()](path, comparison)
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None

@@ -147,6 +147,7 @@ def write_template(classes: Sequence[str], path: Path, template: str) -> None:
     try:
         if path.exists() or path.is_symlink():
             raise DataError(f"{shown(path)}: already exists; choose another name, or move it")
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {name: list(_from_template(name, template)) for name in classes})
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be written: {error.strerror}") from None

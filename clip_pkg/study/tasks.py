@@ -327,6 +327,7 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
 
 def write_task(task: Task) -> None:
     """Write a task into its folder atomically."""
+    task.paths.root.mkdir(parents=True, exist_ok=True)
     write_json(task.paths.task, task_to_json(task))
 
 

@@ -175,7 +175,7 @@ class FoldProfiler:
             ranks=self.ranks,
         )
         trace = task.config_paths.trace(task.fold)
-        trace.parent.mkdir(parents=True, exist_ok=True)
+        trace.parent.mkdir(exist_ok=True)
         temporary = trace.with_name(f".{trace.name}")  # torch compresses by the suffix
         try:
             self._trace.export_chrome_trace(str(temporary))

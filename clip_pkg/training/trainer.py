@@ -224,7 +224,7 @@ class Trainer:
         Raises Interrupted once `stop` is true, Diverged when training becomes NaN.
         """
         task, learner = self.task, self.learner
-        task.paths.root.mkdir(parents=True, exist_ok=True)
+        task.paths.root.mkdir(exist_ok=True)
         remove_leftovers(task.paths.root)
         if (earlier := read_progress(task.paths.progress)) is not None:
             # An attempt that was killed has spent more than its checkpoint knows.
@@ -299,6 +299,7 @@ class Trainer:
         """Train the remaining epochs, until the last or until patience runs out."""
         task, learner, history, profiler = self.task, self.learner, self._history, self.profiler
         total, per_epoch = task.config.epochs, len(learner.batches)
+        task.curves.parent.mkdir(exist_ok=True)
         curves = FoldCurves(task.curves, learner.labels, history, learner.curve_tags)
         steps = StepCurves(
             task.curves,

@@ -33,6 +33,7 @@ def recommend(checkpoint: Path, output: Path, top_k: int, held_out: int) -> int:
         for done, rows in enumerate(_top(trained, questions, top_k), start=1):
             writer.writerows(rows)
             show(done, len(questions))
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, stream.getvalue())
     terminal.line(f"Wrote {output}.", "green")
     if held_out:

@@ -57,6 +57,7 @@ def write_pretraining(
 def write_run(output: Path, name: str, last: dict[str, Any], seconds: float) -> None:
     """Write the folder of one pre-training that is done."""
     root = RunPaths(output).pretraining / name
+    root.mkdir(parents=True)
     probes: dict[str, float | None] = {"knn_acc": 20.0, "probe_acc": 25.0}
     result = FoldResult(
         IDENTITY, 0, 120, 0, None, 4, False, {}, last, probes, "no image", "cpu", {}, seconds,

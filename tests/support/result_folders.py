@@ -74,6 +74,7 @@ def write_result(
         val_fraction=0.25,
     )
     identity = Identity(digest(name), images.fingerprint, splits.hash, "texts", "code")
+    paths.root.mkdir(parents=True, exist_ok=True)
     write_json(paths.identity, asdict(identity))
     config = {**dump_canonical(RunConfig(name=name)), **settings}
     write_json(paths.config, config)

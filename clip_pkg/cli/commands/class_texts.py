@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from clip_pkg.base.exit_codes import ExitCode
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 SUMMARY = "write a class-texts file to fill in for a folder of images"
 DESCRIPTION = "Write a JSON file with a text per class, to fill in; never overwrites one."
@@ -15,8 +14,8 @@ DESCRIPTION = "Write a JSON file with a text per class, to fill in; never overwr
 def add_arguments(parser: Parser) -> None:
     """Add the images, the file and the template."""
     parser.require("--data-dir", "--output")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR")
-    parser.add_argument("--output", type=Path, metavar="FILE")
+    parser.add_argument("--data-dir", type=given_path, metavar="DIR")
+    parser.add_argument("--output", type=given_path, metavar="FILE")
     parser.add_argument(
         "--text-template",
         default="a photo of {}",

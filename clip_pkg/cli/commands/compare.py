@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import check_output_file
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 if TYPE_CHECKING:
     from clip_pkg.launch.terminal import Terminal
@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "directories",
         nargs="+",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="configs' result folders, or folders that hold several",
     )
@@ -52,7 +52,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--output",
         nargs="+",
-        type=Path,
+        type=given_path,
         default=[],
         metavar="FILE",
         help="write the comparison: FILE.json (everything), FILE.csv (and FILE_pairs.csv, "

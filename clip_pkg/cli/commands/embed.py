@@ -18,7 +18,7 @@ from clip_pkg.cli.model_arguments import (
     load,
     note_unreadable,
 )
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 SUMMARY = "write the features that a trained model computes of images"
 DESCRIPTION = "Write the features that a trained model computes of images."
@@ -35,7 +35,7 @@ def add_arguments(parser: Parser) -> None:
     add_images(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="FILE.npz or FILE.parquet; an existing file is replaced",
     )

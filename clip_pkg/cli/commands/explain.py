@@ -16,7 +16,7 @@ from clip_pkg.cli.model_arguments import (
     load,
     note_unreadable,
 )
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 SUMMARY = "show which image regions are evidence for a class"
 DESCRIPTION = "Show which image regions are evidence for a class (Grad-CAM), as pictures."
@@ -29,7 +29,7 @@ def add_arguments(parser: Parser) -> None:
     add_images(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="new folder for one picture per image, index.html and index.csv",
     )

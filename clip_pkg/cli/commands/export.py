@@ -8,7 +8,7 @@ from pathlib import Path
 from clip_pkg.base.errors import shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.cli.model_arguments import add_model
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 from clip_pkg.inference.export import FORMATS
 
 SUMMARY = "write a model for other programs: ONNX, safetensors or open_clip"
@@ -22,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the model, the folder and the format."""
     parser.require("--output")
     add_model(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="a new or empty folder")
+    parser.add_argument("--output", type=given_path, metavar="DIR", help="a new or empty folder")
     parser.add_argument(
         "--format",
         choices=FORMATS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.exit_codes import ExitCode
-from clip_pkg.cli.parser import Parser, positive
+from clip_pkg.cli.parser import Parser, given_path, positive
 from clip_pkg.cli.run_arguments import add_study, study_request
 from clip_pkg.config.flags import add_config_flags
 from clip_pkg.launch.request import RunFolders
@@ -38,7 +38,7 @@ def add_arguments(parser: Parser) -> None:
         ("--cache-dir", "as for the run"),
         ("--resume-from", "as for the run"),
     ):
-        group.add_argument(name, type=Path, metavar="DIR", help=text)
+        group.add_argument(name, type=given_path, metavar="DIR", help=text)
     for name in ("--folds-at-once", "--jobs-per-gpu"):
         group.add_argument(
             name,
@@ -61,6 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise UserError("--folds-at-once and --jobs-per-gpu cannot be combined; give one")
     request = study_request(parsed)
     folders = RunFolders(output_dir=parsed.output_dir, cache_dir=parsed.cache_dir)
+    from clip_pkg.launch.continuation import check_source
     from clip_pkg.launch.execution import estimates_of
     from clip_pkg.launch.preparation import prepare
     from clip_pkg.launch.probe import NoProbe
@@ -74,6 +75,8 @@ def run(parsed: argparse.Namespace) -> int:
     terminal = Terminal()
     # A plan needs no weights, so it does not spend seconds on importing torch to check encoders.
     configs = prepare(request, NoProbe(), terminal).configs
+    if parsed.resume_from is not None:
+        check_source(parsed.resume_from, configs)
     tasks = [
         *pretraining_tasks(configs, folders),
         *fold_tasks(configs, folders, resume_from=parsed.resume_from),

@@ -22,7 +22,7 @@ from clip_pkg.cli.model_arguments import (
     load,
     note_unreadable,
 )
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
     add_images(parser)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="write path, prediction and the probability of every class to FILE.csv or FILE.json; "
         "an existing file is replaced. Without it the first predictions are shown",
@@ -58,14 +58,14 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--class-texts",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="classify by these texts (JSON: class to text, or to a list of texts) instead of the "
         "trained ones; for models that compare images with texts",
     )
     parser.add_argument(
         "--weights-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="with --class-texts: folder of the pretrained text encoder, if not where the config "
         "says",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from clip_pkg.base.errors import WeightsError
 from clip_pkg.base.exit_codes import ExitCode
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 from clip_pkg.config.load import load_configs
 
 SUMMARY = "download the pretrained weights that the configs name"
@@ -20,7 +19,7 @@ DESCRIPTION = (
 def add_arguments(parser: Parser) -> None:
     """Add the config file."""
     parser.require("--config-file")
-    parser.add_argument("--config-file", type=Path, metavar="FILE")
+    parser.add_argument("--config-file", type=given_path, metavar="FILE")
 
 
 def run(parsed: argparse.Namespace) -> int:

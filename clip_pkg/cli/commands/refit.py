@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from clip_pkg.cli.parser import Parser, positive
+from clip_pkg.cli.parser import Parser, given_path, positive
 from clip_pkg.cli.run_arguments import add_execution, add_folders, execution, run_folders
 from clip_pkg.launch.request import RefitRequest
 
@@ -20,7 +19,7 @@ DESCRIPTION = (
 def add_arguments(parser: Parser) -> None:
     """Add the config's folder and how it is trained."""
     parser.add_argument(
-        "config_dir", type=Path, metavar="CONFIG_DIR", help="a config's result folder"
+        "config_dir", type=given_path, metavar="CONFIG_DIR", help="a config's result folder"
     )
     parser.add_argument(
         "--epochs",
@@ -31,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="where the images are now (default: where they were); they must be the same",
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import shown
 from clip_pkg.base.exit_codes import ExitCode
+from clip_pkg.base.files import MAX_FILE_NAME, check_output_folder
+from clip_pkg.base.paths import MAX_NAME_BYTES
 from clip_pkg.cli.model_arguments import decoding
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 if TYPE_CHECKING:
     from clip_pkg.report.pictures import Advance, Pictures
@@ -27,13 +28,13 @@ def add_arguments(parser: Parser) -> None:
     """Add the run's folder and where its images are."""
     parser.add_argument(
         "directory",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="the --output-dir of a run, or the result folder of one config",
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="where the images are now (default: where they were in training)",
     )
@@ -58,6 +59,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     with terminal.waiting("Reading and comparing results"):
         results = read_run(parsed.directory)
+    check_output_folder(results.paths.figures, f"{'n' * MAX_NAME_BYTES}/{'n' * MAX_FILE_NAME}")
     with decoding(terminal, "Making the report") as progress:
         maker = None if parsed.no_images else pictures
         n_figures, missing = write_report(results, maker, progress, parsed.data_dir)

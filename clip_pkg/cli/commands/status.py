@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 SUMMARY = "show how a run is doing, from any shell; --watch keeps showing"
 DESCRIPTION = (
@@ -17,7 +16,7 @@ DESCRIPTION = (
 def add_arguments(parser: Parser) -> None:
     """Add the folder and --watch."""
     parser.add_argument(
-        "directory", type=Path, metavar="OUTPUT_DIR", help="the --output-dir of the run"
+        "directory", type=given_path, metavar="OUTPUT_DIR", help="the --output-dir of the run"
     )
     parser.add_argument(
         "--watch", action="store_true", help="keep showing until the run is over, or Ctrl-C"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 SUMMARY = "rebuild cv_summary.json from the folds' files"
 DESCRIPTION = "Rebuild cv_summary.json from the folds' files, without training."
@@ -17,7 +16,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the folder."""
     parser.add_argument(
         "directory",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="a config's result folder, or the folder that holds several",
     )

@@ -11,7 +11,7 @@ from clip_pkg.base.errors import shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import check_output_file, write_text
 from clip_pkg.cli.model_arguments import decoding
-from clip_pkg.cli.parser import Parser, positive
+from clip_pkg.cli.parser import Parser, given_path, positive
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,14 +33,14 @@ def add_arguments(parser: Parser) -> None:
     """Add the folder, the files and the number of images."""
     parser.add_argument(
         "directory",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="a config's result folder, or a folder with several, whose probabilities are averaged",
     )
     parser.add_argument(
         "--output",
         nargs="+",
-        type=Path,
+        type=given_path,
         default=[],
         metavar="FILE",
         help="write FILE.csv, with an empty column `corrected_label` to fill in, or FILE.html, a "
@@ -55,7 +55,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="where the images are now, for thumbnails (default: where they were in training)",
     )
@@ -84,6 +84,7 @@ def run(parsed: argparse.Namespace) -> int:
                 terminal.line(f"{reason}: {words} ({count})")
         terminal.line(CAVEAT)
     for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix.lower() == ".csv":
             write_text(path, csv_text(found.csv_rows(parsed.top), CSV_COLUMNS))
         else:

@@ -59,6 +59,7 @@ def write_convergence(path: Path, rows: Sequence[PretrainingRow]) -> None:
         drawing = draw(*plan.size, plan.caption, plan.fill)
         content = drawing.pdf if suffix == ".pdf" else drawing.svg
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
     except OSError as error:
         raise UserError(f"{shown(path)}: cannot be written: {error.strerror or error}") from None
