@@ -34,6 +34,7 @@ def output(step: int) -> LossOutput:
 
 
 def take(folder: Path, steps: range, *, total: int, flush: bool = True) -> None:
+    folder.mkdir(exist_ok=True)
     with StepCurves(folder / "fold_1", PARTS, total_steps=total, done=steps.start - 1) as curves:
         for step in steps:
             curves.add(output(step))
