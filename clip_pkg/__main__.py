@@ -1,4 +1,4 @@
-"""`python -m clip_pkg`: the same program as train_clip.py."""
+"""`python -m clip_pkg`: the same program as train_clip.py and `clip-pkg`."""
 
 import sys
 

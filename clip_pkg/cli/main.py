@@ -11,10 +11,10 @@ from typing import Protocol, cast
 
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.exit_codes import exit_code
+from clip_pkg.base.program import program
 from clip_pkg.cli import commands, train
 from clip_pkg.cli.parser import Parser
 
-PROGRAM = "train_clip.py"
 COMMANDS = tuple(sorted(one.name.replace("_", "-") for one in iter_modules(commands.__path__)))
 
 
@@ -38,14 +38,14 @@ def parser_of(name: str = "") -> Parser:
     """Parser of a command; without a name, that of training."""
     if not name:
         lines = [f"  {one:13} {command(one).SUMMARY}" for one in COMMANDS]
-        head = f"other commands (python {PROGRAM} COMMAND --help):"
+        head = f"other commands ({program()} COMMAND --help):"
         parser = Parser(
-            prog=PROGRAM, description=train.DESCRIPTION, epilog="\n".join([head, *lines])
+            prog=program(), description=train.DESCRIPTION, epilog="\n".join([head, *lines])
         )
         train.add_arguments(parser)
         return parser
     chosen = command(name)
-    parser = Parser(prog=f"{PROGRAM} {name}", description=chosen.DESCRIPTION)
+    parser = Parser(prog=f"{program()} {name}", description=chosen.DESCRIPTION)
     chosen.add_arguments(parser)
     return parser
 

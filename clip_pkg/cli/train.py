@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from clip_pkg.base.program import program
 from clip_pkg.cli.parser import Parser, given_path
 from clip_pkg.cli.run_arguments import (
     add_execution,
@@ -16,15 +17,15 @@ from clip_pkg.cli.run_arguments import (
 from clip_pkg.config.flags import add_config_flags
 from clip_pkg.launch.request import TrainRequest
 
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Cross-validate CLIP and SuperCLIP classifiers on a folder with one sub-folder of images per class.
 
 A JSON list of configs in, one folder with cv_summary.json per config out:
-  python train_clip.py --data-dir images --output-dir results \\
+  {program()} --data-dir images --output-dir results \\
       --config-file train_clip_config.json --multi-config --gpus 0,1
 
 The same without a file, every setting a flag:
-  python train_clip.py --data-dir images --output-dir results \\
+  {program()} --data-dir images --output-dir results \\
       --image-encoder resnet18 --text-encoder clip:ViT-B/32 --use-cv --n-splits 5
 """
 

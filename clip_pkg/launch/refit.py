@@ -12,6 +12,7 @@ from clip_pkg.base.errors import DataError, RunFolderError, WeightsError, shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.base.program import program
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
@@ -124,8 +125,8 @@ def _show_result(source: _Source, terminal: Terminal) -> None:
         f"{shown_spread(spread_of(averages, 'mAP'), 'mAP')} %."
     )
     terminal.line("Next:")
-    terminal.line(f"  python train_clip.py predict {folder} --images PATH --output predictions.csv")
-    terminal.line(f"  python train_clip.py export {folder} --output DIR --format onnx")
+    terminal.line(f"  {program()} predict {folder} --images PATH --output predictions.csv")
+    terminal.line(f"  {program()} export {folder} --output DIR --format onnx")
 
 
 def _percent(value: float | None) -> str:

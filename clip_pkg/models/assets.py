@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from clip_pkg.base.errors import WeightsError
+from clip_pkg.base.program import program
 from clip_pkg.models import hub
 from clip_pkg.models.state_dicts import WEIGHT_SUFFIXES
 
@@ -230,7 +231,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _network_ways(source: str | None) -> tuple[str, ...]:
     if source is None:
         return ()
-    return ("run `python train_clip.py prefetch` (with a network, then copy its hub cache here)",)
+    return (f"run `{program()} prefetch` (with a network, then copy its hub cache here)",)
 
 
 def _named(weights_dir: Path | None) -> str:

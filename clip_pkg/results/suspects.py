@@ -15,6 +15,7 @@ import numpy as np
 
 from clip_pkg.base.errors import RunFolderError, shown
 from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.base.program import program
 from clip_pkg.results.confident_learning import (
     NO_CLASS,
     Floats,
@@ -131,7 +132,7 @@ def find_suspects(configs: Sequence[ConfigFiles], refused: Sequence[str] = ()) -
         folder = shlex.quote(shown(files.paths.root))
         notices.append(
             f"{shown(files.name)} is not used: its images or classes differ from those of "
-            f"{shown(first.name)}. For its own: python train_clip.py suspects {folder}"
+            f"{shown(first.name)}. For its own: {program()} suspects {folder}"
         )
     fold = first.folds_info["folds"][0]
     pool = _pooled([predictions for _, predictions in used])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import check_output_file
+from clip_pkg.base.program import program
 from clip_pkg.cli.parser import Parser, given_path
 
 if TYPE_CHECKING:
@@ -101,11 +102,9 @@ def run(parsed: argparse.Namespace) -> int:
     where = " ".join(str(directory) for directory in parsed.directories)
     terminal.line("Next:")
     if not outputs:
-        terminal.line(
-            f"  python train_clip.py compare {where} --output comparison.json comparison.md"
-        )
+        terminal.line(f"  {program()} compare {where} --output comparison.json comparison.md")
     if found.epoch == "best":
-        terminal.line(f"  python train_clip.py compare {where} --epoch last")
+        terminal.line(f"  {program()} compare {where} --epoch last")
     terminal.line("  docs/comparing.md explains the tests and how to cite them")
     return ExitCode.DONE
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from clip_pkg.base.errors import UserError, shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import check_output_file
+from clip_pkg.base.program import program
 from clip_pkg.cli.model_arguments import (
     EVERY_FOLD,
     add_images,
@@ -130,7 +131,7 @@ def run(parsed: argparse.Namespace) -> int:
     if output:
         terminal.line(f"Wrote {shown(output)}: {asked - len(unreadable)} prediction(s).", "green")
         terminal.line(
-            f"To see the evidence: python train_clip.py explain {shown(parsed.model)} --images "
+            f"To see the evidence: {program()} explain {shown(parsed.model)} --images "
             "PATH --output DIR"
         )
     else:

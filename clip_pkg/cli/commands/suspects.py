@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clip_pkg.base.errors import shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import check_output_file, write_text
+from clip_pkg.base.program import program
 from clip_pkg.cli.model_arguments import decoding
 from clip_pkg.cli.parser import Parser, given_path, positive
 
@@ -102,9 +103,7 @@ def run(parsed: argparse.Namespace) -> int:
             )
         else:
             where = shown(shlex.quote(str(parsed.directory)))
-            terminal.line(
-                f"  python train_clip.py suspects {where} --output suspects.html suspects.csv"
-            )
+            terminal.line(f"  {program()} suspects {where} --output suspects.html suspects.csv")
         terminal.line("  docs/suspects.md explains the ranking")
     return ExitCode.DONE
 

@@ -23,7 +23,7 @@ def test_help_starts_with_the_description(name: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as left:
         main([*filter(None, [name]), "--help"])
     assert left.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: train_clip.py")
+    assert capsys.readouterr().out.startswith("usage: python train_clip.py")
 
 
 @pytest.fixture
