@@ -18,7 +18,7 @@ from clip_pkg.cli.model_arguments import (
     load,
     note_unreadable,
 )
-from clip_pkg.cli.parser import Parser
+from clip_pkg.cli.parser import Parser, given_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="new folder for evaluation.json, predictions.csv and confusion_matrix.svg",
     )
