@@ -109,7 +109,9 @@ def _log_names(log_dir: Path) -> Callable[[Task, Slot], Path]:
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
 
     def name(task: Task, slot: Slot) -> Path:
-        place = slot.device.log_tag + (f".{slot.number}" if slot.number else "")
+        # People watch NAME_gpu*_*.log, without a GPU as well.
+        place = "gpu-none" if slot.device.id == "cpu" else slot.device.log_tag
+        place += f".{slot.number}" if slot.number else ""
         if slot.device.cluster:
             place = f"{slot.device.log_tag}_fold{task.fold}"
         return log_dir / f"{task.name}_{place}_{stamp}.log"

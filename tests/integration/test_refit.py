@@ -114,7 +114,7 @@ def test_all_images_train_and_none_validates(
     state = torch.load(folder / "checkpoint_latest.pth", weights_only=True)
     assert state["optimisation"] is None
     assert not [name for name in state["metrics"] if "val" in name]
-    log = next(config_dir.parents[1].rglob("a_cpu_*.log")).read_text(encoding="utf-8")
+    log = next(config_dir.parents[1].rglob("a_gpu-none_*.log")).read_text(encoding="utf-8")
     assert "Images: 30 train, 0 validation" in log
     assert "Val Loss" not in log
     curves = [path.name for path in (config_dir / "tensorboard/refit").iterdir()]

@@ -148,8 +148,8 @@ def test_history_has_one_entry_per_epoch_and_the_guides_columns(run_folder: Path
 def test_the_log_has_the_guides_lines_and_no_carriage_returns(run_folder: Path) -> None:
     names = sorted(path.name for path in (run_folder / "logs").iterdir())
     assert [re.sub(r"\d{8}_\d{6}", "TIME", name) for name in names] == [
-        "plain_cpu_TIME.log",
-        "super_cpu_TIME.log",
+        "plain_gpu-none_TIME.log",
+        "super_gpu-none_TIME.log",
     ]
     text = (run_folder / "logs" / names[1]).read_text(encoding="utf-8")
     assert "\r" not in text
