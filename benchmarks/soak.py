@@ -6,7 +6,7 @@ The program is the real one, on a terminal of its own, with real workers; only t
 by a wait (`soak_worker.py`), so that the scheduler is what is tested. What the launcher holds is
 sampled from outside: its memory, files, threads and processes must not grow from the second tenth
 of the folds to the last. Every fold must be trained once, whatever happened to its workers, and no
-process may be left.
+process may be left. Commands that read and summarise results run all the time beside it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from clip_pkg.scheduling.ledger import read_ledger
 FOLDS = 5  # of each config
 IMAGES = 100
 SECONDS_BETWEEN_SAMPLES = 0.25
+ASKED = ("status", "summarize")  # while folds are trained
 SITE = """
 import sys
 if "clip_pkg.training.worker" in sys.orig_argv:
@@ -68,24 +69,66 @@ class Sample:
 
 @dataclass(frozen=True)
 class Soak:
-    """Result of a run: seconds, samples, faults by kind, failed attempts by kind, and mistakes."""
+    """Result of a run.
+
+    faults, failures: attempts that were disturbed, and those that failed in the ledger, by kind.
+    commands: that were answered meanwhile. mistakes: empty if everything is as it should be.
+    """
 
     tasks: int
     seconds: float
     samples: Sequence[Sample]
     faults: Mapping[str, int]
     failures: Mapping[str, int]
+    commands: int
     mistakes: Sequence[str]
 
     def held(self, start: float, end: float) -> dict[str, float]:
         """Each measure while this share of the folds was trained."""
         first, last = start * self.tasks, end * self.tasks
-        rows = [sample.values for sample in self.samples if first <= sample.trained < last]
-        columns = zip(*rows, strict=True)
+        near = [sample.values for sample in self.samples if first <= sample.trained <= last]
+        if not near:  # of very few folds
+            near = [min(self.samples, key=lambda sample: abs(sample.trained - last)).values]
+        columns = zip(*near, strict=True)
         return {
             name: of(column)
             for (name, (_, of)), column in zip(MEASURES.items(), columns, strict=True)
         }
+
+
+class Asked:
+    """Commands that are given one after another while the launcher works."""
+
+    def __init__(self, output: Path, variables: Mapping[str, str]) -> None:
+        self.count = 0
+        self.mistakes: list[str] = []
+        self._output = output
+        self._variables = {name: text for name, text in variables.items() if name != SETTINGS}
+        self._running: subprocess.Popen[str] | None = None
+
+    def poll(self) -> None:
+        """Give the next command once the one before has ended."""
+        if self._running is not None and self._running.poll() is None:
+            return
+        self.wait()
+        name = ASKED[self.count % len(ASKED)]
+        self._running = subprocess.Popen(
+            [sys.executable, str(CHECKOUT / "train_clip.py"), name, str(self._output)],
+            env=self._variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self) -> None:
+        """Wait for the end of the latest command."""
+        if self._running is None:
+            return
+        _, errors = self._running.communicate()
+        if self._running.returncode != 0:
+            self.mistakes.append(f"{ASKED[self.count % len(ASKED)]} failed: {errors[-300:]}")
+        self.count += 1
+        self._running = None
 
 
 def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -> Soak:
@@ -128,19 +171,24 @@ def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -
     shown = threading.Thread(target=_copy, args=(terminal, folder / "shown.txt"))
     shown.start()
     samples: list[Sample] = []
+    asked = Asked(folder / "out", variables)
     while launcher.poll() is None:
-        sample = _sample(launcher, len(_lines(folder / "state" / "trained")))
+        trained = len(_lines(folder / "state" / "trained"))
+        sample = _sample(launcher, trained)
         if sample is not None:
             samples.append(sample)
+        if trained:
+            asked.poll()
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     seconds = time.monotonic() - began
+    asked.wait()
     left = _processes_with(str(folder / "state"))
     for process in left:
         process.kill()
     shown.join()
     os.close(terminal)
 
-    mistakes = [f"{len(left)} processes were left"] if left else []
+    mistakes = [*asked.mistakes, *([f"{len(left)} processes were left"] if left else [])]
     if launcher.returncode != 0:
         mistakes.append(f"the exit code was {launcher.returncode}")
     run = RunPaths(folder / "out")
@@ -148,7 +196,7 @@ def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -
     mistakes += _mistakes(run, tasks, events, _lines(folder / "state" / "trained"))
     faults = Counter(line.split(" ", 2)[2] for line in _lines(folder / "state" / "faults"))
     failures = Counter(event["kind"] for event in events if event["event"] == "failed")
-    return Soak(tasks, seconds, samples, faults, failures, mistakes)
+    return Soak(tasks, seconds, samples, faults, failures, asked.count, mistakes)
 
 
 def _sample(launcher: psutil.Process, trained: int) -> Sample | None:
@@ -259,7 +307,8 @@ def section(result: Soak, jobs: int) -> str:
             "",
             f"{result.tasks:,} folds of {result.tasks // FOLDS} configs, each a wait of one second "
             f"in a real worker, {jobs} at once, in {result.seconds:.0f} s. Attempts disturbed on "
-            f"purpose: {faults}. Failed attempts in the ledger: {failures}.",
+            f"purpose: {faults}. Failed attempts in the ledger: {failures}. Meanwhile "
+            f"{' and '.join(ASKED)} took {result.commands} turns on the output folder.",
             "",
             f"**Outcome:** {verdict}.",
             "",

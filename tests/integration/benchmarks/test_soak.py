@@ -14,6 +14,7 @@ def test_every_fold_is_done_once_whatever_happens_to_workers(tmp_path: Path) -> 
     result = soak.soak(tmp_path, tasks=20, jobs=JOBS, stall_timeout=5.0, seed=FAULTY_SEED)
     assert result.mistakes == []
     assert len(result.faults) == 6
+    assert result.commands >= 2
     assert sum(result.failures.values()) >= sum(result.faults.values())
     assert result.held(0.1, 1.0)["processes started by it, most"] <= JOBS
     text = soak.section(result, jobs=JOBS)
