@@ -25,6 +25,7 @@ from clip_pkg.study.splits import Splits, make_splits
 from clip_pkg.study.test_set import match_test_set
 
 NAMES_IN_A_NOTICE = 3
+CLASSES_SHOWN = 12
 MAX_LOG_SUFFIX = 55  # bytes that follow the config in the name of a log: device, time
 
 
@@ -94,10 +95,15 @@ def _listed(names: Sequence[str], total: int) -> str:
     return ", ".join(names)
 
 
+def _reads_texts(prepared: PreparedConfig) -> bool:
+    encoder = prepared.config.text_encoder
+    return encoder.family not in ("prompts", "none") or encoder.start is not None
+
+
 def _text_notices(prepared: PreparedConfig) -> list[str]:
     """Notices on the class texts of a config, if it reads them."""
     config = prepared.config
-    if config.text_encoder.family in ("prompts", "none") and config.text_encoder.start is None:
+    if not _reads_texts(prepared):
         if config.class_texts_file is None:
             return []
         return [
@@ -119,6 +125,22 @@ def show_report(preparation: Preparation, terminal: Terminal) -> None:
             for line in fold_table(prepared.manifest, prepared.splits):
                 terminal.line(line)
     terminal.notes(preparation.notices)
+
+
+def show_texts_and_groups(preparation: Preparation, terminal: Terminal) -> None:
+    """Print each way of writing the class texts once, and how many groups the images form."""
+    for count in dict.fromkeys(
+        len(set(one.manifest.groups)) for one in preparation.configs if one.manifest.groups
+    ):
+        terminal.line(f"Groups: {count}; the images of one stay in one fold")
+    for texts in dict.fromkeys(one.texts for one in preparation.configs if _reads_texts(one)):
+        terminal.line(f"Class texts from {texts.source}:")
+        shown_classes = list(zip(texts.classes, texts.prompts, strict=True))[:CLASSES_SHOWN]
+        for name, (first, *others) in shown_classes:
+            more = f" and {len(others)} more" if others else ""
+            terminal.line(f"  {shown(name)}: {shown(first)}{more}")
+        if len(texts.classes) > CLASSES_SHOWN:
+            terminal.line(f"  … and {len(texts.classes) - CLASSES_SHOWN} more classes")
 
 
 def unlabelled_images(
