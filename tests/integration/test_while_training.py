@@ -7,12 +7,13 @@ was then. Commands then work on these states.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from clip_pkg.api.run import load_run
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.cli import main
+from clip_pkg.results.folders import ConfigFiles
 from support.tiny import TINY
 
 NAMES, FOLDS = ("a", "b"), (1, 2)
@@ -270,3 +272,44 @@ def test_a_report_has_what_is_complete(replay: Replay, tmp_path: Path) -> None:
     for name, values in replay.accuracies(state).items():
         shown = [row["val_acc"] for row in rows if row["config"] == name]
         assert shown == ["" if value is None else str(value) for value in values]
+
+
+@pytest.mark.parametrize("words", ["status", "summarize", "compare", "suspects"])
+@pytest.mark.parametrize("anew", [False, True], ids=["moved away", "replaced"])
+def test_a_folder_that_another_launcher_overwrites_meanwhile(
+    replay: Replay, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, anew: bool
+) -> None:
+    (fresh,) = replay.after("b/fold_2/task.json")[:1]
+    out, opened, moment = tmp_path / "out", 0, 0
+
+    def overwrite() -> None:
+        (out / "replaced").mkdir()
+        (out / "a").rename(out / "replaced/a")
+        if anew:
+            shutil.copytree(fresh.folder / "a", out / "a", copy_function=os.link)
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def count(path: Any, *rest: Any, **options: Any) -> Any:
+            nonlocal opened
+            opened += str(path).startswith(str(out))
+            if opened == moment and not (out / "replaced").exists():
+                overwrite()
+            return function(path, *rest, **options)
+
+        return count
+
+    wrong = []
+    while opened >= moment:
+        copy(replay.states[-1], tmp_path)
+        opened, moment = 0, moment + 1
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ((io, "open"), (os, "open"), (os, "scandir")):
+                patch.setattr(module, name, counted(getattr(module, name)))
+            code = run(words, out)
+        if code not in (0, 2):
+            wrong.append((moment, code, capsys.readouterr()))
+        summary = ConfigPaths(out / "a").summary
+        if words == "summarize" and code == 0 and summary.exists():
+            assert ConfigFiles.read(ConfigPaths(out / "a")).stored_summary  # it fits the folds
+    assert wrong == []
+    assert moment > 10
