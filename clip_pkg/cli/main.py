@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from clip_pkg.base.errors import UserError
 from clip_pkg.base.exit_codes import exit_code
 from clip_pkg.base.program import program
+from clip_pkg.base.streams import secure_streams
 from clip_pkg.cli import commands, train
 from clip_pkg.cli.parser import Parser
 
@@ -51,7 +52,9 @@ def parser_of(name: str = "") -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line, that of this process by default; returns the exit code."""
+    if arguments is None:
+        secure_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words and words[0] in COMMANDS else ""
 

@@ -8,12 +8,33 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich import progress as bars
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from clip_pkg.base.errors import printable
 
 PLAIN_WIDTH = 120
 MIN_PREFIX = 12  # of config names, to be worth leaving out
+
+
+class PlainConsole(Console):
+    """A console on which names and messages are text: no markup, no control characters.
+
+    Cells of tables and tasks of progress bars too, whatever a file or a library is called.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 class Terminal:
@@ -22,7 +43,7 @@ class Terminal:
     def __init__(self, console: Console | None = None) -> None:
         # Files and pipes have no width; a table must not be squeezed into a guess of one.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-        self.console = console or Console(highlight=False, width=width)
+        self.console = console or PlainConsole(width=width)
 
     @classmethod
     def silent(cls) -> Terminal:
@@ -35,8 +56,8 @@ class Terminal:
         return self.console.is_terminal
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Print a line as it is; brackets in names are not markup."""
-        self.console.print(text, style=style or None, markup=False, soft_wrap=True)
+        """Print a line as it is."""
+        self.console.print(text, style=style or None, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Print something that the user should know."""
@@ -63,7 +84,7 @@ class Terminal:
 
         if self.is_live:
             columns = (
-                bars.TextColumn("{task.description}"),
+                bars.TextColumn("{task.description}", markup=False),
                 bars.BarColumn(),
                 bars.MofNCompleteColumn(),
                 bars.TimeRemainingColumn(),
@@ -85,7 +106,7 @@ class Terminal:
     def waiting(self, what: str) -> Iterator[None]:
         """Show that work is in progress."""
         if self.is_live:
-            with self.console.status(what):
+            with self.console.status(Text(what)):
                 yield
         else:
             yield

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Literal, TypeAlias
@@ -80,7 +80,9 @@ class StopOnSignal:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        print("\nStopping after a checkpoint; press Ctrl-C again to stop now.", flush=True)
+        # Not print: this may have interrupted one, in the middle of its buffer.
+        with suppress(OSError):
+            os.write(1, b"\nStopping after a checkpoint; press Ctrl-C again to stop now.\n")
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from clip_pkg.base.errors import printable
 from clip_pkg.base.files import write_json
 from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.study.progress import Progress
@@ -30,7 +31,7 @@ class LogLines:
 
     def line(self, text: str = "") -> None:
         """Write one line now."""
-        self._stream.write(text + "\n")
+        self._stream.write(printable(text) + "\n")
         self._stream.flush()
 
     def banner(self, title: str, settings: Sequence[tuple[str, str]]) -> None:

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from filelock import FileLock
 
 from clip_pkg.base.child_process import answers, listen
-from clip_pkg.base.errors import UserError
+from clip_pkg.base.errors import UserError, printable
+from clip_pkg.base.streams import secure_streams
 from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
 from clip_pkg.study.tasks import (
     FailureKind,
@@ -105,7 +106,8 @@ def carry_out(task: Task, place: TaskPlacement, stream: TextIO, stop: Stop) -> T
     failure = report.failure
     if failure is not None:
         with contextlib.suppress(OSError):  # the disk may be full
-            stream.write(f"FAILED ({failure.kind}): {failure.reason}\n{failure.detail}")
+            stream.write(f"FAILED ({failure.kind}): {printable(failure.reason)}\n")
+            stream.write(printable(failure.detail))
             stream.flush()
         record_failure(task, failure)
     return report
@@ -225,6 +227,8 @@ def serve(stop: StopRequest) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the worker process."""
+    if arguments is None:
+        secure_streams()
     parser = argparse.ArgumentParser(prog="python -m clip_pkg.training.worker", allow_abbrev=False)
     parser.add_argument("task", nargs="?", type=Path, help="a task.json written by the launcher")
     parser.add_argument("--serve", action="store_true", help="read assignments from standard input")

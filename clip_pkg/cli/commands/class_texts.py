@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from clip_pkg.base.errors import shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.cli.parser import Parser, given_path
 
@@ -32,7 +33,7 @@ def run(parsed: argparse.Namespace) -> int:
     classes = class_names(parsed.data_dir)
     write_template(classes, parsed.output, parsed.text_template)
     print(
-        f"Wrote {parsed.output} with {len(classes)} classes; edit the texts, then set "
+        f"Wrote {shown(parsed.output)} with {len(classes)} classes; edit the texts, then set "
         "class_texts_file."
     )
     return ExitCode.DONE
