@@ -131,8 +131,10 @@ class Asked:
         self._running = None
 
 
-def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -> Soak:
-    """Train so many folds, `jobs` at once, in an empty folder."""
+def soak(
+    folder: Path, *, tasks: int, jobs: int, stall_timeout: float, seed: int, seconds: float = 1.0
+) -> Soak:
+    """Train so many folds of `seconds` each, `jobs` at once, in an empty folder."""
     make_images(folder / "images", IMAGES, lambda done, total: None)
     rates = [number / 1e6 for number in range(1, tasks // FOLDS + 1)]
     config = {
@@ -149,7 +151,7 @@ def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     (folder / "state").mkdir()
-    settings = {"folder": str(folder / "state"), "seed": seed, "seconds": 1.0}
+    settings = {"folder": str(folder / "state"), "seed": seed, "seconds": seconds}
     variables = environment("cpu") | {SETTINGS: json.dumps(settings), "TERM": "xterm"}
     variables["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), variables["PYTHONPATH"]])
     where = ["--data-dir", folder / "images", "--output-dir", folder / "out"]
@@ -180,7 +182,7 @@ def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -
         if trained:
             asked.poll()
         time.sleep(SECONDS_BETWEEN_SAMPLES)
-    seconds = time.monotonic() - began
+    ended = time.monotonic()
     asked.wait()
     left = _processes_with(str(folder / "state"))
     for process in left:
@@ -196,7 +198,7 @@ def soak(folder: Path, tasks: int, jobs: int, stall_timeout: float, seed: int) -
     mistakes += _mistakes(run, tasks, events, _lines(folder / "state" / "trained"))
     faults = Counter(line.split(" ", 2)[2] for line in _lines(folder / "state" / "faults"))
     failures = Counter(event["kind"] for event in events if event["event"] == "failed")
-    return Soak(tasks, seconds, samples, faults, failures, asked.count, mistakes)
+    return Soak(tasks, ended - began, samples, faults, failures, asked.count, mistakes)
 
 
 def _sample(launcher: psutil.Process, trained: int) -> Sample | None:
@@ -333,7 +335,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     folder = parsed.keep or Path(tempfile.mkdtemp(prefix="soak-"))
     try:
-        result = soak(folder, parsed.tasks, parsed.jobs, parsed.stall_timeout, parsed.seed)
+        result = soak(
+            folder,
+            tasks=parsed.tasks,
+            jobs=parsed.jobs,
+            stall_timeout=parsed.stall_timeout,
+            seed=parsed.seed,
+        )
     finally:
         if parsed.keep is None:
             shutil.rmtree(folder)

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ SETTINGS = "CLIP_PKG_SOAK"  # environment variable: JSON with `folder`, `seed`, 
 # Kind of fault → share of attempts. A fold's third attempt is never disturbed.
 FAULTS = {
     "killed": 0.05,
-    "killed with its result written": 0.02,
+    "killed before its answer": 0.02,
+    "killed afterwards": 0.02,
     "stopped": 0.02,
     "asleep": 0.01,
     "raises": 0.05,
@@ -157,8 +159,10 @@ class StandIn:
 
     def after_result(self) -> None:
         """Called once the result file is written, before the launcher knows."""
-        if self.fault == "killed with its result written":
+        if self.fault == "killed before its answer":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "killed afterwards":  # while it waits for its next task, or in it
+            threading.Timer(self.seconds / 10, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     def _append(self, name: str, line: str) -> list[str]:
         """Append a line to a file that all workers share; returns its lines."""

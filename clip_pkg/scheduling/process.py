@@ -69,6 +69,8 @@ class ProcessJob:
             self._state = JobState(answer["state"])
             if answer.get("failure") is not None:
                 self.failure = failure_from_json(answer["failure"])
+        elif code is not None and finished(self.assignment.task) is not None:
+            self._state = JobState.DONE  # it was killed between its result and its answer
         elif code is not None:
             self._state = JobState.FAILED
             self.failure = crash(self.assignment, how_it_ended(code))
@@ -124,6 +126,8 @@ class ProcessExecutor:
 
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:
         """Return the worker of a slot, or of several by their joint name; start it if necessary."""
+        if key in self._workers and self._workers[key].exit_code() is not None:
+            self._workers.pop(key).close()  # it was killed while it had nothing to do
         if key not in self._workers:
             self._workers[key] = Worker(devices)
         return self._workers[key]
