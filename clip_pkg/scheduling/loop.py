@@ -23,6 +23,7 @@ from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, failure_of
 
 SECONDS_BETWEEN_POLLS = 0.05
 SECONDS_BETWEEN_HEARTBEATS = 30.0
+LOOKS_PER_STALL_TIMEOUT = 20
 FAILURES_OF_A_BAD_DEVICE = 3  # in a row, of different folds
 
 
@@ -92,14 +93,17 @@ class _Running:
     started: float
     state: JobState = JobState.QUEUED
     hung: FoldFailure | None = None
+    progress: float | None = None  # as its node stated it when the launcher looked last
+    moved: float = 0.0
+    looked: float = 0.0
 
 
 @dataclass
 class Loop:
     """The scheduling loop of one run.
 
-    log_file: log of a task on a slot. last_progress: time of a task's last progress, in seconds
-    since 1970; None if it has not started. gate: checks devices; None accepts all.
+    log_file: log of a task on a slot. last_progress: time of a task's last progress by the
+    clock of its node; None if it has not started. gate: checks devices; None accepts all.
     slots_for_task: number of slots that a task takes. expected_seconds: what another task like a
     finished one takes, given the seconds of its last attempt. jobs_that_fit: how many folds like a
     finished one fit on a device, for `--jobs-per-gpu auto`; None otherwise.
@@ -212,16 +216,15 @@ class Loop:
     def _poll(self, running: _Running) -> None:
         state = running.job.poll()
         if state is JobState.RUNNING and running.state is JobState.QUEUED:
-            running.started = self.clock.now()
+            running.started = running.moved = running.looked = self.clock.now()
             self._record("running", running)
         elif state is JobState.QUEUED and running.state is JobState.RUNNING:
             self._record("queued", running)  # its cluster has put it back into the queue
         running.state = state
         if state is JobState.RUNNING and running.hung is None:
-            task, still = running.assignment.task, self.clock.now() - running.started
-            if still >= self.stall_timeout and (latest := self.last_progress(task)) is not None:
-                still = min(still, time.time() - latest)
+            still = self.clock.now() - self._moved(running)
             if still >= self.stall_timeout:
+                task = running.assignment.task
                 reason = f"no step was finished for {still:.0f} s (--stall-timeout)"
                 running.hung = failure_of(task, "hung", reason, running.assignment.log_file)
                 running.job.kill()
@@ -229,6 +232,19 @@ class Loop:
             self._running.remove(running)
             self._end(running, state)
             self.pool.release(running.assignment.slots)
+
+    def _moved(self, running: _Running) -> float:
+        """When a running task was last seen to progress, by the launcher's clock.
+
+        The time in its progress file is that of its node, whose clock may be minutes off.
+        """
+        now = self.clock.now()
+        if now - running.looked >= self.stall_timeout / LOOKS_PER_STALL_TIMEOUT:
+            running.looked = now
+            latest = self.last_progress(running.assignment.task)
+            if latest != running.progress:
+                running.progress, running.moved = latest, now
+        return running.moved
 
     def _end(self, running: _Running, state: JobState) -> None:
         task, device = running.assignment.task, running.assignment.device

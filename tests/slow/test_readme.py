@@ -54,11 +54,6 @@ def test_its_json_is_a_config_list_or_class_texts(tmp_path: Path) -> None:
     assert (configs, texts) == (3, 3)
 
 
-def test_every_file_it_names_exists() -> None:
-    for name in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (CHECKOUT / name).exists(), name
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's file names mean something small."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,6 +251,33 @@ def test_a_task_that_does_not_move_is_killed_and_tried_again(tmp_path: Path) -> 
     assert notes.failures["a fold 1"].kind == "hung"
     assert "stall-timeout" in notes.failures["a fold 1"].reason
     assert outcome[JobState.FAILED]
+
+
+@pytest.mark.parametrize("offset", [-3600, 0, 3600])
+def test_a_node_whose_clock_is_wrong_is_not_taken_for_one_that_hangs(
+    tmp_path: Path, offset: float
+) -> None:
+    steps = itertools.count(time.time() + offset)
+    _, _, outcome = run(
+        tmp_path,
+        [task("a")],
+        gpus(1),
+        FakeExecutor(polls=50),
+        stall_timeout=10,
+        last_progress=lambda one: next(steps),
+    )
+    assert outcome[JobState.DONE]
+    still = time.time() + offset
+    _, notes, _ = run(
+        tmp_path,
+        [task("a")],
+        gpus(1),
+        FakeExecutor(polls=50),
+        stall_timeout=10,
+        policy=FailurePolicy(0),
+        last_progress=lambda one: still,
+    )
+    assert notes.failures["a fold 1"].kind == "hung"
 
 
 def test_several_folds_share_a_device_and_its_cores(tmp_path: Path) -> None:
