@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -64,6 +65,18 @@ def parse_json(
         raise DamagedFile(path, f"is damaged ({reason})", remedy) from None
     except ValueError as error:
         raise DamagedFile(path, f"is damaged ({error})", remedy) from None
+
+
+def check_archive(path: Path) -> None:
+    """Compare all that is in a zip file, such as a checkpoint, with its CRC-32; torch does not.
+
+    Raises OSError, UserError, zipfile.BadZipFile, and ValueError.
+    """
+    with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its entries are compressed")  # no limit to what they expand to
+        if (entry := archive.testzip()) is not None:
+            raise ValueError(f"{entry} has another checksum")
 
 
 @cache

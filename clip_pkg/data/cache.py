@@ -16,6 +16,7 @@ from typing import BinaryIO, TypeAlias
 from filelock import FileLock, Timeout
 
 from clip_pkg.base.errors import UserError
+from clip_pkg.base.reading import open_regular
 
 POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 UNITS = ("kB", "MB", "GB", "TB")
@@ -95,9 +96,9 @@ def cached_entries(folder: Path) -> list[CachedEntry]:
 def opened_store(path: Path) -> BinaryIO:
     """Open the `.npy` file of a store, which is not removed while the file is open.
 
-    Raises OSError if it does not exist.
+    Raises OSError if it does not exist, and UserError if it is no regular file.
     """
-    stream = path.open("rb")
+    stream = open_regular(path)
     # Without file locks, no process can lock the file to remove it either.
     with contextlib.suppress(OSError):
         fcntl.flock(stream, fcntl.LOCK_SH)

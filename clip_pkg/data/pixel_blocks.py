@@ -63,8 +63,12 @@ def squash(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
-def fill_blocks(blocks: Iterable[PixelBlock], *, workers: int) -> Iterator[tuple[PixelBlock, int]]:
-    """Decode all blocks with up to `workers` processes (0 and 1: this one); yields their CRC-32.
+def fill_blocks(
+    blocks: Iterable[PixelBlock], *, workers: int
+) -> Iterator[tuple[PixelBlock, list[int]]]:
+    """Decode all blocks with up to `workers` processes (0 and 1: this one).
+
+    Yields each with the CRC-32 of its images.
 
     Blocks finish in any order. Takes only a few per process from `blocks` at a time.
 
@@ -113,15 +117,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def fill(block: PixelBlock) -> int:
-    """Decode, resize and write one block; returns the CRC-32 of its pixels."""
+def fill(block: PixelBlock) -> list[int]:
+    """Decode, resize and write one block; returns the CRC-32 of each image's pixels."""
     pixels = np.empty((len(block.files), block.size, block.size, 3), dtype=np.uint8)
     for row, (file, digest) in enumerate(zip(block.files, block.digests, strict=True)):
         pixels[row] = square(file, digest, block.size)
     with block.target.open("r+b") as stream:
         stream.seek(block.offset)
         stream.write(pixels.data)
-    return zlib.crc32(pixels.data)
+    return [zlib.crc32(image.data) for image in pixels]
 
 
 def square(file: Path, digest: str, size: int) -> NDArray[np.uint8]:

@@ -72,10 +72,12 @@ class ResidentPixels:
 
     def __init__(self, store: PixelStore, device: torch.device) -> None:
         self.device = device
-        self._images = torch.empty(store.images.shape, dtype=torch.uint8, device=device)
-        for first in range(0, len(store.images), UPLOAD_IMAGES):
-            images = np.array(store.images[first : first + UPLOAD_IMAGES])
-            self._images[first : first + UPLOAD_IMAGES] = torch.from_numpy(images)
+        shape = (len(store), store.size, store.size, 3)
+        self._images = torch.empty(shape, dtype=torch.uint8, device=device)
+        filled = 0
+        for images in _batches(store, np.arange(len(store)), UPLOAD_IMAGES):
+            self._images[filled : filled + len(images)] = torch.from_numpy(images)
+            filled += len(images)
         self.close = store.close
 
     def stream(self, order: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
@@ -133,7 +135,8 @@ def open_pixels(
     if isinstance(images, PixelStore):
         if resident is None:
             resident = device.type == "cuda" and (
-                images.images.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+                len(images) * images.size**2 * 3
+                <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
             )
         if resident:
             return ResidentPixels(images, device)

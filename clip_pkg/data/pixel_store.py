@@ -3,7 +3,7 @@
 Legend: N images in the manifest's order, S width and height of the stored squares in pixels.
 
 `pixels-<digest of the images>-<S>.npy` holds [N, S, S, 3]; the `.json` file beside it records the
-images, how the pixels were made, and a CRC-32 per block. A store is used only if all of these match
+images, how the pixels were made, and a CRC-32 per image. A store is used only if all of these match
 the manifest, and built again otherwise. Its content depends only on the bytes of the images: the
 same images with other labels or patients share it.
 
@@ -15,13 +15,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import json
 import math
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -30,20 +29,22 @@ import PIL
 from filelock import Timeout
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError, UserError
+from clip_pkg.base.errors import DamagedFile, DataError, UserError
 from clip_pkg.base.files import replacing, write_json
+from clip_pkg.base.reading import read_json
 from clip_pkg.data.cache import (
     NoRoom,
     Notify,
     builder_lock,
     cached_entries,
+    is_there,
     make_room,
     opened_store,
     remove_unfinished,
     shown_bytes,
     sole_changer,
 )
-from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, PixelBlock, fill_blocks
+from clip_pkg.data.pixel_blocks import IMAGES_PER_BLOCK, PixelBlock, fill_blocks, square
 from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.manifest import Manifest
 
@@ -72,8 +73,8 @@ class StoreRecord:
     """The `.json` file of a store.
 
     images: digest of the images, see `images_digest`. size: S. recipe: how the pixels were made.
-    checksums: CRC-32 of each run of `images_per_block` images. file_bytes, modified_ns: length and
-    modification time of the `.npy` file.
+    checksums: CRC-32 of each run of `images_per_block` images, which is 1; earlier stores have
+    larger blocks. file_bytes, modified_ns: length and modification time of the `.npy` file.
     """
 
     images: str
@@ -85,19 +86,36 @@ class StoreRecord:
     modified_ns: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PixelStore:
-    """An open store.
+    """An open store, whose images are checked against their CRC-32 each time they are read.
 
-    images: uint8 [N, S, S, 3], read-only, read from disk when used. file: while it is open, the
-    store is not removed, see `cache`.
+    An image whose pixels were damaged, cut off or cannot be read is decoded again from its file,
+    so that no wrong pixel leaves a store, whatever happens to it while it is used. Read with
+    system calls: a memory map of a file that is cut off ends the process.
+
+    record: with a checksum per image. file: while it is open, the store is not removed, see
+    `cache`. begin: its byte at which image 0 starts. notify: receives one sentence when an image
+    had to be decoded again, once.
     """
 
-    images: NDArray[np.uint8]
-    file: BinaryIO | None = None
+    path: Path
+    manifest: Manifest
+    record: StoreRecord
+    file: BinaryIO
+    begin: int
+    notify: Notify
+    _is_damaged: bool = field(init=False, default=False)
 
     @classmethod
-    def open(cls, path: Path, manifest: Manifest, *, verify: bool = False) -> PixelStore:
+    def open(
+        cls,
+        path: Path,
+        manifest: Manifest,
+        *,
+        verify: bool = False,
+        notify: Notify = lambda sentence: None,
+    ) -> PixelStore:
         """Open the `.npy` file at `path` if it holds the pixels of `manifest`.
 
         Length, header and modification time are always checked; every byte with `verify`, or if
@@ -105,11 +123,11 @@ class PixelStore:
         """
         record_path = path.with_suffix(".json")
         try:
-            record = StoreRecord(**json.loads(record_path.read_text("utf-8")))
+            record = read_json(record_path, StoreRecord)
         except FileNotFoundError:
             raise StoreError(f"{path} was never finished: {record_path.name} is missing") from None
-        except (OSError, ValueError, TypeError) as error:
-            raise StoreError(f"{record_path} is damaged: {error}") from None
+        except DamagedFile as error:
+            raise StoreError(f"{record_path} {error.reason}") from None
         if record.images != images_digest(manifest):
             raise StoreError(f"{path} was made from other images")
         if record.recipe not in (RECIPE, EARLIER_RECIPE):
@@ -117,36 +135,85 @@ class PixelStore:
         with ExitStack() as on_error:
             try:
                 file = on_error.enter_context(opened_store(path))
-                status = path.stat()
-                images = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                status = os.fstat(file.fileno())
+            except (OSError, ValueError, UserError) as error:
                 raise StoreError(f"{path} is damaged: {error}") from None
-            shape = (len(manifest), record.size, record.size, 3)
-            whole = status.st_size == record.file_bytes and images.shape == shape
-            if not whole or images.dtype != np.uint8:
-                raise StoreError(f"{path} is damaged: its length has changed")
-            images = np.asarray(images)  # a plain array indexes faster than np.memmap
-            if verify or status.st_mtime_ns != record.modified_ns:
-                for number, checksum in enumerate(record.checksums):
-                    first = number * record.images_per_block
-                    if zlib.crc32(images[first : first + record.images_per_block].data) != checksum:
-                        raise StoreError(f"{path} is damaged from image {first} on")
+            begin, count, block = file.tell(), len(manifest), record.images_per_block
+            whole = status.st_size == record.file_bytes == begin + math.prod(shape)
+            if not whole or dtype != np.uint8 or shape != (count, record.size, record.size, 3):
+                raise StoreError(f"{path} is damaged: its length or its header has changed")
+            if block < 1 or len(record.checksums) != -(-count // block):
+                raise StoreError(f"{record_path} is damaged: it has too few checksums")
+            if verify or status.st_mtime_ns != record.modified_ns or block > 1:
+                record = _verified(path, record, file, count)
+                record = replace(record, modified_ns=status.st_mtime_ns)
             on_error.pop_all()
-        return cls(images, file)
+        return cls(path, manifest, record, file, begin, notify)
 
     @property
     def size(self) -> int:
         """S, pixels."""
-        return int(self.images.shape[1])
+        return self.record.size
+
+    def __len__(self) -> int:
+        return len(self.manifest)
 
     def batches(self, chunks: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
-        """Copies of the images at each of `chunks` [B]: uint8 [B, S, S, 3]."""
-        return (self.images[chunk] for chunk in chunks)
+        """The images at each of `chunks` [B]: uint8 [B, S, S, 3].
+
+        Raises DataError if an image is damaged here and its file has changed or is gone.
+        """
+        return map(self._read, chunks)
+
+    def _read(self, chunk: NDArray[np.int64]) -> NDArray[np.uint8]:
+        pixels = np.empty((len(chunk), self.size, self.size, 3), dtype=np.uint8)
+        for row, index in enumerate(chunk.tolist()):
+            place = pixels[row]
+            count = 0
+            with suppress(OSError):
+                self.file.seek(self.begin + index * place.nbytes)
+                count = self.file.readinto(place.data)  # type: ignore[attr-defined]
+            if count < place.nbytes or zlib.crc32(place.data) != self.record.checksums[index]:
+                self._repair(index, place)
+        return pixels
+
+    def _repair(self, index: int, place: NDArray[np.uint8]) -> None:
+        """Decode an image into `place` [S, S, 3], and write it into the file if possible."""
+        if not self._is_damaged:
+            self._is_damaged = True
+            self.notify(f"{self.path} was damaged meanwhile; its damaged images are decoded again")
+        place[...] = square(self.manifest.file(index), self.manifest.digests[index], self.size)
+        # Not into a file that another process has built in its place.
+        with suppress(OSError):
+            if is_there(self.file, self.path):
+                with self.path.open("r+b") as stream:
+                    stream.seek(self.begin + index * place.nbytes)
+                    stream.write(place.data)
 
     def close(self) -> None:
-        """Allow the store to be removed; existing references to `images` stay readable."""
-        if self.file is not None:
-            self.file.close()
+        """Allow the store to be removed."""
+        self.file.close()
+
+
+def _verified(path: Path, record: StoreRecord, file: BinaryIO, count: int) -> StoreRecord:
+    """Read every pixel; returns the record with a checksum per image. Raises StoreError.
+
+    file: at the first image. count: N.
+    """
+    image_bytes, per_block = record.size**2 * 3, record.images_per_block
+    checksums: list[int] = []
+    for number, checksum in enumerate(record.checksums):
+        first = number * per_block
+        images = [file.read(image_bytes) for _ in range(min(per_block, count - first))]
+        found = 0
+        for image in images:
+            found = zlib.crc32(image, found)
+        if found != checksum:
+            raise StoreError(f"{path} is damaged from image {first} on")
+        checksums += [found] if per_block == 1 else map(zlib.crc32, images)
+    return replace(record, images_per_block=1, checksums=checksums)
 
 
 def store_size(img_size: int, policy: Literal["none", "minimal", "standard"]) -> int:
@@ -207,10 +274,13 @@ def build_store(
         with held:
             if path.exists():
                 try:
-                    PixelStore.open(path, manifest, verify=True).close()
+                    store = PixelStore.open(path, manifest, verify=True)
                 except StoreError as problem:
                     notify(f"{problem}; decoding the images again")
                 else:
+                    store.close()
+                    with suppress(OSError):  # so that folds need not check a copied store again
+                        write_json(path.with_suffix(".json"), asdict(store.record))
                     _stay_within(limit, cache_dir, kept, notify)
                     return path
             _build(
@@ -256,7 +326,7 @@ def _build(
         header, {"descr": "|u1", "fortran_order": False, "shape": shape}
     )
     begin, length = header.tell(), header.tell() + math.prod(shape)
-    checksums: dict[int, int] = {}
+    checksums: dict[int, list[int]] = {}
     done = 0
     with ExitStack() as stack:
         with sole_changer(path.parent):
@@ -278,8 +348,8 @@ def _build(
             for first in range(0, count, IMAGES_PER_BLOCK)
             for stop in (first + IMAGES_PER_BLOCK,)
         )
-        for block, checksum in fill_blocks(blocks, workers=workers):
-            checksums[block.first] = checksum
+        for block, found in fill_blocks(blocks, workers=workers):
+            checksums[block.first] = found
             done += len(block.files)
             progress(done, count)
     status = path.stat()
@@ -287,8 +357,8 @@ def _build(
         images=images_digest(manifest),
         size=size,
         recipe=RECIPE,
-        images_per_block=IMAGES_PER_BLOCK,
-        checksums=[checksums[first] for first in sorted(checksums)],
+        images_per_block=1,
+        checksums=[one for first in sorted(checksums) for one in checksums[first]],
         file_bytes=status.st_size,
         modified_ns=status.st_mtime_ns,
     )

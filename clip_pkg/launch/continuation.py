@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import RunFolderError, UserError, shown
 from clip_pkg.base.paths import ConfigPaths
-from clip_pkg.base.reading import open_regular, read_json
+from clip_pkg.base.reading import check_archive, open_regular, read_json
 from clip_pkg.study.identity import StoredIdentity
 from clip_pkg.study.preflight import PreparedConfig
 from clip_pkg.study.tasks import PretrainTask, Task, finished
@@ -55,6 +55,7 @@ def check_source(source: Path, configs: Sequence[PreparedConfig]) -> None:
 
 def _check_checkpoint(path: Path) -> None:
     try:
+        check_archive(path)
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             record = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
             # Stored, as torch does it: no larger than the file.

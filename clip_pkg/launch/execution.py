@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from clip_pkg.base.cores import usable_cores
+from clip_pkg.base.errors import some
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.run_view import RunView
@@ -19,8 +20,10 @@ from clip_pkg.scheduling.queue import Estimates, TaskQueue, pins
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.scheduling.retries import FailurePolicy
 from clip_pkg.study.progress import read_progress
+from clip_pkg.study.run_folder import SharedFiles
 from clip_pkg.study.tasks import (
     FoldResult,
+    PretrainTask,
     Task,
     finished,
     nouns,
@@ -28,6 +31,8 @@ from clip_pkg.study.tasks import (
     read_task,
     unfinished,
 )
+
+MAX_ROUNDS = 3  # in which results that were lost meanwhile are trained again
 
 
 def execute(
@@ -37,9 +42,37 @@ def execute(
     resources: Resources,
     terminal: Terminal,
     *,
+    files: SharedFiles,
     on_ended: Callable[[str], None],
 ) -> Outcome:
-    """Run every task that is not finished; `on_ended` is called with the name of each that ends."""
+    """Run every task that is not finished; `on_ended` is called with the name of each that ends.
+
+    files: restored before a task starts. Tasks whose results are lost meanwhile run again.
+    """
+    for _ in range(MAX_ROUNDS):
+        done = [task for task in tasks if finished(task) is not None]
+        outcome = _round(
+            folders, execution, tasks, resources, terminal, files=files, on_ended=on_ended
+        )
+        files.restore()
+        lost = [task for task in (*done, *outcome[JobState.DONE]) if finished(task) is None]
+        if not lost or resources.stop:
+            break
+        names = some([task.display_name for task in lost])
+        terminal.note(f"the results of {names} were lost meanwhile; they are trained again")
+    return outcome
+
+
+def _round(
+    folders: RunFolders,
+    execution: Execution,
+    tasks: Sequence[Task],
+    resources: Resources,
+    terminal: Terminal,
+    *,
+    files: SharedFiles,
+    on_ended: Callable[[str], None],
+) -> Outcome:
     run = folders.run
     waiting = unfinished(tasks)
     if len(waiting) < len(tasks):
@@ -78,6 +111,7 @@ def execute(
             stop_requested=lambda: bool(resources.stop),
             gate=resources.gate,
             policy=FailurePolicy(execution.retries),
+            restore=lambda task: files.restore(*_folders_of_inputs(task)),
             fail_fast=execution.fail_fast,
             stall_timeout=execution.stall_timeout,
             slots_for_task=resources.slots_for,
@@ -88,6 +122,13 @@ def execute(
         ).run()
     ledger.append("finished", done=len(outcome[JobState.DONE]))
     return outcome
+
+
+def _folders_of_inputs(task: Task) -> set[Path]:
+    inputs = [task.manifest_file, task.config_paths.config]
+    if isinstance(task, PretrainTask) and task.folds_info_file is not None:
+        inputs.append(task.folds_info_file)
+    return {file.parent for file in inputs}
 
 
 def _note_unrecorded(tasks: Sequence[Task], ledger: Ledger, record: RunRecord) -> None:

@@ -18,7 +18,7 @@ from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
 from clip_pkg.launch.preparation import ImageTestSets, check_places, unlabelled_images
 from clip_pkg.launch.request import RefitRequest
-from clip_pkg.launch.tasks import fold_tasks, write_tasks
+from clip_pkg.launch.tasks import fold_tasks, image_lists, write_tasks
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.launch.training import ask, report_failures
 from clip_pkg.results.comparison_records import spread_of
@@ -31,7 +31,12 @@ from clip_pkg.study.class_texts import ClassTexts
 from clip_pkg.study.identity import identity_from_json
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.preflight import Preparation, PreparedConfig
-from clip_pkg.study.run_folder import refuse_folder_in_use, set_aside, sole_launcher
+from clip_pkg.study.run_folder import (
+    SharedFiles,
+    refuse_folder_in_use,
+    set_aside,
+    sole_launcher,
+)
 from clip_pkg.study.scan import ScanResult, scan
 from clip_pkg.study.splits import undivided
 from clip_pkg.study.tasks import FoldResult, finished, read_record, read_task
@@ -91,11 +96,23 @@ def _train(
     check_gpus_per_task(planned, resources)
     waiting = [] if finished(planned[0]) else configs
     with pixel_stores(folders, waiting, terminal) as stores:
+        # Neither identity nor config: those in the folder are of the cross-validation.
+        texts = {source.paths.class_texts: configs[0].texts.to_json}
+        files = SharedFiles(image_lists(configs, folders) | texts)
+        files.restore()
         tasks = write_tasks(configs, folders, stores=stores, terminal=terminal)
         manifest = configs[0].manifest
         counts = dict(zip(manifest.classes, manifest.class_counts.tolist(), strict=True))
         write_json(source.paths.refit_summary, refit_summary(source.summary, source.length, counts))
-        execute(folders, request.execution, tasks, resources, terminal, on_ended=lambda name: None)
+        execute(
+            folders,
+            request.execution,
+            tasks,
+            resources,
+            terminal,
+            files=files,
+            on_ended=lambda name: None,
+        )
     if finished(tasks[-1]) is None:
         if report_failures(tasks, terminal):
             return ExitCode.FAILED

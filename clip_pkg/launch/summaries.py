@@ -10,13 +10,15 @@ from clip_pkg.launch.terminal import Terminal
 from clip_pkg.results.curves import write_mean_curves
 from clip_pkg.results.folders import ConfigFiles
 from clip_pkg.results.summary import summarize
+from clip_pkg.study.run_folder import SharedFiles
 
 
 class Summaries:
     """`cv_summary.json` and the mean curves of a run's configs."""
 
-    def __init__(self, run: RunPaths, terminal: Terminal) -> None:
+    def __init__(self, run: RunPaths, files: SharedFiles, terminal: Terminal) -> None:
         self._run = run
+        self._files = files
         self._terminal = terminal
         # Names only: the summaries of thousands of configs would fill the launcher's memory.
         self._written: set[str] = set()
@@ -27,6 +29,7 @@ class Summaries:
         name: of a task; pre-trainings have no summary.
         """
         self._written.discard(name)
+        self._files.restore(self._run.config(name).root)
         if not self._run.config(name).config.exists():
             return
         try:

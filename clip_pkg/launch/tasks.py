@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.launch.pixels import pixel_store, pretraining_store
 from clip_pkg.launch.request import RunFolders
@@ -112,6 +111,22 @@ def _manifest_files(cache: Path, one: PreparedConfig) -> list[Path]:
     return files
 
 
+def image_lists(
+    configs: Sequence[PreparedConfig], folders: RunFolders
+) -> dict[Path, Callable[[], Any]]:
+    """The image lists that tasks name, and what makes their JSON values."""
+    cache = folders.cache
+    manifests = {
+        path: images.to_json
+        for one in configs
+        for path, images in zip(_manifest_files(cache, one), one.image_sets, strict=True)
+    }
+    for one in configs:
+        if one.unlabelled is not None:
+            manifests[_manifest_file(cache, one.unlabelled)] = one.unlabelled.to_json
+    return dict(manifests)
+
+
 def write_tasks(
     configs: Sequence[PreparedConfig],
     folders: RunFolders,
@@ -121,23 +136,11 @@ def write_tasks(
     resume_from: Path | None = None,
     profile: bool = False,
 ) -> list[Task]:
-    """Write a task file per pre-training and per fold, and the image lists that they name.
+    """Write a task file per pre-training and per fold.
 
     Returns the tasks, pre-trainings first. With `profile` the first unfinished fold of each config
     measures itself.
     """
-    cache = folders.cache
-    manifests = {
-        path: images
-        for one in configs
-        for path, images in zip(_manifest_files(cache, one), one.image_sets, strict=True)
-    }
-    for one in configs:
-        if one.unlabelled is not None:
-            manifests[_manifest_file(cache, one.unlabelled)] = one.unlabelled
-    cache.mkdir(parents=True, exist_ok=True)
-    for path, manifest in manifests.items():
-        write_json(path, manifest.to_json())
     folds = fold_tasks(configs, folders, resume_from=resume_from, stores=stores)
     if profile:
         folds = _with_profiles(folds, terminal)

@@ -23,7 +23,7 @@ from clip_pkg.launch.probe import (
 from clip_pkg.launch.request import TrainRequest
 from clip_pkg.launch.summaries import Summaries
 from clip_pkg.launch.tables import failures_table, profile_table, results_table
-from clip_pkg.launch.tasks import fold_tasks, write_tasks
+from clip_pkg.launch.tasks import fold_tasks, image_lists, write_tasks
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.executors import open_executor
@@ -35,11 +35,12 @@ from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
 from clip_pkg.study.preflight import Preparation, PreparedConfig
 from clip_pkg.study.progress import read_profile
 from clip_pkg.study.run_folder import (
+    SharedFiles,
+    config_files,
     folders_to_replace,
     refuse_folder_in_use,
     set_aside,
     sole_launcher,
-    write_config_files,
 )
 from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read_record
 
@@ -65,7 +66,8 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
                 resources.cancel_leftovers()
             for old in kept:
                 terminal.note(f"{old.root} was moved to {set_aside(run, old.root)}")
-            write_config_files(run, preparation)
+            files = SharedFiles(config_files(run, preparation) | image_lists(configs, folders))
+            files.restore()
             planned = fold_tasks(configs, folders, resume_from=request.resume_from)
             check_gpus_per_task(planned, resources)
             unfinished = {task.name for task in planned if finished(task) is None}
@@ -85,13 +87,14 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
                     pretraining=request.report_pretraining,
                     training=request.report_training,
                 )
-                summaries = Summaries(run, terminal)
+                summaries = Summaries(run, files, terminal)
                 outcome = execute(
                     folders,
                     request.execution,
                     tasks,
                     resources,
                     terminal,
+                    files=files,
                     on_ended=summaries.update,
                 )
             return _finish(run, summaries, preparation, tasks, outcome, terminal=terminal)

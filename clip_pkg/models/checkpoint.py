@@ -16,6 +16,7 @@ import torch
 
 from clip_pkg.base.errors import CheckpointError
 from clip_pkg.base.files import write_with
+from clip_pkg.base.reading import check_archive, open_regular
 
 FORMAT_VERSION = 1
 
@@ -38,7 +39,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         with warnings.catch_warnings():  # about foreign pickles, which are rejected anyway
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location=device, weights_only=True)
+            with open_regular(path) as stream:
+                content = torch.load(stream, map_location=device, weights_only=True)
+        check_archive(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except pickle.UnpicklingError:

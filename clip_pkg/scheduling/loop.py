@@ -19,12 +19,16 @@ from clip_pkg.scheduling.job import Assignment, Executor, Job, JobState, Slot, S
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import TaskQueue
 from clip_pkg.scheduling.retries import FailurePolicy
-from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, failure_of
+from clip_pkg.study.tasks import FailureKind, FoldFailure, PretrainTask, Task, failure_of
 
 SECONDS_BETWEEN_POLLS = 0.05
 SECONDS_BETWEEN_HEARTBEATS = 30.0
 LOOKS_PER_STALL_TIMEOUT = 20
 FAILURES_OF_A_BAD_DEVICE = 3  # in a row, of different folds
+# Failures that say nothing about the device.
+INNOCENT: frozenset[FailureKind] = frozenset(
+    {"diverged", "user error", "disk full", "damaged file"}
+)
 
 
 class Clock(Protocol):
@@ -103,7 +107,8 @@ class Loop:
     """The scheduling loop of one run.
 
     log_file: log of a task on a slot. last_progress: time of a task's last progress by the
-    clock of its node; None if it has not started. gate: checks devices; None accepts all.
+    clock of its node; None if it has not started. gate: checks devices; None accepts all. restore:
+    called before each start, writes files that the task needs and that were lost or damaged.
     slots_for_task: number of slots that a task takes. expected_seconds: what another task like a
     finished one takes, given the seconds of its last attempt. jobs_that_fit: how many folds like a
     finished one fit on a device, for `--jobs-per-gpu auto`; None otherwise.
@@ -118,6 +123,7 @@ class Loop:
     last_progress: Callable[[Task], float | None]
     stop_requested: Callable[[], bool]
     gate: DeviceGate | None = None
+    restore: Callable[[Task], None] = lambda task: None
     policy: FailurePolicy = field(default_factory=FailurePolicy)
     fail_fast: bool = False
     stall_timeout: float = math.inf
@@ -131,6 +137,7 @@ class Loop:
         self._running: list[_Running] = []
         self._delayed: list[tuple[float, Task]] = []
         self._attempts: dict[tuple[Path, int], int] = {}
+        self._restorations: dict[tuple[Path, int], int] = {}  # because of damaged files
         self._strikes: dict[str, int] = {}
         self._outcome = Outcome()
         self._stopping = False
@@ -194,6 +201,7 @@ class Loop:
             threads = max(1, self.cores * len(slots) // self.pool.size)
             log = self.log_file(task, slot)
             log.parent.mkdir(parents=True, exist_ok=True)
+            self.restore(task)
             assignments.append(Assignment(task, tuple(slots), log, threads, attempt))
         jobs = self.executor.submit(assignments) if assignments else []
         for one, job in zip(assignments, jobs, strict=True):
@@ -279,13 +287,18 @@ class Loop:
     def _retries(self, running: _Running, failure: FoldFailure) -> bool:
         """Record a failed attempt; returns whether another one follows."""
         assignment = running.assignment
-        retry = self.policy.decide(assignment.task, failure, assignment.attempt)
+        key = (assignment.task.run_dir, assignment.task.fold)
+        restorations = self._restorations.get(key, 0)
+        counted = assignment.attempt - restorations
+        retry = self.policy.decide(assignment.task, failure, counted, restorations)
+        if failure.kind == "damaged file":
+            self._restorations[key] = restorations + 1
         event = "diverged" if failure.kind == "diverged" else "failed"
         self._record(event, running, kind=failure.kind, reason=failure.reason, retry=bool(retry))
         # A GPU on which several folds in a row fail is set aside, if there are others. A place in a
         # cluster is on another GPU each time.
         device = assignment.device
-        if not device.cluster and failure.kind not in ("diverged", "user error", "disk full"):
+        if not device.cluster and failure.kind not in INNOCENT:
             count = self._strikes[device.id] = self._strikes.get(device.id, 0) + 1
             if count >= FAILURES_OF_A_BAD_DEVICE and self.pool.usable_devices > 1:
                 reason = f"{count} attempts in a row failed there: {failure.reason}"

@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.child_process import ChildProcess, how_it_ended, last_lines
@@ -26,6 +25,7 @@ from clip_pkg.study.tasks import (
     finished,
     read_record,
     record_failure,
+    task_to_json,
 )
 from clip_pkg.training.worker import TaskPlacement
 
@@ -38,9 +38,12 @@ class Worker(ChildProcess):
             "clip_pkg.training.worker", "--serve", env=child_environment(devices, os.environ)
         )
 
-    def send(self, task_file: str | Path, place: TaskPlacement) -> None:
-        """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`."""
-        self.write({"task_file": str(task_file), "place": asdict(place)})
+    def send(self, task: Mapping[str, Any], place: TaskPlacement) -> None:
+        """Start a task; the answer has its `state` (done, failed, interrupted) and `failure`.
+
+        task: as JSON, see `task_to_json`; its file may be gone by the time the worker is ready.
+        """
+        self.write({"task": task, "place": asdict(place)})
 
     def ask(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Check whether these encoders can be used here; the answer has their `problems`."""
@@ -121,7 +124,7 @@ class ProcessExecutor:
         worker = self.worker(key, [slot.device for slot in assignment.slots])
         job = self._jobs[key] = ProcessJob(assignment, worker)
         write_fresh_task(assignment.task)
-        worker.send(assignment.task.paths.task, assignment.place)
+        worker.send(task_to_json(assignment.task), assignment.place)
         return job
 
     def worker(self, key: str, devices: Sequence[Device]) -> Worker:

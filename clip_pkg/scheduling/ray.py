@@ -30,7 +30,14 @@ from clip_pkg.scheduling.process import Worker, crash
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, connect, lay_out
 from clip_pkg.scheduling.resources import Execution, Resources
 from clip_pkg.study.identity import PACKAGE
-from clip_pkg.study.tasks import FoldFailure, Task, failure_from_json, failure_of, finished
+from clip_pkg.study.tasks import (
+    FoldFailure,
+    Task,
+    failure_from_json,
+    failure_of,
+    finished,
+    task_to_json,
+)
 from clip_pkg.training.worker import TaskPlacement
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
@@ -84,7 +91,7 @@ def run_on_node(request: Mapping[str, Any]) -> dict[str, Any]:
     )
     worker = Worker(devices)
     try:
-        worker.send(request["task_file"], place)
+        worker.send(request["task"], place)
         ray: Any = importlib.import_module("ray")
         node, address = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
         process = f"pid {worker.pid} on Ray node {host} ({address}, {node[:8]})"
@@ -236,6 +243,7 @@ class RayExecutor:
         threads = self.layout.threads(task.gpus)
         forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
         request = {
+            "task": task_to_json(task),
             "task_file": str(task.paths.task),
             "log_file": str(assignment.log_file),
             "has_gpu": self.layout.gpus > 0,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from clip_pkg.study.tasks import FailureKind, FoldFailure, Task
 
+MAX_RESTORATIONS = 3  # of damaged files, per task
 # The same numbers would come out again.
 HOPELESS: frozenset[FailureKind] = frozenset({"diverged", "user error"})
 MIN_MICRO_BATCH = 2  # BatchNorm has no statistics of one image
@@ -27,13 +28,22 @@ class FailurePolicy:
 
     After running out of memory the next attempt halves the micro-batches. The loss still sees whole
     batches, so negatives and the effective batch size do not change; the fold's notices state
-    differences.
+    differences. Damaged files are restored before an attempt, and cost none.
     """
 
     retries: int = 2
 
-    def decide(self, task: Task, failure: FoldFailure, attempt: int) -> Retry | None:
-        """Return the next attempt after attempt number `attempt`, or None to give up."""
+    def decide(
+        self, task: Task, failure: FoldFailure, attempt: int, restorations: int = 0
+    ) -> Retry | None:
+        """Return the next attempt after attempt number `attempt`, or None to give up.
+
+        restorations: how many earlier ones of the task ended because of damaged files; they do not
+        count as attempts.
+        """
+        if failure.kind == "damaged file":
+            restored = Retry(task, 0.0, "its files are restored, which costs no attempt")
+            return restored if restorations < MAX_RESTORATIONS else None
         if attempt > self.retries or failure.kind in HOPELESS:
             return None
         count = f"attempt {attempt + 1} of {self.retries + 1}"

@@ -12,6 +12,7 @@ from typing import Any
 from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, shown, some
 from clip_pkg.base.files import write_json
 from clip_pkg.config.jsonc import parse
+from clip_pkg.study.identity import digest
 from clip_pkg.study.image_folder import find_beside, label_of
 
 FOLDER = "class_texts"
@@ -34,6 +35,11 @@ class ClassTexts:
     prompts: tuple[tuple[str, ...], ...]
     source: str
     notices: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest (hex) of the prompts."""
+        return digest([list(prompts) for prompts in self.prompts])
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; `from_json` reads them."""

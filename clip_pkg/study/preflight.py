@@ -75,7 +75,7 @@ class PreparedConfig:
                 else digest([images.fingerprint for images in self.image_sets])
             ),
             splits=self.splits.hash,
-            class_texts=digest([list(prompts) for prompts in self.texts.prompts]),
+            class_texts=self.texts.digest,
             code=code_digest(),
         )
 

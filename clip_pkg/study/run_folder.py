@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -93,14 +95,50 @@ def set_aside(run: RunPaths, old: Path) -> Path:
     return target
 
 
-def write_config_files(run: RunPaths, preparation: Preparation) -> None:
-    """Write the files that all folds of a config share."""
+class SharedFiles:
+    """Files that tasks share, which are written again whenever they were lost or changed.
+
+    contents: makes the JSON value of each file. Only what makes them is kept: the folds of hundreds
+    of configs would fill the launcher's memory.
+    """
+
+    def __init__(self, contents: Mapping[Path, Callable[[], Any]]) -> None:
+        self._contents = dict(contents)
+        self._written: dict[Path, tuple[int, ...]] = {}
+
+    def restore(self, *folders: Path) -> None:
+        """Write those files in `folders`, by default in any, that are not as they were written."""
+        for path, content in self._contents.items():
+            if folders and path.parent not in folders:
+                continue
+            if path not in self._written or _state(path) != self._written[path]:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(path, content())
+                self._written[path] = _state(path)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with the content of a file; empty if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def config_files(run: RunPaths, preparation: Preparation) -> dict[Path, Callable[[], Any]]:
+    """The files that all folds of a config share, and what makes their JSON values."""
+    files: dict[Path, Callable[[], Any]] = {}
     for prepared in preparation.configs:
         paths = run.config(prepared.config.name)
         # First: it marks the folder as this run's.
-        write_json(paths.identity, asdict(prepared.identity))
-        write_json(paths.config, dump_canonical(prepared.config))
-        write_json(paths.folds_info, splits_to_json(prepared.splits, prepared.manifest))
-        write_json(paths.class_texts, prepared.texts.to_json())
-        audit = preparation.audit.to_json()
-        write_json(paths.preflight, {"notices": list(preparation.notices), **audit})
+        files[paths.identity] = partial(asdict, prepared.identity)
+        files[paths.config] = partial(dump_canonical, prepared.config)
+        files[paths.folds_info] = partial(splits_to_json, prepared.splits, prepared.manifest)
+        files[paths.class_texts] = prepared.texts.to_json
+        files[paths.preflight] = partial(_findings, preparation)
+    return files
+
+
+def _findings(preparation: Preparation) -> dict[str, Any]:
+    return {"notices": list(preparation.notices), **preparation.audit.to_json()}

@@ -24,7 +24,7 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.identity import StoredIdentity, digest
 
 FailureKind: TypeAlias = Literal[
-    "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error"
+    "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error", "damaged file"
 ]
 Record = TypeVar("Record", "FoldResult", "FoldFailure")
 
@@ -310,9 +310,10 @@ def write_record(path: Path, record: FoldResult | FoldFailure) -> None:
 
 
 def record_failure(task: Task, failure: FoldFailure) -> FoldFailure:
-    """Write a failure into the task's folder; on a full disk only the launcher records it."""
+    """Write a failure into the task's folder; without it, or room in it, only the ledger has it."""
     with contextlib.suppress(OSError):
-        write_record(task.paths.failure, failure)
+        if task.paths.root.is_dir():
+            write_record(task.paths.failure, failure)
     return failure
 
 

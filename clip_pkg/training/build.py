@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError
+from clip_pkg.base.errors import CheckpointError, DamagedFile, DataError
 from clip_pkg.base.paths import FoldPaths
 from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import EvalBatches, TrainBatches
@@ -40,9 +39,10 @@ from clip_pkg.training.image_forward import Embed, MicroBatches, WholeBatch, mic
 from clip_pkg.training.inputs import (
     augmentation_of,
     host_images,
+    manifests_of,
     precision_of,
-    read_manifest,
     splits_of,
+    texts_of,
 )
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import FoldProfiler, unmeasured
@@ -68,13 +68,15 @@ def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
     Raises DataError for too few images, CheckpointError if the checkpoint belongs to another run,
     and UserError if the encoder must be compiled and cannot be.
     """
-    state = state_to_resume(task)
+    notices: list[str] = []
+    state = state_to_resume(task, notices)
     if isinstance(task, PretrainTask):
         trainer = build_pretraining(task, device, state)
     else:
         trainer = _build_fold(task, device, ranks, state)
     if state is not None:
         trainer.resume(state)
+    trainer.notices += notices
     return trainer
 
 
@@ -84,8 +86,8 @@ def _build_fold(
     started, config = time.monotonic(), task.config
 
     # Images, texts and folds.
-    manifest = read_manifest(task.manifest_file)
-    texts = ClassTexts.from_json(json.loads(task.class_texts_file.read_text(encoding="utf-8")))
+    manifest, test_images = manifests_of(task)
+    texts = texts_of(task)
     splits = splits_of(task, manifest)
     fold = next(fold for fold in splits.folds if fold.number == task.fold)
     train_indices, inner_indices = fold.train, None
@@ -110,7 +112,7 @@ def _build_fold(
     )
 
     # Pixels and batches; after the model, because pixels may take a share of the remaining memory.
-    pixels = open_pixels(host_images(task.pixel_store, config, manifest, ranks), device)
+    pixels = open_pixels(host_images(task, task.pixel_store, manifest, remarks, ranks), device)
     augmentation = augmentation_of(config, model.image_encoder, device, precision)
     batches = TrainBatches(
         pixels,
@@ -152,9 +154,8 @@ def _build_fold(
     val = split("val", fold.val)
     inner = None if inner_indices is None else split("inner", inner_indices)
     test, sources = None, [pixels]
-    if task.test_manifest_file is not None:
-        test_images = read_manifest(task.test_manifest_file)
-        store = host_images(task.test_pixel_store, config, test_images, ranks)
+    if test_images is not None:
+        store = host_images(task, task.test_pixel_store, test_images, remarks, ranks)
         sources.append(open_pixels(store, device, resident=False))  # they are read only once
         test = split("test", np.arange(len(test_images)), test_images, sources[-1])
 
@@ -295,8 +296,13 @@ def _build_model(
         text_features=TextCache(task.cache_dir, task.cache_limit, remarks.append).features,
     )
     if state is None and task.starts_from is not None:
-        encoder = FoldPaths(task.starts_from).encoder
-        content = load_checkpoint(encoder)
+        before = FoldPaths(task.starts_from)
+        encoder = before.encoder
+        try:
+            content = load_checkpoint(encoder)
+        except CheckpointError as error:
+            before.result.unlink(missing_ok=True)  # so that the pre-training is repeated
+            raise DamagedFile(encoder, f"cannot be used ({error})", "run again") from None
         load_strictly(model.image_encoder, content["image_encoder"], source=str(encoder))
         remarks.append(
             f"The image encoder starts from {encoder}, pre-trained for {content['epoch']} epochs"

@@ -24,8 +24,8 @@ from clip_pkg.training.image_forward import Embed, MicroBatches, WholeBatch, mic
 from clip_pkg.training.inputs import (
     augmentation_of,
     host_images,
+    manifests_of,
     precision_of,
-    read_manifest,
     splits_of,
 )
 from clip_pkg.training.optimisation import Optimisation
@@ -48,7 +48,7 @@ def build_pretraining(
     assert block is not None, "the task is a pre-training"
 
     # Images.
-    manifest = read_manifest(task.manifest_file)
+    manifest, _ = manifests_of(task)
     splits = splits_of(task, manifest)
     indices = next(fold for fold in splits.folds if fold.number == task.fold).train
     if len(indices) < block.loss.smallest_batch:
@@ -79,7 +79,8 @@ def build_pretraining(
     loss = build_two_view_loss(block.loss, queue=block.queue, dim=block.projection.dim).to(device)
 
     # Pixels and batches. Stored squares have the size of the config's augmentation.
-    pixels = open_pixels(host_images(task.pixel_store, config, manifest), device)
+    remarks: list[str] = []
+    pixels = open_pixels(host_images(task, task.pixel_store, manifest, remarks), device)
     augmentation = augmentation_of(config, model.image_encoder, device, precision)
     batches = TwoViewBatches(
         pixels,
@@ -174,4 +175,5 @@ def build_pretraining(
         pixels=[pixels],
         started=started,
         notices=notices,
+        remarks=remarks,
     )

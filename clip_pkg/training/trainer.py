@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TextIO
 
 import torch
 
-from clip_pkg.base.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError, DamagedFile, UserError
 from clip_pkg.base.files import remove_leftovers
+from clip_pkg.base.reading import check_archive
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.data.pixel_sources import PixelSource
@@ -24,13 +28,15 @@ from clip_pkg.losses.contract import LossOutput
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.precision import Precision
 from clip_pkg.study.identity import identity_from_json
+from clip_pkg.study.predictions import read_predictions
 from clip_pkg.study.progress import read_progress
-from clip_pkg.study.tasks import FoldResult, Task
+from clip_pkg.study.tasks import FoldResult, PretrainTask, Task
 from clip_pkg.training.console import Console
 from clip_pkg.training.early_stopping import BestEpoch
 from clip_pkg.training.environment import describe_environment
 from clip_pkg.training.epoch import Fetch, OnStep, train_epoch
 from clip_pkg.training.history import Columns, History
+from clip_pkg.training.inputs import REMEDY
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
 from clip_pkg.training.optimisation import Optimisation
 from clip_pkg.training.profiling import FoldProfiler, Phases, unmeasured
@@ -40,6 +46,8 @@ from clip_pkg.training.tensorboard import FoldCurves, StepCurves
 # Share of the training time that checkpoints may take: small models are saved every epoch, large
 # ones less often, so that writing never dominates and a crash costs little.
 CHECKPOINT_TIME_SHARE = 0.05
+LOST = "was removed or replaced while it was used"
+DAMAGE = (UserError, OSError, ValueError, zipfile.BadZipFile)  # what damaged files raise
 TRAIN = "train"  # order to the other ranks; further ones belong to the learner
 
 
@@ -224,8 +232,14 @@ class Trainer:
         Raises Interrupted once `stop` is true, Diverged when training becomes NaN.
         """
         task, learner = self.task, self.learner
-        task.paths.root.mkdir(exist_ok=True)
-        remove_leftovers(task.paths.root)
+        root = task.paths.root
+        try:
+            root.mkdir(exist_ok=True)
+            # Open, so that no other folder gets its inode.
+            self._folder = os.open(root, os.O_RDONLY)
+        except FileNotFoundError:
+            raise DamagedFile(root, LOST, REMEDY) from None
+        remove_leftovers(root)
         if (earlier := read_progress(task.paths.progress)) is not None:
             # An attempt that was killed has spent more than its checkpoint knows.
             self._earlier_seconds = max(self._earlier_seconds, earlier.seconds)
@@ -240,24 +254,31 @@ class Trainer:
         )
         try:
             return self._run(console, device_name, stop)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._check_folder()  # whatever has failed because of that
             with suppress(OSError):  # the disk may be full
                 console.save_progress()
             raise
+        finally:
+            os.close(self._folder)
 
     def _run(self, console: Console, device_name: str, stop: Stop) -> FoldResult:
         task, learner, on = self.task, self.learner, self.device
         console.save_progress()
         device = f"{device_name} ({self.precision}), process {os.getpid()}"
         console.banner(learner.title, learner.settings(device))
-        for text in (*(f"NOTE: {notice}" for notice in self.notices), *self.remarks):
-            console.line(text)
+        for notice in self.notices:
+            console.line(f"NOTE: {notice}")
+        self._make_remarks(console)
         learner.prepare(console, stop)
         with self.profiler or nullcontext():
             self._train(console, stop)
         self._history.write(task.paths.history)
         best_epoch = self._best.epoch or None
         fields = learner.finish(console, self._history, best_epoch)
+        self._make_remarks(console)
+        self._check_folder()
         result = FoldResult(
             identity=task.identity,
             fold=task.fold,
@@ -280,6 +301,19 @@ class Trainer:
             f"{result.seconds:.1f} s"
         )
         return result
+
+    def _make_remarks(self, console: Console) -> None:
+        """Write the lines that have come up for the log."""
+        while self.remarks:
+            console.line(self.remarks.pop(0))
+
+    def _check_folder(self) -> None:
+        """Raise DamagedFile if the folder was removed, moved away or replaced by another one."""
+        root = self.task.paths.root
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self._folder), root.stat()):
+                return
+        raise DamagedFile(root, LOST, REMEDY)
 
     def _spent(self) -> tuple[float, float]:
         """Seconds of all attempts so far, on everything and on training steps."""
@@ -320,6 +354,7 @@ class Trainer:
                     profiler.before_epoch(history.epochs + 1)
                 self._epoch(history.epochs + 1, steps, console, stop)
                 curves.add()
+                self._make_remarks(console)
                 if stop:
                     self._save()
                     raise Interrupted
@@ -373,6 +408,7 @@ class Trainer:
         if improved:
             with self._phases("checkpoint"):
                 learner.keep_best(epoch, row)
+        self._check_folder()
         self._history.write(self.task.paths.history)
         learner.log_epoch(console, train, row, improved=improved)
 
@@ -395,6 +431,7 @@ class Trainer:
         finished training is never resumed, so its optimiser, two thirds of the file, is left out.
         """
         started, task, learner = time.monotonic(), self.task, self.learner
+        self._check_folder()
         with self._phases("checkpoint"):
             learner.write_best()
             save_checkpoint(
@@ -424,21 +461,52 @@ def identification(task: Task) -> dict[str, Any]:
     }
 
 
-def state_to_resume(task: Task) -> dict[str, Any] | None:
+def state_to_resume(task: Task, notices: list[str]) -> dict[str, Any] | None:
     """Content of the checkpoint that a task resumes from; None if it starts.
 
-    Raises CheckpointError if it belongs to another training or run.
+    A damaged checkpoint of its own is not used: starting anew gives the same numbers. The best
+    checkpoint could not replace it, because it has no optimiser. notices: receives a sentence then.
+
+    Raises CheckpointError if a checkpoint that the user named is damaged, or of another run.
     """
-    source = task.checkpoint_to_resume
-    if source is None:
-        return None
+    latest, named = task.paths.checkpoint_latest, task.checkpoint_to_resume
+    if named == latest:
+        try:
+            state = _state_in(latest, task)
+            _check_best(task, state)
+            return state
+        except DAMAGE as problem:
+            if latest.is_dir():  # in the way of the next one
+                latest.rename(latest.with_name(f"{latest.name}.{uuid.uuid4().hex}"))
+            notices.append(
+                f"The training started anew, because {latest.name} or the files of the best epoch "
+                f"were damaged ({problem})"
+            )
+            named = None if isinstance(task, PretrainTask) else task.resume_from
+    return None if named is None else _state_in(named, task)
+
+
+def _state_in(source: Path, task: Task) -> dict[str, Any]:
+    """Read a checkpoint of this task, or of the same one in another run."""
     state = load_checkpoint(source)
-    differences = task.identity.differences(identity_from_json(state["identity"]))
-    if state["fold"] != task.fold:
-        differences.append(f"fold ({state['fold']} instead of {task.fold})")
+    try:
+        differences = task.identity.differences(identity_from_json(state["identity"]))
+        if state["fold"] != task.fold:
+            differences.append(f"fold ({state['fold']} instead of {task.fold})")
+    except (KeyError, ValueError):
+        raise CheckpointError(f"{source} is not a checkpoint that training resumes from") from None
     if differences:
         raise CheckpointError(
             f"{source} belongs to another run: its {', '.join(differences)} differ; use the "
             "settings it was made with, or start a new run without it"
         )
     return state
+
+
+def _check_best(task: Task, state: Mapping[str, Any]) -> None:
+    """Check the files of the best epoch so far, which are not written again."""
+    if isinstance(task, PretrainTask) or not state.get("best", {}).get("epoch"):
+        return
+    read_predictions(task.paths.predictions)
+    if task.config.save_best or task.test_manifest_file is not None:
+        check_archive(task.paths.checkpoint_best)

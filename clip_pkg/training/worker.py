@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from filelock import FileLock
 
 from clip_pkg.base.child_process import answers, listen
-from clip_pkg.base.errors import UserError, printable
+from clip_pkg.base.errors import DamagedFile, UserError, printable
 from clip_pkg.base.streams import secure_streams
 from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
 from clip_pkg.study.tasks import (
@@ -40,6 +40,7 @@ from clip_pkg.study.tasks import (
     finished,
     read_task,
     record_failure,
+    task_from_json,
     write_record,
 )
 
@@ -154,6 +155,8 @@ def attempt(task: Task, place: TaskPlacement, train: Callable[[], None]) -> Task
         kind: FailureKind = "error"
         if isinstance(error, Diverged):
             kind = "diverged"
+        elif isinstance(error, DamagedFile):
+            kind = "damaged file"
         elif isinstance(error, UserError):
             kind = "user error"
         elif isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -214,9 +217,7 @@ def serve(stop: StopRequest) -> int:
                     answer = {"error": traceback.format_exc()}
             stream.write(json.dumps(answer) + "\n")
             continue
-        task = read_task(Path(message["task_file"]))
-        assert task is not None, f"no task file {message['task_file']}"
-        report = run_task(task, TaskPlacement(**message["place"]), stop)
+        report = run_task(task_from_json(message["task"]), TaskPlacement(**message["place"]), stop)
         # Without a launcher nothing reads the pipe; the task's own files hold the result.
         with contextlib.suppress(BrokenPipeError):
             stream.write(json.dumps(asdict(report)) + "\n")

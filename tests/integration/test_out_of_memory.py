@@ -32,7 +32,7 @@ class FakeWorker:
     def __init__(self, devices: object) -> None:
         del devices
 
-    def send(self, task_file: Path, place: object) -> None:
+    def send(self, task: object, place: object) -> None:
         """Take it."""
 
 

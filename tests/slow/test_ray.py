@@ -402,7 +402,7 @@ class FakeWorker:
         self.interrupts = 0
         FakeWorker.made.append(self)
 
-    def send(self, task_file: str, place: TaskPlacement) -> None:
+    def send(self, task: dict[str, Any], place: TaskPlacement) -> None:
         self.place = place
 
     def answer(self) -> dict[str, Any] | None:
@@ -432,6 +432,7 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
     (tmp_path / "task.json").touch()
     FakeWorker.made.clear()
     return {
+        "task": {},
         "task_file": str(tmp_path / "task.json"),
         "log_file": str(tmp_path / "a.log"),
         "has_gpu": True,

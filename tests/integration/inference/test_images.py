@@ -16,6 +16,7 @@ from clip_pkg.inference import images as squares
 from clip_pkg.inference.images import ImageFile, find_images, square_batches
 from clip_pkg.study.decoding import decode_image
 from clip_pkg.study.scan import scan
+from support.array_store import pixels_of
 from support.tiny import make_folder, paint
 
 
@@ -135,7 +136,7 @@ def test_squares_are_those_of_the_pixel_store(tmp_path: Path) -> None:
     images = [ImageFile(path, data / path) for path in manifest.paths]
     batches = list(square_batches(images, size=37, batch_size=4))
     assert [len(batch.images) for batch in batches] == [4, 4, 2]
-    assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), store.images)
+    assert np.array_equal(np.concatenate([batch.pixels for batch in batches]), pixels_of(store))
     assert [image for batch in batches for image in batch.images] == images
 
 

@@ -16,7 +16,7 @@ from clip_pkg.data.pixel_sources import (
     one_ahead,
     open_pixels,
 )
-from clip_pkg.data.pixel_store import PixelStore
+from support.array_store import ArrayStore
 
 CPU = torch.device("cpu")
 N = 45
@@ -25,10 +25,10 @@ TRAIN = np.setdiff1d(np.arange(N), np.arange(0, N, 5))  # 36 images
 VAL = np.arange(0, N, 5)[::-1].copy()  # 9, in an order of their own
 
 
-def store_of(side: int) -> PixelStore:
+def store_of(side: int) -> ArrayStore:
     images = np.random.default_rng(0).integers(0, 256, (N, side, side, 3), dtype=np.uint8)
     images[:, 0, 0, 0] = np.arange(N)  # tells who is who
-    return PixelStore(images)
+    return ArrayStore(images)
 
 
 def augmentation_of(policy="standard", device="cpu") -> Augmentation:
@@ -166,7 +166,7 @@ def test_read_only_arrays_are_fine(kind) -> None:
     for array in arrays:
         array.flags.writeable = False
     images, labels, indices = arrays
-    source = kind(PixelStore(images), CPU)
+    source = kind(ArrayStore(images), CPU)
     train = TrainBatches(
         source, labels, indices, batch_size=4, augmentation=augmentation, seed=1, fold=1
     )

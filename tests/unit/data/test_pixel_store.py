@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from clip_pkg.data.pixel_store import (
     build_store,
 )
 from clip_pkg.study.manifest import Manifest
+from support.array_store import pixels_of
 from support.outcomes import alive
 
 MakeImages = Callable[..., Manifest]
@@ -92,18 +94,18 @@ def overwrite(path: Path, offset: int, *, keep_time: bool) -> None:
 
 def test_pixels_are_the_resized_images(manifest: Manifest, cache: Path) -> None:
     store = PixelStore.open(build_store(manifest, 16, cache), manifest)
-    assert store.images.shape == (70, 16, 16, 3)
-    assert store.images.dtype == np.uint8
+    images = pixels_of(store)
+    assert images.shape == (70, 16, 16, 3)
+    assert images.dtype == np.uint8
     assert store.size == 16
     for row in range(70):
         with Image.open(manifest.file(row)) as image:
             expected = image.convert("RGB").resize((16, 16), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(store.images[row], np.asarray(expected))
+        np.testing.assert_array_equal(images[row], np.asarray(expected))
     index = np.array([69, 3, 3, 0])
     (gathered,) = store.batches([index])
-    np.testing.assert_array_equal(gathered, store.images[index])
+    np.testing.assert_array_equal(gathered, images[index])
     assert gathered.flags.writeable
-    assert not store.images.flags.writeable
 
 
 def test_processes_make_the_same_store(manifest: Manifest, cache: Path, in_processes: None) -> None:
@@ -147,7 +149,7 @@ def test_a_damaged_store_is_noticed_and_built_again(
     path = build_store(manifest, 16, cache)
     whole = path.read_bytes()
     overwrite(path, len(whole) - 5, keep_time=keep_time)
-    with pytest.raises(StoreError, match=r"damaged from image 64 on"):
+    with pytest.raises(StoreError, match=r"damaged from image 69 on"):
         PixelStore.open(path, manifest, verify=keep_time)
     told: list[str] = []
     assert build_store(manifest, 16, cache, notify=told.append) == path
@@ -222,6 +224,57 @@ def test_a_copied_store_is_accepted_after_a_full_check(manifest: Manifest, cache
     path = build_store(manifest, 16, cache)
     os.utime(path, ns=(1, 1))
     PixelStore.open(path, manifest)
+
+
+MEANWHILE: dict[str, Callable[[Path], object]] = {
+    "zeros": lambda path: path.open("r+b").write(bytes(path.stat().st_size)),
+    "a byte": lambda path: overwrite(path, 5000, keep_time=True),
+    "cut": lambda path: os.truncate(path, 5000),
+    "empty": lambda path: os.truncate(path, 0),
+    "deleted": Path.unlink,
+    "replaced": lambda path: (path.unlink(), path.write_bytes(b"something else")),
+}
+
+
+@pytest.mark.parametrize("harm", MEANWHILE)
+def test_no_wrong_pixel_leaves_an_open_store(manifest: Manifest, cache: Path, harm: str) -> None:
+    path = build_store(manifest, 16, cache)
+    told: list[str] = []
+    store = PixelStore.open(path, manifest, notify=told.append)
+    wanted, elsewhere = pixels_of(store), harm in ("deleted", "replaced")
+    MEANWHILE[harm](path)
+    for _ in range(2):
+        np.testing.assert_array_equal(pixels_of(store), wanted)
+    assert len(told) == (not elsewhere)
+    store.close()
+    if harm == "a byte":  # it was written again
+        PixelStore.open(path, manifest, verify=True).close()
+    build_store(manifest, 16, cache)
+    np.testing.assert_array_equal(pixels_of(PixelStore.open(path, manifest)), wanted)
+
+
+def test_a_damaged_store_needs_its_images(manifest: Manifest, cache: Path) -> None:
+    path = build_store(manifest, 16, cache)
+    store = PixelStore.open(path, manifest)
+    overwrite(path, 70 * 16 * 16 * 3, keep_time=True)
+    manifest.file(69).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"松动/029.bmp: changed since"):
+        pixels_of(store)
+
+
+def test_stores_with_a_checksum_per_block_are_used(manifest: Manifest, cache: Path) -> None:
+    path = build_store(manifest, 16, cache)
+    wanted, file = pixels_of(PixelStore.open(path, manifest)), path.with_suffix(".json")
+    record = json.loads(file.read_text())
+    whole = [zlib.crc32(wanted[first : first + 32].tobytes()) for first in range(0, 70, 32)]
+    old = {**record, "images_per_block": 32, "checksums": whole}
+    file.write_text(json.dumps(old))
+    np.testing.assert_array_equal(pixels_of(PixelStore.open(path, manifest)), wanted)
+    build_store(manifest, 16, cache, notify=pytest.fail)
+    assert json.loads(file.read_text()) == record
+    file.write_text(json.dumps({**old, "checksums": whole[:2]}))
+    with pytest.raises(StoreError, match="checksums"):
+        PixelStore.open(path, manifest)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

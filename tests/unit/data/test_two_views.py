@@ -10,8 +10,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from clip_pkg.data import two_views
 from clip_pkg.data.pixel_sources import HostPixels
-from clip_pkg.data.pixel_store import PixelStore
 from clip_pkg.data.two_views import DRAWS, SimClrViews, TwoViewBatches, resampling_weights
+from support.array_store import ArrayStore
 
 SIZE, TARGET = 24, 16
 # Draws that change nothing but the crop: no flip, no jitter, no grey, no blur.
@@ -144,7 +144,7 @@ def test_large_images_are_blurred_and_small_ones_are_not() -> None:
 
 
 def batches(indices: np.ndarray, size: int = 4) -> TwoViewBatches:
-    source = HostPixels(PixelStore(images(20).numpy()), torch.device("cpu"))
+    source = HostPixels(ArrayStore(images(20).numpy()), torch.device("cpu"))
     return TwoViewBatches(
         source, np.arange(20) % 3, indices, batch_size=size, views=simclr(), seed=7, fold=1
     )
