@@ -24,11 +24,14 @@ MAX_FILE_NAME = 120  # bytes of the longest name that we give a file, temporary 
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for writing; on success it replaces `path`.
 
-    durable: flush to disk before the rename, so that the file survives a power failure. On any
-    error the old file is unchanged and the temporary one is removed. Makes the folder of `path`,
-    but none above it: a worker must not restore a part of a result folder that was deleted.
+    durable: flush the file before the rename and its folder after it, so that it survives a power
+    failure. On any error the old file is unchanged and the temporary one is removed. Makes the
+    folder of `path`, but none above it: a worker must not restore a part of a result folder that
+    was deleted.
     """
-    path.parent.mkdir(exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(exist_ok=True)
+        flush_folder(path.parent.parent)
     temporary = _temporary(path)
     try:
         with temporary.open("xb") as stream:
@@ -38,8 +41,33 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
                 os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        flush_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that they survive a power failure."""
+    for one in reversed([folder, *folder.parents]):
+        if not one.is_dir():
+            one.mkdir(exist_ok=True)
+            flush_folder(one.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names in a folder to disk, as far as its file system and this system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _temporary(path: Path) -> Path:

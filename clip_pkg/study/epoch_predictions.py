@@ -34,6 +34,8 @@ def append_epoch(paths: FoldPaths, epoch: int, probabilities: NDArray[np.float64
         stream.seek(start)
         stream.write(content)
         stream.truncate()
+        stream.flush()
+        os.fsync(stream.fileno())  # before a checkpoint after which they are not made again
 
 
 def compress_epochs(paths: FoldPaths, epochs: int, images: int, classes: int) -> bool:

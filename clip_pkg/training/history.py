@@ -44,6 +44,6 @@ class History:
         """Row of `epoch`, which counts from 1."""
         return {name: values[epoch - 1] for name, values in self.columns.items()}
 
-    def write(self, path: Path) -> None:
-        """Write `history.json`; it is rebuilt from the checkpoint after a power cut."""
-        write_json(path, self.columns, durable=False)
+    def write(self, path: Path, *, final: bool = False) -> None:
+        """Write `history.json`; until it is final, a checkpoint has it after a power failure."""
+        write_json(path, self.columns, durable=final)

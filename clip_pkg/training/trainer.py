@@ -274,7 +274,7 @@ class Trainer:
         learner.prepare(console, stop)
         with self.profiler or nullcontext():
             self._train(console, stop)
-        self._history.write(task.paths.history)
+        self._history.write(task.paths.history, final=True)
         best_epoch = self._best.epoch or None
         fields = learner.finish(console, self._history, best_epoch)
         self._make_remarks(console)
