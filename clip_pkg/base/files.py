@@ -96,9 +96,12 @@ def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write(stream)
 
 
+LEFTOVER = ".*.tmp"  # pattern of temporary files, which killed writers leave behind
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of killed writers in `folder` (not recursively)."""
-    for leftover in folder.glob(".*.tmp"):
+    for leftover in folder.glob(LEFTOVER):
         leftover.unlink(missing_ok=True)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.files import write_json, write_text
+from clip_pkg.base.files import LEFTOVER, make_folder, write_json, write_text
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
@@ -34,7 +34,7 @@ def refuse_folder_in_use(run: RunPaths) -> None:
 @contextmanager
 def sole_launcher(run: RunPaths) -> Iterator[None]:
     """Lock the output folder; the operating system releases the lock when the process ends."""
-    run.output_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run.output_dir)
     with _acquired(run):
         write_text(run.holder, f"process {os.getpid()} on {os.uname().nodename}", durable=False)
         try:
@@ -63,7 +63,7 @@ def folders_to_replace(
     replaced, problems = [], []
     for prepared in configs:
         paths = run.config(prepared.config.name)
-        if not paths.root.exists() or not any(paths.root.iterdir()):
+        if not paths.root.exists() or all(one.match(LEFTOVER) for one in paths.root.iterdir()):
             continue
         if overwrite:
             replaced.append(paths)
