@@ -41,6 +41,7 @@ from clip_pkg.study.run_folder import (
     refuse_folder_in_use,
     set_aside,
     sole_launcher,
+    tidy,
 )
 from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read_record
 
@@ -66,6 +67,7 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
                 resources.cancel_leftovers()
             for old in kept:
                 terminal.note(f"{old.root} was moved to {set_aside(run, old.root)}")
+            tidy(run, configs)
             files = SharedFiles(config_files(run, preparation) | image_lists(configs, folders))
             files.restore()
             planned = fold_tasks(configs, folders, resume_from=request.resume_from)

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.files import LEFTOVER, make_folder, write_json, write_text
+from clip_pkg.base.files import LEFTOVER, make_folder, remove_leftovers, write_json, write_text
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
@@ -95,6 +95,13 @@ def set_aside(run: RunPaths, old: Path) -> Path:
     return target
 
 
+def tidy(run: RunPaths, configs: Sequence[PreparedConfig]) -> None:
+    """Remove what killed writers left in the folders of these configs."""
+    roots = [run.config(one.config.name).root for one in configs]
+    for folder in (run.output_dir, *roots, *(fold for one in roots for fold in one.glob("*/"))):
+        remove_leftovers(folder)
+
+
 class SharedFiles:
     """Files that tasks share, which are written again whenever they were lost or changed.
 
@@ -112,7 +119,7 @@ class SharedFiles:
             if folders and path.parent not in folders:
                 continue
             if path not in self._written or _state(path) != self._written[path]:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 write_json(path, content())
                 self._written[path] = _state(path)
 
