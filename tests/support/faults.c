@@ -42,7 +42,7 @@ __attribute__((constructor)) static void begin(void) {
 
 static int concerns(const char *path) {
   size_t length = state == NULL ? 0 : strlen(state->root);
-  return length && strncmp(path, state->root, length) == 0 && path[length] == '/';
+  return length && strncmp(path, state->root, length) == 0 && strchr("/", path[length]) != NULL;
 }
 
 static const char *absolute(int folder, const char *path, char *buffer) {
