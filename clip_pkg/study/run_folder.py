@@ -16,7 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.files import LEFTOVER, make_folder, remove_leftovers, write_json, write_text
+from clip_pkg.base.files import (
+    LEFTOVER,
+    flush_folder,
+    make_folder,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 from clip_pkg.base.paths import ConfigPaths, RunPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
@@ -90,8 +97,10 @@ def set_aside(run: RunPaths, old: Path) -> Path:
     """Move an old result folder to where `--overwrite` keeps it; returns its new path."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     target = run.replaced / f"{'-'.join(old.relative_to(run.output_dir).parts)}-{stamp}"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     shutil.move(old, target)
+    flush_folder(target.parent)
+    flush_folder(old.parent)
     return target
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.files import write_json
+from clip_pkg.base.files import make_folder, write_json
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.identity import StoredIdentity, digest
@@ -328,7 +328,7 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
 
 def write_task(task: Task) -> None:
     """Write a task into its folder atomically."""
-    task.paths.root.mkdir(parents=True, exist_ok=True)
+    make_folder(task.paths.root)
     write_json(task.paths.task, task_to_json(task))
 
 
