@@ -12,7 +12,7 @@ FAULTY_SEED = 24108  # with which the twenty folds meet seven of the eight fault
 
 def test_every_fold_is_done_once_whatever_happens_to_workers(tmp_path: Path) -> None:
     result = soak.soak(
-        tmp_path, tasks=20, jobs=JOBS, stall_timeout=4.0, seed=FAULTY_SEED, seconds=0.2
+        tmp_path, tasks=20, jobs=JOBS, stall_timeout=8.0, seed=FAULTY_SEED, seconds=0.2
     )
     assert result.mistakes == []
     assert len(result.faults) == 7
