@@ -20,8 +20,9 @@ from filelock import Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from clip_pkg.base.errors import DataError
+from clip_pkg.base.errors import DataError, UserError
 from clip_pkg.base.files import write_bytes
+from clip_pkg.base.reading import open_regular
 from clip_pkg.data.cache import (
     NoRoom,
     Notify,
@@ -131,10 +132,11 @@ def read_features(path: Path, *, rows: int) -> Tensor:
     Raises OSError and DamagedFeatures.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        # safetensors would wait at a FIFO.
+        with open_regular(path), safe_open(path, framework="pt") as file:
             checksum = (file.metadata() or {}).get("crc32")
             features: Tensor = file.get_tensor("features")
-    except SafetensorError as error:
+    except (SafetensorError, UserError) as error:
         raise DamagedFeatures(f"{path} is damaged: {error}") from None
     whole = features.dtype == torch.float32 and features.ndim == 2 and len(features) == rows
     if not whole or str(_checksum(features)) != checksum:

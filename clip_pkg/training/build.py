@@ -69,7 +69,8 @@ def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
     and UserError if the encoder must be compiled and cannot be.
     """
     notices: list[str] = []
-    state = state_to_resume(task, notices)
+    remarks: list[str] = []
+    state = state_to_resume(task, notices, remarks)
     if isinstance(task, PretrainTask):
         trainer = build_pretraining(task, device, state)
     else:
@@ -77,6 +78,7 @@ def build(task: Task, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
     if state is not None:
         trainer.resume(state)
     trainer.notices += notices
+    trainer.remarks += remarks
     return trainer
 
 

@@ -461,11 +461,12 @@ def identification(task: Task) -> dict[str, Any]:
     }
 
 
-def state_to_resume(task: Task, notices: list[str]) -> dict[str, Any] | None:
+def state_to_resume(task: Task, notices: list[str], remarks: list[str]) -> dict[str, Any] | None:
     """Content of the checkpoint that a task resumes from; None if it starts.
 
     A damaged checkpoint of its own is not used: starting anew gives the same numbers. The best
-    checkpoint could not replace it, because it has no optimiser. notices: receives a sentence then.
+    checkpoint could not replace it, because it has no optimiser. notices, remarks: receive a
+    sentence each then, for the result and for the log.
 
     Raises CheckpointError if a checkpoint that the user named is damaged, or of another run.
     """
@@ -480,8 +481,9 @@ def state_to_resume(task: Task, notices: list[str]) -> dict[str, Any] | None:
                 latest.rename(latest.with_name(f"{latest.name}.{uuid.uuid4().hex}"))
             notices.append(
                 f"The training started anew, because {latest.name} or the files of the best epoch "
-                f"were damaged ({problem})"
+                "were damaged"
             )
+            remarks.append(f"What was damaged: {problem}")
             named = None if isinstance(task, PretrainTask) else task.resume_from
     return None if named is None else _state_in(named, task)
 
@@ -489,12 +491,11 @@ def state_to_resume(task: Task, notices: list[str]) -> dict[str, Any] | None:
 def _state_in(source: Path, task: Task) -> dict[str, Any]:
     """Read a checkpoint of this task, or of the same one in another run."""
     state = load_checkpoint(source)
-    try:
-        differences = task.identity.differences(identity_from_json(state["identity"]))
-        if state["fold"] != task.fold:
-            differences.append(f"fold ({state['fold']} instead of {task.fold})")
-    except (KeyError, ValueError):
-        raise CheckpointError(f"{source} is not a checkpoint that training resumes from") from None
+    if not {"identity", "fold", "history", "optimisation"} <= set(state):
+        raise CheckpointError(f"{source} is not a checkpoint that training resumes from")
+    differences = task.identity.differences(identity_from_json(state["identity"]))
+    if state["fold"] != task.fold:
+        differences.append(f"fold ({state['fold']} instead of {task.fold})")
     if differences:
         raise CheckpointError(
             f"{source} belongs to another run: its {', '.join(differences)} differ; use the "

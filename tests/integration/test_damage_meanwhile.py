@@ -81,6 +81,7 @@ DAMAGES: dict[str, Damage] = {
     "store byte": of(".cache/pixels-*.npy", flip),
     "store byte, quietly": of(".cache/pixels-*.npy", flip_quietly),
     "store cut": of(".cache/pixels-*.npy", cut),
+    "store fifo": of(".cache/pixels-*.npy", fifo_instead),
     "store deleted": of(".cache/pixels-*.npy", Path.unlink),
     "record deleted": of(".cache/pixels-*.json", Path.unlink),
     "record cut": of(".cache/pixels-*.json", cut),
@@ -92,6 +93,7 @@ DAMAGES: dict[str, Damage] = {
     "config deleted": of("a/config.json", Path.unlink),
     "identity zeros": of("a/identity.json", zeros),
     "task deleted": of("a/fold_2/task.json", Path.unlink),
+    "text features byte": of(".cache/texts-*.safetensors", flip),
     "locks deleted": of(".cache/locks", shutil.rmtree),
     "cache deleted": of(".cache", shutil.rmtree),
     "config folder deleted": of("a", shutil.rmtree),
@@ -192,8 +194,12 @@ RUNS: dict[str, dict[str, str]] = {  # moment → damage
         "at the start of fold 2": "store byte",
     },
     "cache": {"after epoch 1": "cache deleted", "after fold 1": "config deleted"},
+    "texts": {"after fold 1": "text features byte", "at the start of fold 2": "store fifo"},
     "output": {"after epoch 1": "output folder deleted", "after fold 1": "config folder deleted"},
 }
+
+
+TEXTS = {"text_encoder_name": "clip:ViT-S-32-alt:scratch", "freeze_text_encoder": True}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -205,7 +211,7 @@ def test_what_is_damaged_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    config = write_configs({"name": "a"})
+    config = write_configs({"name": "a", **(TEXTS if name == "texts" else {})})
     wanted = undisturbed(known, train, tmp_path, config)
     out = tmp_path / "out"
     happened = [
@@ -216,3 +222,106 @@ def test_what_is_damaged_meanwhile(
     assert all(happened)
     assert numbers(out) == wanted
     assert set(failures(out)) <= {"damaged file"}
+
+
+CHECKPOINTS: dict[str, Damage] = {
+    "cut": of("checkpoint_latest.pth", cut),
+    "zeros": of("checkpoint_latest.pth", zeros),
+    "byte": of("checkpoint_latest.pth", flip),
+    "other content": lambda fold: (fold / "checkpoint_latest.pth").write_text("{}"),
+    "empty": lambda fold: (fold / "checkpoint_latest.pth").write_bytes(b""),
+    "a folder": of("checkpoint_latest.pth", folder_instead),
+    "a fifo": of("checkpoint_latest.pth", fifo_instead),
+    "the best one": lambda fold: shutil.copy(
+        fold / "checkpoint_best.pth", fold / "checkpoint_latest.pth"
+    ),
+    "best byte": of("checkpoint_best.pth", flip),
+    "best deleted": of("checkpoint_best.pth", Path.unlink),
+}
+
+
+class PowerFailure(Exception):
+    """Ends an attempt after its first checkpoint."""
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, harm: Callable[[Trainer], object]) -> list[Path]:
+    """Let each training fail after its first checkpoint, which is harmed then."""
+    failed: list[Path] = []
+    save = Trainer._save
+
+    def save_and_fail(self: Trainer, **how: Any) -> None:
+        save(self, **how)
+        if self.task.paths.root not in failed:
+            failed.append(self.task.paths.root)
+            harm(self)
+            raise PowerFailure
+
+    monkeypatch.setattr(Trainer, "_save", save_and_fail)
+    return failed
+
+
+@pytest.mark.parametrize("names", [list(CHECKPOINTS)[:5], list(CHECKPOINTS)[5:]])
+def test_checkpoints_that_are_damaged_before_a_fold_resumes(
+    train: Train,
+    write_configs: Callable[..., Path],
+    tmp_path: Path,
+    known: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    names: list[str],
+) -> None:
+    config = write_configs({"name": "a", "n_splits": 5})
+    wanted = undisturbed(known, train, tmp_path, config)
+    fail_once(
+        monkeypatch, lambda self: CHECKPOINTS[names[self.task.fold - 1]](self.task.paths.root)
+    )
+    train("--config-file", config, "--retries", "1")
+    out = tmp_path / "out"
+    for moved in out.glob("a/fold_*/checkpoint_latest.pth.*"):
+        shutil.rmtree(moved)
+    assert numbers(out) == wanted
+    assert failures(out) == ["error"] * 5
+    for number, name in enumerate(names, 1):
+        (notice,) = read_notices(out / f"a/fold_{number}")
+        assert notice.startswith("The training started anew"), name
+
+
+def read_notices(fold: Path) -> list[str]:
+    notices = json.loads((fold / "result.json").read_text(encoding="utf-8"))["notices"]
+    assert isinstance(notices, list)
+    return notices
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+def test_a_damaged_pretraining_is_repeated(
+    train: Train,
+    write_configs: Callable[..., Path],
+    tmp_path: Path,
+    known: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Damage,
+) -> None:
+    block = {"loss": {"type": "nt_xent"}, "epochs": 2, "batch_size": 8, "images": "all"}
+    config = write_configs({"name": "a", "epochs": 1, "pretrain": block})
+    wanted = undisturbed(known, train, tmp_path, config)
+    out = tmp_path / "out"
+    # Its checkpoint is damaged while it trains, its encoder when it is done.
+    failed = fail_once(monkeypatch, lambda self: damage(self.task.paths.checkpoint_latest))
+    happened = disturb(
+        monkeypatch, "after fold 1", lambda: damage(one(out, "pretraining/*/encoder.pth"))
+    )
+    train("--config-file", config, "--retries", "1")
+    assert happened
+    assert len(failed) == 3
+    assert numbers(out) == wanted
+
+
+def test_a_damaged_checkpoint_that_the_user_names_is_refused(
+    train: Train, write_configs: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = write_configs({"name": "a"})
+    train("--config-file", config, output="first")
+    flip(tmp_path / "first/a/fold_1/checkpoint_latest.pth", 0.6)
+    for source in ("first/a", "first/a/fold_1/checkpoint_latest.pth"):
+        said = train("--config-file", config, "--resume-from", tmp_path / source, check=2)
+        assert "fold_1/checkpoint_latest.pth is damaged" in said
+    assert not (tmp_path / "out").exists()
