@@ -32,7 +32,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         path.parent.mkdir(exist_ok=True)
         flush_folder(path.parent.parent)
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as stream:
             yield stream
@@ -70,7 +70,8 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
+    """A unique name beside `path`, which `remove_leftovers` knows."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
@@ -143,7 +144,7 @@ def check_output_folder(folder: Path, longest: str) -> None:
 
 def check_new_folder(path: Path) -> None:
     """Raise UserError unless `path` is an empty folder, or a new one that can be made."""
-    check_output_folder(path.parent, f"{_temporary(path).name}/{'n' * MAX_FILE_NAME}")
+    check_output_folder(path.parent, f"{temporary_path(path).name}/{'n' * MAX_FILE_NAME}")
     try:
         if path.is_dir() and not any(path.iterdir()):
             return
@@ -160,7 +161,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises UserError if it cannot be written.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -190,7 +191,7 @@ def check_output_file(path: Path, sources: Sequence[Path], suffixes: Sequence[st
         )
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{place}: its name must end in {' or '.join(suffixes)}")
-    check_output_folder(path.parent, _temporary(path).name)
+    check_output_folder(path.parent, temporary_path(path).name)
     if status is None:
         return
     if not stat.S_ISREG(status.st_mode):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, shown, some
-from clip_pkg.base.files import write_json
+from clip_pkg.base.files import check_output_folder, temporary_path, write_json
 from clip_pkg.config.jsonc import parse
 from clip_pkg.study.identity import digest
 from clip_pkg.study.image_folder import find_beside, label_of
@@ -153,6 +153,7 @@ def write_template(classes: Sequence[str], path: Path, template: str) -> None:
     try:
         if path.exists() or path.is_symlink():
             raise DataError(f"{shown(path)}: already exists; choose another name, or move it")
+        check_output_folder(path.parent, temporary_path(path).name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {name: list(_from_template(name, template)) for name in classes})
     except OSError as error:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from clip_pkg.cli import main
+from clip_pkg.training.console import Console
 
 SECONDS = 60  # after which a refusal counts as a hang; one that imports torch takes a few
 
@@ -49,15 +50,18 @@ def unusable(work: Path) -> dict[str, str]:
         "below one": f"{long}/x",
         "5,000 characters": str(work) + "/d" * 2500,
         "no room for names": (str(work) + "/ddddddddd" * 410)[:4060].rstrip("/"),
-        "a loop of links": "loop",
-        "below a loop": "loop/x",
+        "a loop of links": f"{work}/loop",
+        "below a loop": f"{work}/loop/x",
         "a NUL byte": "a\0b",
         "not UTF-8": os.fsdecode(b"bad\xff"),
         "no such user": "~nobody_of_that_name/x",
         "empty": "",
     }
-    if not os.access("frozen", os.W_OK):
-        places |= {"a frozen folder": "frozen", "below a frozen folder": "frozen/x"}
+    if not os.access(work / "frozen", os.W_OK):
+        places |= {
+            "a frozen folder": f"{work}/frozen",
+            "below a frozen folder": f"{work}/frozen/x",
+        }
     if not os.access("/sys/none", os.W_OK) and Path("/sys").is_dir():
         places["in /sys"] = "/sys/none"
     return places
@@ -98,7 +102,7 @@ class Refusals:
 
     def check(self) -> None:
         print(f"{self.count} cases, {len(self.failures)} failures")
-        assert self.failures == []
+        assert not self.failures, "\n".join(self.failures)
 
 
 @pytest.fixture
@@ -151,3 +155,81 @@ def test_checkpoints_to_resume_from(
         refusals.refuse(what, *data, "--output-dir", "out", "--resume-from", path)
         refusals.refuse(what, "plan", *data[:4], "--output-dir", "out", "--resume-from", path)
     refusals.check()
+
+
+def test_places_of_other_commands(
+    work: Path,
+    images: Path,
+    write_configs: Callable[..., Path],
+    train: Callable[..., str],
+    refusals: Refusals,
+) -> None:
+    configs = write_configs({"name": "a", "epochs": 1})
+    train("--config-file", configs)
+    made = work.parent / "out/a"
+    picture = next(images.rglob("*.png"))
+    for what, path in unusable(work).items():
+        file = path and f"{path}/x"
+        for command, *words in (
+            ("class-texts", "--data-dir", images, "--output", file and f"{file}.json"),
+            ("compare", made, "--output", f"{file}.json"),
+            ("suspects", made, "--output", f"{file}.csv"),
+            ("predict", made, "--images", picture, "--output", f"{file}.csv"),
+            ("embed", made / "fold_1", "--images", picture, "--output", f"{file}.npz"),
+            ("explain", made, "--images", picture, "--output", file),
+            ("export", made, "--output", file),
+            ("refit", made, "--log-dir", path),
+            ("refit", made, "--cache-dir", path),
+            *((name, path) for name in ("report", "status", "summarize", "compare", "suspects")),
+            ("predict", path, "--images", picture),
+            ("plan", "--config-file", path, "--data-dir", images, "--output-dir", "out"),
+            ("prefetch", "--config-file", path),
+        ):
+            refusals.refuse(f"{command}: {what}", command, *words)
+    refusals.check()
+
+
+def test_odd_places_that_can_be_used(
+    work: Path,
+    images: Path,
+    write_configs: Callable[..., Path],
+    train: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(work))
+    (work / "link").symlink_to("nowhere/deep")
+    configs = write_configs({"name": "n" * 190, "epochs": 1})
+    places = ("--log-dir", work / "link", "--cache-dir", "~/" + "ü" * 127)
+    train("--config-file", configs, *places, output="work/-o [red]\n" + "x" * 240)
+    (folder,) = work.glob("-o *")
+    assert len(list(folder.glob("*/fold_*/result.json"))) == 2
+    assert list((work / "nowhere/deep").glob("*.log"))
+    assert list((work / ("ü" * 127)).glob("pixels-*.npy"))
+
+
+@pytest.mark.parametrize("deleted", ["out", "out/a", "out/a/fold_1"])
+def test_a_folder_that_is_deleted_during_the_run(
+    deleted: str,
+    images: Path,
+    tmp_path: Path,
+    write_configs: Callable[..., Path],
+    train: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs = write_configs({"name": "a", "epochs": 2})
+    write = Console.save_progress
+    is_due = True
+
+    def delete(console: Console) -> None:
+        nonlocal is_due
+        if is_due:
+            is_due = False
+            shutil.rmtree(tmp_path / deleted)
+        write(console)
+
+    monkeypatch.setattr(Console, "save_progress", delete)
+    words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", configs]
+    main([str(word) for word in [*words, "--executor", "inline", "--log-dir", tmp_path]])
+    assert not is_due
+    train("--config-file", configs, data=images)
+    assert len(list(tmp_path.glob("out/a/fold_*/result.json"))) == 2
