@@ -25,16 +25,23 @@ def run(parsed: argparse.Namespace) -> int:
     """Print the preflight report."""
     request = study_request(parsed)
     from clip_pkg.base.exit_codes import ExitCode
-    from clip_pkg.launch.preparation import prepare, show_report, show_texts_and_groups
+    from clip_pkg.launch.preparation import (
+        check_places,
+        prepare,
+        show_report,
+        show_texts_and_groups,
+    )
     from clip_pkg.launch.probe import start_child_probe
     from clip_pkg.launch.terminal import Terminal
     from clip_pkg.study.run_folder import folders_to_replace
 
     terminal = Terminal()
+    if parsed.output_dir is not None:
+        folders = run_folders(parsed, parsed.output_dir)
+        check_places(folders, [config.name for config in request.loaded.configs])
     preparation = prepare(request, start_child_probe(request.loaded.configs), terminal)
     if parsed.output_dir is not None:
-        run = run_folders(parsed, parsed.output_dir).run
-        folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite)
+        folders_to_replace(folders.run, preparation.configs, overwrite=parsed.overwrite)
     show_report(preparation, terminal)
     show_texts_and_groups(preparation, terminal)
     terminal.line(f"{len(preparation.configs)} config(s) can be trained on these images.", "green")

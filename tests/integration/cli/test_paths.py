@@ -178,6 +178,8 @@ def test_places_of_other_commands(
             ("embed", made / "fold_1", "--images", picture, "--output", f"{file}.npz"),
             ("explain", made, "--images", picture, "--output", file),
             ("export", made, "--output", file),
+            ("evaluate", made, "--images", images, "--output", file),
+            ("validate", "--config-file", configs, "--data-dir", images, "--output-dir", path),
             ("refit", made, "--log-dir", path),
             ("refit", made, "--cache-dir", path),
             *((name, path) for name in ("report", "status", "summarize", "compare", "suspects")),
@@ -229,7 +231,8 @@ def test_a_folder_that_is_deleted_during_the_run(
 
     monkeypatch.setattr(Console, "save_progress", delete)
     words = ["--data-dir", images, "--output-dir", tmp_path / "out", "--config-file", configs]
-    main([str(word) for word in [*words, "--executor", "inline", "--log-dir", tmp_path]])
+    words += ["--executor", "inline", "--log-dir", tmp_path]
+    assert main([str(word) for word in words]) == 0  # the attempt after the lost one
     assert not is_due
     train("--config-file", configs, data=images)
     assert len(list(tmp_path.glob("out/a/fold_*/result.json"))) == 2
