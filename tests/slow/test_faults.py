@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from support.tiny import make_folder
 pytestmark = pytest.mark.slow
 EVERYTHING = os.environ.get("CLIP_PKG_FAULTS") == "all"
 POINTS, PROCESS_POINTS, POWER_POINTS = 20, 2, 6  # of a sample
+NEVER_READ = ("/logs/", "/tensorboard/", "progress.json", "holder")
 NAMED = ("open", "rename", "mkdir", "unlink")  # calls that can lack the permission
 
 
@@ -43,27 +43,39 @@ def changes(study: Study) -> Sequence[Change]:
 def injections(changes: Sequence[Change]) -> list[tuple[int, str]]:
     """Numbers of changes, from 1, each with how it fails: killed there, and by an error.
 
-    Of the writes into a file that follow each other, the first, the middle and the last stand for
-    all: what a restart finds differs in the length of a temporary file or a log only.
+    The first, the middle and the last stand for all writes into a file that follow each other, for
+    what a restart finds differs in the length of a temporary file only; and for all changes of one
+    kind to files that no restart reads.
     """
-    numbered = enumerate(changes, start=1)
+    groups: dict[object, list[int]] = {}
+    earlier: Change | None = None
+    for number, change in enumerate(changes, start=1):
+        is_next = earlier is not None and (earlier.call, earlier.path) == (change.call, change.path)
+        key: object = number
+        if any(part in f"{change.path} {change.other}" for part in NEVER_READ):
+            key = change.kind
+        elif is_next:
+            key = next(reversed(groups))
+        groups.setdefault(key, []).append(number)
+        earlier = change
     found = []
-    for (call, _), run in groupby(numbered, key=lambda one: (one[1].call, one[1].path)):
-        numbers = [number for number, _ in run]
+    for numbers in groups.values():
         for number in sorted({numbers[0], numbers[len(numbers) // 2], numbers[-1]}):
+            call = changes[number - 1].call
             errors = ["ENOSPC", "EIO", *(["EACCES"] if call in NAMED else [])]
             killed = ["killed", *(["killed halfway"] if call == "write" else [])]
             for names in (killed, errors):
                 found.append((number, names[number % len(names)]))
-    return found
+    return sorted(found)
 
 
 def sample(changes: Sequence[Change], count: int) -> list[tuple[int, str]]:
     """Injections of as many different calls and files as there is time for."""
+    chance = random.Random(5)
     every = injections(changes)
-    random.Random(5).shuffle(every)
+    chance.shuffle(every)
     by_kind = {changes[number - 1].kind: (number, action) for number, action in every}
-    return sorted(by_kind.values(), key=lambda one: hash(one) % 1009)[:count]
+    return chance.sample(list(by_kind.values()), count)
 
 
 def test_whatever_fails_a_restart_ends_with_the_same_numbers(
