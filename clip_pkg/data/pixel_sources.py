@@ -53,8 +53,8 @@ class PixelSource(Protocol):
 class HostPixels:
     """Reads each batch from host memory when it is requested.
 
-    No thread reads ahead: 32 images of 256×256 pixels take 0.5 ms from the page cache, a training
-    step on a CPU at least a second.
+    No thread reads ahead: 32 images of 256×256 pixels take about 6 ms from the page cache, their
+    checksums included, a training step on a CPU at least a second.
     """
 
     def __init__(self, images: HostImages, device: torch.device) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip_pkg.base.child_process import last_lines
-from clip_pkg.base.errors import UserError
+from clip_pkg.base.errors import RunFolderError, UserError
 from clip_pkg.base.files import write_json, write_text
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
@@ -32,9 +32,11 @@ from clip_pkg.study.identity import PACKAGE, digest
 from clip_pkg.study.tasks import (
     FailureKind,
     FoldFailure,
+    Task,
     failure_of,
     finished,
     read_record,
+    read_task,
     record_failure,
 )
 
@@ -274,6 +276,9 @@ class SlurmJob:
             why = "" if job.reason == "None" else f" ({job.reason})"
             where = f" on {job.node}" if job.node else ""
             how = f"ended as {job.state}{why}{where} without a result{HINTS.get(job.state, '')}"
+        # It may have waited in the queue for hours after its task was written.
+        if _is_lost(self.assignment.task):
+            kind = "damaged file"
         return self.fail(kind, f"{self.process} {how}", "\n".join(lines))
 
     def stop(self) -> None:
@@ -400,6 +405,14 @@ class SlurmExecutor:
         """Leave no job behind."""
         if self._began and self._end_all() and all(job.failure is None for job in self._jobs):
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _is_lost(task: Task) -> bool:
+    """Whether the file of a task is missing or damaged."""
+    try:
+        return read_task(task.paths.task) is None
+    except RunFolderError:
+        return True
 
 
 def job_name(output_dir: Path) -> str:

@@ -189,6 +189,17 @@ def test_a_failure_of_the_worker_counts_at_once(
     assert job.failure.kind == "diverged"
 
 
+def test_a_job_whose_task_file_was_lost_in_the_queue_costs_no_attempt(
+    tmp_path: Path, slurm: Pretence, executor: SlurmExecutor
+) -> None:
+    job = submitted(tmp_path, executor)
+    job.assignment.task.paths.task.write_text("{")
+    slurm.show(job7_0="FAILED|NonZeroExitCode")
+    assert job.poll() is JobState.FAILED
+    assert job.failure is not None
+    assert job.failure.kind == "damaged file"
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [

@@ -220,6 +220,22 @@ def test_a_crash_is_tried_again_a_bounded_number_of_times(tmp_path: Path) -> Non
     assert record.tasks["always", 1].reason == "it broke"
 
 
+def test_damaged_files_are_restored_a_bounded_number_of_times_and_cost_no_attempt(
+    tmp_path: Path,
+) -> None:
+    executor = FakeExecutor(
+        {"few": ["damaged file"] * 3 + ["crash"] * 2, "many": ["damaged file"] * 9}
+    )
+    restored: list[str] = []
+    tasks = [task("few"), task("many")]
+    _, _, outcome = run(
+        tmp_path, tasks, gpus(1), executor, restore=lambda one: restored.append(one.name)
+    )
+    assert [one.name for one in outcome[JobState.DONE]] == ["few"]
+    assert [one.name for one in outcome[JobState.FAILED]] == ["many"]
+    assert sorted(restored) == ["few"] * 6 + ["many"] * 4
+
+
 def test_out_of_memory_is_tried_again_in_smaller_parts_of_the_same_batch(tmp_path: Path) -> None:
     executor = FakeExecutor({"big": ["out of memory"] * 2})
     run(tmp_path, [task("big")], gpus(1), executor)
