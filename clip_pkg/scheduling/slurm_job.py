@@ -24,7 +24,7 @@ from types import FrameType
 from clip_pkg.base.cores import usable_cores
 from clip_pkg.base.files import write_text
 from clip_pkg.scheduling.devices import find_devices, has_nvidia_library
-from clip_pkg.study.tasks import FailureKind, Task, failure_of, read_task, write_record
+from clip_pkg.study.tasks import FailureKind, Task, failure_of, read_task, record_failure
 from clip_pkg.training.worker import TaskPlacement, run_task
 
 REQUEUE_SIGNAL = signal.SIGUSR2  # NCCL may use SIGUSR1
@@ -65,7 +65,7 @@ def run(task: Task, log_file: Path, count_file: Path) -> int:
 
     def fail(kind: FailureKind, reason: str) -> int:
         log(f"FAILED ({kind}): {reason}")
-        write_record(task.paths.failure, failure_of(task, kind, reason, log_file))
+        record_failure(task, failure_of(task, kind, reason, log_file))
         return 1
 
     signals = Signals()

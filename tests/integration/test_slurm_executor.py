@@ -79,7 +79,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretence:
 
 
 def fold_task(tmp_path: Path, fold: int = 1, gpus: int = 1) -> FoldTask:
-    return paper_task("a", fold, gpus=gpus, batch_size=8, root=tmp_path / "out")
+    task = paper_task("a", fold, gpus=gpus, batch_size=8, root=tmp_path / "out")
+    task.paths.root.mkdir(parents=True, exist_ok=True)
+    return task
 
 
 def assignment(tmp_path: Path, fold: int = 1, gpus: int = 1) -> Assignment:
