@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import RunFolderError, UserError, shown
-from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.base.files import write_with
+from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.base.reading import check_archive, open_regular, read_json
 from clip_pkg.study.identity import StoredIdentity
 from clip_pkg.study.preflight import PreparedConfig
-from clip_pkg.study.tasks import PretrainTask, Task, finished
+from clip_pkg.study.tasks import ModelTask, PretrainTask, Task, finished
 
 if TYPE_CHECKING:
     from clip_pkg.launch.terminal import Terminal
@@ -53,13 +57,35 @@ def check_source(source: Path, configs: Sequence[PreparedConfig]) -> None:
         _check_checkpoint(path)
 
 
+def adopt_fold(task: ModelTask) -> None:
+    """Copy what the fold has in the run to resume from, unless it has a checkpoint of its own.
+
+    The best model and its predictions are not in `checkpoint_latest.pth`, and a finished fold is
+    not trained again. Nothing is copied for a checkpoint outside of a folder of the same fold.
+    """
+    source, own = task.resume_from, task.paths
+    if source is None or own.checkpoint_latest.exists() or own.result.exists():
+        return
+    theirs = FoldPaths(source.parent)
+    if source != theirs.checkpoint_latest or theirs.root.name != own.root.name:
+        return
+    # The last two make the others count.
+    for path in (
+        *(theirs.history, theirs.predictions, theirs.predictions_last, theirs.exposure),
+        *(theirs.epoch_predictions, theirs.unfinished_epoch_predictions),
+        *(theirs.test_predictions, theirs.checkpoint_best),
+        *(theirs.checkpoint_latest, theirs.result),
+    ):
+        with suppress(FileNotFoundError), path.open("rb") as stream:
+            write_with(own.root / path.name, partial(shutil.copyfileobj, stream))
+
+
 def _check_checkpoint(path: Path) -> None:
     try:
         check_archive(path)
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             record = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
-            # Stored, as torch does it: no larger than the file.
-            content = archive.read(record) if record.compress_type == zipfile.ZIP_STORED else b""
+            content = archive.read(record)
     except OSError as error:
         raise RunFolderError(
             f"--resume-from: {shown(path)} cannot be read ({error.strerror})"

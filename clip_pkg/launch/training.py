@@ -9,7 +9,7 @@ from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.base.program import program, tool
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.launch.continuation import check_source, report_continuation
+from clip_pkg.launch.continuation import adopt_fold, check_source, report_continuation
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
 from clip_pkg.launch.preparation import check_places, prepare, show_report
@@ -72,6 +72,8 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
             files.restore()
             planned = fold_tasks(configs, folders, resume_from=request.resume_from)
             check_gpus_per_task(planned, resources)
+            for task in planned:
+                adopt_fold(task)
             unfinished = {task.name for task in planned if finished(task) is None}
             waiting = [one for one in configs if one.config.name in unfinished]
             with pixel_stores(folders, waiting, terminal) as stores:

@@ -236,3 +236,15 @@ def test_a_folder_that_is_deleted_during_the_run(
     assert not is_due
     train("--config-file", configs, data=images)
     assert len(list(tmp_path.glob("out/a/fold_*/result.json"))) == 2
+
+
+def test_finished_folds_of_another_place_are_kept(
+    tmp_path: Path, write_configs: Callable[..., Path], train: Callable[..., str]
+) -> None:
+    configs = write_configs({"name": "a", "epochs": 1})
+    train("--config-file", configs, output="before")
+    (tmp_path / "before/a/fold_2/result.json").unlink()
+    train("--config-file", configs, "--resume-from", tmp_path / "before/a", output="after")
+    before, after = (tmp_path / name / "a/fold_1" for name in ("before", "after"))
+    for name in ("result.json", "predictions.csv", "checkpoint_best.pth"):
+        assert (after / name).read_bytes() == (before / name).read_bytes()
