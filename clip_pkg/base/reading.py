@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,11 @@ from clip_pkg.base.errors import DamagedFile, UserError, shown
 
 Content = TypeVar("Content")
 
+MAX_JSON_BYTES = 1 << 32  # of this program's own files; lists of a million images are below it
+MAX_PROC_BYTES = 1 << 20
+SECONDS_FOR_A_WRITER = 1.0  # to open the pipe that a command line names
+SECONDS_OF_SILENCE = 30.0  # of a program that writes into a pipe
+
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading; never waits, as opening a FIFO or a device would.
@@ -25,12 +31,67 @@ def open_regular(path: Path) -> BinaryIO:
     # Without O_NONBLOCK, opening a FIFO waits for a writer, and /proc/kmsg waits when it is read.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UserError(f"{shown(path)} is not a regular file; name a file")
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{shown(path)} {_kind(mode)}; name a file")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _kind(mode: int) -> str:
+    return "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
+
+
+def read_bounded(path: Path, limit: int, *, pipe: bool = False) -> bytes:
+    """The content of a file, or, with `pipe`, of what another program writes into a pipe.
+
+    limit: bytes; more is refused before it fills the memory.
+    Raises OSError, and UserError for what is no file, is larger, or gets no content in time.
+    """
+    if pipe and path.is_fifo():
+        return _read_pipe(path, limit)
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise UserError(_too_long(path, limit))
+        # A file of /proc has content in spite of its size 0; where reading it would wait, None.
+        content = stream.read() if size else stream.read(MAX_PROC_BYTES)
+    return content or b""
+
+
+def _read_pipe(path: Path, limit: int) -> bytes:
+    """Read from a pipe, such as `<(command)` of a shell, until its writer closes it."""
+    content, has_writer = bytearray(), False
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        end = time.monotonic() + SECONDS_FOR_A_WRITER
+        while True:
+            if len(content) > limit:
+                raise UserError(_too_long(path, limit))
+            try:
+                piece = os.read(descriptor, 1 << 20)
+            except BlockingIOError:  # a program has opened it and is still at work
+                piece = b""
+                if not has_writer:
+                    has_writer, end = True, time.monotonic() + SECONDS_OF_SILENCE
+            else:
+                if not piece and has_writer:
+                    return bytes(content)
+                if piece:
+                    content += piece
+                    has_writer, end = True, time.monotonic() + SECONDS_OF_SILENCE
+                    continue
+            if time.monotonic() > end:
+                raise UserError(f"{shown(path)} is a pipe into which no program writes")
+            time.sleep(0.01)
+    finally:
+        os.close(descriptor)
+
+
+def _too_long(path: Path, limit: int) -> str:
+    return f"{shown(path)} has more than {limit >> 20} MiB; name another file"
 
 
 def read_json(path: Path, kind: type[Content], remedy: str = "copy it again") -> Content:
@@ -40,8 +101,7 @@ def read_json(path: Path, kind: type[Content], remedy: str = "copy it again") ->
     whatever else keeps it from being read: cut off, nested too deep, NaN, another shape, no file.
     """
     try:
-        with open_regular(path) as stream:
-            content = stream.read()
+        content = read_bounded(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         raise
     except (OSError, UserError) as error:

@@ -332,7 +332,7 @@ class ConfigKeys(StrictModel):
             return None
         try:
             groups = re.compile(value).groups
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"is not a regular expression: {error}") from None
         if groups == 0:
             raise ValueError(

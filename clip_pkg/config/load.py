@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from clip_pkg.base.errors import ConfigErrors, ConfigProblem
+from clip_pkg.base.errors import ConfigErrors, ConfigProblem, UserError
 from clip_pkg.base.paths import RunPaths
+from clip_pkg.base.reading import read_bounded
 from clip_pkg.config.assignments import parse_assignments
 from clip_pkg.config.describe import key_names
 from clip_pkg.config.diagnostics import Draft, Findings, Source
@@ -22,6 +23,8 @@ from clip_pkg.config.rules import notices
 from clip_pkg.config.schema import RunConfig, default_name
 from clip_pkg.config.sweep import expand
 from clip_pkg.config.synonyms import SYNONYMS
+
+MAX_BYTES = 1 << 24  # of a file; ten thousand configs with every key written out
 
 Item: TypeAlias = tuple[JsonPath, Any]  # JSON path of a config, and its value
 
@@ -162,11 +165,11 @@ def _check_folders(checked: Sequence[tuple[Draft, RunConfig]], findings: Finding
 
 def _read(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, MAX_BYTES, pipe=True)
     except FileNotFoundError:
         raise ConfigErrors([ConfigProblem("no such file", file=path)]) from None
-    except IsADirectoryError:
-        raise ConfigErrors([ConfigProblem("is a folder, not a config file", file=path)]) from None
+    except UserError as error:
+        raise ConfigErrors([ConfigProblem(str(error))]) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigErrors([ConfigProblem(f"cannot be read: {reason}", file=path)]) from None

@@ -6,7 +6,6 @@ No torch here, so that a wrong path is reported before a model is loaded.
 from __future__ import annotations
 
 import csv
-import io
 import os
 import re
 from collections import Counter, deque
@@ -30,7 +29,7 @@ from clip_pkg.study.image_folder import (
     is_folder,
     is_utf8,
 )
-from clip_pkg.study.image_table import DELIMITERS
+from clip_pkg.study.image_table import open_table
 from clip_pkg.study.inspection import OnProgress
 
 COLUMN = "path"
@@ -152,14 +151,10 @@ def _files_below(root: Path) -> Iterator[PurePath]:
 def _listed(table: Path, problems: list[str]) -> list[ImageFile]:
     """Images in the column `path` of a CSV file."""
     try:
-        text = table.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        problems.append(f"{shown(table)}: is not UTF-8: save it as `CSV UTF-8`")
+        reader = open_table(table)
+    except DataError as error:
+        problems.append(str(error))
         return []
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=first.count), strict=True
-    )
     images: list[ImageFile] = []
     column: int | None = None
     try:

@@ -17,7 +17,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from clip_pkg.base.errors import CheckpointError
+from clip_pkg.base.errors import CheckpointError, UserError
+from clip_pkg.base.reading import open_regular
 
 SUFFIX = ".safetensors"
 KEY = "clip_pkg"  # of the file's metadata
@@ -60,17 +61,20 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     Raises CheckpointError if the file is missing, damaged or of another program.
     """
     try:
+        open_regular(path).close()  # the library itself would wait for a pipe
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
         facts = json.loads(metadata[KEY])
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
     except KeyError:
         raise CheckpointError(
             f"{path} contains weights, but is not an export of this program"
         ) from None
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path} was written by another version of this program")

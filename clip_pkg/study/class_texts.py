@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, shown, some
+from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, UserError, shown, some
 from clip_pkg.base.files import check_output_folder, temporary_path, write_json
+from clip_pkg.base.reading import read_bounded
 from clip_pkg.config.jsonc import parse
 from clip_pkg.study.identity import digest
 from clip_pkg.study.image_folder import find_beside, label_of
 
 FOLDER = "class_texts"
+MAX_BYTES = 1 << 28  # of a file; 20,000 classes with a hundred prompts each
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCHEMA_VERSION = 1
 
@@ -189,11 +191,13 @@ def _class_texts(
 def _read(file: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Read (prompts by class, problems)."""
     try:
-        document = parse(file.read_bytes().decode("utf-8-sig"), file)
+        document = parse(read_bounded(file, MAX_BYTES).decode("utf-8-sig"), file)
     except ConfigErrors as error:
         raise DataErrors(file, [str(problem) for problem in error.problems]) from None
     except UnicodeDecodeError:
         raise DataError(f"{shown(file)}: is not UTF-8") from None
+    except UserError as error:
+        raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from None
     if not isinstance(document.value, dict):

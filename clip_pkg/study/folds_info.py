@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError, DataErrors, shown, some
+from clip_pkg.base.errors import DataError, DataErrors, UserError, shown, some
+from clip_pkg.base.reading import MAX_JSON_BYTES, read_bounded
 from clip_pkg.study.duplicates import Indices, merge_clusters
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Fold, Splits, missing_classes, splits_hash, unit_numbers
@@ -125,11 +126,13 @@ def splits_from_json(
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(read_bounded(file, MAX_JSON_BYTES))
     except OSError as error:
         raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{shown(file)}: is not JSON: {error}") from None
+    except UserError as error:
+        raise DataError(str(error)) from None
     if not isinstance(value, dict) or not isinstance(value.get("folds"), list):
         raise DataError(f"{shown(file)}: has no list `folds`; expected a folds_info.json")
     version = value.get("schema_version", SCHEMA_VERSION)

@@ -9,13 +9,19 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from clip_pkg.base.errors import DataError, shown, some
+from clip_pkg.base.errors import DataError, UserError, shown, some
+from clip_pkg.base.reading import read_bounded
 from clip_pkg.study.decoding import SUFFIXES
 from clip_pkg.study.image_folder import ListedImage, Listing, is_file, label_of
 
+if TYPE_CHECKING:
+    from _csv import Reader as CsvReader
+
 COLUMNS = ("path", "label", "group")
 DELIMITERS = (",", ";", "\t")
+MAX_BYTES = 1 << 30  # of a file; millions of images
 
 
 def list_table(table_file: Path) -> Listing:
@@ -71,17 +77,27 @@ def list_table(table_file: Path) -> Listing:
     return listing.sort()
 
 
-def _records(file: Path, listing: Listing) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, values) of each line that is not blank."""
+def open_table(file: Path) -> CsvReader:
+    """Read a CSV file, UTF-8 with or without byte order mark; the first line tells the separator.
+
+    Iterating raises csv.Error for what is not CSV. Raises DataError.
+    """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_bounded(file, MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{shown(file)}: is not UTF-8: save it as `CSV UTF-8`") from None
     except OSError as error:
         raise DataError(f"{shown(file)}: cannot be read: {error.strerror}") from None
+    except UserError as error:
+        raise DataError(str(error)) from None
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+
+
+def _records(file: Path, listing: Listing) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, values) of each line that is not blank."""
+    reader = open_table(file)
     try:
         for record in reader:
             if any(value.strip() for value in record):

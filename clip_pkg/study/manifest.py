@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError, DataErrors, shown
+from clip_pkg.base.errors import DataError, DataErrors, UserError, shown
+from clip_pkg.base.patterns import first_groups
 
 SCHEMA_VERSION = 1
 
@@ -82,7 +82,8 @@ class Manifest:
                 parenthesis is the group. None returns the manifest as it is.
 
         Raises:
-            DataError: Some file names do not match, or the images have groups from a CSV file.
+            DataError: Some file names do not match, the search takes too long, or the images have
+                groups from a CSV file.
         """
         if pattern is None:
             return self
@@ -91,8 +92,11 @@ class Manifest:
                 f"{shown(self.data_dir)}: the CSV file has a column `group`, and group_pattern is "
                 f"{pattern!r}; use one of them"
             )
-        found = [re.search(pattern, PurePosixPath(path).name) for path in self.paths]
-        groups = ["" if match is None else match.group(1) or "" for match in found]
+        try:
+            found = first_groups(pattern, tuple(PurePosixPath(path).name for path in self.paths))
+        except UserError as error:
+            raise DataError(f"group_pattern: {error}") from None
+        groups = [group or "" for group in found]
         unmatched = [path for path, group in zip(self.paths, groups, strict=True) if not group]
         if unmatched:
             raise DataErrors(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clip_pkg.base.errors import DamagedFile, UserError
-from clip_pkg.base.reading import open_regular, parse_json, read_json
+from clip_pkg.base.reading import open_regular, parse_json, read_bounded, read_json
 
 DAMAGED = {
     "empty": b"",
@@ -53,3 +55,36 @@ def test_what_is_no_file_is_said_without_waiting(tmp_path: Path) -> None:
         open_regular(tmp_path / "fifo")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "missing", dict[str, int])
+
+
+def test_a_pipe_is_read_to_its_end_or_refused_without_a_writer(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(UserError, match="no program writes"):
+        read_bounded(fifo, 100, pipe=True)
+
+    def write() -> None:
+        time.sleep(0.2)
+        with fifo.open("wb") as stream:
+            for _ in range(3):
+                stream.write(b"a" * 20)
+                stream.flush()
+                time.sleep(0.1)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert read_bounded(fifo, 100, pipe=True) == b"a" * 60
+    writer.join()
+    reading, writing = os.pipe()  # as `<(command)` gives one, whose writer may be gone already
+    os.write(writing, b"b" * 200)
+    os.close(writing)
+    with pytest.raises(UserError, match="more than"):
+        read_bounded(Path(f"/dev/fd/{reading}"), 100, pipe=True)
+    os.close(reading)
+
+
+def test_a_huge_file_is_refused_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as stream:
+        stream.truncate(10**11)
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        read_bounded(tmp_path / "huge", 1 << 20)
