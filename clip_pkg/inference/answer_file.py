@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clip_pkg.base.errors import UserError, shown
 from clip_pkg.base.files import replacing
+from clip_pkg.base.spreadsheet import escape_cell
 from clip_pkg.inference.images import ImageFile
 from clip_pkg.study.decoding import UnreadableImage
 from clip_pkg.study.predictions import PROBABILITY_PREFIX
@@ -85,7 +86,7 @@ def _rows(
 def _write_csv(stream: TextIO, columns: list[str], rows: Iterator[list[str | float]]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([*map(escape_cell, row)] for row in rows)
 
 
 def _write_json(stream: TextIO, columns: list[str], rows: Iterator[list[str | float]]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clip_pkg.base.files import write_bytes, write_text
+from clip_pkg.base.spreadsheet import escape_cell
 
 MAX_SIZE = 512  # of a picture, pixels
 COLOURS = "turbo"
@@ -90,7 +91,7 @@ def write_index(folder: Path, title: str, rows: Sequence[Explained]) -> None:
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([field.name for field in fields(Explained)])
-    writer.writerows(astuple(row) for row in rows)
+    writer.writerows([*map(escape_cell, astuple(row))] for row in rows)
     write_text(folder / INDEX, stream.getvalue())
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     write_text(folder / PAGE, page.from_string(_PAGE).render(title=title, rows=rows))

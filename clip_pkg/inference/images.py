@@ -26,8 +26,9 @@ from clip_pkg.study.image_folder import (
     KINDS,
     OTHER_IMAGES,
     SYSTEM_FOLDERS,
+    UNFIT_NAME,
+    can_be_written,
     is_folder,
-    is_utf8,
 )
 from clip_pkg.study.image_table import open_table
 from clip_pkg.study.inspection import OnProgress
@@ -104,8 +105,8 @@ def _ambiguous_names(images: Iterable[ImageFile]) -> Iterator[str]:
                 f"{shown(image.name)} means both {shown(first[image.name].file)} and "
                 f"{shown(image.file)}; predict them in separate runs"
             )
-        if not is_utf8(image.name):
-            yield f"{shown(image.name)}: the name is not valid UTF-8: rename it"
+        if not can_be_written(image.name):
+            yield f"{shown(image.name)}: {UNFIT_NAME}"
 
 
 def _search(found: _Found, path: Path) -> None:

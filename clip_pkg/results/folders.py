@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clip_pkg.base.errors import RunFolderError, shown
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
+from clip_pkg.base.spreadsheet import unescape_cell
 from clip_pkg.results.summary_schema import read_summary
 from clip_pkg.study.identity import Identity, identity_from_json
 from clip_pkg.study.predictions import Predictions, pooled, read_predictions
@@ -83,7 +84,7 @@ class FoldFiles:
             with path.open(encoding="utf-8", newline="") as stream:
                 rows = list(csv.DictReader(stream))
             seen = np.array([int(row["times_seen"]) for row in rows], dtype=np.int64)
-            return ShownImages(tuple(row["label"] for row in rows), seen)
+            return ShownImages(tuple(unescape_cell(row["label"]) for row in rows), seen)
         except (KeyError, TypeError, ValueError) as error:
             raise RunFolderError(f"{shown(path)} is damaged: {error!r}") from None
 

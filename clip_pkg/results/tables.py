@@ -13,6 +13,8 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from clip_pkg.base.spreadsheet import escape_cell
+
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -171,12 +173,13 @@ def cells(record: object, columns: Mapping[str, str]) -> dict[str, object]:
 
 
 def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str] | None = None) -> str:
-    """Rows of equal keys as CSV, numbers with all digits, None as an empty cell.
+    """Rows of equal keys as CSV: numbers with all digits, None as an empty cell, no formulas.
 
     columns: their order; needed where there may be no row.
     """
     import pandas as pd  # noqa: PLC0415  takes half a second, and most commands write no CSV
 
-    frame = pd.DataFrame(list(rows), columns=columns, dtype=object)
-    text: str = frame.to_csv(index=False, lineterminator="\n")
+    frame = pd.DataFrame(list(rows), columns=columns, dtype=object).map(escape_cell)
+    headings = [escape_cell(heading) for heading in frame.columns]
+    text: str = frame.to_csv(index=False, header=headings, lineterminator="\n")
     return text

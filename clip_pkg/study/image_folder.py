@@ -103,9 +103,17 @@ def label_of(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
 
-# Folders of operating systems and archivers, in addition to names that start with a dot.
+# Files and folders of operating systems and archivers, in addition to names that start with a dot.
 SYSTEM_FOLDERS = frozenset(
-    {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"}
+    {
+        "__MACOSX",
+        "Icon\r",
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "lost+found",
+        "__pycache__",
+    }
 )
 # Image formats that are not supported; ignoring them silently would lose data.
 OTHER_IMAGES = frozenset(
@@ -218,10 +226,8 @@ def _entries(listing: Listing, relative: PurePosixPath) -> list[os.DirEntry[str]
     for entry in entries:
         if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
             listing.ignored.append((shown(relative / entry.name), "hidden, or made by the system"))
-        elif not is_utf8(entry.name):
-            listing.problems.append(
-                f"{shown(folder / entry.name)}: the name is not valid UTF-8: rename it"
-            )
+        elif not can_be_written(entry.name):
+            listing.problems.append(f"{shown(folder / entry.name)}: {UNFIT_NAME}")
         else:
             kept.append(entry)
     return kept
@@ -248,10 +254,13 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_utf8(name: str) -> bool:
+UNFIT_NAME = "the name is not valid UTF-8 or has a carriage return: rename it"
+
+
+def can_be_written(name: str) -> bool:
     """Whether a file name can be written into a CSV or JSON file."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
         return False
-    return True
+    return "\r" not in name  # Python's csv writes it without quotes and reads it as a new line

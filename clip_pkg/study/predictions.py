@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.files import write_text
+from clip_pkg.base.spreadsheet import escape_cell, unescape_cell
 
 LEADING_COLUMNS = ("path", "label", "prediction")
 PROBABILITY_PREFIX = "prob_"
@@ -49,7 +50,10 @@ class Predictions:
         for row, image in enumerate(self.paths):
             label, prediction = self.classes[self.targets[row]], self.classes[chosen[row]]
             writer.writerow(
-                [image, label, prediction, *map(repr, self.probabilities[row].tolist())]
+                [
+                    *map(escape_cell, (image, label, prediction)),
+                    *map(repr, self.probabilities[row].tolist()),
+                ]
             )
         write_text(path, stream.getvalue())
 
@@ -63,8 +67,8 @@ def read_predictions(path: Path) -> Predictions:
         position = {name: index for index, name in enumerate(names)}
         return Predictions(
             classes=tuple(names),
-            paths=tuple(row[0] for row in rows),
-            targets=np.array([position[row[1]] for row in rows], dtype=np.int64),
+            paths=tuple(unescape_cell(row[0]) for row in rows),
+            targets=np.array([position[unescape_cell(row[1])] for row in rows], dtype=np.int64),
             probabilities=np.array(
                 [row[len(LEADING_COLUMNS) :] for row in rows], dtype=np.float64
             ).reshape(len(rows), len(names)),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clip_pkg.base.files import write_text
+from clip_pkg.base.spreadsheet import escape_cell
 from clip_pkg.config.loss_blocks import term_labels
 from clip_pkg.data.batches import Batch, EvalBatches, TrainBatches
 from clip_pkg.data.sampling import derive_seed
@@ -469,5 +470,5 @@ class FoldLearner(Learner):
         writer.writerow(("path", "label", "times_seen"))
         for index, count in zip(self.train_indices.tolist(), counts, strict=True):
             label = manifest.classes[manifest.labels[index]]
-            writer.writerow((manifest.paths[index], label, count))
+            writer.writerow(map(escape_cell, (manifest.paths[index], label, count)))
         write_text(self.task.paths.exposure, stream.getvalue())

@@ -140,6 +140,11 @@ def name_in_latin1(root: Path) -> Path:
     return root
 
 
+def carriage_return(root: Path) -> Path:
+    picture(63).save(good(root) / "class0" / "a\rb.png")
+    return root
+
+
 def contradiction(root: Path) -> Path:
     shutil.copy(good(root) / "class0" / "1.png", root / "class1" / "copy.png")
     return root
@@ -197,6 +202,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "control characters": (control_characters, "two\\nlines"),
     "blank name": (blank_name, "the label is empty"),
     "name in Latin-1": (name_in_latin1, "caf\\udce9.png: the name is not valid UTF-8"),
+    "carriage return": (carriage_return, "a\\rb.png: the name"),
     "contradiction": (contradiction, "class0/1.png, class1/copy.png"),
     "contradiction, saved again": (contradiction_saved_again, "class0/1.png, class1/copy.bmp"),
     "broken link": (broken_link, "class0/gone.png: is a broken link"),
