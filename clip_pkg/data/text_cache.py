@@ -69,7 +69,7 @@ class TextCache:
         with self._locked(path) as unlocked:
             try:
                 return self._found(path, text, what)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 pass
             except (OSError, DamagedFeatures) as problem:
                 self.say(f"NOTE: {problem}; the texts are encoded again")
