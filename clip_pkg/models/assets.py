@@ -213,17 +213,26 @@ def _has_component(folder: Path, component: Component) -> bool:
     if component != "weights":
         return False
     for name in _COMPONENT_FILES["weights"]:  # large models come in shards, listed in an index
-        shards = set(_json(folder / f"{name}.index.json").get("weight_map", {}).values())
-        if shards and all((folder / shard).is_file() for shard in shards):
+        shards = _json(folder / f"{name}.index.json").get("weight_map")
+        if (
+            isinstance(shards, dict)
+            and shards
+            and all(_is_shard(folder, shard) for shard in shards.values())
+        ):
             return True
     return False
+
+
+def _is_shard(folder: Path, name: object) -> bool:
+    """Whether a name in an index, which may be damaged, is that of a file in the same folder."""
+    return isinstance(name, str) and Path(name).name == name and (folder / name).is_file()
 
 
 def _json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if it is missing or unreadable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -60,6 +60,10 @@ def assets(spec: EncoderSpec, tower: Tower) -> tuple[Snapshot]:
     return (Snapshot(f"{', '.join(components)} of {spec.model}", spec.model, components),)
 
 
+# Without the second, transformers asks on the terminal whether to run the code of a folder.
+_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+
+
 def build_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | None) -> HfText:
     """Build the text tower; see `FamilyModule`.
 
@@ -69,9 +73,9 @@ def build_text(spec: EncoderSpec, prompts: Sequence[str], weights_dir: Path | No
     (snapshot,) = assets(spec, "text")
     folder = obtain(snapshot, spec, weights_dir)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        config = transformers.AutoConfig.from_pretrained(folder, **_OFFLINE)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+    except Exception as error:  # a damaged or hostile file can raise anything inside the readers
         raise UserError(f"{spec.written}: transformers cannot use {folder}: {error}") from error
     if hasattr(config, "vision_config"):
         raise UserError(
@@ -118,7 +122,7 @@ def _model(transformers: Any, spec: EncoderSpec, folder: Path, config: Any) -> n
 def _pretrained(transformers: Any, folder: Path) -> Any:
     try:
         model, report = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True
+            folder, output_loading_info=True, **_OFFLINE
         )
     except Exception as error:  # a damaged or hostile file can raise anything inside the readers
         raise CheckpointError(f"{folder}: its weights cannot be loaded: {error}") from error

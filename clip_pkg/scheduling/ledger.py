@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 OPEN_STATES = frozenset({"queued", "running"})
 
 
@@ -37,7 +38,7 @@ class Ledger:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
         self._unwritten.append(line.encode("utf-8"))
         with contextlib.suppress(OSError):  # the line is still in `_unwritten`
-            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            descriptor = os.open(self._path, FLAGS, 0o644)
             try:
                 # A line that was cut off by a crash must not damage the next one.
                 size = os.fstat(descriptor).st_size

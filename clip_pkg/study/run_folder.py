@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.errors import RunFolderError, shown
 from clip_pkg.base.files import (
     LEFTOVER,
     flush_folder,
@@ -33,6 +33,7 @@ from clip_pkg.study.preflight import Preparation, PreparedConfig
 
 def refuse_folder_in_use(run: RunPaths) -> None:
     """Raise RunFolderError at once if another launcher works there; writes nothing."""
+    _refuse_links(run)
     if run.lock.exists():
         with _acquired(run):
             pass
@@ -42,12 +43,25 @@ def refuse_folder_in_use(run: RunPaths) -> None:
 def sole_launcher(run: RunPaths) -> Iterator[None]:
     """Lock the output folder; the operating system releases the lock when the process ends."""
     make_folder(run.output_dir)
+    _refuse_links(run)
     with _acquired(run):
         write_text(run.holder, f"process {os.getpid()} on {os.uname().nodename}", durable=False)
         try:
             yield
         finally:
             run.holder.unlink(missing_ok=True)
+
+
+def _refuse_links(run: RunPaths) -> None:
+    """Refuse links in place of the files that are written where they lie, in a shared folder say.
+
+    A config's folder may be a link: its files are replaced, never written through a link.
+    """
+    for path in (run.lock, run.holder, run.ledger):
+        if path.is_symlink():
+            raise RunFolderError(
+                f"{shown(path)} is a symbolic link, and this program writes through none; remove it"
+            )
 
 
 def _acquired(run: RunPaths) -> AbstractContextManager[object]:
