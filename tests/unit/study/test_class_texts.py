@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clip_pkg.base.errors import DataError
+from clip_pkg.base.errors import DataError, UserError
 from clip_pkg.study.class_texts import (
     CHECKOUT,
     ClassTexts,
@@ -142,7 +142,7 @@ def test_impossible_file_names_are_not_found(tmp_path: Path) -> None:
     for name in ("x" * 5000, "a\0b"):
         with pytest.raises(DataError, match="was not found"):
             resolve(("a", "b"), name, search=(tmp_path,))
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(UserError, match="not a folder"):
         write_template(("a",), tmp_path / ("x" * 5000), "{}")
 
 
