@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -45,11 +45,14 @@ def sole_launcher(run: RunPaths) -> Iterator[None]:
     make_folder(run.output_dir)
     _refuse_links(run)
     with _acquired(run):
-        write_text(run.holder, f"process {os.getpid()} on {os.uname().nodename}", durable=False)
+        # The holder is only named to others: a full disk must not stop the run.
+        with suppress(OSError):
+            write_text(run.holder, f"process {os.getpid()} on {os.uname().nodename}", durable=False)
         try:
             yield
         finally:
-            run.holder.unlink(missing_ok=True)
+            with suppress(OSError):
+                run.holder.unlink(missing_ok=True)
 
 
 def _refuse_links(run: RunPaths) -> None:

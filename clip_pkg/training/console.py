@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -30,9 +31,10 @@ class LogLines:
         self._stream = stream
 
     def line(self, text: str = "") -> None:
-        """Write one line now."""
-        self._stream.write(printable(text) + "\n")
-        self._stream.flush()
+        """Write one line now. On a full disk it is retried with the next one; training goes on."""
+        with contextlib.suppress(OSError):
+            self._stream.write(printable(text) + "\n")
+            self._stream.flush()
 
     def banner(self, title: str, settings: Sequence[tuple[str, str]]) -> None:
         """Write a titled block of `name: value` lines."""
@@ -69,7 +71,7 @@ class Console(LogLines):
         self._state: tuple[str, int, int, float] = ("start", 0, 0, 0.0)
 
     def save_progress(self) -> None:
-        """Write the progress file now."""
+        """Write the progress file now; without room on the disk, the old one stays."""
         phase, step, steps, speed = self._state
         seconds, train_seconds = self._spent()
         self._updated = time.monotonic()
@@ -87,7 +89,12 @@ class Console(LogLines):
             seconds=round(seconds, 3),
             train_seconds=round(train_seconds, 3),
         )
-        write_json(self._progress_file, vars(progress), durable=False)
+        try:
+            write_json(self._progress_file, vars(progress), durable=False)
+        except FileNotFoundError:
+            raise  # the result folder was deleted: training there is in vain
+        except OSError:
+            return
 
     def phase(
         self, name: str, *, steps: int, batch_size: int, epoch: int | None = None

@@ -333,7 +333,8 @@ class Trainer:
         """Train the remaining epochs, until the last or until patience runs out."""
         task, learner, history, profiler = self.task, self.learner, self._history, self.profiler
         total, per_epoch = task.config.epochs, len(learner.batches)
-        task.curves.parent.mkdir(exist_ok=True)
+        with suppress(OSError):  # curves are left out then
+            task.curves.parent.mkdir(exist_ok=True)
         curves = FoldCurves(task.curves, learner.labels, history, learner.curve_tags)
         steps = StepCurves(
             task.curves,

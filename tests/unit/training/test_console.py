@@ -58,3 +58,18 @@ def test_what_was_restored_is_done_before_the_first_step(file: Path) -> None:
     one.phase("val", epoch=5, steps=1, batch_size=8)(1)
     assert progress_in(file).share == progress_in(file).kept_share == pytest.approx(0.5)
     assert (progress_in(file).seconds, progress_in(file).train_seconds) == (70.0, 60.0)
+
+
+def test_a_full_disk_stops_neither_log_nor_progress(file: Path) -> None:
+    file.mkdir()  # a file cannot replace a folder, as on a disk without room
+    with Path("/dev/full").open("w") as stream:
+        voice = Console(stream, file, epochs=10, labels={}, epoch=4, spent=lambda: (70.0, 60.0))
+        voice.line("lost")
+        voice.save_progress()
+        with pytest.raises(OSError, match="No space"):
+            stream.close()
+
+
+def test_progress_in_a_deleted_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        opened(tmp_path / "config/fold_1/progress.json", io.StringIO()).save_progress()

@@ -94,3 +94,9 @@ def test_an_event_file_that_was_cut_off_gives_what_it_has(
     assert max(found) == kept + 1
     if cut == 0:
         assert sorted(found) == [*range(1, min(kept, 10) + 1), kept + 1]
+
+
+def test_curves_that_cannot_be_written_stop_nothing(tmp_path: Path) -> None:
+    (tmp_path / "fold_1").write_text("not a folder", encoding="utf-8")
+    take(tmp_path, range(1, 4), total=3)
+    assert (tmp_path / "fold_1").read_text(encoding="utf-8") == "not a folder"
