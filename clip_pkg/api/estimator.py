@@ -30,9 +30,10 @@ from clip_pkg.config.schema import RunConfig
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.launch.request import RunFolders, StudyRequest, TrainRequest
 from clip_pkg.launch.terminal import Terminal
-from clip_pkg.results.folders import left_out, read_json
+from clip_pkg.results.folders import left_out
 from clip_pkg.results.summary_schema import read_summary
 from clip_pkg.scheduling.resources import Execution
+from clip_pkg.study.folds_info import read_folds_info
 
 if TYPE_CHECKING:
     from clip_pkg.inference.ensemble import Ensemble
@@ -127,7 +128,7 @@ class ImageTextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{paths.root}: {', '.join(left_out(summary))}; the logs are in {run.logs}, and "
                 "call fit with the same output_dir to resume"
             )
-        names: list[str] = read_json(paths.folds_info)["classes"]
+        names: list[str] = read_folds_info(paths.folds_info)["classes"]
         self.classes_ = np.array(names) if labels is None else np.unique(list(labels.values()))
         self._columns = np.argsort([(labels or {}).get(name, name) for name in names])
         self.cv_summary_ = summary

@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.results.folders import (
     ConfigFiles,
     FoldFiles,
     left_out,
-    result_folders,
+    read_configs,
 )
 from clip_pkg.study.predictions import PROBABILITY_PREFIX, Predictions
 
@@ -161,14 +160,19 @@ _SUMMARY_COLUMNS += ["out_of_fold", "low", "high", "mean_untrained"]
 def load_run(directory: str | Path) -> Run:
     """Load the results of a config's folder, or of all configs in an output folder.
 
-    Folds without a result are left out of all scores, with a warning.
+    Folds without a result are left out of all scores, and configs with damaged files are left out,
+    with a warning each.
 
-    Raises RunFolderError when the folder holds no results or its files contradict each other.
+    Raises RunFolderError when the folder holds no results, or none that can be read.
     """
     root = Path(directory)
-    run = Run(
-        root, tuple(ConfigFiles.read(ConfigPaths(folder)) for folder in result_folders([root]))
-    )
+    found, refused = read_configs([root], ConfigFiles)
+    reasons = [f"{folder.name} is left out: {reason}" for folder, reason in refused]
+    if not found:
+        raise RunFolderError("\n  ".join([f"{root}: no results can be read:", *reasons]))
+    for reason in reasons:
+        warnings.warn(reason, stacklevel=2)
+    run = Run(root, tuple(found))
     if run.unfinished:
         warnings.warn(
             f"{root}: folds without a result, left out: {'; '.join(run.unfinished)}", stacklevel=2

@@ -25,9 +25,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` for writing; on success it replaces `path`.
 
     durable: flush the file before the rename and its folder after it, so that it survives a power
-    failure. On any error the old file is unchanged and the temporary one is removed. Makes the
-    folder of `path`, but none above it: a worker must not restore a part of a result folder that
-    was deleted.
+    failure. On any error the old file is unchanged and the temporary one is removed. A folder in
+    the file's place is renamed. Makes the folder of `path`, but none above it: a worker must not
+    restore a part of a result folder that was deleted.
     """
     if not path.parent.is_dir():
         path.parent.mkdir(exist_ok=True)
@@ -39,7 +39,11 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except IsADirectoryError:
+            remove(path)
+            temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
@@ -98,6 +102,16 @@ def write_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 LEFTOVER = ".*.tmp"  # pattern of temporary files, which killed writers leave behind
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if there is one; a folder in its place is renamed, with all that is in it."""
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):  # macOS raises the latter for a folder
+        if not path.is_dir():
+            raise
+        path.rename(path.with_name(f"{path.name}.folder-{uuid.uuid4().hex[:8]}"))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -7,15 +7,20 @@ import stat
 import time
 import zipfile
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import pydantic_core
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from clip_pkg.base.errors import DamagedFile, UserError, shown
 
 Content = TypeVar("Content")
+Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]  # that every arithmetic can stand
+FromOne: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
+Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+
 
 MAX_JSON_BYTES = 1 << 32  # of this program's own files; lists of a million images are below it
 MAX_PROC_BYTES = 1 << 20
@@ -23,7 +28,7 @@ SECONDS_FOR_A_WRITER = 1.0  # to open the pipe that a command line names
 SECONDS_OF_SILENCE = 30.0  # of a program that writes into a pipe
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; never waits, as opening a FIFO or a device would.
 
     Raises OSError, and UserError for what is neither a regular file nor a link to one.
@@ -100,14 +105,18 @@ def read_json(path: Path, kind: type[Content], remedy: str = "copy it again") ->
     Raises FileNotFoundError if there is none, and DamagedFile, with `remedy` as the advice, for
     whatever else keeps it from being read: cut off, nested too deep, NaN, another shape, no file.
     """
+    return parse_json(read_bytes(path, remedy), kind, path, remedy)
+
+
+def read_bytes(path: Path, remedy: str = "copy it again") -> bytes:
+    """Read a whole file of at most `MAX_JSON_BYTES`. Raises FileNotFoundError, else DamagedFile."""
     try:
-        content = read_bounded(path, MAX_JSON_BYTES)
+        return read_bounded(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         raise
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DamagedFile(path, f"cannot be read ({reason})", remedy) from None
-    return parse_json(content, kind, path, remedy)
 
 
 def parse_json(

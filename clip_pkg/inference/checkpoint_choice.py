@@ -5,13 +5,13 @@ No torch here, so that a wrong path is reported before a model is loaded.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from clip_pkg.base.errors import RunFolderError, shown, some
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
-from clip_pkg.study.tasks import FoldResult, read_record
+from clip_pkg.study.folds_info import read_folds_info
+from clip_pkg.study.tasks import whole_result
 
 FOLD_PREFIX = "fold_"
 
@@ -83,7 +83,7 @@ def _folds(folder: Path) -> list[int]:
 
 
 def _of_fold(paths: FoldPaths, checkpoint: Path) -> CheckpointChoice:
-    result = read_record(FoldResult, paths.result)
+    result = whole_result(paths)
     is_refit = result is not None and result.best_epoch is None
     notices = [] if is_refit else _substitute(paths, checkpoint)
     if result is None:
@@ -98,7 +98,7 @@ def _of_config(paths: ConfigPaths, found: list[int]) -> CheckpointChoice:
     for number in sorted({*found, *_planned(paths)}):
         fold = paths.fold(number)
         checkpoint = _checkpoint(fold)
-        if read_record(FoldResult, fold.result) is None:
+        if whole_result(fold) is None:
             missing.append(f"{fold.root.name} (unfinished)")
         elif checkpoint is None:
             missing.append(f"{fold.root.name} (its checkpoints are missing)")
@@ -117,13 +117,9 @@ def _of_config(paths: ConfigPaths, found: list[int]) -> CheckpointChoice:
 
 def _planned(paths: ConfigPaths) -> range:
     """Numbers of the config's folds; none if only fold folders were copied."""
-    try:
-        folds = json.loads(paths.folds_info.read_text(encoding="utf-8"))["folds"]
-        return range(1, len(folds) + 1)
-    except FileNotFoundError:
+    if not paths.folds_info.exists():
         return range(0)
-    except (ValueError, KeyError, TypeError):
-        raise RunFolderError(f"{shown(paths.folds_info)} is damaged; copy it again") from None
+    return range(1, len(read_folds_info(paths.folds_info)["folds"]) + 1)
 
 
 def _substitute(paths: FoldPaths, checkpoint: Path) -> list[str]:

@@ -7,11 +7,8 @@ No torch here, so that a wrong data folder is reported before a model is loaded.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +16,8 @@ from clip_pkg.base.errors import DataError, RunFolderError, shown
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.inference.checkpoint_choice import choose_checkpoints
 from clip_pkg.inference.images import ImageFile
-from clip_pkg.study.folds_info import splits_from_json
+from clip_pkg.results.folders import read_config
+from clip_pkg.study.folds_info import read_folds_info, splits_from_json
 from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.scan import known_images
 
@@ -68,11 +66,17 @@ def held_out_images(
         DataError: The images differ from those of the folds.
     """
     choice = choose_checkpoints(paths.root)
-    folds_info, config = _read(paths, paths.folds_info), _read(paths, paths.config)
+    for file in (paths.folds_info, paths.config):
+        if not file.exists():
+            raise RunFolderError(
+                f"{shown(paths.root)} is not the result folder of a config: {file.name} is "
+                "missing; held-out images are only known for a whole config"
+            )
+    first = read_folds_info(paths.folds_info)["folds"][0]
     manifest = known_images(
         data_dir,
-        _listed(paths, folds_info),
-        group_pattern=config.get("group_pattern"),
+        [*first["train"], *first["val"]],
+        group_pattern=read_config(paths.config)["group_pattern"],
         progress=progress,
     )
     if not len(manifest):
@@ -110,27 +114,3 @@ def held_out_images(
             f"held out the other {len(manifest) - never_held_out}"
         )
     return HeldOut(tuple(folds), manifest.classes, splits.hash, tuple(notices))
-
-
-def _read(paths: ConfigPaths, file: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunFolderError(
-            f"{shown(paths.root)} is not the result folder of a config: {file.name} is missing; "
-            "held-out images are only known for a whole config"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{shown(file)} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{shown(file)} is damaged; copy it again")
-    return value
-
-
-def _listed(paths: ConfigPaths, folds_info: Mapping[str, Any]) -> list[str]:
-    """Paths of all images, which every fold lists."""
-    try:
-        first = folds_info["folds"][0]
-        return [*first["train"], *first["val"]]
-    except (KeyError, IndexError, TypeError):
-        raise RunFolderError(f"{shown(paths.folds_info)} is damaged; copy it again") from None

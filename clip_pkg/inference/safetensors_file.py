@@ -17,8 +17,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from clip_pkg.base.errors import CheckpointError, UserError
-from clip_pkg.base.reading import open_regular
+from clip_pkg.base.errors import CheckpointError, DamagedFile, UserError
+from clip_pkg.base.reading import open_regular, parse_json
 
 SUFFIX = ".safetensors"
 KEY = "clip_pkg"  # of the file's metadata
@@ -65,7 +65,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        facts = json.loads(metadata[KEY])
+        facts = parse_json(metadata[KEY].encode(), dict[str, Any], path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except UserError as error:
@@ -74,9 +74,11 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} contains weights, but is not an export of this program"
         ) from None
+    except DamagedFile as error:
+        raise CheckpointError(str(error)) from None
     except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
+    if facts.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path} was written by another version of this program")
     model: dict[str, Tensor] = {}
     objective: dict[str, Tensor] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -11,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clip_pkg.base.errors import RunFolderError, UserError, shown
+from clip_pkg.base.errors import DamagedFile, RunFolderError, UserError, shown
 from clip_pkg.base.files import write_with
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.base.reading import check_archive, open_regular, read_json
+from clip_pkg.study.fold_files import read_history
 from clip_pkg.study.identity import StoredIdentity
 from clip_pkg.study.preflight import PreparedConfig
 from clip_pkg.study.tasks import ModelTask, PretrainTask, Task, finished
@@ -136,7 +136,6 @@ def _lines(stage: str, tasks: Sequence[Task]) -> list[str]:
 def _epochs_done(checkpoint: Path) -> str:
     """Epochs of the history beside a checkpoint; `?` where there is none."""
     try:
-        history = json.loads((checkpoint.parent / "history.json").read_text(encoding="utf-8"))
-        return str(len(history["train_loss"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(len(read_history(checkpoint.with_name("history.json"))["train_loss"]))
+    except (DamagedFile, KeyError):
         return "?"

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from clip_pkg.base.cores import usable_cores
-from clip_pkg.base.errors import some
+from clip_pkg.base.errors import DamagedFile, shown, some
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.request import RunFolders
 from clip_pkg.launch.run_view import RunView
@@ -25,6 +25,7 @@ from clip_pkg.study.tasks import (
     FoldResult,
     PretrainTask,
     Task,
+    damage,
     finished,
     nouns,
     read_record,
@@ -75,6 +76,10 @@ def _round(
 ) -> Outcome:
     run = folders.run
     waiting = unfinished(tasks)
+    for task in waiting:
+        if (found := damage(task)) is not None:
+            reason = f"{shown(found.path)} {found.reason}"
+            terminal.note(f"{reason}: {task.display_name} is trained again")
     if len(waiting) < len(tasks):
         done = len(tasks) - len(waiting)
         terminal.line(f"{done} of {len(tasks)} {nouns(tasks)} are already finished.")
@@ -176,8 +181,11 @@ def estimates_of(run: RunPaths) -> Estimates:
     estimates = Estimates()
     places = ("*/fold_*/result.json", f"{run.pretraining.name}/*/result.json")
     for path in sorted(path for place in places for path in run.output_dir.glob(place)):
-        task = read_task(path.with_name("task.json"))
-        result = read_record(FoldResult, path)
+        try:
+            task = read_task(path.with_name("task.json"))
+            result = read_record(FoldResult, path)
+        except DamagedFile:
+            continue
         if task is not None and result is not None:
             estimates.learn(task, result.expected_seconds)
     return estimates

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.base.errors import DataError, RunFolderError, WeightsError, shown
+from clip_pkg.base.errors import DamagedFile, DataError, RunFolderError, WeightsError, shown
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.base.program import program
+from clip_pkg.base.reading import read_json
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.launch.execution import execute
 from clip_pkg.launch.pixels import pixel_stores
@@ -23,11 +23,13 @@ from clip_pkg.launch.terminal import Terminal
 from clip_pkg.launch.training import ask, report_failures
 from clip_pkg.results.comparison_records import spread_of
 from clip_pkg.results.comparison_tables import shown_spread
+from clip_pkg.results.folders import ConfigFiles, Findings
 from clip_pkg.results.refit import RefitLength, refit_length, refit_summary
 from clip_pkg.results.summary import summarize
 from clip_pkg.scheduling.executors import open_executor
 from clip_pkg.scheduling.resources import Resources, check_gpus_per_task
-from clip_pkg.study.class_texts import ClassTexts
+from clip_pkg.study.class_texts import ClassTexts, StoredTexts
+from clip_pkg.study.folds_info import REWRITTEN
 from clip_pkg.study.identity import identity_from_json
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.preflight import Preparation, PreparedConfig
@@ -39,7 +41,7 @@ from clip_pkg.study.run_folder import (
 )
 from clip_pkg.study.scan import ScanResult, scan
 from clip_pkg.study.splits import undivided
-from clip_pkg.study.tasks import FoldResult, finished, read_record, read_task
+from clip_pkg.study.tasks import Task, finished, read_task
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class _Source:
     paths: ConfigPaths
     summary: Mapping[str, Any]
     length: RefitLength
+
+    @property
+    def findings(self) -> Findings:
+        """What the check of the images found. Raises DamagedFile."""
+        return ConfigFiles.read(self.paths).preflight
 
     @property
     def config(self) -> RunConfig:
@@ -118,21 +125,21 @@ def _train(
             return ExitCode.FAILED
         terminal.line("The refit is unfinished. Run the same command again to resume.")
         return ExitCode.INTERRUPTED
-    _show_result(source, terminal)
+    _show_result(source, tasks[-1], terminal)
     return ExitCode.DONE
 
 
-def _show_result(source: _Source, terminal: Terminal) -> None:
+def _show_result(source: _Source, task: Task, terminal: Terminal) -> None:
     averages, folder = source.summary["average_results"], source.paths.refit.root
     terminal.line(f"\nThe model: {source.paths.refit.checkpoint_latest}")
-    result = read_record(FoldResult, source.paths.refit.result)
+    result = finished(task)
     repeats = source.config.n_repeats
     repeated = f" of {repeats} repeats" if repeats > 1 else ""
     unscored = "it has no score of its own"
     if result is not None and result.n_test:
         terminal.line(
-            f"On {result.n_test} test images: accuracy {_percent(result.test['test_acc'])}, mAP "
-            f"{_percent(result.test['test_mAP'])}."
+            f"On {result.n_test} test images: accuracy {_percent(result.test.get('test_acc'))}, "
+            f"mAP {_percent(result.test.get('test_mAP'))}."
         )
         unscored = "none of them can score it"
     terminal.line(
@@ -165,9 +172,7 @@ def _prepare(
                 "DIR if they have moved, or train again on the new ones"
             )
         unlabelled = unlabelled_images([source.config], [], terminal)
-        texts = ClassTexts.from_json(
-            json.loads(source.paths.class_texts.read_text(encoding="utf-8"))
-        )
+        texts = _texts(source)
         notices: list[str] = []
         test = _test_images(source.config, scanned, notices, terminal)
     except BaseException:
@@ -195,6 +200,18 @@ def _prepare(
     return Preparation((prepared,), scanned.audit, tuple(notices))
 
 
+def _texts(source: _Source) -> ClassTexts:
+    """The class texts of the folds. Raises DamagedFile."""
+    path = source.paths.class_texts
+    try:
+        texts = ClassTexts.from_json(read_json(path, StoredTexts, REWRITTEN))
+    except FileNotFoundError:
+        raise DamagedFile(path, "is missing", REWRITTEN) from None
+    if texts.digest != source.summary["identity"]["class_texts"]:
+        raise DamagedFile(path, "is damaged (these are not the texts of the folds)", REWRITTEN)
+    return texts
+
+
 def _test_images(
     config: RunConfig, training: ScanResult, notices: list[str], terminal: Terminal
 ) -> Manifest | None:
@@ -216,13 +233,13 @@ def _test_images(
 def _scan(data_dir: Path | None, source: _Source, terminal: Terminal) -> ScanResult:
     """Check the images as the cross-validation did."""
     if data_dir is None:
-        file = source.paths.preflight
-        try:
-            data_dir = Path(json.loads(file.read_text(encoding="utf-8"))["data_dir"])
-        except (OSError, ValueError, KeyError, TypeError):
+        found = source.findings.get("data_dir")
+        if found is None:
             raise RunFolderError(
-                f"{shown(file)} does not say where the images are; use --data-dir DIR"
-            ) from None
+                f"{shown(source.paths.preflight)} does not say where the images are; use "
+                "--data-dir DIR"
+            )
+        data_dir = Path(found)
         if not data_dir.exists():
             raise RunFolderError(
                 f"the images are no longer in {shown(data_dir)}; use --data-dir DIR"
@@ -239,7 +256,10 @@ def _is_replaced(paths: ConfigPaths, preparation: Preparation, *, overwrite: boo
         return False
     if overwrite:
         return True
-    task = read_task(paths.refit.task)
+    try:
+        task = read_task(paths.refit.task)
+    except DamagedFile:  # written anew; the result and the checkpoint have an identity too
+        return False
     if task is None:
         raise RunFolderError(f"{shown(folder)} is not empty and holds no refit; move it away")
     differences = preparation.configs[0].identity.differences(task.identity)

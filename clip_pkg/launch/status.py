@@ -14,22 +14,27 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from clip_pkg.base.errors import RunFolderError
-from clip_pkg.base.paths import ConfigPaths, RunPaths
+from clip_pkg.base.errors import DamagedFile, RunFolderError
+from clip_pkg.base.exit_codes import ExitCode
+from clip_pkg.base.paths import FoldPaths, RunPaths
 from clip_pkg.launch.run_view import progress_cells
 from clip_pkg.launch.terminal import Terminal, duration, shortened
 from clip_pkg.scheduling.devices import Device, find_devices, gpu_utilization
 from clip_pkg.scheduling.ledger import RunRecord, TaskRecord, read_ledger
 from clip_pkg.scheduling.loop import SECONDS_BETWEEN_HEARTBEATS
 from clip_pkg.scheduling.queue import Estimates, seconds_left
+from clip_pkg.study.fold_files import AGAIN
 from clip_pkg.study.progress import Progress, read_progress
 from clip_pkg.study.tasks import (
+    DAMAGED,
     FoldFailure,
     FoldResult,
     FoldTask,
     Task,
+    damage,
+    failure_of,
     finished,
-    read_record,
+    left_failure,
     read_task,
 )
 
@@ -63,13 +68,23 @@ class FoldStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """State of a run. launcher: the process that runs it; empty if none does."""
+    """State of a run. launcher: the process that runs it; empty if none does.
+
+    damaged: task files that cannot be read, so that their folds are not listed.
+    """
 
     run: RunPaths
     record: RunRecord
     folds: tuple[FoldStatus, ...]
     pretrainings: tuple[FoldStatus, ...]
     launcher: str
+    damaged: tuple[DamagedFile, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no file of it is damaged."""
+        failures = (one.failure for one in self.all)
+        return not self.damaged and all(one is None or one.kind != DAMAGED for one in failures)
 
     @property
     def all(self) -> tuple[FoldStatus, ...]:
@@ -90,41 +105,51 @@ def read_status(output_dir: Path) -> RunStatus:
     run = RunPaths(output_dir.resolve())
     record = read_ledger(run.ledger)
     launcher = _launcher(run, record)
-    folds, started = [], set()
-    for folder in sorted(run.output_dir.glob("*")):
-        if not ConfigPaths(folder).folds_info.exists():
+    folds, started, damaged = [], set(), []
+    found = sorted(run.output_dir.glob("*/fold_*"), key=_fold_number)
+    for fold in map(FoldPaths, found):
+        try:
+            task = read_task(fold.task)
+            if task is None and fold.result.exists():
+                raise DamagedFile(fold.task, "is missing", AGAIN)
+        except DamagedFile as error:
+            damaged.append(error)
             continue
-        for path in sorted(folder.glob("fold_*/task.json"), key=_fold_number):
-            task = read_task(path)
-            if isinstance(task, FoldTask):
-                started.add(task.starts_from and task.starts_from.name)
-                here = replace(task, run_dir=folder)  # which may have been moved or copied
-                folds.append(_fold(here, record, is_alive=bool(launcher)))
+        if isinstance(task, FoldTask):
+            started.add(task.starts_from and task.starts_from.name)
+            here = replace(task, run_dir=fold.root.parent)  # which may have been moved or copied
+            folds.append(_fold(here, record, is_alive=bool(launcher)))
     if not folds and not launcher:
-        raise RunFolderError(f"{output_dir} holds no run: there is no fold_*/task.json below it")
-    pretrainings = tuple(
-        _fold(replace(task, run_dir=path.parent), record, is_alive=bool(launcher))
-        for path in sorted(run.pretraining.glob("*/task.json"))
-        if path.parent.name in started and (task := read_task(path)) is not None
-    )
-    return RunStatus(run, record, tuple(folds), pretrainings, launcher)
+        nothing = f"{output_dir} holds no run: there is no fold_*/task.json below it"
+        raise RunFolderError("\n  ".join(map(str, damaged)) or nothing)
+    pretrainings = []
+    for path in sorted(run.pretraining.glob("*/task.json")):
+        if path.parent.name in started:
+            try:
+                task = read_task(path)
+            except DamagedFile as error:
+                damaged.append(error)
+                continue
+            if task is not None:
+                here_too = replace(task, run_dir=path.parent)
+                pretrainings.append(_fold(here_too, record, is_alive=bool(launcher)))
+    return RunStatus(run, record, tuple(folds), tuple(pretrainings), launcher, tuple(damaged))
 
 
 def _fold_number(path: Path) -> tuple[str, int]:
-    return (str(path.parent.parent), int(path.parent.name.removeprefix("fold_")))
+    number = path.name.removeprefix("fold_")
+    return (str(path.parent), int(number) if number.isdecimal() else 0)
 
 
 def _fold(task: Task, record: RunRecord, *, is_alive: bool) -> FoldStatus:
     known = record.tasks.get((task.name, task.fold), TaskRecord(task.name, task.fold))
     if not is_alive and known.state in ("queued", "running"):
         known.state = "interrupted"  # its launcher is gone
-    return FoldStatus(
-        task,
-        known,
-        read_progress(task.paths.progress),
-        finished(task),
-        read_record(FoldFailure, task.paths.failure),
-    )
+    failure = left_failure(task)
+    if (error := damage(task)) is not None:
+        failure = failure_of(task, DAMAGED, str(error), "")
+    progress = read_progress(task.paths.progress)
+    return FoldStatus(task, known, progress, finished(task), failure)
 
 
 def _launcher(run: RunPaths, record: RunRecord) -> str:
@@ -167,7 +192,7 @@ def show_status(output_dir: Path, *, watch: bool) -> int:
             time.sleep(SECONDS_BETWEEN_READS)
             status = read_status(output_dir)
             terminal.line(_headline(status))
-    return 0
+    return ExitCode.DONE if status.is_whole else ExitCode.FAILED
 
 
 def render(status: RunStatus, console: Console) -> RenderableType:
@@ -183,6 +208,7 @@ def render(status: RunStatus, console: Console) -> RenderableType:
         Text(f"gpu{device} is set aside: {reason}", "bold red")
         for device, reason in status.record.set_aside.items()
     ]
+    parts += [Text(f"NOT SHOWN: {error}", "bold red") for error in status.damaged]
     failed = [one for one in status.all if one.has_failed]
     for fold in failed[:FAILURES_SHOWN]:
         parts += _failure_lines(fold)
@@ -252,7 +278,7 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
 
 def _cell(fold: FoldStatus) -> Text:
     if fold.result is not None:
-        accuracy = fold.result.best["val_acc"]
+        accuracy = fold.result.best.get("val_acc")
         return Text("done" if accuracy is None else f"{accuracy:.1f}", "green")
     if fold.is_running:
         return Text(f"▶{100 * (fold.progress.share if fold.progress else 0):.0f}%", "cyan")
@@ -312,4 +338,4 @@ def _failure_lines(fold: FoldStatus) -> list[Text]:
         Text(f"{fold.task.display_name} FAILED ({failure.kind}): {failure.reason}", "bold red")
     ]
     lines += [Text(f"  {line}") for line in failure.detail.splitlines()[-LINES_OF_A_LOG:]]
-    return [*lines, Text(f"  see {failure.log_file}")]
+    return [*lines, Text(f"  see {failure.log_file}")] if failure.log_file else lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import RunPaths
 from clip_pkg.launch.terminal import Terminal
 from clip_pkg.results.curves import write_mean_curves
@@ -24,7 +25,7 @@ class Summaries:
         self._written: set[str] = set()
 
     def update(self, name: str) -> None:
-        """Write the summary of a config while others train; a full disk must not end the run.
+        """Write the summary of a config while others train; nothing there ends the run.
 
         name: of a task; pre-trainings have no summary.
         """
@@ -34,7 +35,7 @@ class Summaries:
             return
         try:
             self._write(name)
-        except OSError as error:
+        except (OSError, RunFolderError) as error:
             self._terminal.line(
                 f"The summary of {name} could not be written yet: {error}", "yellow"
             )

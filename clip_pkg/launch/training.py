@@ -43,7 +43,7 @@ from clip_pkg.study.run_folder import (
     sole_launcher,
     tidy,
 )
-from clip_pkg.study.tasks import FoldFailure, PretrainTask, Task, finished, read_record
+from clip_pkg.study.tasks import PretrainTask, Task, finished, left_failure, unfinished
 
 
 def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
@@ -170,7 +170,7 @@ def _finish(
     terminal.line(f"Epochs: {summaries[0]['epoch_choice']}.")
     _show_profiles(tasks, terminal)
     terminal.notes(dict.fromkeys(note for summary in summaries for note in summary["notices"]))
-    undone = [task for task in tasks if finished(task) is None]
+    undone = unfinished(tasks)
     failed = report_failures(undone, terminal)
     if outcome.blocked:
         terminal.line(
@@ -225,11 +225,7 @@ def _show_profiles(tasks: Sequence[Task], terminal: Terminal) -> None:
 
 def report_failures(undone: Sequence[Task], terminal: Terminal) -> int:
     """Show a table of the folds that failed, with reasons and logs; returns their number."""
-    failures = [
-        (task, failure)
-        for task in undone
-        if (failure := read_record(FoldFailure, task.paths.failure)) is not None
-    ]
+    failures = [(task, failure) for task in undone if (failure := left_failure(task)) is not None]
     if failures:
         terminal.show(failures_table(failures))
         terminal.line("Run the same command again to retry them.")

@@ -16,8 +16,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from clip_pkg.metrics.calibration import confidence_bin
 from clip_pkg.metrics.table import CALIBRATION_BINS
-from clip_pkg.results.folders import History
 from clip_pkg.results.intervals import wilson
+from clip_pkg.study.fold_files import History
 from clip_pkg.study.predictions import Predictions
 
 GRID = 201  # points at which the folds' curves are averaged

@@ -19,14 +19,14 @@ from clip_pkg.results.comparison import DEFAULT_METRIC, compare_configs
 from clip_pkg.results.comparison_records import Comparison, Headline, LeaderboardRow, Question
 from clip_pkg.results.folders import (
     ConfigFiles,
-    History,
     left_out,
-    result_folders,
+    read_configs,
 )
 from clip_pkg.results.headline import intervals_of
 from clip_pkg.results.intervals import ScoreIntervals
 from clip_pkg.results.summary import summarize
 from clip_pkg.results.summary_schema import SCHEMA_VERSION
+from clip_pkg.study.fold_files import History
 from clip_pkg.study.predictions import Predictions
 
 
@@ -159,7 +159,8 @@ class ConfigOutcome(ConfigFiles):
 class ReportedRun:
     """A folder's configs, compared.
 
-    ranked: in the order of the leaderboards. notices: incomplete configs, a sentence each.
+    ranked: in the order of the leaderboards. notices: incomplete configs, a sentence each. damaged:
+    those on configs with damaged files, which are left out.
     """
 
     root: Path
@@ -167,6 +168,7 @@ class ReportedRun:
     ranked: tuple[ConfigOutcome, ...]
     notices: tuple[str, ...]
     paths: ReportPaths
+    damaged: tuple[str, ...] = ()
 
     def outcome_of(self, row: LeaderboardRow) -> ConfigOutcome:
         return next(one for one in self.ranked if str(one.paths.root) == row.folder)
@@ -181,24 +183,26 @@ def read_run(directory: Path) -> ReportedRun:
 
     Summaries that are missing or out of date are written first.
 
-    Raises RunFolderError for damaged files, if no fold is finished, and if a config's folder is
-    in the place of the report.
+    Raises RunFolderError if no fold is finished, and if a config's folder is in the place of the
+    report.
     """
     root = directory.resolve()
     if not root.is_dir():
         raise RunFolderError(f"{shown(root)}: no such folder")
     found: list[ConfigOutcome] = []
-    notices = []
-    for folder in result_folders([root]):
-        outcome = ConfigOutcome.read(ConfigPaths(folder))
-        _ = outcome.settings  # another version's folder is noticed here
+    whole, refused = read_configs([root], ConfigOutcome)
+    damaged = tuple(
+        f"{shown(folder.name)} is not part of this report: {reason}." for folder, reason in refused
+    )
+    notices = list(damaged)
+    for outcome in whole:
         try:
             is_current = outcome.stored_summary["schema_version"] == SCHEMA_VERSION
         except RunFolderError:
             is_current = False
         if not is_current:
             summarize(outcome.paths)
-            outcome = ConfigOutcome.read(ConfigPaths(folder))
+            outcome = ConfigOutcome.read(outcome.paths)  # noqa: PLW2901
         absent = ", ".join(left_out(outcome.summary))
         if outcome.done:
             found.append(outcome)
@@ -211,7 +215,7 @@ def read_run(directory: Path) -> ReportedRun:
             notices.append(f"{outcome.label} is not part of this report: {absent}.")
     if not found:
         raise RunFolderError(
-            f"{shown(root)}: no fold is finished. Run the training command again to resume. "
+            f"{shown(root)}: no config can be reported. Run the training command again to resume. "
             + " ".join(notices)
         )
     paths = RunPaths(root).report
@@ -224,4 +228,4 @@ def read_run(directory: Path) -> ReportedRun:
     comparison = compare_configs(found, question)
     by_folder = {str(one.paths.root): one for one in found}
     ranked = tuple(by_folder[row.folder] for one in comparison.data_sets for row in one.rows)
-    return ReportedRun(root, comparison, ranked, tuple(notices), paths)
+    return ReportedRun(root, comparison, ranked, tuple(notices), paths, damaged)

@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 
 from clip_pkg.base.errors import RunFolderError, UserError
-from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.table import METRICS
 from clip_pkg.results import sentences
 from clip_pkg.results.bootstrap import LEVEL
@@ -30,7 +29,7 @@ from clip_pkg.results.comparison_records import (
     Winner,
     spread_of,
 )
-from clip_pkg.results.folders import ConfigFiles, Epoch, result_folders
+from clip_pkg.results.folders import ConfigFiles, Epoch, read_configs
 from clip_pkg.results.headline import best_of, headline_block, intervals_of
 from clip_pkg.results.pairs import Entrant, comparable, compare_pairs
 from clip_pkg.results.pretraining_rows import pretraining_rows
@@ -62,14 +61,8 @@ def compare(
         UserError: unknown metric.
         RunFolderError: no results, or damaged ones; a config without a summary is a refusal.
     """
-    found, refusals = [], []
-    for folder in result_folders(folders):
-        try:
-            files = ConfigFiles.read(ConfigPaths(folder))
-            _ = files.summary, files.pooled(epoch)  # damaged files are noticed here
-            found.append(files)
-        except RunFolderError as error:
-            refusals.append(Refusal((folder.name,), str(error)))
+    found, refused = read_configs(folders, ConfigFiles)
+    refusals = [Refusal((folder.name,), reason, is_damaged=True) for folder, reason in refused]
     if not found:
         raise RunFolderError("\n".join(one.reason for one in refusals))
     question = Question(metric, epoch, level, seed)

@@ -250,10 +250,11 @@ class PretrainingRow:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Configs that are not compared, and why."""
+    """Configs that are not compared, and why. is_damaged: because of a file that is damaged."""
 
     configs: tuple[str, ...]
     reason: str
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True)

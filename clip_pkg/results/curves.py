@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import statistics
 
+from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.event_files import ScalarWriter
 from clip_pkg.base.paths import ConfigPaths
+from clip_pkg.study.fold_files import read_history
 
 CURVES = ("mean", "mean_plus_std", "mean_minus_std")
 
@@ -17,10 +19,10 @@ def write_mean_curves(paths: ConfigPaths) -> None:
     Each epoch is averaged over the folds that reached it (some may stop early); the number of these
     folds is a curve of its own.
     """
-    histories: list[dict[str, list[float | None]]] = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(paths.root.glob("fold_*/history.json"))
-    ]
+    histories = []
+    for path in sorted(paths.root.glob("fold_*/history.json")):
+        with contextlib.suppress(DamagedFile):  # of a fold that is left out of the summary too
+            histories.append(read_history(path))
     columns = list(dict.fromkeys(name for history in histories for name in history))
     epochs = max((len(values) for history in histories for values in history.values()), default=0)
     if epochs == 0:

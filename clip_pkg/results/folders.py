@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from typing_extensions import TypedDict
 
-from clip_pkg.base.errors import RunFolderError, shown
+from clip_pkg.base.errors import DamagedFile, RunFolderError, first_line, shown
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
+from clip_pkg.base.reading import Count, read_bytes, read_json
 from clip_pkg.base.spreadsheet import unescape_cell
+from clip_pkg.config.load import dump_canonical
+from clip_pkg.config.schema import RunConfig
 from clip_pkg.results.summary_schema import read_summary
-from clip_pkg.study.identity import Identity, identity_from_json
+from clip_pkg.study.fold_files import AGAIN, History, read_history
+from clip_pkg.study.folds_info import REWRITTEN, FoldsInfo, read_folds_info
+from clip_pkg.study.identity import Identity, StoredIdentity
 from clip_pkg.study.predictions import Predictions, pooled, read_predictions
-from clip_pkg.study.tasks import FoldFailure, FoldResult, read_record
+from clip_pkg.study.tasks import DAMAGED, FoldFailure, FoldResult, read_record, whole_result
 
 Epoch: TypeAlias = Literal["best", "last"]
 HeadlineRule: TypeAlias = Literal["inner split", "last epoch", "bias corrected"]
 FoldStatus: TypeAlias = Literal["done", "diverged", "failed", "missing"]
-History: TypeAlias = Mapping[str, Sequence[float | None]]
+Spread: TypeAlias = tuple[Count, Count, Count]
+
+
+class Findings(TypedDict, total=False):
+    """What readers need of `preflight.json`. width, height: least, median and most pixels."""
+
+    data_dir: str
+    formats: dict[str, Count]
+    width: Spread
+    height: Spread
+    unreadable: list[Any]
+    group_suggestion: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +58,17 @@ class ShownImages:
 
 @dataclass(frozen=True, eq=False)
 class FoldFiles:
-    """One fold: its result, or the reason why it has none. number, repeat: from 1."""
+    """One fold: its result, or the reason why it has none. number, repeat: from 1.
+
+    damage: the file because of which its result is not used.
+    """
 
     paths: FoldPaths
     number: int
     repeat: int
     result: FoldResult | None
     failure: FoldFailure | None
+    damage: DamagedFile | None = None
 
     @property
     def status(self) -> FoldStatus:
@@ -71,8 +93,7 @@ class FoldFiles:
         """Column → a value per epoch; empty for a fold that has not finished its first epoch."""
         if self.status != "done" and not self.paths.history.exists():
             return {}
-        history: History = read_json(self.paths.history)
-        return history
+        return read_history(self.paths.history)
 
     @cached_property
     def exposure(self) -> ShownImages | None:
@@ -81,12 +102,12 @@ class FoldFiles:
         if not path.exists():
             return None
         try:
-            with path.open(encoding="utf-8", newline="") as stream:
-                rows = list(csv.DictReader(stream))
+            text = read_bytes(path, AGAIN).decode("utf-8")
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
             seen = np.array([int(row["times_seen"]) for row in rows], dtype=np.int64)
             return ShownImages(tuple(unescape_cell(row["label"]) for row in rows), seen)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunFolderError(f"{shown(path)} is damaged: {error!r}") from None
+        except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+            raise DamagedFile(path, f"is damaged ({first_line(error)})", AGAIN) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,46 +116,44 @@ class ConfigFiles:
 
     paths: ConfigPaths
     config: Mapping[str, Any]
-    folds_info: Mapping[str, Any]
+    folds_info: FoldsInfo
     identity: Identity
     folds: tuple[FoldFiles, ...]
 
     @classmethod
     def read(cls, paths: ConfigPaths) -> Self:
-        """Open a config's result folder.
+        """Open a config's result folder. A damaged file of a fold is that fold's `damage`.
 
         Raises RunFolderError if it is not a result folder or its files contradict each other.
         """
-        config, folds_info, identity = (
-            read_json(path) for path in (paths.config, paths.folds_info, paths.identity)
-        )
+        config, folds_info = read_config(paths.config), read_folds_info(paths.folds_info)
         try:
-            mine, splits = identity_from_json(identity), folds_info["splits_hash"]
-            repeats = {
-                int(info["fold"]): int(info.get("repeat", 1)) for info in folds_info["folds"]
-            }
-        except (KeyError, TypeError, ValueError):
-            raise RunFolderError(
-                f"{shown(paths.root)}: {paths.identity.name} or {paths.folds_info.name} is "
-                "damaged; copy it again"
-            ) from None
-        if splits != mine.splits:
+            mine = read_json(paths.identity, StoredIdentity, REWRITTEN)
+        except FileNotFoundError:
+            raise DamagedFile(paths.identity, "is missing", REWRITTEN) from None
+        if folds_info["splits_hash"] != mine.splits:
             raise RunFolderError(
                 f"{shown(paths.folds_info)} describes other folds than {paths.identity.name}; copy "
                 "both again"
             )
         folds = []
-        for number, repeat in repeats.items():
-            files, failure = paths.fold(number), None
-            result = read_record(FoldResult, files.result)
-            if result is None:
-                failure = read_record(FoldFailure, files.failure)
-            elif result.identity != mine:
-                different = ", ".join(mine.differences(result.identity))
-                raise RunFolderError(
-                    f"{files.result} belongs to another run: its {different} differ"
-                )
-            folds.append(FoldFiles(files, number, repeat, result, failure))
+        for info in folds_info["folds"]:
+            files = paths.fold(info["fold"])
+            result, failure, damage = None, None, None
+            try:
+                result = whole_result(files)
+                if result is None:
+                    failure = read_record(FoldFailure, files.failure)
+                elif result.identity != mine:
+                    different = ", ".join(mine.differences(result.identity))
+                    reason = f"belongs to another run: its {different} differ"
+                    raise DamagedFile(files.result, reason, AGAIN)
+            except DamagedFile as error:
+                result, damage = None, error
+                failure = FoldFailure(mine, info["fold"], DAMAGED, str(error))
+            folds.append(
+                FoldFiles(files, info["fold"], info.get("repeat", 1), result, failure, damage)
+            )
         return cls(paths, config, folds_info, mine, tuple(folds))
 
     @property
@@ -175,11 +194,12 @@ class ConfigFiles:
         return [paths for paths in found if len(paths) > 1]
 
     @cached_property
-    def preflight(self) -> Mapping[str, Any]:
+    def preflight(self) -> Findings:
         """What the check of the images found; empty if the file is missing."""
-        path = self.paths.preflight
-        found: Mapping[str, Any] = read_json(path) if path.exists() else {}
-        return found
+        try:
+            return read_json(self.paths.preflight, Findings, REWRITTEN)
+        except FileNotFoundError:
+            return {}
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
@@ -208,6 +228,14 @@ class ConfigFiles:
             )
         return summary
 
+    def check(self) -> None:
+        """Raise RunFolderError, often DamagedFile, if a file that its numbers need is damaged."""
+        for fold in self.folds:
+            if fold.damage is not None:
+                raise fold.damage
+            _ = fold.history, fold.exposure
+        _ = self.preflight, self.pooled("best"), self.pooled("last"), self.summary
+
     def pooled(self, epoch: Epoch = "best") -> Predictions | None:
         """Held-out predictions of all finished folds; None if no fold is finished.
 
@@ -220,6 +248,9 @@ class ConfigFiles:
         return pooled(parts, [fold.repeat for fold in self.done]) if parts else None
 
 
+Config = TypeVar("Config", bound=ConfigFiles)
+
+
 def result_folders(directories: Sequence[Path]) -> list[Path]:
     """Find the configs' folders: those given, and those one level below the others; each once.
 
@@ -229,9 +260,9 @@ def result_folders(directories: Sequence[Path]) -> list[Path]:
     empty = []
     for directory in directories:
         below: Iterable[Path] = [directory]
-        if not ConfigPaths(directory).folds_info.exists():
+        if not _holds_results(directory):
             below = sorted(directory.glob("*"))
-        folders = [folder for folder in below if ConfigPaths(folder).folds_info.exists()]
+        folders = [folder for folder in below if _holds_results(folder)]
         if not folders:
             empty.append(directory)
         for folder in folders:
@@ -245,6 +276,12 @@ def result_folders(directories: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
+def _holds_results(folder: Path) -> bool:
+    """Whether it is a config's folder, even if one of its files is lost."""
+    has_folds = ConfigPaths(folder).folds_info.exists()
+    return has_folds or any(folder.glob("fold_*/result.json"))
+
+
 def left_out(summary: Mapping[str, Any]) -> list[str]:
     """Folds that a summary's averages do not include: `fold_2 (diverged: loss is NaN)`."""
     failures: Mapping[str, Mapping[str, str]] = summary["failures"]
@@ -255,13 +292,32 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def read_json(path: Path) -> Any:
-    """Read a file that every result folder has. Raises RunFolderError."""
+def read_configs(
+    directories: Sequence[Path], kind: type[Config]
+) -> tuple[list[Config], list[tuple[Path, str]]]:
+    """Read all configs below `directories` that are whole; the folders of the others, and why not.
+
+    Raises RunFolderError naming every directory that holds no result.
+    """
+    found, refused = [], []
+    for folder in result_folders(directories):
+        try:
+            files = kind.read(ConfigPaths(folder))
+            files.check()
+            found.append(files)
+        except RunFolderError as error:
+            refused.append((folder, str(error)))
+    return found, refused
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Read a `config.json`; keys of later versions have their defaults. Raises DamagedFile."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path, dict[str, Any], REWRITTEN)
+        return {**dump_canonical(RunConfig.model_validate(config)), **config}
     except FileNotFoundError:
-        raise RunFolderError(
-            f"{shown(path.parent)} is not a result folder: it has no {path.name}"
-        ) from None
-    except ValueError as error:
-        raise RunFolderError(f"{shown(path)} is damaged: {error}; copy it again") from None
+        raise DamagedFile(path, "is missing", REWRITTEN) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        raise DamagedFile(path, reason, REWRITTEN) from None

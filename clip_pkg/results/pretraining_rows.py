@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.paths import FoldPaths, RunPaths
 from clip_pkg.config.keys import defaults_added_later, keys_without_effect
 from clip_pkg.metrics.ranking import top_k_accuracy
 from clip_pkg.results.comparison_records import PretrainingRow, Spread
-from clip_pkg.results.folders import ConfigFiles, Epoch, History, read_json
+from clip_pkg.results.folders import ConfigFiles, Epoch
+from clip_pkg.study.fold_files import History, read_history
 from clip_pkg.study.identity import digest
 from clip_pkg.study.predictions import Predictions, read_predictions
 from clip_pkg.study.tasks import FoldResult, FoldTask, read_record, read_task
@@ -53,7 +54,7 @@ def pretraining_block(files: ConfigFiles) -> dict[str, Any] | None:
     for name in dict.fromkeys(filter(None, names.values())):
         try:
             result = read_record(FoldResult, FoldPaths(folder / name).result)
-        except RunFolderError:
+        except DamagedFile:
             result = None
         if result is None:
             notices.append(f"pre-training {name} has no result that can be read")
@@ -97,7 +98,7 @@ def _run_name(paths: FoldPaths) -> str | None:
     """Folder name of the pre-training that a fold starts from; None if its task has no name."""
     try:
         task = read_task(paths.task)
-    except RunFolderError:
+    except DamagedFile:
         return None
     starts_from = task.starts_from if isinstance(task, FoldTask) else None
     return None if starts_from is None else starts_from.name
@@ -106,10 +107,9 @@ def _run_name(paths: FoldPaths) -> str | None:
 def history_if_readable(paths: FoldPaths) -> History:
     """Columns of a run's history; empty if it is missing or damaged."""
     try:
-        history = read_json(paths.history)
-    except (RunFolderError, OSError):
+        return read_history(paths.history)
+    except DamagedFile:
         return {}
-    return history if isinstance(history, dict) else {}
 
 
 def pretraining_rows(configs: Sequence[ConfigFiles], epoch: Epoch) -> tuple[PretrainingRow, ...]:
@@ -205,7 +205,7 @@ def _tested(one: ConfigFiles) -> tuple[float | None, float | None]:
     for fold in one.folds:
         try:
             found.append(read_predictions(fold.paths.test_predictions))
-        except (RunFolderError, OSError):
+        except DamagedFile:
             continue  # fold not finished, or file deleted; top-1 is in the summary anyway
     return one.summary["test"]["average_results"].get("avg_test_acc"), _top_k(found, TOP)
 

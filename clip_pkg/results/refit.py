@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clip_pkg.base.errors import RunFolderError
+from clip_pkg.results.folders import left_out
 
 SCHEMA_VERSION = 1
 
@@ -36,8 +37,7 @@ def refit_length(summary: Mapping[str, Any], wanted: int | None) -> RefitLength:
         return RefitLength(wanted, "set by --epochs")
     name = summary["config"]["name"]
     if not summary["complete"]:
-        states = summary["status"].items()
-        missing = ", ".join(f"{fold} ({state})" for fold, state in states if state != "done")
+        missing = ", ".join(left_out(summary))
         raise RunFolderError(
             f"{name}: the number of epochs cannot be derived without {missing}. Run the training "
             "command again to finish them, or set it with --epochs N"

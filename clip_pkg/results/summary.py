@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.errors import DamagedFile, RunFolderError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.metrics.classification import (
@@ -72,7 +72,7 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
     if folds_info.get("groups") is None:
         try:
             suggestion = files.preflight.get("group_suggestion")
-        except RunFolderError:  # a damaged file, which no score depends on
+        except DamagedFile:  # no score depends on it
             suggestion = None
         patients.append(patients_notice(suggestion))
     summary = {
@@ -269,14 +269,14 @@ def _test(results: Sequence[FoldResult | None]) -> dict[str, Any] | None:
 
 def _columns(rows: Sequence[Scores | None], of: str = "fold") -> dict[str, list[float | None]]:
     names = next((list(row) for row in rows if row is not None), [])
-    return {f"{of}_{name}": [row and row[name] for row in rows] for name in names}  # type: ignore[misc]
+    return {f"{of}_{name}": [row and row.get(name) for row in rows] for name in names}  # type: ignore[misc]
 
 
 def _averages(rows: Sequence[Scores]) -> dict[str, Any]:
     """Mean and sample standard deviation of each column over the rows where it is defined."""
     averages: dict[str, Any] = {"n": len(rows), "ddof": DDOF}
     for name in rows[0] if rows else ():
-        values = [value for row in rows if (value := row[name]) is not None]
+        values = [value for row in rows if (value := row.get(name)) is not None]
         averages[f"avg_{name}"] = statistics.fmean(values) if values else None
         averages[f"std_{name}"] = statistics.stdev(values) if len(values) > DDOF else None
         if len(values) < len(rows):

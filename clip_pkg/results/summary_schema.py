@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.reading import parse_json, read_bytes
 from clip_pkg.config.loss_blocks import StrictModel
 from clip_pkg.config.nodes import Node, allowed, options
 from clip_pkg.metrics.table import METRICS, Metric
@@ -406,20 +407,11 @@ def read_summary(path: Path) -> dict[str, Any]:
     """
     remedy = f"`python train_clip.py summarize {path.parent}` rewrites it"
     try:
-        text = path.read_text(encoding="utf-8")
-        summary: dict[str, Any] = json.loads(text)
-        CvSummary.model_validate_json(text)
+        content = read_bytes(path, remedy)
     except FileNotFoundError:
         raise RunFolderError(f"{path.parent} has no {path.name}; {remedy}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RunFolderError(
-            f"{path} is not a summary of version {SCHEMA_VERSION} ({place}: {first['msg']}); "
-            f"{remedy}"
-        ) from None
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}); {remedy}") from None
+    parse_json(content, CvSummary, path, remedy)
+    summary: dict[str, Any] = json.loads(content)
     return summary
 
 

@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from clip_pkg.base.errors import RunFolderError, shown
-from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.base.program import program
 from clip_pkg.results.confident_learning import (
     NO_CLASS,
@@ -24,7 +23,7 @@ from clip_pkg.results.confident_learning import (
     label_issues,
     relative_self_confidence,
 )
-from clip_pkg.results.folders import ConfigFiles, result_folders
+from clip_pkg.results.folders import ConfigFiles, read_configs
 from clip_pkg.study.predictions import Predictions
 
 Reason: TypeAlias = Literal["confident", "copy", "misclassified"]
@@ -66,7 +65,7 @@ class Suspects:
     confusions: label, suggested label and number of the suspects of confident learning, the most
     frequent pair first. configs: names of those whose probabilities were averaged. n_images: with a
     prediction. data_dir: where the images were in training; None if the run does not record it.
-    notices: what was left out and why, a sentence each.
+    notices: what was left out and why, a sentence each. damaged: whether for damaged files.
     """
 
     ranked: tuple[Suspect, ...]
@@ -75,6 +74,7 @@ class Suspects:
     n_images: int
     data_dir: Path | None
     notices: tuple[str, ...]
+    damaged: bool = False
 
     def csv_rows(self, limit: int | None = None) -> list[dict[str, object]]:
         """A row of a CSV file per suspect, with an empty column `corrected_label` to fill in."""
@@ -89,15 +89,10 @@ def suspects_in(directory: Path) -> Suspects:
 
     Raises RunFolderError if there are no results, or if none can be used.
     """
-    found, refused = [], []
-    for folder in result_folders([directory]):
-        try:
-            files = ConfigFiles.read(ConfigPaths(folder))
-            _ = files.pooled()  # damaged files are noticed here
-            found.append(files)
-        except RunFolderError as error:
-            refused.append(f"{shown(folder.name)} is not used: {error}")
-    return find_suspects(found, refused)
+    found, refused = read_configs([directory], ConfigFiles)
+    return find_suspects(
+        found, [f"{shown(folder.name)} is not used: {reason}" for folder, reason in refused]
+    )
 
 
 def find_suspects(configs: Sequence[ConfigFiles], refused: Sequence[str] = ()) -> Suspects:
@@ -155,6 +150,7 @@ def find_suspects(configs: Sequence[ConfigFiles], refused: Sequence[str] = ()) -
         n_images=len(pool.paths),
         data_dir=None if data_dir is None else Path(data_dir),
         notices=tuple(notices),
+        damaged=bool(refused),
     )
 
 

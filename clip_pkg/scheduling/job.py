@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from clip_pkg.base.files import remove
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.study.tasks import FoldFailure, Task, write_task
 from clip_pkg.training.worker import TaskPlacement
@@ -176,5 +177,5 @@ class Executor(Protocol):
 
 def write_fresh_task(task: Task) -> None:
     """Write the task file of this attempt and remove the failure of an earlier one."""
-    task.paths.failure.unlink(missing_ok=True)
+    remove(task.paths.failure)
     write_task(task)

@@ -13,7 +13,13 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from clip_pkg.base.errors import DamagedFile
+from clip_pkg.base.reading import Count, Number, parse_json, read_bytes
 
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 OPEN_STATES = frozenset({"queued", "running"})
@@ -54,6 +60,25 @@ class Ledger:
                 os.close(descriptor)
 
 
+class Event(TypedDict, total=False):
+    """What a reader needs of a line."""
+
+    event: Required[str]
+    time: Required[Number]
+    host: str
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
+    config: str
+    fold: Count
+    attempt: Count
+    retry: bool
+    device: str
+    process: str
+    log_file: str
+    kind: str
+    reason: str
+    seconds: Number | None
+
+
 @dataclass
 class TaskRecord:
     """Latest events of a fold; `state` is the name of the last one."""
@@ -86,21 +111,21 @@ class RunRecord:
     last: float = 0.0
     set_aside: dict[str, str] = field(default_factory=dict)
 
-    def add(self, event: dict[str, Any]) -> None:
+    def add(self, event: Event) -> None:
         """Update the state by the next event."""
         name = event["event"]
         self.last = max(self.last, event["time"])
         if name == "launched":
             self.launches += 1
-            self.host, self.pid = event["host"], event["pid"]
+            self.host, self.pid = event.get("host", ""), event.get("pid", 0)
             self.set_aside.clear()
             for record in self.tasks.values():
                 # The previous launcher died while these were open.
                 if record.state in OPEN_STATES:
                     record.state = "waiting"
         elif name == "set aside":
-            self.set_aside[event["device"]] = event["reason"]
-        elif "fold" in event:
+            self.set_aside[event.get("device", "")] = event.get("reason", "")
+        elif "config" in event and "fold" in event:
             key = (event["config"], event["fold"])
             record = self.tasks.setdefault(key, TaskRecord(*key))
             record.state = "waiting" if name == "cancelled" or event.get("retry") else name
@@ -112,15 +137,13 @@ class RunRecord:
 
 
 def read_ledger(path: Path) -> RunRecord:
-    """Read a ledger; skips damaged lines. Empty if there is no file."""
+    """Read a ledger; skips damaged lines. Empty if there is no file, or none that can be read."""
     record = RunRecord()
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+        lines = read_bytes(path).split(b"\n")
+    except (FileNotFoundError, DamagedFile):
         return record
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and {"event", "time"} <= set(event):
-                record.add(event)
+    for line in filter(None, lines):
+        with contextlib.suppress(DamagedFile):
+            record.add(parse_json(line, Event, path))
     return record

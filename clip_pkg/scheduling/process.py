@@ -23,7 +23,7 @@ from clip_pkg.study.tasks import (
     failure_from_json,
     failure_of,
     finished,
-    read_record,
+    left_failure,
     record_failure,
     task_to_json,
 )
@@ -92,7 +92,7 @@ class ProcessJob:
 def crash(assignment: Assignment, how: str) -> FoldFailure:
     """Describe the end of a worker that reported nothing, also in the fold's folder."""
     task = assignment.task
-    left = read_record(FoldFailure, task.paths.failure)
+    left = left_failure(task)
     if left is not None:
         return left
     reason = f"the worker process {how} and left no message"

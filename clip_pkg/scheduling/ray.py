@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import socket
 import sys
@@ -20,10 +19,13 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from clip_pkg.base.child_process import how_it_ended
-from clip_pkg.base.errors import UserError
+from clip_pkg.base.errors import DamagedFile, UserError
 from clip_pkg.base.files import write_json
 from clip_pkg.base.paths import RunPaths
+from clip_pkg.base.reading import read_json
 from clip_pkg.scheduling.devices import Device, find_devices
 from clip_pkg.scheduling.job import Assignment, JobState, write_fresh_task
 from clip_pkg.scheduling.process import Worker, crash
@@ -39,6 +41,15 @@ from clip_pkg.study.tasks import (
     task_to_json,
 )
 from clip_pkg.training.worker import TaskPlacement
+
+
+class Announcement(TypedDict):
+    """Where Ray started a task: its node, process and time, in seconds since 1970."""
+
+    node: str
+    process: str
+    time: float
+
 
 NODE_FILE = "ray_node.json"  # in the folder of a fold, while Ray runs it
 PLACE = "ray"  # and a number: the ids of places
@@ -144,7 +155,7 @@ class RayJob:
         self.node_file = assignment.task.paths.root / NODE_FILE
         self._executor = executor
         self._assignment = assignment
-        self._announced: dict[str, Any] = {}
+        self._announced: Announcement | None = None
         self._starts = 0
         self._next_look = 0.0
         self._killed_at: float | None = None
@@ -153,7 +164,7 @@ class RayJob:
 
     @property
     def process(self) -> str:
-        return str(self._announced.get("process", ""))
+        return "" if self._announced is None else self._announced["process"]
 
     def poll(self) -> JobState:
         if self.state.is_over:
@@ -184,8 +195,8 @@ class RayJob:
     def _look_for_node(self) -> None:
         """Follow where Ray runs the task; after the loss of its node it is queued again."""
         try:
-            announced = json.loads(self.node_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            announced = read_json(self.node_file, Announcement)
+        except (FileNotFoundError, DamagedFile):
             return
         has_moved = announced != self._announced
         self._starts += has_moved

@@ -26,7 +26,7 @@ from clip_pkg.scheduling.devices import (
 from clip_pkg.scheduling.job import Executor
 from clip_pkg.scheduling.queue import pins
 from clip_pkg.scheduling.slurm_options import SlurmOptions
-from clip_pkg.study.tasks import FoldResult, Task, read_record
+from clip_pkg.study.tasks import Task, finished
 
 JobsPerDevice: TypeAlias = int | Literal["auto"]
 
@@ -189,7 +189,7 @@ def local_resources(execution: Execution, executor: Executor, stop: StopOnSignal
 
 def jobs_that_fit(device: Device, task: Task) -> int:
     """How many folds like this finished one fit on a GPU, by the memory that it took."""
-    result = read_record(FoldResult, task.paths.result)
+    result = finished(task)
     if result is None or result.peak_memory_bytes is None:
         return 1
     room = USABLE_SHARE * gpu_memory(device).total

@@ -35,7 +35,7 @@ from clip_pkg.study.tasks import (
     Task,
     failure_of,
     finished,
-    read_record,
+    left_failure,
     read_task,
     record_failure,
 )
@@ -238,7 +238,7 @@ class SlurmJob:
             list(task.paths.root.iterdir())
         if finished(task) is not None:
             return JobState.DONE
-        self.failure = read_record(FoldFailure, task.paths.failure)
+        self.failure = left_failure(task)
         if self.failure is not None:
             return JobState.FAILED
         if self._queue.time < self._submitted:

@@ -10,7 +10,6 @@ checkpoint: scancel sends it, and Slurm before it requeues a job. The launcher s
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 from clip_pkg.base.cores import usable_cores
+from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.files import write_text
+from clip_pkg.base.reading import Count, read_json
 from clip_pkg.scheduling.devices import find_devices, has_nvidia_library
 from clip_pkg.study.tasks import FailureKind, Task, failure_of, read_task, record_failure
 from clip_pkg.training.worker import TaskPlacement, run_task
@@ -110,7 +111,11 @@ def _modified(path: Path) -> int | None:
 
 
 def _number(path: Path) -> int:
-    return int(path.read_text(encoding="utf-8")) if path.exists() else 0
+    try:
+        number: int = read_json(path, Count)
+        return number
+    except (FileNotFoundError, DamagedFile):
+        return 0
 
 
 def requeue(name: str) -> str:
@@ -181,7 +186,7 @@ def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[TaskPlacem
 def main() -> int:
     tasks_file = Path(sys.argv[1])
     index = int(os.environ["SLURM_ARRAY_TASK_ID"])
-    one = json.loads(tasks_file.read_text(encoding="utf-8"))[index]
+    one = read_json(tasks_file, list[dict[str, str]])[index]
     task = read_task(Path(one["task_file"]))
     assert task is not None, f"{one['task_file']} is missing"
     return run(task, Path(one["log_file"]), tasks_file.with_name(f"{tasks_file.stem}_{index}.runs"))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, UserError, shown, some
 from clip_pkg.base.files import check_output_folder, temporary_path, write_json
 from clip_pkg.base.reading import read_bounded
@@ -20,6 +22,15 @@ FOLDER = "class_texts"
 MAX_BYTES = 1 << 28  # of a file; 20,000 classes with a hundred prompts each
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCHEMA_VERSION = 1
+
+
+class StoredTexts(TypedDict):
+    """The content of `class_texts.json`: class → prompts, and where they come from."""
+
+    schema_version: int
+    source: str
+    notices: list[str]
+    texts: dict[str, list[str]]
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,62 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from clip_pkg.base.errors import DataError, DataErrors, UserError, shown, some
-from clip_pkg.base.reading import MAX_JSON_BYTES, read_bounded
+from clip_pkg.base.errors import DamagedFile, DataError, DataErrors, UserError, shown, some
+from clip_pkg.base.reading import MAX_JSON_BYTES, Count, FromOne, read_bounded, read_json
 from clip_pkg.study.duplicates import Indices, merge_clusters
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Fold, Splits, missing_classes, splits_hash, unit_numbers
 
 SCHEMA_VERSION = 1
+REWRITTEN = "run the training command again, which writes it anew"
+
+
+class FoldInfo(TypedDict):
+    """One fold. Counts are by class."""
+
+    fold: FromOne
+    repeat: NotRequired[FromOne]
+    n_train: Count
+    n_val: Count
+    train_per_class: dict[str, Count]
+    val_per_class: dict[str, Count]
+    val: list[str]
+    train: list[str]
+
+
+class FoldsInfo(TypedDict):
+    """The content of a `folds_info.json` that a training wrote."""
+
+    method: str
+    random_state: NotRequired[int | None]
+    data_fingerprint: str
+    splits_hash: str
+    classes: Annotated[list[str], Field(min_length=1)]
+    linked: NotRequired[list[list[str]]]
+    groups: NotRequired[list[list[str]] | None]
+    folds: Annotated[list[FoldInfo], Field(min_length=1)]
+
+
+def read_folds_info(path: Path) -> FoldsInfo:
+    """Read the folds of a result folder. Raises DamagedFile."""
+    try:
+        info = read_json(path, FoldsInfo, REWRITTEN)
+    except FileNotFoundError:
+        raise DamagedFile(path, "is missing", REWRITTEN) from None
+    numbers = [fold["fold"] for fold in info["folds"]]
+    counts = [fold[f"{split}_per_class"] for fold in info["folds"] for split in ("train", "val")]  # type: ignore[literal-required]
+    if sorted(numbers) != list(range(1, len(numbers) + 1)) or any(
+        list(one) != info["classes"] for one in counts
+    ):
+        raise DamagedFile(path, "is damaged (its folds do not fit together)", REWRITTEN)
+    return info
 
 
 def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:

@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.errors import DamagedFile, RunFolderError, UserError
 from clip_pkg.base.files import write_text
+from clip_pkg.base.reading import open_regular
 from clip_pkg.base.spreadsheet import escape_cell, unescape_cell
+from clip_pkg.study.fold_files import AGAIN
 
 LEADING_COLUMNS = ("path", "label", "prediction")
 PROBABILITY_PREFIX = "prob_"
+ROUNDING = 1e-4  # of probabilities that a model computed in low precision
+_START = ",".join([*LEADING_COLUMNS, ""]).encode()
 
 
 @dataclass(frozen=True)
@@ -59,22 +63,37 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read the output of `Predictions.write`. Raises RunFolderError for anything else."""
+    """Read the output of `Predictions.write`. Raises DamagedFile for anything else."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            header, *rows = list(csv.reader(stream))
+        with open_regular(path) as stream:
+            if stream.peek(len(_START))[: len(_START)] != _START:
+                raise ValueError("it does not start with the names of columns")
+            text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+            header, *rows = list(csv.reader(text, strict=True))
         names = [name.removeprefix(PROBABILITY_PREFIX) for name in header[len(LEADING_COLUMNS) :]]
         position = {name: index for index, name in enumerate(names)}
+        paths = tuple(unescape_cell(row[0]) for row in rows)
+        probabilities = np.array(
+            [row[len(LEADING_COLUMNS) :] for row in rows], dtype=np.float64
+        ).reshape(len(rows), len(names))
+        if not names or not rows:
+            raise ValueError("it has no predictions")
+        if len(position) < len(names) or len(set(paths)) < len(paths):
+            raise ValueError("a class or an image is listed twice")
+        if not ((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)).all():
+            raise ValueError("a probability is not in 0 to 1")
         return Predictions(
             classes=tuple(names),
-            paths=tuple(unescape_cell(row[0]) for row in rows),
+            paths=paths,
             targets=np.array([position[unescape_cell(row[1])] for row in rows], dtype=np.int64),
-            probabilities=np.array(
-                [row[len(LEADING_COLUMNS) :] for row in rows], dtype=np.float64
-            ).reshape(len(rows), len(names)),
+            probabilities=probabilities,
         )
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise RunFolderError(f"{path} cannot be read as predictions: {error!r}") from None
+    except FileNotFoundError:
+        raise DamagedFile(path, "is missing", AGAIN) from None
+    except UserError as error:  # a folder or device
+        raise DamagedFile(path, f"cannot be read ({error})", AGAIN) from None
+    except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
+        raise DamagedFile(path, f"is damaged ({error or type(error).__name__})", AGAIN) from None
 
 
 def pooled(folds: Sequence[Predictions], repeats: Sequence[int] | None = None) -> Predictions:

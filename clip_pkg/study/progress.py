@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
+from pydantic import ConfigDict, Field
+
+from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.files import write_json
+from clip_pkg.base.reading import Count, read_json
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,13 @@ class Progress:
     by all attempts, on everything and on training steps.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
     phase: str
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
+    epoch: Count
+    epochs: Count
+    step: Count
+    steps: Count
     images_per_second: float
     monitored: float | None
     updated: float
@@ -51,8 +56,8 @@ class Progress:
 def read_progress(path: Path) -> Progress | None:
     """Read a progress file; None if it is missing or unreadable."""
     try:
-        return Progress(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_json(path, Progress)
+    except (FileNotFoundError, DamagedFile):
         return None
 
 
@@ -79,21 +84,23 @@ class FoldProfile:
     all ranks.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
     config: str
     fold: int
     device: str
-    first_epoch: int
-    last_epoch: int
-    steps: int
-    images: int
+    first_epoch: Count
+    last_epoch: Count
+    steps: Count
+    images: Count
     total_seconds: float
-    seconds: dict[str, float]
+    seconds: Annotated[dict[str, float], Field(min_length=1)]
     ranks: int = 1
 
     @property
     def shares(self) -> dict[str, float]:
         """Percent of the total time by phase; they add up to 100."""
-        whole = sum(self.seconds.values())
+        whole = sum(self.seconds.values()) or 1.0
         return {name: 100 * seconds / whole for name, seconds in self.seconds.items()}
 
     @property
@@ -129,8 +136,6 @@ class FoldProfile:
 def read_profile(path: Path) -> FoldProfile | None:
     """Read a profile; None if it is missing or unreadable."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("shares", None)
-        return FoldProfile(**content)
-    except (OSError, ValueError, TypeError, AttributeError):
+        return read_json(path, FoldProfile)
+    except (FileNotFoundError, DamagedFile):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clip_pkg.base.errors import RunFolderError, shown
+from clip_pkg.base.errors import DamagedFile, RunFolderError, shown
 from clip_pkg.base.files import (
     LEFTOVER,
     flush_folder,
@@ -24,11 +24,13 @@ from clip_pkg.base.files import (
     write_json,
     write_text,
 )
-from clip_pkg.base.paths import ConfigPaths, RunPaths
+from clip_pkg.base.paths import ConfigPaths, FoldPaths, RunPaths
+from clip_pkg.base.reading import read_json
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
-from clip_pkg.study.identity import identity_from_json
+from clip_pkg.study.identity import Identity, StoredIdentity
 from clip_pkg.study.preflight import Preparation, PreparedConfig
+from clip_pkg.study.tasks import FoldResult, read_record, read_task
 
 
 def refuse_folder_in_use(run: RunPaths) -> None:
@@ -93,14 +95,16 @@ def folders_to_replace(
             replaced.append(paths)
             continue
         try:
-            found = identity_from_json(json.loads(paths.identity.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            found = _identities(paths)
+        except DamagedFile as error:
+            problems.append(f"{paths.root}: {paths.identity.name} {error.reason}")
+            continue
+        if not found:
             problems.append(f"{paths.root}: it is not empty and holds no run of this program")
-        except (ValueError, TypeError):
-            problems.append(f"{paths.root}: {paths.identity.name} is damaged")
-        else:
-            if differences := prepared.identity.differences(found):
-                problems.append(f"{paths.root}: made with different {', '.join(differences)}")
+        changed = [name for one in found for name in prepared.identity.differences(one)]
+        if changed:
+            different = ", ".join(dict.fromkeys(changed))
+            problems.append(f"{paths.root}: made with different {different}")
     if problems:
         raise RunFolderError(
             "\n  ".join(["these folders hold other results, nothing was started:", *problems])
@@ -108,6 +112,29 @@ def folders_to_replace(
             f"{run.replaced}), another --output-dir, or another `name`."
         )
     return replaced
+
+
+def _identities(paths: ConfigPaths) -> list[Identity]:
+    """The identity of a config's folder, or those of its folds where that file is lost.
+
+    Raises DamagedFile if no fold has one that can be read.
+    """
+    damage: DamagedFile | None = None
+    try:
+        return [read_json(paths.identity, StoredIdentity)]
+    except FileNotFoundError:
+        pass
+    except DamagedFile as error:
+        damage = error
+    found: list[Identity] = []
+    for fold in map(FoldPaths, sorted(paths.root.glob("fold_*"))):
+        for read in (partial(read_record, FoldResult, fold.result), partial(read_task, fold.task)):
+            with contextlib.suppress(DamagedFile):
+                record = read()
+                found += [] if record is None else [record.identity]
+    if damage is not None and not found:
+        raise damage
+    return found
 
 
 def set_aside(run: RunPaths, old: Path) -> Path:

@@ -13,21 +13,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.files import make_folder, write_json
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
+from clip_pkg.base.reading import Count, FromOne, Number, read_json
 from clip_pkg.config.schema import RunConfig
+from clip_pkg.study.fold_files import AGAIN, Mark, check_marks, read_history
 from clip_pkg.study.identity import StoredIdentity, digest
+from clip_pkg.study.predictions import read_predictions
 
 FailureKind: TypeAlias = Literal[
     "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error", "damaged file"
 ]
 Record = TypeVar("Record", "FoldResult", "FoldFailure")
 
+DAMAGED: Final = "damaged file"  # the kind of a failure that training again mends
 ALL_IMAGES = 0  # instead of a fold's number if no image is held out
 
 
@@ -251,28 +255,33 @@ class FoldResult:
     pre-training has the measures of its features in `last`. seconds, train_seconds: of all
     attempts, as far as they were recorded. undisturbed_seconds: what a single attempt would have
     taken: the last one, and the epochs that it restored; None in results of earlier revisions.
+    files: name → [bytes, CRC-32] of each file that belongs to the result; empty in results of
+    earlier revisions.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
     identity: StoredIdentity
-    fold: int
-    n_train: int
-    n_val: int
-    best_epoch: int | None
-    last_epoch: int
+    fold: Count
+    n_train: Count
+    n_val: Count
+    best_epoch: FromOne | None
+    last_epoch: FromOne
     stopped_early: bool
-    best: dict[str, float | None]
-    last: dict[str, float | None]
-    untrained: dict[str, float | None]
+    best: dict[str, Number | None]
+    last: dict[str, Number | None]
+    untrained: dict[str, Number | None]
     chosen_on: Literal["reported fold", "inner validation split", "no image"]
     device: str
     environment: dict[str, str]
-    seconds: float
-    train_seconds: float
-    peak_memory_bytes: int | None
+    seconds: Number
+    train_seconds: Number
+    peak_memory_bytes: Count | None
     notices: list[str]
-    n_test: int = 0
-    test: dict[str, float | None] = field(default_factory=dict)
-    undisturbed_seconds: float | None = None
+    n_test: Count = 0
+    test: dict[str, Number | None] = field(default_factory=dict)
+    undisturbed_seconds: Number | None = None
+    files: dict[str, Mark] = field(default_factory=dict)
 
     @property
     def expected_seconds(self) -> float:
@@ -285,7 +294,7 @@ class FoldFailure:
     """Why an attempt ended without a result; `detail` is the traceback."""
 
     identity: StoredIdentity
-    fold: int
+    fold: Count
     kind: FailureKind
     reason: str
     detail: str = ""
@@ -299,9 +308,7 @@ def failure_of(
 
 
 _TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
-_RECORDS: dict[type[Any], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (FoldResult, FoldFailure)
-}
+_FAILURE: TypeAdapter[FoldFailure] = TypeAdapter(FoldFailure)
 
 
 def write_record(path: Path, record: FoldResult | FoldFailure) -> None:
@@ -317,13 +324,20 @@ def record_failure(task: Task, failure: FoldFailure) -> FoldFailure:
     return failure
 
 
-def read_record(kind: type[Record], path: Path) -> Record | None:
-    """Read a result or failure; None if there is none.
+def left_failure(task: Task) -> FoldFailure | None:
+    """Why the last attempt at a task failed; None if it did not."""
+    try:
+        return read_record(FoldFailure, task.paths.failure)
+    except DamagedFile as error:
+        return failure_of(task, DAMAGED, str(error), "")
 
-    Raises RunFolderError if the file is not a valid one.
-    """
-    record: Record | None = _read(path, _RECORDS[kind], {"identity", "fold"})
-    return record
+
+def read_record(kind: type[Record], path: Path) -> Record | None:
+    """Read a result or failure; None if there is none. Raises DamagedFile for anything else."""
+    try:
+        return read_json(path, kind, AGAIN)
+    except FileNotFoundError:
+        return None
 
 
 def write_task(task: Task) -> None:
@@ -333,12 +347,16 @@ def write_task(task: Task) -> None:
 
 
 def read_task(path: Path) -> Task | None:
-    """Read a task file; None if there is none.
-
-    Raises RunFolderError if the file is not a valid one.
-    """
-    task: Task | None = _read(path, _TASKS, {"identity", "run_dir"})
-    return task
+    """Read a task file; None if there is none. Raises DamagedFile for anything else."""
+    try:
+        content = read_json(path, dict[str, Any], AGAIN)
+        return task_from_json(content if "kind" in content else _from_flags(content))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        raise DamagedFile(path, reason, AGAIN) from None
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
@@ -353,30 +371,7 @@ def task_from_json(content: Any) -> Task:
 
 def failure_from_json(content: Any) -> FoldFailure:
     """Inverse of `dataclasses.asdict`; raises ValueError for anything else."""
-    failure: FoldFailure = _RECORDS[FoldFailure].validate_python(content)
-    return failure
-
-
-def _read(path: Path, adapter: TypeAdapter[Any], keys: set[str]) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not keys <= set(content):
-            raise RunFolderError(
-                f"{path} was not written by this program; move it away and run again"
-            )
-        if adapter is _TASKS and "kind" not in content:
-            content = _from_flags(content)
-        return adapter.validate_json(json.dumps(content))
-    except FileNotFoundError:
-        return None
-    except ValidationError:
-        raise RunFolderError(
-            f"{path} was written by another version of this program; move it away and run again"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({error}); move it away and run again"
-        ) from None
+    return _FAILURE.validate_python(content)
 
 
 def _from_flags(content: dict[str, Any]) -> dict[str, Any]:
@@ -393,10 +388,40 @@ def _from_flags(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in known.items() if key not in dropped} | {"kind": kind}
 
 
+def whole_result(paths: FoldPaths) -> FoldResult | None:
+    """The result of a training whose files are as it left them; None if there is none.
+
+    Raises DamagedFile if the result or a file that belongs to it is missing or damaged.
+    """
+    result = read_record(FoldResult, paths.result)
+    if result is None:
+        return None
+    check_marks(paths.root, result.files)
+    if not result.files:  # of an earlier revision
+        read_history(paths.history)
+        if result.best_epoch is not None:
+            read_predictions(paths.predictions)
+        if result.n_val:
+            read_predictions(paths.predictions_last)
+    return result
+
+
 def finished(task: Task) -> FoldResult | None:
-    """The task's result if an earlier run left one with the same identity, else None."""
-    result = read_record(FoldResult, task.paths.result)
+    """The task's result if an earlier run left a whole one with the same identity, else None."""
+    try:
+        result = whole_result(task.paths)
+    except DamagedFile:
+        return None
     return result if result is not None and result.identity == task.identity else None
+
+
+def damage(task: Task) -> DamagedFile | None:
+    """Why a result that an earlier run left is not used; None if there is no such reason."""
+    try:
+        whole_result(task.paths)
+    except DamagedFile as error:
+        return error
+    return None
 
 
 def unfinished(tasks: Sequence[Task]) -> list[Task]:

@@ -27,6 +27,8 @@ from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.losses.contract import LossOutput
 from clip_pkg.models.checkpoint import load_checkpoint, save_checkpoint
 from clip_pkg.models.precision import Precision
+from clip_pkg.study.epoch_predictions import check_epochs, mark_of_epochs
+from clip_pkg.study.fold_files import AGAIN, check_marks, final_files, marks_of
 from clip_pkg.study.identity import identity_from_json
 from clip_pkg.study.predictions import read_predictions
 from clip_pkg.study.progress import read_progress
@@ -219,6 +221,10 @@ class Trainer:
         source = self.task.checkpoint_to_resume
         self.remarks.append(f"Resumed after epoch {state['epoch']} from {source}")
 
+    @property
+    def is_resumed(self) -> bool:
+        return self._history.epochs > 0
+
     def close(self) -> None:
         """Close the files and processes of the pixel sources."""
         for pixels in self.pixels:
@@ -293,6 +299,7 @@ class Trainer:
             notices=[*self.notices, *fields.pop("notices", [])],
             train_seconds=self._train_seconds,
             peak_memory_bytes=torch.cuda.max_memory_reserved(on) if on.type == "cuda" else None,
+            files=marks_of(final_files(task.paths)),
             **fields,
         )
         best = f"best epoch {best_epoch} ({learner.monitor}), " if learner.monitor else ""
@@ -446,6 +453,8 @@ class Trainer:
                     "untrained": self._untrained,
                     "seconds": self._spent()[0],
                     "train_seconds": self._train_seconds,
+                    "files": marks_of([task.paths.predictions, task.paths.checkpoint_best]),
+                    "epoch_predictions": mark_of_epochs(task.paths),
                     "optimisation": None if finished else learner.optimisation.state_dict(),
                     **learner.state(),
                 },
@@ -475,7 +484,7 @@ def state_to_resume(task: Task, notices: list[str], remarks: list[str]) -> dict[
     if named == latest:
         try:
             state = _state_in(latest, task)
-            _check_best(task, state)
+            _check_files(task, state)
             return state
         except DAMAGE as problem:
             if latest.is_dir():  # in the way of the next one
@@ -505,10 +514,17 @@ def _state_in(source: Path, task: Task) -> dict[str, Any]:
     return state
 
 
-def _check_best(task: Task, state: Mapping[str, Any]) -> None:
-    """Check the files of the best epoch so far, which are not written again."""
+def _check_files(task: Task, state: Mapping[str, Any]) -> None:
+    """Check the files of earlier epochs, which are not written again. Raises DamagedFile."""
+    paths = task.paths
+    if "files" in state:
+        check_marks(paths.root, state["files"])
+        check_epochs(paths, state["epoch_predictions"])
+        return
+    if paths.result.exists():  # of an earlier revision; its result was refused
+        raise DamagedFile(paths.checkpoint_latest, "cannot be trusted", AGAIN)
     if isinstance(task, PretrainTask) or not state.get("best", {}).get("epoch"):
         return
-    read_predictions(task.paths.predictions)
+    read_predictions(paths.predictions)
     if task.config.save_best or task.test_manifest_file is not None:
-        check_archive(task.paths.checkpoint_best)
+        check_archive(paths.checkpoint_best)

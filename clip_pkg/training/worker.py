@@ -30,6 +30,7 @@ from filelock import FileLock
 
 from clip_pkg.base.child_process import answers, listen
 from clip_pkg.base.errors import DamagedFile, UserError, printable
+from clip_pkg.base.files import remove
 from clip_pkg.base.streams import secure_streams
 from clip_pkg.study.identity import NUMERICS_VERSION, PACKAGE
 from clip_pkg.study.tasks import (
@@ -134,6 +135,9 @@ def train_here(
     with FileLock(task.lock, timeout=SECONDS_TO_WAIT_FOR_ORPHANS):
         if finished(task) is None:
             with trainer_for(task, torch.device(place.device), ranks or ALONE) as trainer:
+                if not trainer.is_resumed:
+                    remove(task.paths.checkpoint_latest)  # a damaged one; before what refuses it
+                remove(task.paths.result)
                 result = trainer.run(stream, place.device_id, stop)
             write_record(task.paths.result, result)
 

@@ -112,5 +112,7 @@ def write_result(
             notices=[],
         )
         write_record(files.result, result)
+        columns = {name: [value] * 5 for name, value in scores[1].items()}
+        write_json(files.history, {"train_loss": [1.0] * 5, **columns})
     summarize(paths)
     return paths.root

@@ -86,7 +86,8 @@ def run(parsed: argparse.Namespace) -> int:
     refusals = found.reasons
     # Seeds divide the images differently; a table of pre-trainings is worth showing all the same.
     has_tables = any(one.pairs or one.pretraining for one in found.data_sets)
-    if refusals and found.across is None and not has_tables:
+    damaged = any(one.is_damaged for one in found.refusals)
+    if refusals and found.across is None and not has_tables and not damaged:
         raise RunFolderError("\n  ".join(["nothing can be compared:", *refusals]))
     terminal.line()
     for sentence in found.main_findings(MAX_PAIRS):
@@ -98,7 +99,7 @@ def run(parsed: argparse.Namespace) -> int:
             terminal.line(f"Wrote {written}")
     if sum(len(one.rows) for one in found.data_sets) == 1:
         terminal.line("There is only one config; name another folder to compare it with.")
-        return ExitCode.DONE
+        return ExitCode.FAILED if damaged else ExitCode.DONE
     where = " ".join(str(directory) for directory in parsed.directories)
     terminal.line("Next:")
     if not outputs:
@@ -106,7 +107,7 @@ def run(parsed: argparse.Namespace) -> int:
     if found.epoch == "best":
         terminal.line(f"  {program()} compare {where} --epoch last")
     terminal.line("  docs/comparing.md explains the tests and how to cite them")
-    return ExitCode.DONE
+    return ExitCode.FAILED if damaged else ExitCode.DONE
 
 
 def _write(path: Path, found: Comparison) -> list[Path]:

@@ -70,7 +70,7 @@ def run(parsed: argparse.Namespace) -> int:
     from clip_pkg.results.planning import detectable_differences
     from clip_pkg.scheduling.queue import pins
     from clip_pkg.scheduling.simulation import numbered_gpus, simulate
-    from clip_pkg.study.tasks import nouns, unfinished
+    from clip_pkg.study.tasks import damage, nouns, unfinished
 
     terminal = Terminal()
     # A plan needs no weights, so it does not spend seconds on importing torch to check encoders.
@@ -84,6 +84,9 @@ def run(parsed: argparse.Namespace) -> int:
     waiting = unfinished(tasks)
     estimates = estimates_of(folders.run)
     terminal.show(_task_table(tasks, estimates))
+    damaged = [error for task in waiting if (error := damage(task)) is not None]
+    for error in damaged:
+        terminal.line(f"NOT FINISHED: {error}", "yellow")
     terminal.line(f"{len(tasks) - len(waiting)} of {len(tasks)} {nouns(tasks)} are finished.")
     if not waiting:
         return ExitCode.DONE
@@ -120,7 +123,7 @@ def run(parsed: argparse.Namespace) -> int:
             duration(simulation.lower_bound),
         )
     terminal.show(table)
-    return ExitCode.DONE
+    return ExitCode.FAILED if damaged else ExitCode.DONE
 
 
 def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:

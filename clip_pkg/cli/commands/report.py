@@ -71,4 +71,5 @@ def run(parsed: argparse.Namespace) -> int:
         f"{results.paths.methods.name}, {results.paths.latex.name}, and numbers as CSV beside it"
     )
     terminal.line("Next: open the page in a browser; its Methods section has texts to paste.")
-    return ExitCode.DONE
+    terminal.notes(results.damaged)
+    return ExitCode.FAILED if results.damaged else ExitCode.DONE

@@ -24,12 +24,21 @@ def add_arguments(parser: Parser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Rebuild the summary of one config's folder, or of every one in a folder."""
+    from clip_pkg.base.errors import RunFolderError
     from clip_pkg.launch.tables import results_table
     from clip_pkg.launch.terminal import Terminal
     from clip_pkg.results.folders import left_out, result_folders
     from clip_pkg.results.summary import summarize
+    from clip_pkg.study.tasks import DAMAGED
 
-    summaries = [summarize(ConfigPaths(folder)) for folder in result_folders([parsed.directory])]
+    summaries, refused = [], []
+    for folder in result_folders([parsed.directory]):
+        try:
+            summaries.append(summarize(ConfigPaths(folder)))
+        except RunFolderError as error:
+            refused.append(str(error))
+    if not summaries:
+        raise RunFolderError("\n  ".join(["nothing can be summarised:", *refused]))
     terminal = Terminal()
     terminal.show(results_table(summaries))
     for summary in summaries:
@@ -41,4 +50,9 @@ def run(parsed: argparse.Namespace) -> int:
                 "again to resume.",
                 "yellow",
             )
-    return ExitCode.DONE
+    for reason in refused:
+        terminal.line(f"NOT SUMMARISED: {reason}", "yellow")
+    damaged = refused or any(
+        one["kind"] == DAMAGED for summary in summaries for one in summary["failures"].values()
+    )
+    return ExitCode.FAILED if damaged else ExitCode.DONE

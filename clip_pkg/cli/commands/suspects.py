@@ -105,7 +105,7 @@ def run(parsed: argparse.Namespace) -> int:
             where = shown(shlex.quote(str(parsed.directory)))
             terminal.line(f"  {program()} suspects {where} --output suspects.html suspects.csv")
         terminal.line("  docs/suspects.md explains the ranking")
-    return ExitCode.DONE
+    return ExitCode.FAILED if found.damaged else ExitCode.DONE
 
 
 def _table(found: Suspects, top: int) -> Table:

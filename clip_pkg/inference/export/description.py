@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clip_pkg.base.errors import RunFolderError
 from clip_pkg.base.paths import ConfigPaths
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.inference.fold_classifier import CheckpointContent
 from clip_pkg.models.families import Recipe, family_of
+from clip_pkg.results.summary_schema import read_summary
 from clip_pkg.study.identity import identity_from_json
 
 FORMAT_VERSION = 1
@@ -113,12 +112,9 @@ def find_scores(member: Member) -> CrossValidatedScores | None:
     For a refit they are those of the folds. Raises RunFolderError for a damaged summary.
     """
     file = ConfigPaths(member.source.parent.parent).summary
-    try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         return None
-    except ValueError:
-        raise RunFolderError(f"{file} is damaged; `summarize {file.parent}` rewrites it") from None
+    summary = read_summary(file)
     differences = identity_from_json(summary["identity"]).differences(member.content.identity)
     if member.content.fold == 0:
         differences = [name for name in differences if name in ("data", "class texts")]

@@ -249,7 +249,7 @@ def test_a_summary_that_does_not_fit_is_made_again(
     ("file", "text", "said"),
     [
         ("folds_info.json", '{"data_fingerprint": 1}', "damaged"),
-        ("fold_1/predictions.csv", "path,label\nx,q\n", "cannot be read as predictions"),
+        ("fold_1/predictions.csv", "path,label\nx,q\n", r"predictions\.csv is damaged"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, file: str, text: str, said: str) -> None:
