@@ -27,6 +27,7 @@ FLAGS = {
 
 def as_before(content: dict[str, Any], code: str = CODE) -> dict[str, Any]:
     """The content of a file or checkpoint as it was: a digest of the sources, no version."""
+    content = {key: value for key, value in content.items() if key != "files"}
     identity = {key: value for key, value in content["identity"].items() if key != "numerics"}
     return {**content, "identity": {**identity, "code": code}}
 

@@ -99,23 +99,22 @@ MEAN: tuple[Any, ...] = (None, [], {}, "x", True, -1, 10**400, 1e308, [[{}]], {"
 
 def crafted(value: Any, depth: int = 2) -> Iterator[tuple[str, Any]]:
     """The value with something mean in one place, for each place in its upper levels."""
-    number = 0
 
     def places(one: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
         if path:
             yield path
-        if len(path) < depth:
-            keys = list(one) if isinstance(one, dict) else range(min(len(one), 1))
-            for key in keys if isinstance(one, (dict, list)) else ():
-                yield from places(one[key], (*path, key))
+        keys: list[Any] = []
+        if len(path) < depth and isinstance(one, (dict, list)):
+            keys = list(one) if isinstance(one, dict) else list(range(min(len(one), 1)))
+        for key in keys:
+            yield from places(one[key], (*path, key))
 
-    for path in list(places(value, ())) if isinstance(value, (dict, list)) else ():
+    for number, path in enumerate(places(value, ())):
         changed = json.loads(json.dumps(value))
         inner = changed
         for key in path[:-1]:
             inner = inner[key]
         mean = MEAN[number % len(MEAN)]
-        number += 1
         inner[path[-1]] = mean
         yield f"{'.'.join(map(str, path))} = {str(mean)[:20]}", changed
     if isinstance(value, dict):

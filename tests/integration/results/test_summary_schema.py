@@ -144,7 +144,7 @@ def test_images_of_a_group_and_copies_are_one_cluster() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 1}, "not a summary of version 3 .schema_version"),
+        ({"schema_version": 1}, "damaged .schema_version"),
         ({"unknown": 1}, "unknown"),
         ({"complete": False}, "contradict each other"),
         ({"n_folds": 3}, "entries for 3 folds"),
