@@ -29,7 +29,8 @@ def parse_bytes(text: str) -> int:
     Raises ValueError for anything else.
     """
     found = WRITTEN.fullmatch(text.strip())
-    if found is None or (found[3] and not found[2]):
+    # Twenty digits are more than any disk; hundreds would be an infinite float.
+    if found is None or (found[3] and not found[2]) or len(found[1].partition(".")[0]) > 20:
         raise ValueError(f"{text!r} is not a size such as 50GB, 500MiB or 0")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** POWERS[(found[2] or "").lower()])
