@@ -142,7 +142,7 @@ def test_impossible_file_names_are_not_found(tmp_path: Path) -> None:
     for name in ("x" * 5000, "a\0b"):
         with pytest.raises(DataError, match="was not found"):
             resolve(("a", "b"), name, search=(tmp_path,))
-    with pytest.raises(UserError, match="not a folder"):
+    with pytest.raises(DataError, match="cannot be written"):
         write_template(("a",), tmp_path / ("x" * 5000), "{}")
 
 
@@ -180,7 +180,7 @@ def test_template_file_can_be_used_as_it_is(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     with pytest.raises(DataError, match="once, where the class name goes"):
         write_template(("a",), tmp_path / "x.json", "no place")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(UserError, match="not a folder"):
         write_template(("a",), path / "below a file.json", "{}")
 
 
