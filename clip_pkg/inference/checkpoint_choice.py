@@ -11,7 +11,7 @@ from pathlib import Path
 from clip_pkg.base.errors import RunFolderError, shown, some
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.study.folds_info import read_folds_info
-from clip_pkg.study.tasks import whole_result
+from clip_pkg.study.tasks import FoldResult, read_record
 
 FOLD_PREFIX = "fold_"
 
@@ -83,7 +83,7 @@ def _folds(folder: Path) -> list[int]:
 
 
 def _of_fold(paths: FoldPaths, checkpoint: Path) -> CheckpointChoice:
-    result = whole_result(paths)
+    result = read_record(FoldResult, paths.result)
     is_refit = result is not None and result.best_epoch is None
     notices = [] if is_refit else _substitute(paths, checkpoint)
     if result is None:
@@ -98,7 +98,7 @@ def _of_config(paths: ConfigPaths, found: list[int]) -> CheckpointChoice:
     for number in sorted({*found, *_planned(paths)}):
         fold = paths.fold(number)
         checkpoint = _checkpoint(fold)
-        if whole_result(fold) is None:
+        if read_record(FoldResult, fold.result) is None:
             missing.append(f"{fold.root.name} (unfinished)")
         elif checkpoint is None:
             missing.append(f"{fold.root.name} (its checkpoints are missing)")
