@@ -25,6 +25,7 @@ import numpy as np
 from clip_pkg.base.files import write_json
 from clip_pkg.metrics.classification import classification_metrics, history_scores
 from clip_pkg.study import tasks
+from clip_pkg.study.fold_files import final_files, marks_of
 from clip_pkg.study.predictions import Predictions
 from clip_pkg.study.progress import Progress
 from clip_pkg.study.tasks import FoldResult, FoldTask
@@ -81,6 +82,8 @@ def scores_of(predictions: Predictions) -> dict[str, float | None]:
 class StandIn:
     """Waits instead of training, and writes the files of a finished fold."""
 
+    is_resumed = False  # it starts anew, as a trainer without a checkpoint
+
     def __init__(self, task: FoldTask) -> None:
         self.task = task
         settings = json.loads(os.environ[SETTINGS])
@@ -124,6 +127,7 @@ class StandIn:
             train_seconds=self.seconds,
             peak_memory_bytes=None,
             notices=[],
+            files=marks_of(final_files(task.paths)),
         )
 
     def _wait(self, share: float) -> None:
