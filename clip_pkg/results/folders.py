@@ -141,7 +141,7 @@ class ConfigFiles:
             files = paths.fold(info["fold"])
             result, failure, damage = None, None, None
             try:
-                result = whole_result(files)
+                result = whole_result(files, with_models=False)
                 if result is None:
                     failure = read_record(FoldFailure, files.failure)
                 elif result.identity != mine:

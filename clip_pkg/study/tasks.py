@@ -388,15 +388,19 @@ def _from_flags(content: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in known.items() if key not in dropped} | {"kind": kind}
 
 
-def whole_result(paths: FoldPaths) -> FoldResult | None:
+def whole_result(paths: FoldPaths, *, with_models: bool = True) -> FoldResult | None:
     """The result of a training whose files are as it left them; None if there is none.
 
-    Raises DamagedFile if the result or a file that belongs to it is missing or damaged.
+    with_models: whether its models count, on which no number of a result rests: people delete them
+    to save space. Raises DamagedFile if the result or a file that belongs to it is missing or damaged.
     """
     result = read_record(FoldResult, paths.result)
     if result is None:
         return None
-    check_marks(paths.root, result.files)
+    marks = result.files
+    if not with_models:
+        marks = {name: mark for name, mark in marks.items() if not name.endswith(".pth")}
+    check_marks(paths.root, marks)
     if not result.files:  # of an earlier revision
         read_history(paths.history)
         if result.best_epoch is not None:
