@@ -216,6 +216,16 @@ def test_a_damaged_fold_is_retrained_alone_and_unfinished_ones_go_on(
     assert "is trained again" not in again.text
 
 
+def test_deleted_models_cost_no_number(finished: Run, place: Path) -> None:
+    run = copy_run(finished.output, place)
+    for checkpoint in run.glob("*/fold_*/*.pth"):
+        checkpoint.unlink()
+    for words in (("summarize", run), ("compare", run)):
+        answer = ask(partial(command, *words))
+        assert answer.code == 0, answer.text
+    assert _numbers(run) == _numbers(finished.output)
+
+
 # --- crafted JSON × commands
 
 
