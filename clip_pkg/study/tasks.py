@@ -392,7 +392,9 @@ def whole_result(paths: FoldPaths, *, with_models: bool = True) -> FoldResult | 
     """The result of a training whose files are as it left them; None if there is none.
 
     with_models: whether its models count, on which no number of a result rests: people delete them
-    to save space. Raises DamagedFile if the result or a file that belongs to it is missing or damaged.
+    to save space.
+
+    Raises DamagedFile if the result or a file that belongs to it is missing or damaged.
     """
     result = read_record(FoldResult, paths.result)
     if result is None:
