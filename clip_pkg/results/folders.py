@@ -311,13 +311,23 @@ def read_configs(
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """Read a `config.json`; keys of later versions have their defaults. Raises DamagedFile."""
+    """Read a `config.json`; keys of later versions have their defaults.
+
+    Raises DamagedFile, and RunFolderError where nothing speaks for a config's folder.
+    """
     try:
         config = read_json(path, dict[str, Any], REWRITTEN)
         return {**dump_canonical(RunConfig.model_validate(config)), **config}
     except FileNotFoundError:
+        paths = ConfigPaths(path.parent)
+        if not paths.identity.exists() and not paths.folds_info.exists():
+            raise RunFolderError(
+                f"{shown(path.parent)} is not a result folder: it has no {path.name}"
+            ) from None
         raise DamagedFile(path, "is missing", REWRITTEN) from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        reason = f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        reason = (
+            f"is damaged or of another version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        )
         raise DamagedFile(path, reason, REWRITTEN) from None

@@ -40,7 +40,8 @@ def write_pretraining(
 ) -> None:
     """Let the folds of a drawn result start from `runs`: one for all of them, or one for each."""
     paths = ConfigPaths(folder)
-    block = {"loss": {"type": loss, "temperature": 0.3}, "images": images, "epochs": 4}
+    settings = {} if loss == "vicreg" else {"temperature": 0.3}
+    block = {"loss": {"type": loss, **settings}, "images": images, "epochs": 4}
     set_config(paths, pretrain=block, random_state=seed)
     folds = json.loads(paths.folds_info.read_text())["folds"]
     for fold in folds:

@@ -115,6 +115,6 @@ def test_what_cannot_be_calibrated(
     shown = predict(config, "--images", images, "--calibrate", check=2)
     assert "all 30 out-of-fold predictions" in shown
     (config / "fold_2/predictions.csv").unlink()
-    assert "cannot be read as predictions" in predict(
+    assert "predictions.csv is missing" in predict(
         config, "--images", images, "--calibrate", check=2
     )
