@@ -363,10 +363,11 @@ class FoldLearner(Learner):
         if self._best is None:
             return
         paths, (content, evaluation) = self.task.paths, self._best
-        self.val.predictions(evaluation).write(paths.predictions)
         if self.task.config.save_best or self.test is not None:
             state = {**identification(self.task), **self._for_inference(), **content}
             save_checkpoint(paths.checkpoint_best, state)
+        # After the model, whose epoch says which epoch these are of.
+        self.val.predictions(evaluation).write(paths.predictions)
         self._best = None
 
     def _for_inference(self) -> dict[str, Any]:

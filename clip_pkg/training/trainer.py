@@ -20,6 +20,7 @@ import torch
 
 from clip_pkg.base.errors import CheckpointError, DamagedFile, UserError
 from clip_pkg.base.files import remove_leftovers
+from clip_pkg.base.paths import FoldPaths
 from clip_pkg.base.reading import check_archive
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.loss_blocks import TermLabel
@@ -514,11 +515,32 @@ def _state_in(source: Path, task: Task) -> dict[str, Any]:
     return state
 
 
+def _best_is_ahead(paths: FoldPaths, state: Mapping[str, Any]) -> bool:
+    """Whether the files of the best epoch are of one that follows this checkpoint.
+
+    They are written before the next checkpoint. After a kill between the two, the epoch is repeated
+    and writes the same files again. Without a best model, predictions that can be read are taken
+    for those of a later epoch.
+    """
+    if paths.checkpoint_best.exists():
+        with suppress(CheckpointError):
+            return int(load_checkpoint(paths.checkpoint_best).get("epoch", 0)) > int(state["epoch"])
+        return False
+    if paths.checkpoint_best.name in state["files"]:
+        return False
+    read_predictions(paths.predictions)
+    return True
+
+
 def _check_files(task: Task, state: Mapping[str, Any]) -> None:
     """Check the files of earlier epochs, which are not written again. Raises DamagedFile."""
     paths = task.paths
     if "files" in state:
-        check_marks(paths.root, state["files"])
+        try:
+            check_marks(paths.root, state["files"])
+        except DamagedFile:
+            if not _best_is_ahead(paths, state):
+                raise
         check_epochs(paths, state["epoch_predictions"])
         return
     if paths.result.exists():  # of an earlier revision; its result was refused
