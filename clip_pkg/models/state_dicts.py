@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from clip_pkg.base.errors import CheckpointError
+from clip_pkg.base.reading import open_regular
 
 _STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
@@ -177,6 +178,7 @@ def mismatch(
 
 
 def _read(path: Path) -> Any:
+    open_regular(path).close()  # the readers would wait for a pipe, and read a device for ever
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     if is_torchscript(path):
