@@ -24,7 +24,6 @@ from clip_pkg.base.reading import Count, FromOne, Number, read_json
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.fold_files import AGAIN, Mark, check_marks, read_history
 from clip_pkg.study.identity import StoredIdentity, digest
-from clip_pkg.study.predictions import read_predictions
 
 FailureKind: TypeAlias = Literal[
     "diverged", "out of memory", "disk full", "error", "crash", "hung", "user error", "damaged file"
@@ -404,6 +403,9 @@ def whole_result(paths: FoldPaths, *, with_models: bool = True) -> FoldResult | 
         marks = {name: mark for name, mark in marks.items() if not name.endswith(".pth")}
     check_marks(paths.root, marks)
     if not result.files:  # of an earlier revision
+        # It imports numpy, for which the help of a command need not wait.
+        from clip_pkg.study.predictions import read_predictions  # noqa: PLC0415
+
         read_history(paths.history)
         if result.best_epoch is not None:
             read_predictions(paths.predictions)

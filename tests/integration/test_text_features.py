@@ -85,6 +85,7 @@ def test_an_interrupted_fold_goes_on_without_the_cache(
     task = read_task(tmp_path / "out/a/fold_1/task.json")
     assert isinstance(task, FoldTask)
     moved = replace(task, run_dir=tmp_path / "again/a")
+    moved.run_dir.mkdir(parents=True)
     place = TaskPlacement("cpu", "cpu", torch.get_num_threads(), "")  # as many as have just trained
 
     def attempt(stop: Any) -> TaskReport:

@@ -39,7 +39,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout in which every step of the guide was taken."""
     root = tmp_path_factory.mktemp("extended")
     clean = shutil.ignore_patterns("__pycache__")
-    for folder in ("clip_pkg", "docs", "tests"):
+    for folder in ("clip_pkg", "docs", "environment", "tests"):
         shutil.copytree(CHECKOUT / folder, root / folder, ignore=clean)
     for file in ("pyproject.toml", "README.md", "train_clip.py"):
         shutil.copy(CHECKOUT / file, root / file)

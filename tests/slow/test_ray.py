@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState, Slot
 from clip_pkg.scheduling.ray import NODE_FILE, RayExecutor, RayJob, places, run_on_node
 from clip_pkg.scheduling.ray_cluster import Cluster, Layout, lay_out
+from clip_pkg.study.fold_files import marks_of
 from clip_pkg.study.tasks import FoldFailure, FoldResult, write_record
 from clip_pkg.training.worker import TaskPlacement
 from support.fold_tasks import task
@@ -203,7 +204,10 @@ def write_result(root: Path, fold: int) -> None:
     """Leave what a worker leaves when it has finished."""
     one = task("a", fold, root=root)
     numbers = (1, 1, 1, 1, False, {}, {}, {}, "reported fold", "cpu", {}, 1, 1, None, [])
-    write_record(one.paths.result, FoldResult(one.identity, fold, *numbers))  # type: ignore[arg-type]
+    one.paths.root.mkdir(parents=True, exist_ok=True)
+    one.paths.history.write_text("{}", encoding="utf-8")
+    result = FoldResult(one.identity, fold, *numbers)  # type: ignore[arg-type]
+    write_record(one.paths.result, replace(result, files=marks_of([one.paths.history])))
 
 
 class Lost(Exception):
