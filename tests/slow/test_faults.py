@@ -19,7 +19,7 @@ from support.tiny import make_folder
 
 pytestmark = pytest.mark.slow
 EVERYTHING = os.environ.get("CLIP_PKG_FAULTS") == "all"
-POINTS, PROCESS_POINTS, POWER_POINTS = 20, 2, 6  # of a sample
+POINTS, PROCESS_POINTS, POWER_POINTS = 16, 1, 4  # of a sample
 NEVER_READ = ("/logs/", "/tensorboard/", "progress.json", "holder")
 NAMED = ("open", "rename", "mkdir", "unlink")  # calls that can lack the permission
 
