@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -55,13 +56,19 @@ def execute(
         outcome = _round(
             folders, execution, tasks, resources, terminal, files=files, on_ended=on_ended
         )
-        files.restore()
+        _restore(files)
         lost = [task for task in (*done, *outcome[JobState.DONE]) if finished(task) is None]
         if not lost or resources.stop:
             break
         names = some([task.display_name for task in lost])
         terminal.note(f"the results of {names} were lost meanwhile; they are trained again")
     return outcome
+
+
+def _restore(files: SharedFiles, *folders: Path) -> None:
+    """Restore what can be; a full disk must not end the run, and a worker says what it lacks."""
+    with contextlib.suppress(OSError):
+        files.restore(*folders)
 
 
 def _round(
@@ -116,7 +123,7 @@ def _round(
             stop_requested=lambda: bool(resources.stop),
             gate=resources.gate,
             policy=FailurePolicy(execution.retries),
-            restore=lambda task: files.restore(*_folders_of_inputs(task)),
+            restore=lambda task: _restore(files, *_folders_of_inputs(task)),
             fail_fast=execution.fail_fast,
             stall_timeout=execution.stall_timeout,
             slots_for_task=resources.slots_for,

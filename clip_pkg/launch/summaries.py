@@ -30,11 +30,10 @@ class Summaries:
         name: of a task; pre-trainings have no summary.
         """
         self._written.discard(name)
-        self._files.restore(self._run.config(name).root)
-        if not self._run.config(name).config.exists():
-            return
         try:
-            self._write(name)
+            self._files.restore(self._run.config(name).root)
+            if self._run.config(name).config.exists():
+                self._write(name)
         except (OSError, RunFolderError) as error:
             self._terminal.line(
                 f"The summary of {name} could not be written yet: {error}", "yellow"
