@@ -18,7 +18,7 @@ from clip_pkg.base.errors import DamagedFile, UserError, shown
 
 Content = TypeVar("Content")
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]  # that every arithmetic can stand
-FromOne: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
+Ordinal: TypeAlias = Annotated[int, Field(ge=1, le=2**53)]
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -108,6 +108,14 @@ def read_json(path: Path, kind: type[Content], remedy: str = "copy it again") ->
     return parse_json(read_bytes(path, remedy), kind, path, remedy)
 
 
+def read_required_json(path: Path, kind: type[Content], remedy: str = "copy it again") -> Content:
+    """As `read_json`, for a file that must exist: a missing one is a DamagedFile as well."""
+    try:
+        return read_json(path, kind, remedy)
+    except FileNotFoundError:
+        raise DamagedFile(path, "is missing", remedy) from None
+
+
 def read_bytes(path: Path, remedy: str = "copy it again") -> bytes:
     """Read a whole file of at most `MAX_JSON_BYTES`. Raises FileNotFoundError, else DamagedFile."""
     try:
@@ -128,12 +136,16 @@ def parse_json(
         read: Content = _adapter(kind).validate_json(content)  # type: ignore[arg-type]
         return read
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise DamagedFile(path, f"is damaged ({reason})", remedy) from None
+        raise DamagedFile(path, f"is damaged ({first_problem(error)})", remedy) from None
     except ValueError as error:
         raise DamagedFile(path, f"is damaged ({error})", remedy) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first wrong place and what is wrong there: `folds.0.fold: Input should be …`."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 def check_archive(path: Path) -> None:

@@ -60,6 +60,6 @@ def secure_streams() -> None:
 
 
 def end_with_reader() -> None:
-    """End this process once nobody reads its output or its terminal is closed."""
+    """End this process when the reader of its output ends or its terminal is closed."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -195,7 +195,7 @@ class _Parser:
                 message = f"control character U+{ord(char):04X} in a string"
             else:
                 written = show(self.text[error.pos + 1 : error.pos + 2])[1:-1]
-                message = f"\\{written} is no escape sequence; write \\\\{written} for a backslash"
+                message = f"\\{written} is not a valid escape; write \\\\{written}"
             self.fail(error.pos, message)
         if _SURROGATE.search(value):
             self.fail(self.position, "half of a surrogate pair (\\ud800 to \\udfff) in a string")

@@ -39,7 +39,7 @@ _DEVICE = "devices are chosen by --gpus 0,1, or by gpu_id in a config"
 _WEIGHTS = "write :pretrained or :scratch after the encoder's name"
 _CLASSES = "the classes are the folders of images"
 _LOSS = 'write "loss": {"type": …}, or --main-loss-type'
-_RESUME = "a run resumes by itself; --resume-from PATH continues one from elsewhere"
+_RESUME = "an interrupted run resumes without a flag; --resume-from PATH resumes one from elsewhere"
 # A name without a key → what to do instead.
 ANSWERS: Mapping[str, str] = {
     **dict.fromkeys(("optimizer", "optim", "opt", "momentum", "betas"), _OPTIMIZER),

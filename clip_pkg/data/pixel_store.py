@@ -1,4 +1,4 @@
-"""Decoded images in a memory-mapped uint8 file that all folds, configs and processes share.
+"""Decoded images in a uint8 file that all folds, configs and processes share.
 
 Legend: N images in the manifest's order, S width and height of the stored squares in pixels.
 

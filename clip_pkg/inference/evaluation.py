@@ -23,6 +23,7 @@ from clip_pkg.metrics.classification import classification_metrics, history_scor
 from clip_pkg.results.bootstrap import LEVEL, image_clusters, resample
 from clip_pkg.results.comparison_records import Interval
 from clip_pkg.results.intervals import PER_CLASS, score_intervals
+from clip_pkg.results.summary import confusion_block
 from clip_pkg.study.inspection import OnProgress
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.predictions import Predictions
@@ -64,9 +65,10 @@ def labelled_images(
     """
     found = scan(data_dir, skip_unreadable=skip_unreadable, progress=progress)
     manifest = found.manifest
-    by_plain = {_plain(name): index for index, name in enumerate(classes)}
     exact = {name: index for index, name in enumerate(classes)}
-    position = {name: exact.get(name, by_plain.get(_plain(name))) for name in manifest.classes}
+    plain = list(map(_plain, classes))
+    alike = {one: plain.index(one) for one in plain if plain.count(one) == 1}
+    position = {name: exact.get(name, alike.get(_plain(name))) for name in manifest.classes}
     if unknown := [name for name, index in position.items() if index is None]:
         raise DataError(
             f"{shown(data_dir)}: the model has no class {some(unknown)}; its classes are "
@@ -74,10 +76,12 @@ def labelled_images(
         )
     to_model = np.array([position[name] for name in manifest.classes], dtype=np.int64)
     notices = list(found.audit.notices)
-    renamed = [f"{one} as {classes[to_model[n]]}" for n, one in enumerate(manifest.classes)]
-    if renamed := [
-        text for text, one in zip(renamed, manifest.classes, strict=True) if one not in exact
-    ]:
+    renamed = [
+        f"{one} as {classes[index]}"
+        for one, index in zip(manifest.classes, to_model, strict=True)
+        if one not in exact
+    ]
+    if renamed:
         notices.append(f"these classes are spelt differently and were matched: {some(renamed, 30)}")
     if missing := [name for n, name in enumerate(classes) if n not in to_model]:
         notices.append(f"no image has the class {some(missing, 30)}; its scores are undefined")
@@ -86,15 +90,12 @@ def labelled_images(
             f"{count} of these {len(manifest)} images are images of the training as well, so these "
             "scores are too good; leave them out"
         )
-    groups: dict[str, list[str]] = {}
-    for path, group in zip(manifest.paths, manifest.groups or (), strict=bool(manifest.groups)):
-        groups.setdefault(group, []).append(path)
     copies = [[manifest.paths[index] for index in cluster] for cluster in found.linked]
     return LabelledImages(
         images=tuple(ImageFile(path, manifest.file(n)) for n, path in enumerate(manifest.paths)),
         classes=tuple(classes),
         targets=to_model[manifest.labels],
-        clusters=[*groups.values(), *copies],
+        clusters=[*(manifest.paths_by_group or ()), *copies],
         notices=tuple(notices),
     )
 
@@ -147,12 +148,7 @@ def evaluation(predictions: Predictions, clusters: Sequence[Sequence[str]]) -> d
         "level": LEVEL,
         "independent": "images" if units is None else "groups of images",
         "per_class": per_class,
-        "confusion_matrix": {
-            "classes": list(predictions.classes),
-            "rows": "true class",
-            "columns": "predicted class",
-            "counts": metrics.confusion.tolist(),
-        },
+        "confusion_matrix": confusion_block(predictions.classes, metrics),
     }
 
 

@@ -61,7 +61,7 @@ def execute(
         if not lost or resources.stop:
             break
         names = some([task.display_name for task in lost])
-        terminal.note(f"the results of {names} were lost meanwhile; they are trained again")
+        terminal.note(f"the results of {names} were lost during the run and are trained again")
     return outcome
 
 
@@ -114,7 +114,7 @@ def _round(
     ):
         outcome = Loop(
             pool=SlotPool(devices, jobs),
-            queue=TaskQueue(waiting, estimates, pins(tasks, [device.id for device in devices])),
+            queue=TaskQueue(waiting, estimates, pins(tasks, devices)),
             executor=resources.executor,
             ledger=ledger,
             observer=view,

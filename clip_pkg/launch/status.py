@@ -25,6 +25,7 @@ from clip_pkg.scheduling.loop import SECONDS_BETWEEN_HEARTBEATS
 from clip_pkg.scheduling.queue import Estimates, seconds_left
 from clip_pkg.study.fold_files import AGAIN
 from clip_pkg.study.progress import Progress, read_progress
+from clip_pkg.study.run_folder import read_holder
 from clip_pkg.study.tasks import (
     DAMAGED,
     FoldFailure,
@@ -154,12 +155,7 @@ def _fold(task: Task, record: RunRecord, *, is_alive: bool) -> FoldStatus:
 
 def _launcher(run: RunPaths, record: RunRecord) -> str:
     """The process that runs it, or an empty string; the lock is not taken."""
-    try:
-        holder = run.holder.read_text(encoding="utf-8", errors="replace")
-        started = run.holder.stat().st_mtime
-    except FileNotFoundError:
-        return ""
-    # Its first event in the ledger follows only after all preparations.
+    holder = read_holder(run)
     known = re.fullmatch(r"process (\d{1,9}) on (\S+)", holder)
     if known is None:
         return ""
@@ -170,9 +166,13 @@ def _launcher(run: RunPaths, record: RunRecord) -> str:
             return ""
         except PermissionError:
             pass  # it is alive and belongs to another user
-    elif time.time() - max(record.last, started) > 3 * SECONDS_BETWEEN_HEARTBEATS:
-        return ""
-    return holder
+        return holder
+    try:
+        # Its first event in the ledger follows only after all preparations.
+        latest = max(record.last, run.holder.stat().st_mtime)
+    except FileNotFoundError:
+        return ""  # it has just ended
+    return holder if time.time() - latest <= 3 * SECONDS_BETWEEN_HEARTBEATS else ""
 
 
 def show_status(output_dir: Path, *, watch: bool) -> int:

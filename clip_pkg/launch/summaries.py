@@ -25,7 +25,7 @@ class Summaries:
         self._written: set[str] = set()
 
     def update(self, name: str) -> None:
-        """Write the summary of a config while others train; nothing there ends the run.
+        """Write the summary of a config while others train; an error here does not end the run.
 
         name: of a task; pre-trainings have no summary.
         """

@@ -178,7 +178,7 @@ def mismatch(
 
 
 def _read(path: Path) -> Any:
-    open_regular(path).close()  # the readers would wait for a pipe, and read a device for ever
+    open_regular(path).close()  # the readers would wait for a pipe, and never finish a device
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     if is_torchscript(path):

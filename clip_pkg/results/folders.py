@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 
 from clip_pkg.base.errors import DamagedFile, RunFolderError, first_line, shown
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
-from clip_pkg.base.reading import Count, read_bytes, read_json
+from clip_pkg.base.program import program
+from clip_pkg.base.reading import Count, first_problem, read_bytes, read_json, read_required_json
 from clip_pkg.base.spreadsheet import unescape_cell
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.config.schema import RunConfig
@@ -127,10 +128,7 @@ class ConfigFiles:
         Raises RunFolderError if it is not a result folder or its files contradict each other.
         """
         config, folds_info = read_config(paths.config), read_folds_info(paths.folds_info)
-        try:
-            mine = read_json(paths.identity, StoredIdentity, REWRITTEN)
-        except FileNotFoundError:
-            raise DamagedFile(paths.identity, "is missing", REWRITTEN) from None
+        mine = read_required_json(paths.identity, StoredIdentity, REWRITTEN)
         if folds_info["splits_hash"] != mine.splits:
             raise RunFolderError(
                 f"{shown(paths.folds_info)} describes other folds than {paths.identity.name}; copy "
@@ -224,7 +222,7 @@ class ConfigFiles:
             what = "an earlier state" if summary["splits_hash"] == splits else "other folds"
             raise RunFolderError(
                 f"{shown(self.paths.summary)} describes {what} of this run; "
-                f"`python train_clip.py summarize {shown(self.paths.root)}` rewrites it"
+                f"`{program()} summarize {shown(self.paths.root)}` rewrites it"
             )
         return summary
 
@@ -326,8 +324,5 @@ def read_config(path: Path) -> Mapping[str, Any]:
             ) from None
         raise DamagedFile(path, "is missing", REWRITTEN) from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = (
-            f"is damaged or of another version ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        )
+        reason = f"is damaged or of another version ({first_problem(error)})"
         raise DamagedFile(path, reason, REWRITTEN) from None

@@ -131,15 +131,20 @@ def build_summary(files: ConfigFiles) -> dict[str, Any]:
     if pooled is None or metrics is None:
         return summary
     summary["per_class"] = dict(zip(pooled.classes, map(asdict, metrics.per_class), strict=True))
-    summary["confusion_matrix"] = {
-        "classes": list(pooled.classes),
+    summary["confusion_matrix"] = confusion_block(pooled.classes, metrics)
+    if "missing" not in summary["status"].values():
+        summary |= _inference(files, pooled, summary)
+    return summary
+
+
+def confusion_block(classes: Sequence[str], metrics: ClassificationMetrics) -> dict[str, Any]:
+    """The confusion matrix as JSON values."""
+    return {
+        "classes": list(classes),
         "rows": "true class",
         "columns": "predicted class",
         "counts": metrics.confusion.tolist(),
     }
-    if "missing" not in summary["status"].values():
-        summary |= _inference(files, pooled, summary)
-    return summary
 
 
 def _epoch_block(

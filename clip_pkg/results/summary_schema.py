@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, Field, create_model, model_validator
 
 from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.program import program
 from clip_pkg.base.reading import parse_json, read_bytes
 from clip_pkg.config.loss_blocks import StrictModel
 from clip_pkg.config.nodes import Node, allowed, options
@@ -405,7 +406,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
     Raises RunFolderError when there is none, or it is damaged or of another version.
     """
-    remedy = f"`python train_clip.py summarize {path.parent}` rewrites it"
+    remedy = f"`{program()} summarize {path.parent}` rewrites it"
     try:
         content = read_bytes(path, remedy)
     except FileNotFoundError:

@@ -13,9 +13,8 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Required
+from typing import Any, Required
 
-from pydantic import Field
 from typing_extensions import TypedDict
 
 from clip_pkg.base.errors import DamagedFile
@@ -65,8 +64,6 @@ class Event(TypedDict, total=False):
 
     event: Required[str]
     time: Required[Number]
-    host: str
-    pid: Annotated[int, Field(ge=0, lt=2**31)]
     config: str
     fold: Count
     attempt: Count
@@ -106,8 +103,6 @@ class RunRecord:
 
     tasks: dict[tuple[str, int], TaskRecord] = field(default_factory=dict)
     launches: int = 0
-    host: str = ""
-    pid: int = 0
     last: float = 0.0
     set_aside: dict[str, str] = field(default_factory=dict)
 
@@ -117,7 +112,6 @@ class RunRecord:
         self.last = max(self.last, event["time"])
         if name == "launched":
             self.launches += 1
-            self.host, self.pid = event.get("host", ""), event.get("pid", 0)
             self.set_aside.clear()
             for record in self.tasks.values():
                 # The previous launcher died while these were open.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Slot
 from clip_pkg.study.tasks import PretrainTask, Task
 
@@ -103,13 +104,13 @@ class _Group:
     version: int = 0
 
 
-def pins(tasks: Iterable[Task], devices: Sequence[str]) -> Sequence[str]:
-    """The devices, by id, that the `gpu_id` of a config may choose.
+def pins(tasks: Iterable[Task], devices: Sequence[Device]) -> Sequence[str]:
+    """Ids of the devices that the `gpu_id` of a config may choose.
 
     None if every config names the same one of several, as examples do: then the devices decide.
     """
     named = {task.config.gpu_id for task in tasks}
-    return () if len(named) == 1 and len(devices) > 1 else devices
+    return () if len(named) == 1 and len(devices) > 1 else [device.id for device in devices]
 
 
 class TaskQueue:

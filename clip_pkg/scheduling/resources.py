@@ -130,7 +130,7 @@ class Resources:
         Finished ones count, so that a resumed run shares the cores as before.
         """
         slots = sum(map(self.slots_for, tasks))
-        listed = pins(tasks, [device.id for device in self.devices])
+        listed = pins(tasks, self.devices)
         pinned = any(str(task.config.gpu_id) in listed for task in tasks)
         return slots if pinned else math.ceil(slots / len(self.devices))
 

@@ -113,14 +113,13 @@ def simulate(
     clock = SimulatedTime()
     log = Path("simulated.log")
     pool = SlotPool(devices, jobs_per_device)
-    ids = [device.id for device in devices]
     executor = SimulatedExecutor(clock, duration)
     Loop(
         pool=pool,
         queue=TaskQueue(
             tasks,
             Estimates() if estimates is None else estimates,
-            pins(tasks, ids) if listed is None else listed,
+            pins(tasks, devices) if listed is None else listed,
         ),
         executor=executor,
         ledger=Ledger(None),
@@ -133,7 +132,7 @@ def simulate(
     durations = [duration(task) for task in tasks]
     work = sum(seconds * task.gpus for seconds, task in zip(durations, tasks, strict=True))
     bound = max([work / pool.size, *durations], default=0.0)
-    idle = [one for one in ids if one not in executor.used]
+    idle = [one.id for one in devices if one.id not in executor.used]
     return Simulation(clock.now(), work, bound, pool.size, idle)
 
 

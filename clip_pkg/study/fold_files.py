@@ -12,7 +12,7 @@ from pydantic import Field
 
 from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.paths import FoldPaths
-from clip_pkg.base.reading import Count, Number, open_regular, read_json
+from clip_pkg.base.reading import Count, Number, open_regular, read_required_json
 
 # Bytes and CRC-32 of a file.
 Mark: TypeAlias = Annotated[list[Count], Field(min_length=2, max_length=2)]
@@ -69,10 +69,7 @@ def check_marks(folder: Path, marks: Mapping[str, list[int]], remedy: str = AGAI
 
 def read_history(path: Path, remedy: str = AGAIN) -> History:
     """Read a `history.json`: column → a value per epoch. Raises DamagedFile."""
-    try:
-        history: History = read_json(path, dict[str, list[Number | None]], remedy)
-    except FileNotFoundError:
-        raise DamagedFile(path, "is missing", remedy) from None
+    history: History = read_required_json(path, dict[str, list[Number | None]], remedy)
     if len({len(values) for values in history.values()}) > 1:
         raise DamagedFile(path, "is damaged (its columns have different lengths)", remedy)
     return history

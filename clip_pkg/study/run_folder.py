@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clip_pkg.base.errors import DamagedFile, RunFolderError, shown
+from clip_pkg.base.errors import DamagedFile, RunFolderError, UserError, shown
 from clip_pkg.base.files import (
     LEFTOVER,
     flush_folder,
@@ -25,12 +24,14 @@ from clip_pkg.base.files import (
     write_text,
 )
 from clip_pkg.base.paths import ConfigPaths, FoldPaths, RunPaths
-from clip_pkg.base.reading import read_json
+from clip_pkg.base.reading import read_bounded, read_json
 from clip_pkg.config.load import dump_canonical
 from clip_pkg.study.folds_info import splits_to_json
 from clip_pkg.study.identity import Identity, StoredIdentity
 from clip_pkg.study.preflight import Preparation, PreparedConfig
 from clip_pkg.study.tasks import FoldResult, read_record, read_task
+
+MAX_HOLDER_BYTES = 1000
 
 
 def refuse_folder_in_use(run: RunPaths) -> None:
@@ -74,12 +75,18 @@ def _acquired(run: RunPaths) -> AbstractContextManager[object]:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        holder = "an unknown process"
-        if run.holder.exists():
-            holder = run.holder.read_text(encoding="utf-8")
+        holder = read_holder(run) or "an unknown process"
         raise RunFolderError(
             f"{run.output_dir} is in use by {holder}; wait for it or use another --output-dir"
         ) from None
+
+
+def read_holder(run: RunPaths) -> str:
+    """Who holds the lock, `process 12 on host`; empty if that is not known."""
+    try:
+        return read_bounded(run.holder, MAX_HOLDER_BYTES).decode("utf-8", "replace")
+    except (OSError, UserError):
+        return ""
 
 
 def folders_to_replace(
@@ -129,7 +136,7 @@ def _identities(paths: ConfigPaths) -> list[Identity]:
     found: list[Identity] = []
     for fold in map(FoldPaths, sorted(paths.root.glob("fold_*"))):
         for read in (partial(read_record, FoldResult, fold.result), partial(read_task, fold.task)):
-            with contextlib.suppress(DamagedFile):
+            with suppress(DamagedFile):
                 record = read()
                 found += [] if record is None else [record.identity]
     if damage is not None and not found:

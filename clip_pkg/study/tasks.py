@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from clip_pkg.base.errors import DamagedFile
 from clip_pkg.base.files import make_folder, write_json
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
-from clip_pkg.base.reading import Count, FromOne, Number, read_json
+from clip_pkg.base.reading import Count, Number, Ordinal, first_problem, read_json
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.study.fold_files import AGAIN, Mark, check_marks, read_history
 from clip_pkg.study.identity import StoredIdentity, digest
@@ -264,8 +264,8 @@ class FoldResult:
     fold: Count
     n_train: Count
     n_val: Count
-    best_epoch: FromOne | None
-    last_epoch: FromOne
+    best_epoch: Ordinal | None
+    last_epoch: Ordinal
     stopped_early: bool
     best: dict[str, Number | None]
     last: dict[str, Number | None]
@@ -353,9 +353,7 @@ def read_task(path: Path) -> Task | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        reason = f"is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        raise DamagedFile(path, reason, AGAIN) from None
+        raise DamagedFile(path, f"is damaged ({first_problem(error)})", AGAIN) from None
 
 
 def task_to_json(task: Task) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def run(parsed: argparse.Namespace) -> int:
             estimates.seconds,
             jobs_per_device=parsed.folds_at_once or parsed.jobs_per_gpu or 1,
             estimates=estimates_of(folders.run),
-            listed=pins(tasks, [device.id for device in devices]),
+            listed=pins(tasks, devices),
         )
         table.add_row(
             str(gpus),

@@ -36,21 +36,14 @@ def confusion_matrices(outcome: ConfigOutcome) -> tuple[Drawing, Drawing]:
             "predicted by the model that was not trained on it."
         )
 
-    is_wide = len(outcome.classes) > 12
-    titles = (
-        ("confusion_counts", "Confusion matrix, counts"),
-        ("confusion_shares", "Confusion matrix, % of true class"),
+    def matrix(slug: str, title: str, *, in_percent: bool) -> Drawing:
+        caption = Caption(slug, title, words, note, scrolls=len(outcome.classes) > 12)
+        return confusion_matrix(outcome.classes, counts, caption, in_percent=in_percent)
+
+    return (
+        matrix("confusion_counts", "Confusion matrix, counts", in_percent=False),
+        matrix("confusion_shares", "Confusion matrix, % of true class", in_percent=True),
     )
-    counted_matrix, shares_matrix = (
-        confusion_matrix(
-            outcome.classes,
-            counts,
-            Caption(slug, title, words, note, scrolls=is_wide),
-            in_percent=slug == "confusion_shares",
-        )
-        for slug, title in titles
-    )
-    return counted_matrix, shares_matrix
 
 
 def confusion_matrix(

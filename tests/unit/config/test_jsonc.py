@@ -154,7 +154,7 @@ def test_every_duplicate_key_is_named_with_both_lines():
         ("[" * 50_000, 1, "more than 100 nested brackets"),
         ('["a\nb"]', 1, "not closed on its line"),
         ('["a\tb"]', 1, "control character U+0009"),
-        (r'["a\xb"]', 1, r"\x is no escape sequence; write \\x"),
+        (r'["a\xb"]', 1, r"\x is not a valid escape; write \\x"),
         (r'["\ud800"]', 1, "surrogate"),
         ("[1] /* open", 1, 'not closed with "*/"'),
         ("# python\n[]", 1, 'comments begin with "//"'),

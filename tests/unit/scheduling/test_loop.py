@@ -133,7 +133,7 @@ def run(
     executor, notes = executor or FakeExecutor(), notes or Notes()
     loop = Loop(
         pool=SlotPool(devices, jobs),
-        queue=TaskQueue(tasks, Estimates(), pins(tasks, [device.id for device in devices])),
+        queue=TaskQueue(tasks, Estimates(), pins(tasks, devices)),
         executor=executor,
         ledger=ledger or Ledger(tmp_path / "ledger.jsonl"),
         observer=notes,
