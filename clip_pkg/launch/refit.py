@@ -167,7 +167,7 @@ def _prepare(
         manifest = scanned.manifest.grouped(source.config.group_pattern)
         if manifest.fingerprint != source.summary["data_fingerprint"]:
             raise DataError(
-                f"{shown(manifest.data_dir)} holds other images, labels or groups than the folds "
+                f"{shown(manifest.source)} holds other images, labels or groups than the folds "
                 f"of {source.paths.root.name}; a refit needs the same images. Use --data-dir "
                 "DIR if they have moved, or train again on the new ones"
             )

@@ -14,7 +14,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from clip_pkg.base.errors import DamagedFile, DataError, DataErrors, UserError, shown, some
-from clip_pkg.base.reading import MAX_JSON_BYTES, Count, FromOne, read_bounded, read_json
+from clip_pkg.base.reading import MAX_JSON_BYTES, Count, Ordinal, read_bounded, read_required_json
 from clip_pkg.study.duplicates import Indices, merge_clusters
 from clip_pkg.study.manifest import Manifest
 from clip_pkg.study.splits import Fold, Splits, missing_classes, splits_hash, unit_numbers
@@ -26,8 +26,8 @@ REWRITTEN = "run the training command again, which writes it anew"
 class FoldInfo(TypedDict):
     """One fold. Counts are by class."""
 
-    fold: FromOne
-    repeat: NotRequired[FromOne]
+    fold: Ordinal
+    repeat: NotRequired[Ordinal]
     n_train: Count
     n_val: Count
     train_per_class: dict[str, Count]
@@ -51,10 +51,7 @@ class FoldsInfo(TypedDict):
 
 def read_folds_info(path: Path) -> FoldsInfo:
     """Read the folds of a result folder. Raises DamagedFile."""
-    try:
-        info = read_json(path, FoldsInfo, REWRITTEN)
-    except FileNotFoundError:
-        raise DamagedFile(path, "is missing", REWRITTEN) from None
+    info = read_required_json(path, FoldsInfo, REWRITTEN)
     numbers = [fold["fold"] for fold in info["folds"]]
     counts = [fold[f"{split}_per_class"] for fold in info["folds"] for split in ("train", "val")]  # type: ignore[literal-required]
     if sorted(numbers) != list(range(1, len(numbers) + 1)) or any(
@@ -81,9 +78,6 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
             "fold_in_repeat": fold.number - (fold.repeat - 1) * splits.n_splits,
         }
 
-    groups: dict[str, list[str]] = {}
-    for path, group in zip(manifest.paths, manifest.groups or (), strict=bool(manifest.groups)):
-        groups.setdefault(group, []).append(path)
     return {
         "schema_version": SCHEMA_VERSION,
         "method": splits.method,
@@ -94,7 +88,7 @@ def splits_to_json(splits: Splits, manifest: Manifest) -> dict[str, Any]:
         "classes": list(manifest.classes),
         "linked": [paths(cluster) for cluster in splits.linked],
         # images of each group (patient), without its name
-        "groups": None if manifest.groups is None else list(groups.values()),
+        "groups": manifest.paths_by_group,
         "folds": [
             {
                 "fold": fold.number,
@@ -213,7 +207,7 @@ def _refuse_other_images(file: Path, value: Mapping[str, Any], manifest: Manifes
         differences.append("the paths are the same, but contents, labels or groups differ")
     raise DataError(
         f"{shown(file)}: these folds were made for other images than those in "
-        f"{shown(manifest.data_dir)}: {'; '.join(differences)}. Use the same "
+        f"{shown(manifest.source)}: {'; '.join(differences)}. Use the same "
         "images, or make new folds"
     )
 

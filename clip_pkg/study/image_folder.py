@@ -29,6 +29,7 @@ class Listing:
 
     Args:
         root: Folder that paths are relative to.
+        table: Name of the CSV file in `root` that lists the images, if one does.
         images: Sorted by path, paths unique.
         ignored: (path, reason) of files that are not used.
         problems: Errors that make the set unusable, one sentence each.
@@ -36,6 +37,7 @@ class Listing:
     """
 
     root: Path
+    table: str | None = None
     images: list[ListedImage] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

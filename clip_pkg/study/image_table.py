@@ -34,7 +34,7 @@ def list_table(table_file: Path) -> Listing:
         DataError: The file cannot be read as a table. Errors on single lines are in the listing's
             `problems`, with their line numbers.
     """
-    listing = Listing(table_file.parent)
+    listing = Listing(table_file.parent, table_file.name)
     records = _records(table_file, listing)
     header_line, header = next(records, (1, []))
     place = f"{shown(table_file.name)}:{header_line}"

@@ -30,6 +30,7 @@ class Manifest:
         labels: [N] int64 in 0..C-1, read-only.
         groups: N names, such as patients; images of one group share a fold. None without groups.
         digests: N sha256 digests (hex) of the files' bytes.
+        table: Name of the CSV file in `data_dir` that the list was read from, for messages.
     """
 
     data_dir: Path
@@ -38,6 +39,7 @@ class Manifest:
     labels: NDArray[np.int64]
     groups: tuple[str, ...] | None
     digests: tuple[str, ...]
+    table: str | None = None
 
     def __post_init__(self) -> None:
         count = len(self.paths)
@@ -51,6 +53,11 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def source(self) -> Path:
+        """The folder, or the CSV file, that the images were given by."""
+        return self.data_dir if self.table is None else self.data_dir / self.table
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 (hex) of each image's path, label, digest and group; independent of `data_dir`."""
@@ -60,6 +67,16 @@ class Manifest:
             row = [path, self.classes[self.labels[index]], self.digests[index], group]
             digest.update(json.dumps(row).encode("ascii") + b"\n")
         return digest.hexdigest()
+
+    @property
+    def paths_by_group(self) -> list[list[str]] | None:
+        """The paths of each group, without its name; None without groups."""
+        if self.groups is None:
+            return None
+        found: dict[str, list[str]] = {}
+        for path, group in zip(self.paths, self.groups, strict=True):
+            found.setdefault(group, []).append(path)
+        return list(found.values())
 
     @cached_property
     def class_counts(self) -> NDArray[np.int64]:
@@ -89,7 +106,7 @@ class Manifest:
             return self
         if self.groups is not None:
             raise DataError(
-                f"{shown(self.data_dir)}: the CSV file has a column `group`, and group_pattern is "
+                f"{shown(self.source)}: the CSV file has a column `group`, and group_pattern is "
                 f"{pattern!r}; use one of them"
             )
         try:
@@ -100,7 +117,7 @@ class Manifest:
         unmatched = [path for path, group in zip(self.paths, groups, strict=True) if not group]
         if unmatched:
             raise DataErrors(
-                self.data_dir,
+                self.source,
                 [f"{shown(path)}: group_pattern {pattern!r} finds no group" for path in unmatched],
             )
         return replace(self, groups=tuple(groups))

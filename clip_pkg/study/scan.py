@@ -116,7 +116,7 @@ def scan(
     if problems:
         raise DataErrors(data_dir, problems)
     digests = [one.digest for one in inspections]
-    manifest = _manifest(listing.root, images, digests).grouped(group_pattern)
+    manifest = _manifest(listing, images, digests).grouped(group_pattern)
     audit = make_audit(manifest, inspections, duplicates, listing, unreadable)
     return ScanResult(manifest, audit, duplicates.linked, tuple(inspections))
 
@@ -138,7 +138,7 @@ def scan_unlabelled(data_dir: Path, *, progress: OnProgress | None = None) -> Ma
     problems = listing.problems + [f"{shown(path)}: {reason}" for path, reason in unreadable]
     if problems:
         raise DataErrors(data_dir, problems)
-    return _manifest(root, images, [one.digest for one in inspections])
+    return _manifest(listing, images, [one.digest for one in inspections])
 
 
 def known_images(
@@ -163,7 +163,7 @@ def known_images(
     digests = [one for one in found if isinstance(one, str)]
     if len(digests) < len(images):
         raise DataErrors(data_dir, [str(one) for one in found if isinstance(one, UnreadableImage)])
-    return _manifest(listing.root, images, digests).grouped(group_pattern)
+    return _manifest(listing, images, digests).grouped(group_pattern)
 
 
 def _inspected(
@@ -189,14 +189,15 @@ def _classes_and_labels(
     return classes, np.array([number[image.label] for image in images], dtype=np.int64)
 
 
-def _manifest(root: Path, images: Sequence[ListedImage], digests: Sequence[str]) -> Manifest:
+def _manifest(listing: Listing, images: Sequence[ListedImage], digests: Sequence[str]) -> Manifest:
     classes, labels = _classes_and_labels(images)
     groups = [image.group for image in images if image.group is not None]
     return Manifest(
-        data_dir=root,
+        data_dir=listing.root,
         classes=classes,
         paths=tuple(image.path for image in images),
         labels=labels,
         groups=tuple(groups) if groups else None,
         digests=tuple(digests),
+        table=listing.table,
     )

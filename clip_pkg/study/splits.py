@@ -133,7 +133,7 @@ def make_splits(
     if problems:
         hint = f"no division into {per_repeat} folds keeps groups whole and every class in every "
         hint += "fold: lower n_splits, or merge classes"
-        raise DataErrors(manifest.data_dir, [*problems, hint])
+        raise DataErrors(manifest.source, [*problems, hint])
     return Splits(
         folds=folds,
         method=method,
@@ -207,7 +207,7 @@ def _refuse_scarce_classes(manifest: Manifest, units: Indices, n_splits: int | N
         least = int(available.min())
         lower = f"lower n_splits to at most {least}, " if n_splits and least > 1 else ""
         problems.append(f"{lower}add images, or merge or remove the class".capitalize())
-        raise DataErrors(manifest.data_dir, problems)
+        raise DataErrors(manifest.source, problems)
 
 
 def units_per_class(labels: Indices, units: Indices) -> Indices:
