@@ -43,6 +43,7 @@ for name in $SETTINGS; do
   fi
 done
 
+from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 for word in "$@"; do
   if [ "$word" = --help ] || [ "$word" = -h ]; then
@@ -82,4 +83,7 @@ if [ "$DATA_DIR" = "$DEMO_DIR" ] && [ ! -e "$DEMO_DIR" ]; then
   .venv/bin/python -m clip_pkg.study.demo "$DEMO_DIR"
 fi
 
-exec .venv/bin/python train_clip.py "${arguments[@]}" "$@"
+# From another folder with its whole path, which the commands printed at the end then have.
+script=train_clip.py
+[ "$from" = "$PWD" ] || script=$PWD/train_clip.py
+exec .venv/bin/python "$script" "${arguments[@]}" "$@"

@@ -59,6 +59,7 @@ is_ready() {
 }
 
 # Installs lock files, then this package: with uv, which is fetched where it is missing, else with pip.
+# Empty arrays are unset variables to bash 3, which macOS has: ${quiet[@]+…}.
 install_locked() {
   local uv=uv pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input) quiet=() lock
   [ -t 2 ] || quiet=(--quiet) # progress bars are for terminals
@@ -66,9 +67,12 @@ install_locked() {
     .venv/bin/python -m ensurepip >/dev/null 2>&1
     say "fetching uv with pip."
     uv=.venv/bin/uv
-    "${pip[@]}" "${quiet[@]}" install --only-binary :all: --require-hashes --requirement environment/installer.lock
+    "${pip[@]}" ${quiet[@]+"${quiet[@]}"} install --only-binary :all: --require-hashes --requirement environment/installer.lock
   fi
-  local install=("$uv" pip install --python .venv/bin/python "${quiet[@]}") binary=(--no-build) offline=--offline
+  # As pip does, trust the system's certificates: a company's proxy is not among uv's own. The second name
+  # is that of older versions of uv.
+  export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS-true}" UV_NATIVE_TLS="${UV_NATIVE_TLS-true}"
+  local install=("$uv" pip install --python .venv/bin/python ${quiet[@]+"${quiet[@]}"}) binary=(--no-build) offline=--offline
   if "$uv" --version >/dev/null 2>&1; then
     # uv does not read pip's settings; a mirror named there is meant for uv as well.
     if [ -z "${UV_DEFAULT_INDEX-}${UV_INDEX_URL-}" ]; then
@@ -78,7 +82,7 @@ install_locked() {
     fi
   else
     say "uv is not available; installing with pip, which takes longer."
-    install=("${pip[@]}" "${quiet[@]}" install) binary=(--only-binary :all:) offline=--no-index
+    install=("${pip[@]}" ${quiet[@]+"${quiet[@]}"} install) binary=(--only-binary :all:) offline=--no-index
   fi
   for lock in "$@"; do
     "${install[@]}" "${binary[@]}" --no-deps --require-hashes --requirement "environment/$lock.lock" || return 1
