@@ -71,7 +71,8 @@ class ConfigErrors(UserError):
         head = (
             f"{count} problem{'s' if count > 1 else ''} in the configuration; nothing was started:"
         )
-        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+        lines = "\n".join(map(str, self.problems)).splitlines()
+        super().__init__("\n".join([head, *(f"  {line}" for line in lines)]))
 
 
 def first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from clip_pkg.base.errors import ConfigErrors, DataError, DataErrors, UserError, shown, some
 from clip_pkg.base.files import check_output_folder, temporary_path, write_json
+from clip_pkg.base.program import program
 from clip_pkg.base.reading import read_bounded
 from clip_pkg.config.jsonc import parse
 from clip_pkg.study.identity import digest
@@ -130,10 +131,18 @@ def resolve_class_texts(
         )
     elif missing:
         by_letters = {key.casefold(): key for key in unused}
+        alone = []
         for name in missing:
             near = difflib.get_close_matches(name.casefold(), by_letters, n=1)
-            hint = f"; the file has '{shown(by_letters[near[0]])}'" if near else ""
-            problems.append(f"class '{shown(name)}' has no text{hint}")
+            if near:
+                has = shown(by_letters[near[0]])
+                problems.append(f"class '{shown(name)}' has no text; the file has '{has}'")
+            else:
+                alone.append(name)
+        if alone:
+            problems.append(
+                f"no text for {some(alone)}; `{program()} class-texts` writes a file to fill in"
+            )
     if problems:
         raise DataErrors(file, problems)
     found = [texts.get(name) or _from_template(name, text_template) for name in classes]
