@@ -60,8 +60,8 @@ class Terminal:
         self.console.print(text, style=style or None, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Print something that the user should know."""
-        self.line(f"NOTE: {text}", "yellow")
+        """Print something that the user should know; a terminal gets whole words in each line."""
+        self.console.print(f"NOTE: {text}", style="yellow", soft_wrap=not self.is_live)
 
     def notes(self, texts: Iterable[str]) -> None:
         """Print several notes."""

@@ -33,6 +33,7 @@ REASONS: Mapping[Reason, str] = {
     "misclassified": "every config predicts another class",
 }
 CAVEAT = "A hard image is not necessarily mislabelled: check each one. Nothing was changed."
+MANY = 0.2  # share of all images; benchmarks change 5 to 10 % of the labels
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,15 @@ def find_suspects(configs: Sequence[ConfigFiles], refused: Sequence[str] = ()) -
     joint = confident_joint(pool.labels, issues, len(pool.classes))
     pairs = sorted(np.argwhere(joint).tolist(), key=lambda pair: (-joint[*pair], pair))
     data_dir = first.preflight.get("data_dir")
+    ranked = _ranked(pool, issues, _copies(first, pool))
+    if len(ranked) > MANY * len(pool.paths):
+        notices.append(
+            f"{len(ranked)} of {len(pool.paths)} labels are suspect. Far fewer are wrong in most "
+            "image sets: these models make too many errors to judge labels, so look at the first "
+            "ones only"
+        )
     return Suspects(
-        ranked=_ranked(pool, issues, _copies(first, pool)),
+        ranked=ranked,
         confusions=tuple(
             (pool.classes[label], pool.classes[other], int(joint[label, other]))
             for label, other in pairs

@@ -132,7 +132,7 @@ def _tables(found: Mapping[str, Any]) -> list[Table]:
 
     scores = Table(title="Scores", title_justify="left")
     scores.add_column("Score")
-    scores.add_column("Value (95 % CI)", justify="right")
+    scores.add_column("Value", justify="right")
     for row in HEADLINE_METRICS:
         scores.add_row(row.heading, _estimate(found, row.name))
     classes = Table(title="Classes", title_justify="left")

@@ -122,7 +122,7 @@ def _table(found: Suspects, top: int) -> Table:
             name,
             overflow="fold",
             justify="right" if is_number else "left",
-            no_wrap=is_number,
+            no_wrap=is_number or name == "Reason",
         )
     for rank, one in enumerate(found.ranked[:top], start=1):
         reasons = [reason for reason in one.reasons if reason != "misclassified"]
