@@ -46,7 +46,8 @@ def add_arguments(parser: Parser) -> None:
     group.add_argument(
         "--overwrite",
         action="store_true",
-        help="start again where a folder holds another run, which moves to OUTPUT_DIR/replaced",
+        help="where a folder holds results of other settings or images, move them to "
+        "OUTPUT_DIR/replaced and start anew; matching results are kept",
     )
     group.add_argument(
         "--resume-from",

@@ -14,6 +14,7 @@ from clip_pkg.base.errors import DamagedFile, RunFolderError, UserError, shown
 from clip_pkg.base.files import write_with
 from clip_pkg.base.paths import ConfigPaths, FoldPaths
 from clip_pkg.base.reading import check_archive, open_regular, read_json
+from clip_pkg.study.differences import differences
 from clip_pkg.study.fold_files import read_history
 from clip_pkg.study.identity import StoredIdentity
 from clip_pkg.study.preflight import PreparedConfig
@@ -39,11 +40,15 @@ def check_source(source: Path, configs: Sequence[PreparedConfig]) -> None:
     if paths.identity.exists():
         found = read_json(paths.identity, StoredIdentity)
         for prepared in configs:
-            if differences := prepared.identity.differences(found):
+            if changed := differences(prepared, paths, found):
                 raise RunFolderError(
-                    f"--resume-from: {shown(source)} was made with different "
-                    f"{', '.join(differences)} than {prepared.config.name}; leave it out to start "
-                    "anew"
+                    "\n  ".join(
+                        [
+                            f"--resume-from: {shown(source)} holds other results than those of "
+                            f"{prepared.config.name}; leave it out to start anew:",
+                            *changed,
+                        ]
+                    )
                 )
     folds = [fold.number for prepared in configs for fold in prepared.splits.folds]
     checkpoints = [paths.fold(number).checkpoint_latest for number in sorted(set(folds))]

@@ -85,7 +85,7 @@ def refit(request: RefitRequest, terminal: Terminal) -> ExitCode:
         terminal.notes([*resources.notices, *preparation.notices])
         with sole_launcher(run):
             if is_replaced:
-                terminal.note(f"{paths.refit.root} was moved to {set_aside(run, paths.refit.root)}")
+                terminal.note(set_aside(run, paths.refit.root))
             return _train(request, source, preparation, resources, terminal)
     finally:
         resources.executor.close()

@@ -161,8 +161,8 @@ def _with_profiles(tasks: Sequence[ModelTask], terminal: Terminal) -> list[Model
     for name in dict.fromkeys(task.name for task in tasks):
         if name not in chosen:
             terminal.note(
-                f"{name}: --profile measures nothing because all folds are finished; --overwrite "
-                "trains them again"
+                f"{name}: --profile measures nothing because all folds are finished; use another "
+                "--output-dir"
             )
     return [replace(task, profile=task in chosen.values()) for task in tasks]
 

@@ -66,7 +66,7 @@ def train(request: TrainRequest, terminal: Terminal) -> ExitCode:
             if kept:
                 resources.cancel_leftovers()
             for old in kept:
-                terminal.note(f"{old.root} was moved to {set_aside(run, old.root)}")
+                terminal.note(set_aside(run, old.root))
             tidy(run, configs)
             files = SharedFiles(config_files(run, preparation) | image_lists(configs, folders))
             files.restore()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -26,6 +27,7 @@ from clip_pkg.base.files import (
 from clip_pkg.base.paths import ConfigPaths, FoldPaths, RunPaths
 from clip_pkg.base.reading import read_bounded, read_json
 from clip_pkg.config.load import dump_canonical
+from clip_pkg.study.differences import differences
 from clip_pkg.study.folds_info import splits_to_json
 from clip_pkg.study.identity import Identity, StoredIdentity
 from clip_pkg.study.preflight import Preparation, PreparedConfig
@@ -92,33 +94,38 @@ def read_holder(run: RunPaths) -> str:
 def folders_to_replace(
     run: RunPaths, configs: Sequence[PreparedConfig], *, overwrite: bool
 ) -> list[ConfigPaths]:
-    """Folders to be set aside; raises RunFolderError for foreign ones unless `overwrite`."""
+    """Folders with other results, to be set aside; raises RunFolderError unless `overwrite`.
+
+    A folder of other settings in which nothing was trained yet is taken over as it is.
+    """
     replaced, problems = [], []
     for prepared in configs:
         paths = run.config(prepared.config.name)
         if not paths.root.exists() or all(one.match(LEFTOVER) for one in paths.root.iterdir()):
             continue
-        if overwrite:
-            replaced.append(paths)
-            continue
         try:
             found = _identities(paths)
+            reasons = [] if found else ["it is not empty and holds no run of this program"]
         except DamagedFile as error:
-            problems.append(f"{paths.root}: {paths.identity.name} {error.reason}")
-            continue
-        if not found:
-            problems.append(f"{paths.root}: it is not empty and holds no run of this program")
-        changed = [name for one in found for name in prepared.identity.differences(one)]
-        if changed:
-            different = ", ".join(dict.fromkeys(changed))
-            problems.append(f"{paths.root}: made with different {different}")
-    if problems:
+            found, reasons = [], [f"{paths.identity.name} {error.reason}"]
+        for one in found:
+            reasons += differences(prepared, paths, one)
+        if reasons and not (found and _is_untrained(paths)):
+            replaced.append(paths)
+            problems += [f"{shown(paths.root)}", *(f"  {one}" for one in dict.fromkeys(reasons))]
+    if problems and not overwrite:
         raise RunFolderError(
             "\n  ".join(["these folders hold other results, nothing was started:", *problems])
-            + "\nUse --overwrite to start anew (their content moves to "
-            f"{run.replaced}), another --output-dir, or another `name`."
+            + "\nUse another --output-dir or another `name`, or --overwrite, which moves these "
+            f"folders to {shown(run.replaced)} and keeps all others."
         )
     return replaced
+
+
+def _is_untrained(paths: ConfigPaths) -> bool:
+    """Whether no fold has a result or a checkpoint."""
+    kept = ("result.json", "checkpoint_*")
+    return not any(next(paths.root.glob(f"*/{name}"), None) for name in kept)
 
 
 def _identities(paths: ConfigPaths) -> list[Identity]:
@@ -144,15 +151,21 @@ def _identities(paths: ConfigPaths) -> list[Identity]:
     return found
 
 
-def set_aside(run: RunPaths, old: Path) -> Path:
-    """Move an old result folder to where `--overwrite` keeps it; returns its new path."""
+def set_aside(run: RunPaths, old: Path) -> str:
+    """Move an old result folder to where `--overwrite` keeps it; says so, and how to undo it."""
     stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
     target = run.replaced / f"{'-'.join(old.relative_to(run.output_dir).parts)}-{stamp}"
     make_folder(target.parent)
     shutil.move(old, target)
     flush_folder(target.parent)
     flush_folder(old.parent)
-    return target
+    new, here, there = (
+        shlex.quote(str(path)) for path in (target.with_name(f"{target.name}-new"), old, target)
+    )
+    return (
+        f"replaced {shown(old)}; to undo it when the run has ended:\n"
+        f"  mv {here} {new} && mv {there} {here}"
+    )
 
 
 def tidy(run: RunPaths, configs: Sequence[PreparedConfig]) -> None:

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from clip_pkg.cli import main
 from clip_pkg.results.summary import without_times
-from support.tiny import TINY, Program, command, make_folder, paint, program_environment
+from support.tiny import TINY, Program, command, program_environment
 
 pytestmark = pytest.mark.slow  # all of them together
 
@@ -235,32 +235,6 @@ def test_config_json_can_be_fed_back_and_flags_give_the_same_numbers(
 
 def numbers(path: Path) -> dict[str, Any]:
     return without_times(read(path))
-
-
-def test_another_config_in_the_same_folder_is_refused_and_overwrite_keeps_the_old(
-    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
-) -> None:
-    config = {"name": "a", "epochs": 1, "use_cv": False}
-    train("--config-file", write_configs(config))
-    changed = write_configs({**config, "learning_rate": 0.01})
-    refused = train("--config-file", changed, check=2)
-    assert "made with different config" in refused
-    assert "--overwrite" in refused
-    train("--config-file", changed, "--overwrite")
-    (kept,) = (tmp_path / "out/replaced").iterdir()
-    assert read(kept / "config.json")["learning_rate"] == 1e-3
-    assert read(tmp_path / "out/a/config.json")["learning_rate"] == 0.01
-    assert read(tmp_path / "out/a/cv_summary.json")["n_folds"] == 1
-
-
-def test_other_images_in_the_same_folder_are_refused(
-    train: Callable[..., str], tmp_path: Path, write_configs: Callable[..., Path]
-) -> None:
-    data = make_folder(tmp_path / "data", {"a": 6, "b": 6})
-    config = write_configs({"name": "a", "epochs": 1, "use_cv": False})
-    train("--config-file", config, data=data)
-    paint(data / "a/new.png", 0, 99)
-    assert "made with different data, splits" in train("--config-file", config, data=data, check=2)
 
 
 def test_diverged_folds_are_named_and_the_other_config_is_finished(

@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     """Print the preflight report."""
     request = study_request(parsed)
+    from clip_pkg.base.errors import shown
     from clip_pkg.base.exit_codes import ExitCode
     from clip_pkg.launch.preparation import (
         check_places,
@@ -41,7 +42,11 @@ def run(parsed: argparse.Namespace) -> int:
         check_places(folders, [config.name for config in request.loaded.configs])
     preparation = prepare(request, start_child_probe(request.loaded.configs), terminal)
     if parsed.output_dir is not None:
-        folders_to_replace(folders.run, preparation.configs, overwrite=parsed.overwrite)
+        run = folders.run
+        for old in folders_to_replace(run, preparation.configs, overwrite=parsed.overwrite):
+            terminal.note(
+                f"training with --overwrite will move {shown(old.root)} to {run.replaced}"
+            )
     show_report(preparation, terminal)
     show_texts_and_groups(preparation, terminal)
     terminal.line(f"{len(preparation.configs)} config(s) can be trained on these images.", "green")
