@@ -151,7 +151,8 @@ def _check_folders(checked: Sequence[tuple[Draft, RunConfig]], findings: Finding
                 findings.problem(
                     place,
                     f'writes the folder "{config.name}", and so does {where}{spelling}; '
-                    "set a different `name` in one of them",
+                    "set a different `name` in one of them, or make one config of both with "
+                    "`sweep`, which names its members",
                 )
         if draft.label:  # members of one sweep that differ only in their names
             nameless = config.model_copy(update={"name": ""}).model_dump_json()

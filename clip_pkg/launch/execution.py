@@ -24,6 +24,7 @@ from clip_pkg.study.progress import read_progress
 from clip_pkg.study.run_folder import SharedFiles
 from clip_pkg.study.tasks import (
     FoldResult,
+    FoldTask,
     PretrainTask,
     Task,
     damage,
@@ -98,12 +99,13 @@ def _round(
         cores = usable_cores()
         threads = max(1, cores // jobs)
         terminal.line(f"{jobs} folds share {cores} CPU core(s): {threads} thread(s) each.")
-    ledger = Ledger(run.ledger)
+    ledger, names = Ledger(run.ledger), {one.name for one in tasks if isinstance(one, FoldTask)}
     ledger.append(
         "launched",
         pid=os.getpid(),
         host=os.uname().nodename,
         devices=[device.id for device in devices],
+        **({"configs": sorted(names)} if names else {}),  # a refit belongs to no list
         tasks=len(tasks),
         waiting=len(waiting),
     )

@@ -186,7 +186,7 @@ def _prepare_each(
     tests: ImageTestSets,
 ) -> tuple[list[PreparedConfig], list[ConfigProblem]]:
     prepared: list[PreparedConfig] = []
-    problems: list[ConfigProblem] = []
+    problems: dict[str, list[str]] = {}  # → names of the configs that have it
     made: dict[tuple[object, ...], Splits] = {}
     places = [*request.search_dirs, Path.cwd()]
     for config in request.loaded.configs:
@@ -228,8 +228,12 @@ def _prepare_each(
                 )
             )
         except DataError as error:
-            problems.append(ConfigProblem(str(error), config.name, request.config_file))
-    return prepared, problems
+            problems.setdefault(str(error), []).append(config.name)
+    total = len(request.loaded.configs)
+    return prepared, [
+        ConfigProblem(text, _listed(names, total), request.config_file)
+        for text, names in problems.items()
+    ]
 
 
 def _splits(

@@ -130,4 +130,8 @@ def start_child_probe(configs: Sequence[RunConfig], *, fetch: bool = False) -> C
 
 
 def _sentences(problems: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(f"{one['encoder']}: {one['message']}" for one in problems))
+    """Each once; messages about weights begin with the encoder already."""
+    heads = [f"{one['encoder']}: " for one in problems]
+    messages = [str(one["message"]) for one in problems]
+    lines = (head + text.removeprefix(head) for head, text in zip(heads, messages, strict=True))
+    return list(dict.fromkeys(lines))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from rich.live import Live
 from rich.table import Table
 
+from clip_pkg.base.wrapping import Parts, add_name_column
 from clip_pkg.launch.terminal import Terminal, duration
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
@@ -18,6 +19,7 @@ from clip_pkg.study.progress import Progress, read_progress
 from clip_pkg.study.tasks import FoldFailure, FoldResult, Task, finished, nouns
 
 SECONDS_BETWEEN_REDRAWS = 0.5
+STEP_WIDTH = 11  # `train 15/20`: columns keep their places while epochs pass
 FOLD_COLUMNS = ("Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s")
 
 
@@ -113,12 +115,13 @@ class RunView(Observer):
             left = seconds_left(self._left.values(), shares, self.estimates, len(running))
             title += f", about {duration(left)} left"
         table = Table(title=title, expand=True)
-        for name in FOLD_COLUMNS:
-            table.add_column(name, overflow="fold" if name == "Config" else "ellipsis")
+        add_name_column(table, FOLD_COLUMNS[0], [one.task.name for one in running])
+        for name in FOLD_COLUMNS[1:]:
+            table.add_column(name, no_wrap=True, min_width=STEP_WIDTH if name == "Step" else None)
         for assignment in running:
             task = assignment.task
             table.add_row(
-                task.name,
+                Parts(task.name),
                 task.short_title,
                 assignment.tag,
                 *progress_cells(states[task.display_name], task),

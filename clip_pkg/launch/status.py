@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -9,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from clip_pkg.base.errors import DamagedFile, RunFolderError
+from clip_pkg.base.errors import DamagedFile, RunFolderError, shown, some
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import FoldPaths, RunPaths
+from clip_pkg.base.wrapping import Parts, add_name_column
 from clip_pkg.launch.run_view import progress_cells
 from clip_pkg.launch.terminal import Terminal, duration, shortened
 from clip_pkg.scheduling.devices import Device, find_devices, gpu_utilization
@@ -41,7 +43,6 @@ from clip_pkg.study.tasks import (
 
 SECONDS_BETWEEN_READS = 2.0
 MAX_FOLD_COLUMNS = 10
-NARROW = 100  # columns of a terminal below which details are left out
 FAILURES_SHOWN = 5
 LINES_OF_A_LOG = 3
 
@@ -71,7 +72,8 @@ class FoldStatus:
 class RunStatus:
     """State of a run. launcher: the process that runs it; empty if none does.
 
-    damaged: task files that cannot be read, so that their folds are not listed.
+    folds: of the configs in the list that was launched last; earlier: of all others. damaged: task
+    files that cannot be read, so that their folds are not listed.
     """
 
     run: RunPaths
@@ -80,6 +82,7 @@ class RunStatus:
     pretrainings: tuple[FoldStatus, ...]
     launcher: str
     damaged: tuple[DamagedFile, ...] = ()
+    earlier: tuple[FoldStatus, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -134,7 +137,16 @@ def read_status(output_dir: Path) -> RunStatus:
             if task is not None:
                 here_too = replace(task, run_dir=path.parent)
                 pretrainings.append(_fold(here_too, record, is_alive=bool(launcher)))
-    return RunStatus(run, record, tuple(folds), tuple(pretrainings), launcher, tuple(damaged))
+    is_listed = [record.configs is None or one.task.name in record.configs for one in folds]
+    return RunStatus(
+        run=run,
+        record=record,
+        folds=tuple(itertools.compress(folds, is_listed)),
+        pretrainings=tuple(pretrainings),
+        launcher=launcher,
+        damaged=tuple(damaged),
+        earlier=tuple(one for one, listed in zip(folds, is_listed, strict=True) if not listed),
+    )
 
 
 def _fold_number(path: Path) -> tuple[str, int]:
@@ -176,18 +188,23 @@ def _launcher(run: RunPaths, record: RunRecord) -> str:
 
 
 def show_status(output_dir: Path, *, watch: bool) -> int:
-    """Print the state of a run; with `watch`, repeatedly until the run is over."""
+    """Print the state of a run; with `watch`, from its start and repeatedly until it is over."""
     terminal = Terminal()
+    if watch and not _has_begun(output_dir):
+        terminal.line(f"Waiting for a run in {shown(output_dir)}; Ctrl-C ends this.")
+        while not _has_begun(output_dir):
+            time.sleep(SECONDS_BETWEEN_READS)
     status = read_status(output_dir)
     if watch and terminal.is_live:
-        console = terminal.console
-        with Live(render(status, console), console=console, auto_refresh=False) as live:
+        console, is_narrow = terminal.console, terminal.is_narrow
+        first = render(status, is_narrow=is_narrow)
+        with Live(first, console=console, auto_refresh=False) as live:
             while not status.is_over:
                 time.sleep(SECONDS_BETWEEN_READS)
                 status = read_status(output_dir)
-                live.update(render(status, console), refresh=True)
+                live.update(render(status, is_narrow=is_narrow), refresh=True)
     else:
-        terminal.show(render(status, terminal.console))
+        terminal.show(render(status, is_narrow=terminal.is_narrow))
         while watch and not status.is_over:
             time.sleep(SECONDS_BETWEEN_READS)
             status = read_status(output_dir)
@@ -195,11 +212,18 @@ def show_status(output_dir: Path, *, watch: bool) -> int:
     return ExitCode.DONE if status.is_whole else ExitCode.FAILED
 
 
-def render(status: RunStatus, console: Console) -> RenderableType:
-    """The whole output of `status`, for the console's width."""
+def _has_begun(output_dir: Path) -> bool:
+    try:
+        read_status(output_dir)
+    except RunFolderError:
+        return False
+    return True
+
+
+def render(status: RunStatus, *, is_narrow: bool) -> RenderableType:
+    """The whole output of `status`. is_narrow: without details."""
     if not status.folds:
         return Text(_headline(status))
-    is_narrow = console.width < NARROW
     parts: list[RenderableType] = [Text(_headline(status)), _matrix(status.folds)]
     running = [one for one in status.all if one.is_running]
     if running:
@@ -214,6 +238,15 @@ def render(status: RunStatus, console: Console) -> RenderableType:
         parts += _failure_lines(fold)
     if len(failed) > FAILURES_SHOWN:
         parts.append(Text(f"… and {len(failed) - FAILURES_SHOWN} more failed folds"))
+    if status.earlier:
+        names = dict.fromkeys(fold.task.name for fold in status.earlier)
+        done = sum(1 for fold in status.earlier if fold.result is not None)
+        parts.append(
+            Text(
+                f"Not in the list that was launched last: {some(names)} ({done} of "
+                f"{len(status.earlier)} folds done)"
+            )
+        )
     return Group(*parts)
 
 
@@ -261,18 +294,18 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     repeats = f"; every {max(sizes)} folds are a repeat" if len(sizes) == 1 and max(sizes) else ""
     title = f"Validation accuracy % at the best epoch{repeats}"
     table = Table(title=title, title_justify="left")
-    table.add_column("Config", overflow="fold", min_width=12)
+    prefix, names = shortened(list(by_config))
+    add_name_column(table, "Config", names)
     if columns > MAX_FOLD_COLUMNS:
         for name in ("done", "running", "failed", "waiting"):
             table.add_column(name, justify="right")
     else:
         for number in range(1, columns + 1):
             table.add_column(str(number), justify="right", no_wrap=True)
-    prefix, names = shortened(list(by_config))
     table.caption = f"… stands for {prefix}" if prefix else None
     for name, mine in zip(names, by_config.values(), strict=True):
         cells = _counts(mine) if columns > MAX_FOLD_COLUMNS else [_cell(fold) for fold in mine]
-        table.add_row(Text(name), *cells)
+        table.add_row(Parts(name), *cells)
     return table
 
 
@@ -299,14 +332,13 @@ def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
     table = Table(title="Running", title_justify="left")
     names = ["Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s"]
     names += [] if is_narrow else ["GPU %", "Attempt", "Last step"]
-    for name in names:
-        is_text = name == "Config"
-        table.add_column(name, overflow="fold" if is_text else "ellipsis", no_wrap=not is_text)
+    add_name_column(table, names[0], [fold.task.name for fold in folds])
+    for name in names[1:]:
+        table.add_column(name, no_wrap=True)
     busy = {} if is_narrow else _utilization(folds)
     for fold in folds:
         state = fold.progress
         cells = [
-            fold.task.name,
             fold.task.short_title,
             fold.record.device,
             *progress_cells(state, fold.task),
@@ -314,7 +346,7 @@ def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
         if not is_narrow:
             age = "" if state is None else f"{duration(max(0.0, time.time() - state.updated))} ago"
             cells += [busy.get(fold.record.device, ""), str(fold.record.attempts), age]
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(Parts(fold.task.name), *(Text(cell) for cell in cells))
     return table
 
 

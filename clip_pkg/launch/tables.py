@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from clip_pkg.base.wrapping import Parts, add_name_column
 from clip_pkg.launch.terminal import shortened
 from clip_pkg.metrics.table import HEADLINE_METRICS
 from clip_pkg.results.comparison_records import folds_cell, spread_of
@@ -21,30 +22,36 @@ from clip_pkg.results.comparison_tables import (
 from clip_pkg.study.progress import FoldProfile
 from clip_pkg.study.tasks import FoldFailure, Task
 
+SHOWN_IF_NARROW = 2  # metrics beside the headline
 
-def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per config: the headline's accuracy, and mean ± SD over folds at the best epoch."""
+
+def results_table(summaries: Sequence[Mapping[str, Any]], *, is_narrow: bool) -> Table:
+    """One row per config: the headline's accuracy, and mean ± SD over folds at the best epoch.
+
+    is_narrow: only what fits into 80 columns.
+    """
     table = Table(
         title="Headline: without what choosing the epoch added (95 % CI); others: mean ± SD over "
         "folds at the best epoch"
     )
-    table.add_column("Config", overflow="fold", min_width=7)
+    prefix, names = shortened([summary["config"]["name"] for summary in summaries])
+    add_name_column(table, "Config", names)
     table.add_column("Folds", justify="right")
-    table.add_column("Headline acc %", justify="right")
-    for name in (row.name for row in HEADLINE_METRICS):
-        table.add_column(title(name), justify="right")
+    table.add_column("Headline acc %", justify="right", no_wrap=True)
+    metrics = [row.name for row in HEADLINE_METRICS][: SHOWN_IF_NARROW if is_narrow else None]
+    for name in metrics:
+        table.add_column(title(name), justify="right", no_wrap=True)
     is_tested = any(summary["test"] for summary in summaries)
     if is_tested:
         table.add_column("Test acc %", justify="right")
-    prefix, names = shortened([summary["config"]["name"] for summary in summaries])
     table.caption = f"… stands for {prefix}" if prefix else None
     for name, summary in zip(names, summaries, strict=True):
         best, headline = summary["average_results"], summary.get("headline")
         table.add_row(
-            name,
+            Parts(name),
             folds_cell(best["n"], summary["n_folds"], summary["config"].get("n_repeats", 1)),
             UNDEFINED if headline is None else shown_headline(headline, "acc"),
-            *(shown_spread(spread_of(best, row.name), row.name) for row in HEADLINE_METRICS),
+            *(shown_spread(spread_of(best, one), one) for one in metrics),
             *([shown_test_accuracy(summary)] if is_tested else []),
         )
     return table
@@ -53,13 +60,13 @@ def results_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 def failures_table(failures: Sequence[tuple[Task, FoldFailure]]) -> Table:
     """One row per fold that failed: why, and where to read more."""
     table = Table(title="Failed folds", title_style="bold red")
-    table.add_column("Config", overflow="fold", min_width=7)
+    add_name_column(table, "Config", [task.name for task, _ in failures])
     table.add_column("Fold", justify="right")
     table.add_column("Reason", overflow="fold", ratio=2)
     table.add_column("Log", overflow="fold", ratio=1)
     for task, failure in failures:
         reason = Text(f"{failure.kind}: {failure.reason}")  # as it is: brackets are not markup
-        table.add_row(Text(task.name), task.short_title, reason, Text(failure.log_file))
+        table.add_row(Parts(task.name), task.short_title, reason, Text(failure.log_file))
     return table
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from clip_pkg.base.errors import printable
 
+NARROW = 100  # columns of a terminal below which tables leave out details
 PLAIN_WIDTH = 120
 MIN_PREFIX = 12  # of config names, to be worth leaving out
 
@@ -54,6 +55,11 @@ class Terminal:
     def is_live(self) -> bool:
         """Whether the output is a terminal that can redraw."""
         return self.console.is_terminal
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether tables leave out details."""
+        return self.console.width < NARROW
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line as it is."""

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from clip_pkg.base.spreadsheet import escape_cell
+from clip_pkg.base.wrapping import Parts, add_name_column
 
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -82,19 +83,14 @@ class Table:
         )
 
 
-def rich_table(table: Table, *, keep_names: bool = False) -> RichTable:
-    """For a terminal. keep_names: never break the names of the rows."""
-    shown = RichTable(title=Text(table.title))
-    for place, (name, is_number) in enumerate(zip(table.columns, table.is_number, strict=True)):
-        shown.add_column(
-            Text(name),
-            overflow="fold",
-            justify="right" if is_number else "left",
-            min_width=None if place else 7,
-            no_wrap=keep_names and not place,
-        )
-    for row in (*table.rows, *table.reference):
-        shown.add_row(*map(Text, row))
+def rich_table(table: Table) -> RichTable:
+    """For a terminal; the first column has names."""
+    shown, rows = RichTable(title=Text(table.title)), (*table.rows, *table.reference)
+    add_name_column(shown, table.columns[0], [row[0] for row in rows])
+    for name, is_number in list(zip(table.columns, table.is_number, strict=True))[1:]:
+        shown.add_column(Text(name), overflow="fold", justify="right" if is_number else "left")
+    for first, *cells in rows:
+        shown.add_row(Parts(first), *map(Text, cells))
     return shown
 
 

@@ -64,6 +64,7 @@ class Event(TypedDict, total=False):
 
     event: Required[str]
     time: Required[Number]
+    configs: list[str]
     config: str
     fold: Count
     attempt: Count
@@ -98,12 +99,14 @@ class RunRecord:
     """State of a run according to its ledger.
 
     tasks: by (config, fold). launches: number of launchers so far. last: time of the last event, in
-    seconds since 1970. set_aside: device → reason, of the latest launch.
+    seconds since 1970. configs: names, of the latest launch that trained folds; None if no launch
+    says. set_aside: device → reason, of the latest launch.
     """
 
     tasks: dict[tuple[str, int], TaskRecord] = field(default_factory=dict)
     launches: int = 0
     last: float = 0.0
+    configs: frozenset[str] | None = None
     set_aside: dict[str, str] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
@@ -112,6 +115,8 @@ class RunRecord:
         self.last = max(self.last, event["time"])
         if name == "launched":
             self.launches += 1
+            if "configs" in event:
+                self.configs = frozenset(event["configs"])
             self.set_aside.clear()
             for record in self.tasks.values():
                 # The previous launcher died while these were open.

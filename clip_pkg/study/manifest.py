@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError, DataErrors, UserError, shown
+from clip_pkg.base.errors import DataError, UserError, shown, some
 from clip_pkg.base.patterns import first_groups
 
 SCHEMA_VERSION = 1
@@ -116,9 +116,9 @@ class Manifest:
         groups = [group or "" for group in found]
         unmatched = [path for path, group in zip(self.paths, groups, strict=True) if not group]
         if unmatched:
-            raise DataErrors(
-                self.source,
-                [f"{shown(path)}: group_pattern {pattern!r} finds no group" for path in unmatched],
+            raise DataError(
+                f"{shown(self.source)}: group_pattern {pattern!r} finds no group in "
+                f"{len(unmatched)} of {len(self)} file names ({some(unmatched)})"
             )
         return replace(self, groups=tuple(groups))
 

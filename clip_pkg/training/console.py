@@ -16,7 +16,7 @@ from clip_pkg.base.errors import printable
 from clip_pkg.base.files import write_json
 from clip_pkg.config.loss_blocks import TermLabel
 from clip_pkg.study.progress import Progress
-from clip_pkg.training.history import finite_or_none
+from clip_pkg.training.history import Columns, finite_or_none
 from clip_pkg.training.loss_scores import MeanScores
 
 RULE = "=" * 70
@@ -25,10 +25,12 @@ SECONDS_BETWEEN_UPDATES = 0.5  # of the progress file
 
 
 class LogLines:
-    """Writes log lines."""
+    """Writes log lines. is_new_log: nothing was written before."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        # Folds of a config may share a log; the other ones need not repeat its settings.
+        self.is_new_log = not stream.seekable() or stream.tell() == 0
 
     def line(self, text: str = "") -> None:
         """Write one line now. On a full disk it is retried with the next one; training goes on."""
@@ -144,10 +146,13 @@ class Console(LogLines):
             return line
         return f"{line}, {split} mAP: {'n/a' if mean_ap is None else f'{mean_ap:.2f}%'}"
 
-    def epoch_done(self, lines: Sequence[str], monitored: float | None) -> None:
-        """Write the lines of an epoch; monitored: for the progress file."""
-        self._monitored = monitored
-        for line in lines:
+    def epoch_done(self, lines: Sequence[str], row: Columns, monitored: str | None) -> None:
+        """Write the lines of an epoch; monitored: the column that the progress file shows."""
+        self._monitored = None if monitored is None else row[monitored]
+        pace = (
+            f"Learning Rate: {row['learning_rate']:.3g}, Epoch Time: {row['epoch_seconds']:.1f} s"
+        )
+        for line in (*lines, pace):
             self.line(line)
 
     def _prefix(self, phase: str) -> str:

@@ -281,6 +281,23 @@ class FoldLearner(Learner):
 
     def settings(self, device: str) -> list[tuple[str, str]]:
         task, config = self.task, self.task.config
+        fold = "no image is held out"
+        if isinstance(task, FoldTask):
+            fold = task.place
+        lines = [
+            *loss_lines(config, self.weights),
+            ("Config", task.name),
+            ("Fold", fold),
+            ("Images", f"{len(self.train_indices)} train, {self.val.size} validation"),
+            ("Device", device),
+        ]
+        if self.ranks.are_several:
+            processes = f"{self.ranks.size}, each with a device and a share of every batch"
+            lines.append(("Processes", processes))
+        return lines
+
+    def shared_settings(self) -> list[tuple[str, str]]:
+        config = self.task.config
         counts = self.manifest.class_counts.tolist()
         total = sum(p.numel() for p in self.model.parameters())
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -289,30 +306,23 @@ class FoldLearner(Learner):
         if encoder.family not in ("prompts", "none") or encoder.start is not None:
             n_prompts = sum(len(rows) for rows in self.texts.prompts)
             texts = f"{n_prompts} prompts from {self.texts.source}"
-        fold = "no image is held out"
-        if isinstance(task, FoldTask):
-            fold = task.place
-        lines = [
-            *loss_lines(config, self.weights),
-            ("Config", task.name),
-            ("Fold", fold),
-            ("Device", device),
-        ]
-        if self.ranks.are_several:
-            processes = f"{self.ranks.size}, each with a device and a share of every batch"
-            lines.append(("Processes", processes))
+        # Where the config leaves the choice to the program.
+        effective = config.model_copy(
+            update={
+                "horizontal_flip": config.flips_horizontally,
+                "amp_dtype": str(self.step.precision).removeprefix("mixed "),
+            }
+        )
         return [
-            *lines,
             ("image_encoder_name", config.image_encoder_name),
             ("text_encoder_name", config.text_encoder_name),
             ("Parameters", f"{total:,} ({trainable:,} trained)"),
-            ("Images", f"{len(self.train_indices)} train, {self.val.size} validation"),
             (
                 "Classes",
                 ", ".join(f"{c} {n}" for c, n in zip(self.manifest.classes, counts, strict=True)),
             ),
             ("Class texts", texts),
-            *setting_lines(config, IN_BANNER_ALREADY),
+            *setting_lines(effective, IN_BANNER_ALREADY),
         ]
 
     def log_epoch(
@@ -323,7 +333,7 @@ class FoldLearner(Learner):
             lines.append(console.score_line("Val", self._last.scores, row["val_mAP"]))
         if improved:
             lines.append(f"Best epoch so far by {self.monitor}")
-        console.epoch_done(lines, None if self.monitor is None else row[self.monitor])
+        console.epoch_done(lines, row, self.monitor)
 
     # --- files
 

@@ -209,14 +209,13 @@ class EncoderLearner(Learner):
         self, console: Console, train: MeanScores, row: Columns, *, improved: bool
     ) -> None:
         measures = _words({name: row[name] for name in TAGS})
-        console.epoch_done([f"Train Loss: {train.loss:.4f}, {measures}"], row["probe_acc"])
+        console.epoch_done([f"Train Loss: {train.loss:.4f}, {measures}"], row, "probe_acc")
         before, self._collapse = self._collapse, collapse(row, self.block.projection.dim)
         if self._collapse is not None and before is None:
             console.line(f"WARNING: {self._collapse}")
 
     def settings(self, device: str) -> list[tuple[str, str]]:
         config, steps = self.task.config, len(self.batches)
-        parameters = sum(p.numel() for p in self.model.image_encoder.parameters())
         probe = "evaluated with labels" if self.probe is not None else "evaluated without labels"
         return [
             ("Loss Type", self.block.loss.type),
@@ -225,6 +224,12 @@ class EncoderLearner(Learner):
             ("Images", f"{len(self.images)}, {probe}"),
             ("Steps", f"{steps} per epoch, {steps * config.epochs} in all"),
             ("Device", device),
+        ]
+
+    def shared_settings(self) -> list[tuple[str, str]]:
+        config = self.task.config
+        parameters = sum(p.numel() for p in self.model.image_encoder.parameters())
+        return [
             ("image_encoder_name", config.image_encoder_name),
             ("stem", config.stem),
             ("Parameters", f"{parameters:,} of the encoder"),

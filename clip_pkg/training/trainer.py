@@ -109,7 +109,11 @@ class Learner(ABC):
 
     @abstractmethod
     def settings(self, device: str) -> list[tuple[str, str]]:
-        """`(name, value)` pairs of the banner; device: display name."""
+        """`(name, value)` pairs of the banner; device: display name, with the precision."""
+
+    @abstractmethod
+    def shared_settings(self) -> list[tuple[str, str]]:
+        """Those that all tasks of a config share, with their effective values."""
 
     @abstractmethod
     def start_epoch(self, epoch: int) -> None:
@@ -274,7 +278,8 @@ class Trainer:
         task, learner, on = self.task, self.learner, self.device
         console.save_progress()
         device = f"{device_name} ({self.precision}), process {os.getpid()}"
-        console.banner(learner.title, learner.settings(device))
+        shared = learner.shared_settings() if console.is_new_log else []
+        console.banner(learner.title, [*learner.settings(device), *shared])
         for notice in self.notices:
             console.line(f"NOTE: {notice}")
         self._make_remarks(console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import signal
 import time
 import traceback
@@ -62,6 +63,8 @@ class Refusals:
             self.failures.append(f"{name}: {result!r} instead of {code}\n{shown[-1500:]}")
         elif "Traceback" in shown or not shown.strip():
             self.failures.append(f"{name}: no sentence\n{shown[-1500:]}")
+        elif twice := re.search(r"(?m)(?:^|\s)(\S.*?): \1: ", shown):
+            self.failures.append(f"{name}: says {twice[1]!r} twice\n{shown[-600:]}")
         elif piece not in shown:
             self.failures.append(f"{name}: does not say {piece!r}: {shown[-600:]}")
         elif written := sorted(tree(self.watched) ^ before):

@@ -22,7 +22,6 @@ DESCRIPTION = (
     "Test which config is better, and whether the difference is real. Reads the files that "
     "training wrote."
 )
-NAME_WIDTH = 18  # what 80 columns leave beside a leaderboard's numbers, broken at their spaces
 FIGURE_ONLY = (".png",)  # formats that tables and ranks cannot be written as
 FIGURES = (".svg", ".pdf", *FIGURE_ONLY)
 MAX_PAIRS = 15  # on the terminal; of more, only those of the leading config are shown
@@ -145,9 +144,7 @@ def _show_data_set(one: DataSetComparison, found: Comparison, terminal: Terminal
             "docs/contrastive.md explains the table."
         )
     terminal.show(rich_table(headline_table(one, found)))
-    scores = leaderboard(one, found)
-    names_fit = all(len(name) <= NAME_WIDTH for name, *_ in (*scores.rows, *scores.reference))
-    terminal.show(rich_table(scores, keep_names=names_fit))
+    terminal.show(rich_table(leaderboard(one, found)))
     terminal.show(rich_table(epoch_table(one, found)))
     terminal.line(
         f"Intervals cover other {'groups of images' if one.grouped else 'images'}, not other "

@@ -94,8 +94,8 @@ def run(parsed: argparse.Namespace) -> int:
         terminal.line(sentence)
     if not estimates.knows_anything:
         terminal.line(
-            f"Durations are a guess: no fold has finished in {folders.output_dir}. What follows "
-            "compares numbers of GPUs.",
+            f"No fold has finished in {folders.output_dir}, so nobody can know yet how long one "
+            "takes. What follows assumes folds of equal length.",
             "yellow",
         )
     from rich.table import Table
@@ -117,10 +117,10 @@ def run(parsed: argparse.Namespace) -> int:
         )
         table.add_row(
             str(gpus),
-            duration(simulation.makespan),
+            duration(simulation.makespan) if estimates.knows_anything else "?",
             f"{100 * simulation.utilisation:.0f} %",
             ", ".join(simulation.idle) or "none",
-            duration(simulation.lower_bound),
+            duration(simulation.lower_bound) if estimates.knows_anything else "?",
         )
     terminal.show(table)
     return ExitCode.FAILED if damaged else ExitCode.DONE
@@ -128,8 +128,8 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
+    from clip_pkg.base.wrapping import Parts, add_name_column
     from clip_pkg.launch.terminal import duration
     from clip_pkg.study.tasks import finished
 
@@ -137,7 +137,7 @@ def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
     for task in tasks:
         by_config.setdefault(task.run_dir, []).append(task)
     table = Table(title="Tasks", title_justify="left")
-    table.add_column("Config", overflow="fold", min_width=12)
+    add_name_column(table, "Config", [run_dir.name for run_dir in by_config])
     for name in ("Folds", "Done", "GPUs", "Pinned to", "One fold", "Left"):
         table.add_column(name, justify="right")
     for run_dir, mine in by_config.items():
@@ -145,7 +145,7 @@ def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
         seconds = estimates.seconds(mine[0])
         pin = mine[0].config.gpu_id
         table.add_row(
-            Text(run_dir.name),
+            Parts(run_dir.name),
             f"{len(mine)}{_repeats(mine[0])}",
             str(done),
             str(mine[0].gpus),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +19,12 @@ from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli import main
 from clip_pkg.launch.run_view import RunView
 from clip_pkg.launch.status import read_status, render
-from clip_pkg.launch.terminal import Terminal
+from clip_pkg.launch.terminal import NARROW, Terminal
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import Estimates
 from clip_pkg.study.run_folder import sole_launcher
 from clip_pkg.study.tasks import FoldFailure, FoldTask, read_task, write_record, write_task
-from support.tiny import TINY
+from support.tiny import TINY, command, program_environment
 
 LONG = "a_rather_long_name_resnet18_clip_ViT-B_32"
 
@@ -52,7 +53,7 @@ def finished_run(one_run: Path, tmp_path: Path) -> Path:
 
 def shown(folder: Path, width: int = 160) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(render(read_status(folder), console))
+    console.print(render(read_status(folder), is_narrow=width < NARROW))
     return console.export_text()
 
 
@@ -76,6 +77,29 @@ def test_a_finished_run(finished_run: Path, capsys: pytest.CaptureFixture[str]) 
     for accuracy in summary["fold_results"]["fold_val_acc"]:
         assert f"{accuracy:.1f}" in text
     assert main(["status", str(finished_run / "out"), "--watch"]) == 0  # it is over already
+
+
+def test_configs_of_earlier_lists_are_not_counted(finished_run: Path) -> None:
+    Ledger(finished_run / "out/ledger.jsonl").append("launched", configs=["a"])
+    text = shown(finished_run / "out")
+    assert text.startswith("2 of 2 folds done")
+    assert f"Not in the list that was launched last: {LONG} (2 of 2 folds done)" in text
+
+
+def test_watch_waits_for_a_run_that_begins(finished_run: Path, tmp_path: Path) -> None:
+    later = finished_run / "later"
+    assert main(["status", str(later)]) == 2
+    with subprocess.Popen(
+        command("status", later, "--watch"),
+        env=program_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().startswith(f"Waiting for a run in {later}")
+        (finished_run / "out").rename(later)
+        assert "4 of 4 folds done" in watching.stdout.read()
+    assert watching.returncode == 0
 
 
 def test_a_running_fold_and_its_launcher(finished_run: Path) -> None:
