@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clip_pkg.base.errors import RunFolderError
+from clip_pkg.base.errors import RunFolderError, some
 from clip_pkg.results.folders import (
     ConfigFiles,
     FoldFiles,
+    folds_done,
     left_out,
     read_configs,
 )
@@ -36,6 +37,10 @@ class Run:
 
     root: Path
     files: tuple[ConfigFiles, ...]
+
+    def __repr__(self) -> str:
+        folds = [fold for one in self.files for fold in one.folds]
+        return f"Run({str(self.root)!r}, configs {some(self.names)}: {folds_done(folds)})"
 
     @property
     def names(self) -> list[str]:

@@ -62,6 +62,9 @@ _SUPERCLIP = ("superclip", "superclip_tokens"), "use_superclip_loss"
 _CE_INFONCE = ("ce_infonce",), "main_loss_type"
 _PROXY = ("proxy", "combined"), "loss_type"
 _PAIRS = ("infonce", "bce"), "use_infonce"
+# What the guides' name of a loss stands for, where that is not our default: their models return
+# logits of a classifier beside the features of images and prompts.
+_GUIDE_SETTINGS: Mapping[str, Mapping[str, Any]] = {"ce_infonce": {"classifier": "linear"}}
 _LOSS_TYPES = {"CE": "ce", "proxy": "proxy", "combined": "combined"}
 
 
@@ -84,7 +87,11 @@ class FlatKeys(StrictModel):
     ] = Field(1.0, description="Weight of the CLIP term of `superclip` and `superclip_tokens`.")
 
     main_loss_type: Annotated[LossKind, Chooses({kind: kind for kind in LOSSES})] = Field(
-        UNSET, description="`loss.type`; the other settings of the loss have their defaults."
+        UNSET,
+        description=(
+            "`loss.type`; the other settings of the loss have their defaults, except that "
+            "`ce_infonce` has `classifier` `linear`."
+        ),
     )
     contrast_weight: Annotated[NonNegative, Sets("contrast_weight", *_CE_INFONCE)] = Field(
         0.5, description="Weight of the InfoNCE term of `ce_infonce`."
@@ -251,7 +258,7 @@ class _Translation:
             if CHOICES[key].kinds[True] == kind:
                 message = f"is false, but {other} chooses that loss; keep one of the two"
                 self.problem((key,), message)
-        block = {"type": kind}
+        block = {"type": kind, **_GUIDE_SETTINGS.get(kind, {})}
         for key, row in self.parameters_of(kind).items():
             block[row.parameter] = self.given[key]
             self.moved["loss", row.parameter] = self.draft.written((key,))

@@ -59,6 +59,11 @@ def notices(config: ConfigKeys) -> dict[JsonPath, str]:
             "a second time; keep one of the two: set use_weighted_sampling to false, or "
             'class_weighting of loss to "none"'
         )
+    if config.loss.type == "ce_infonce" and config.loss.classifier == "text":
+        found["loss", "classifier"] = (
+            '"text" makes both terms a cross-entropy of the same cosines, which differ in their '
+            'temperature only; "linear" gives the classifier weights of its own'
+        )
     uses_text = any(loss.needs_text for _, loss in _losses(config))
     if not uses_text and parse_text_encoder(config.text_encoder_name).family != "none":
         found["text_encoder_name",] = (

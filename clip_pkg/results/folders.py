@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +71,9 @@ class FoldFiles:
     failure: FoldFailure | None
     damage: DamagedFile | None = None
 
+    def __repr__(self) -> str:
+        return f"FoldFiles({str(self.paths.root)!r}, {self.status})"
+
     @property
     def status(self) -> FoldStatus:
         if self.result is not None:
@@ -111,6 +114,12 @@ class FoldFiles:
             raise DamagedFile(path, f"is damaged ({first_line(error)})", AGAIN) from None
 
 
+def folds_done(folds: Collection[FoldFiles]) -> str:
+    """`4 of 5 folds done`."""
+    done = sum(1 for fold in folds if fold.status == "done")
+    return f"{done} of {len(folds)} folds done"
+
+
 @dataclass(frozen=True, eq=False)
 class ConfigFiles:
     """One config: what its folds share, and the folds."""
@@ -120,6 +129,9 @@ class ConfigFiles:
     folds_info: FoldsInfo
     identity: Identity
     folds: tuple[FoldFiles, ...]
+
+    def __repr__(self) -> str:
+        return f"ConfigFiles({str(self.paths.root)!r}, {folds_done(self.folds)})"
 
     @classmethod
     def read(cls, paths: ConfigPaths) -> Self:

@@ -14,9 +14,14 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import DataError, DataErrors, shown
+from clip_pkg.base.errors import DataError, shown
 from examples.next_item.interactions import Interactions
 
+NEEDED = (
+    "--mm_emb_id NAME reads NAME.npz in --mm_emb_dir, NAME=FILE.npz any file. It holds `ids` [M], "
+    "as in the interactions, and `features` [M, F], float32. Without the flag, items have no "
+    "features"
+)
 Features = dict[str, NDArray[np.float32]]
 
 
@@ -37,7 +42,7 @@ def read_features(words: Sequence[str], folder: Path, interactions: Interactions
         except DataError as error:
             problems.append(str(error))
     if problems:
-        raise DataErrors("--mm_emb_id", problems)
+        raise DataError("\n  ".join(["--mm_emb_id cannot be used:", *problems, NEEDED]))
     return found
 
 

@@ -91,7 +91,12 @@ def test_the_ce_infonce_command(train: Callable[..., str], images: Path, tmp_pat
             "text_encoder_name": "prompts",
             "batch_size": 128,
             "epochs": 1,
-            "loss": {"type": "ce_infonce", "contrast_weight": 0.5, "infonce_temp": 0.07},
+            "loss": {
+                "type": "ce_infonce",
+                "classifier": "linear",
+                "contrast_weight": 0.5,
+                "infonce_temp": 0.07,
+            },
             "aux_losses": [{"type": "center", "weight": 0.1}],
             "prompts_per_class": 5,
         }

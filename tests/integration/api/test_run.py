@@ -36,6 +36,13 @@ def test_an_output_folder_has_all_configs_and_a_config_folder_one(run: Run, outp
     assert load_run(str(output / "super")).names == ["super"]
 
 
+def test_what_it_holds_is_said_in_a_line(run: Run, output: Path) -> None:
+    assert repr(run) == f"Run({str(output)!r}, configs plain, super: 4 of 4 folds done)"
+    (plain, _) = run.files
+    assert repr(plain) == f"ConfigFiles({str(output / 'plain')!r}, 2 of 2 folds done)"
+    assert repr(plain.folds[0]) == f"FoldFiles({str(output / 'plain/fold_1')!r}, done)"
+
+
 def test_histories_are_the_files(run: Run, output: Path) -> None:
     histories = run.histories
     assert list(histories.columns[:3]) == ["config", "fold", "epoch"]

@@ -68,6 +68,6 @@ def test_a_python_that_does_not_start_is_repaired(prepared: Checkout) -> None:
 
 
 def test_what_an_old_python_reads_has_its_syntax() -> None:
-    for name in ("environment/enter.py", "train_clip.py"):
+    for name in ("environment/enter.py", "train_clip.py", "train.py", "main_clip.py"):
         ast.parse((CHECKOUT / name).read_text(encoding="utf-8"), feature_version=(3, 8))
     assert os.access(BARE[0], os.X_OK)

@@ -1,0 +1,1 @@
+"""The comparison of losses for pre-training without labels."""
