@@ -7,6 +7,8 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,10 +58,20 @@ def secure_streams() -> None:
             line_buffering=True,
         )
         setattr(sys, name, stream)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def end_with_reader() -> None:
-    """End this process when the reader of its output ends or its terminal is closed."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """Meanwhile, end this process when the reader of its output ends or its terminal is closed.
+
+    Other systems than POSIX have no such signals.
+    """
+    names = [name for name in ("SIGPIPE", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_DFL) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 
-from clip_pkg.base.streams import end_with_reader
+from clip_pkg.base.streams import ending_with_reader
 from clip_pkg.cli.parser import Parser, given_path
 
 SUMMARY = "show how a run is doing, from any shell; --watch keeps showing"
@@ -28,6 +29,5 @@ def run(parsed: argparse.Namespace) -> int:
     """Print the state of a run."""
     from clip_pkg.launch.status import show_status
 
-    if parsed.watch:
-        end_with_reader()
-    return show_status(parsed.directory, watch=parsed.watch)
+    with ending_with_reader() if parsed.watch else nullcontext():
+        return show_status(parsed.directory, watch=parsed.watch)

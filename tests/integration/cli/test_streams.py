@@ -110,9 +110,10 @@ def test_other_commands(tmp_path: Path) -> None:
 
 def test_what_is_only_shown_ends_with_its_reader(tmp_path: Path) -> None:
     code = (
-        "from clip_pkg.base.streams import end_with_reader, secure_streams\n"
-        "secure_streams(); end_with_reader()\n"
-        "while True: print('still running')"
+        "from clip_pkg.base.streams import ending_with_reader, secure_streams\n"
+        "secure_streams()\n"
+        "with ending_with_reader():\n"
+        "    while True: print('still running')"
     )
     done = shell(f"{shlex.join([sys.executable, '-c', code])} | head -1", tmp_path)
     assert (done.returncode, done.stdout) == (128 + signal.SIGPIPE, b"still running\n")
