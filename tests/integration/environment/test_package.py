@@ -57,6 +57,10 @@ def test_the_wheel_starts_elsewhere(tmp_path: Path) -> None:
     assert shown.startswith("usage: clip-pkg ")
     assert "train_clip.py" not in shown
     assert "usage: " in run(environment / "bin/python", "-m", "clip_pkg", "predict", "--help")
+    files = {"train_clip_config.json": ".", "class_texts_digits.json": "class_texts"}
+    for name, folder in files.items():
+        of_the_launcher = (CHECKOUT / folder / name).read_bytes()
+        assert (site / "clip_pkg/study/demo_files" / name).read_bytes() == of_the_launcher
     where = run(environment / "bin/python", "-c", "import clip_pkg; print(clip_pkg.__file__)")
     assert Path(where.strip()).is_relative_to(site)
 
