@@ -22,6 +22,8 @@ ELSEWHERE = {
     "bash run_tests.sh": "this very run",
     "bash run_train_clip.sh": "test_first_hour.py",
     "pip install": "integration/environment/test_package.py",
+    "clip-pkg demo": "integration/cli/test_demo.py",
+    "clip_pkg_demo/results": "the same command for another folder",
     "examples/contrastive/run.sh": "integration/test_contrastive_example.py",
     "nvidia-cuda-mps-control": "a program of NVIDIA's driver",
     "efficientvim_m1_clip_prompts": "integration/test_guides.py, which needs other weights",
@@ -35,7 +37,8 @@ def blocks(language: str, pages: list[Path]) -> list[str]:
 
 
 def commands() -> list[str]:
-    lines = "".join(blocks("bash", PAGES)).replace("\\\n", " ").splitlines()
+    text = "".join(blocks("bash", PAGES)).replace("\\\n", " ")
+    lines = re.sub(r"(?m)^clip-pkg (?!demo)", "python train_clip.py ", text).splitlines()
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     lines += re.findall(r"`(python train_clip\.py [a-z-]+ [^`…]+)`", pages)
     found = dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in lines)
@@ -96,11 +99,13 @@ def small(command: str, images: Path) -> list[str]:
     here = "checkpoints/clip_models/"
     places = {
         **dict.fromkeys(("DIR", "DATA_DIR", "/shared/images"), str(images)),
-        **dict.fromkeys(("F", "FILE"), "train_clip_config.json"),
-        **dict.fromkeys(("results", "/shared/results"), "OUT"),
+        **dict.fromkeys(("images", "other_images"), str(images)),
+        **dict.fromkeys(("F", "FILE", "configs.json"), "train_clip_config.json"),
+        **dict.fromkeys(("results", "/shared/results", "clip_pkg_demo/results"), "OUT"),
         "/shared/logs": "logs",
         "resnet18:scratch": "test_resnet:scratch",
         **dict.fromkeys(("MODEL", "RUN_A", f"{here}resnet18_clip_ViT-B_32"), f"{here}tiny"),
+        "results/NAME": "OUT/tiny",
         "RUN_B": f"{here}other",
         "Wear": "red",
     }
@@ -109,7 +114,9 @@ def small(command: str, images: Path) -> list[str]:
         words[-1] = "exported"
     if words[2].startswith("-"):  # training
         if "--config-file" not in words:
-            words += [*SMALL, f"--name=from_flags_{len(command)}"]  # argparse keeps the last value
+            # argparse keeps the last value of a flag
+            words += [*SMALL, f"--name=from_flags_{len(command)}"]
+            words += ['--pretrain={"epochs": 1}'] if "--loss-func" in words else []
         if {"ray", "slurm"} & set(words):
             words.insert(2, "validate")  # takes the same options, and needs no cluster
         elif "--folds-at-once" not in words:
