@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from clip_pkg.base.errors import UserError
+
 SECONDS_TO_EXIT = 5.0  # after the input was closed; then the child is killed
 LINES_OF_A_CRASH = 15
 
 # Signals that ask for an end reach all processes of a terminal or of a cluster job. Some children
 # must leave it to their parent to react.
-END_SIGNALS = frozenset(
-    {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
-)
+END_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
+if sys.platform != "win32":
+    END_SIGNALS |= {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class ChildProcess:
@@ -74,6 +76,8 @@ class ChildProcess:
 
     def answer(self) -> Any:
         """Return the next answer without waiting; None if there is none yet."""
+        if sys.platform == "win32" and sys.version_info < (3, 12):
+            raise UserError("worker processes need Python 3.12 on Windows; use --executor inline")
         os.set_blocking(self.answers.fileno(), False)
         with contextlib.suppress(BlockingIOError):
             self._received += os.read(self.answers.fileno(), 65536)
@@ -95,7 +99,7 @@ class ChildProcess:
     def kill(self) -> None:
         """End it now, and its own children if it has a session of its own."""
         with contextlib.suppress(ProcessLookupError):
-            if self._new_session:
+            if self._new_session and sys.platform != "win32":
                 os.killpg(self._process.pid, signal.SIGKILL)
             else:
                 self._process.kill()
@@ -145,6 +149,9 @@ def answers() -> TextIO:
 @contextlib.contextmanager
 def end_signals_blocked() -> Iterator[None]:
     """Children started within never receive the signals that ask their parent to end."""
+    if sys.platform == "win32":
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     try:
         yield

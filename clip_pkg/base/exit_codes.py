@@ -15,7 +15,8 @@ OF_THE_MACHINE = frozenset(
     {
         *(*NO_SPACE, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
         *(errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENXIO),
-        *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.EREMOTEIO),
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV),
+        getattr(errno, "EREMOTEIO", errno.EIO),  # Linux
     }
 )
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,9 @@ def check_output_folder(folder: Path, longest: str) -> None:
             existing = existing.parent
         if not existing.is_dir():
             raise UserError(f"{shown(existing)} is not a folder; choose another place")
-        limit = os.pathconf(existing, "PC_NAME_MAX")
+        limit = 255
+        if sys.platform != "win32":
+            limit = os.pathconf(existing, "PC_NAME_MAX")
         for name in (whole / longest).relative_to(existing).parts:
             if len(os.fsencode(name)) > limit:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

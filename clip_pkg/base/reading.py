@@ -69,7 +69,7 @@ def read_bounded(path: Path, limit: int, *, pipe: bool = False) -> bytes:
 def _read_pipe(path: Path, limit: int) -> bytes:
     """Read from a pipe, such as `<(command)` of a shell, until its writer closes it."""
     content, has_writer = bytearray(), False
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         end = time.monotonic() + SECONDS_FOR_A_WRITER
         while True:

@@ -26,7 +26,7 @@ EVERY_FOLD = (
     "a config's result folder, for all its finished folds; the folder of a fold or refit; or a "
     "checkpoint, as .pth or as an export to safetensors"
 )
-DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
+DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]+)?")
 
 
 def add_model(parser: Parser, text: str = EVERY_FOLD) -> None:
@@ -50,7 +50,7 @@ def add_images(
         "--device",
         type=_device,
         metavar="DEVICE",
-        help="cpu or cuda:0 (default: the first GPU, if there is one)",
+        help="cpu, cuda:0 or mps (default: the first GPU, if there is one)",
     )
     parser.add_argument(
         "--skip-unreadable",
@@ -71,7 +71,7 @@ def add_out_of_fold(parser: Parser, done: str) -> None:
 
 def _device(text: str) -> str:
     if not DEVICE.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a device; write cpu or cuda:0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a device; write cpu, cuda:0 or mps")
     return text
 
 

@@ -26,6 +26,7 @@ from clip_pkg.data.sampling import (
     steps_per_epoch,
     uniforms,
 )
+from clip_pkg.losses.functional.numerics import widest_float
 
 EVALUATION_FACTOR = 4  # evaluation stores no activations for gradients
 # Maximum pixels per evaluation batch. On a CPU, only small images benefit from larger batches
@@ -138,7 +139,8 @@ class TrainBatches(_Batches):
         # The n-th view of an image in the epoch has its own random numbers.
         views = index + len(self._labels) * occurrences(order)
         key = StreamKey(self._seed, self._fold, number, "augmentation")
-        draws = torch.from_numpy(uniforms(key, views, DRAWS)).to(self._source.device)
+        device = self._source.device
+        draws = torch.from_numpy(uniforms(key, views, DRAWS)).to(widest_float(device)).to(device)
         batches = zip(torch.split(draws, self.batch_size), self._batches(index), strict=True)
         for draw, (pixels, targets, positions) in batches:
             yield Batch(self._augmentation.train(pixels, draw), targets, positions)

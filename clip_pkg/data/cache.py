@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -102,10 +102,21 @@ def opened_store(path: Path) -> BinaryIO:
     stream = open_regular(path)
     # Without file locks, no process can lock the file to remove it either.
     with contextlib.suppress(OSError):
-        fcntl.flock(stream, fcntl.LOCK_SH)
+        _lock(stream, shared=True)
     with contextlib.suppress(OSError):  # read-only folders keep their times
         os.utime(path.with_suffix(".json"))
     return stream
+
+
+def _lock(stream: BinaryIO, *, shared: bool) -> None:
+    """Lock an open file until it is closed; raises OSError if others have locked it.
+
+    Windows needs no lock: it removes no file that is open.
+    """
+    if sys.platform != "win32":
+        import fcntl  # noqa: PLC0415 - exists on POSIX systems only
+
+        fcntl.flock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_there(stream: BinaryIO, path: Path) -> bool:
@@ -183,7 +194,7 @@ def _locked(entry: CachedEntry, locks: ExitStack) -> bool:
             mine.enter_context(builder_lock(entry.path).acquire(blocking=False))
             if entry.path in entry.files:
                 stream = mine.enter_context(entry.path.open("r+b"))
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(stream, shared=False)
         except (Timeout, OSError):  # in use, another user's, or on a file system without locks
             return False
         locks.enter_context(mine.pop_all())

@@ -22,6 +22,7 @@ from torch import Tensor
 from clip_pkg.data.augmentation import FLIP_PROBABILITY, GREY_WEIGHTS, Augmentation
 from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.data.sampling import StreamKey, epoch_order, uniforms
+from clip_pkg.losses.functional.numerics import widest_float
 
 # Columns of `uniforms`; all are always drawn, as in `augmentation`.
 (
@@ -222,10 +223,13 @@ class TwoViewBatches:
         index = self._indices[order[: len(self) * self.batch_size]]
         device = self._source.device
         keys = [StreamKey(self._seed, self._fold, number, f"view {view}") for view in (1, 2)]
-        draws = [uniforms(key, index, self._views.draws) for key in keys]
+        draws = [
+            torch.from_numpy(uniforms(key, index, self._views.draws)).to(widest_float(device))
+            for key in keys
+        ]
         batches = zip(
             self._source.stream(index, self.batch_size),
-            *(torch.split(torch.from_numpy(rows).to(device), self.batch_size) for rows in draws),
+            *(torch.split(rows.to(device), self.batch_size) for rows in draws),
             torch.split(torch.tensor(self._labels[index], device=device), self.batch_size),
             strict=True,
         )

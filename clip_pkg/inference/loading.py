@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clip_pkg.base.errors import UserError
+from clip_pkg.scheduling.devices import has_apple_gpu
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,9 @@ def choose_device(wanted: str | None) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted is None:
-        return torch.device("cuda:0" if count else "cpu")
+        return torch.device("cuda:0" if count else "mps" if has_apple_gpu() else "cpu")
+    if wanted == "mps" and has_apple_gpu():
+        return torch.device("mps")
     device = torch.device(wanted)
     if (device.index or 0) >= count:
         present = f"cuda:0 to cuda:{count - 1}" if count else "no usable NVIDIA GPU"

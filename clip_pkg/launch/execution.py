@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,9 @@ from clip_pkg.study.tasks import (
 )
 
 MAX_ROUNDS = 3  # in which results that were lost meanwhile are trained again
+
+# So that `tail -f NAME_gpu*.log` finds the logs of a machine without an NVIDIA GPU.
+LOG_PLACES = {"cpu": "gpu-none", "mps": "gpu-mps"}
 
 
 def execute(
@@ -103,7 +107,7 @@ def _round(
     ledger.append(
         "launched",
         pid=os.getpid(),
-        host=os.uname().nodename,
+        host=platform.node(),
         devices=[device.id for device in devices],
         **({"configs": sorted(names)} if names else {}),  # a refit belongs to no list
         tasks=len(tasks),
@@ -165,7 +169,7 @@ def _log_names(log_dir: Path) -> Callable[[Task, Slot], Path]:
 
     def name(task: Task, slot: Slot) -> Path:
         # People watch NAME_gpu*_*.log, without a GPU as well.
-        place = "gpu-none" if slot.device.id == "cpu" else slot.device.log_tag
+        place = LOG_PLACES.get(slot.device.id, slot.device.log_tag)
         place += f".{slot.number}" if slot.number else ""
         if slot.device.cluster:
             place = f"{slot.device.log_tag}_fold{task.fold}"

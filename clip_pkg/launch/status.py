@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import re
 import time
 from collections.abc import Sequence
@@ -171,7 +172,7 @@ def _launcher(run: RunPaths, record: RunRecord) -> str:
     known = re.fullmatch(r"process (\d{1,9}) on (\S+)", holder)
     if known is None:
         return ""
-    if known[2] == os.uname().nodename:
+    if known[2] == platform.node():
         try:
             os.kill(int(known[1]), 0)
         except ProcessLookupError:
@@ -352,7 +353,7 @@ def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
 
 def _utilization(folds: Sequence[FoldStatus]) -> dict[str, str]:
     """Device id → percent busy, for GPUs of this machine."""
-    here = [fold for fold in folds if fold.progress and fold.progress.host == os.uname().nodename]
+    here = [fold for fold in folds if fold.progress and fold.progress.host == platform.node()]
     wanted = {fold.record.device for fold in here}
     devices: Sequence[Device] = find_devices(None)[0]
     found = {

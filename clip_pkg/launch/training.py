@@ -120,7 +120,7 @@ def ask(configs: Sequence[RunConfig], resources: Resources) -> Probe:
 
 def _pin_notices(configs: Sequence[PreparedConfig], devices: Sequence[Device]) -> list[str]:
     listed = {device.id for device in devices}
-    if listed == {"cpu"}:
+    if listed <= {"cpu", "mps"}:
         return []
     if devices[0].cluster:
         return [

@@ -16,6 +16,7 @@ from torch import Tensor
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.losses.class_weights import class_weights
 from clip_pkg.losses.contract import LossInputs, Objective, TrainingSet
+from clip_pkg.losses.functional.numerics import widest_float
 from clip_pkg.losses.registry import build_objective
 from clip_pkg.models.image_text import ImageTextModel
 from clip_pkg.models.precision import Precision
@@ -52,8 +53,8 @@ class Classifier:
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Logits [B, C] → float64 [B, C], rows sum to 1."""
-    return logits.double().softmax(dim=1)
+    """Logits [B, C] → [B, C], rows sum to 1; float64 where the device has it."""
+    return logits.to(widest_float(logits.device)).softmax(dim=1)
 
 
 def class_features(model: ImageTextModel, precision: Precision) -> Tensor | None:

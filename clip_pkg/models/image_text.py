@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clip_pkg.base.errors import CheckpointError
 from clip_pkg.config.encoders import EncoderSpec
 from clip_pkg.config.schema import RunConfig
-from clip_pkg.losses.functional.numerics import widened
+from clip_pkg.losses.functional.numerics import widened, widest_float
 from clip_pkg.models.families import TextTower
 from clip_pkg.models.image_encoder import ImageEncoder, build_image_encoder
 from clip_pkg.models.state_dicts import load_strictly
@@ -148,7 +148,7 @@ class ImageTextModel(nn.Module):
         """
         device = self.counts.device if generator is None else generator.device
         uniform = torch.rand(
-            len(self.counts), generator=generator, device=device, dtype=torch.float64
+            len(self.counts), generator=generator, device=device, dtype=widest_float(device)
         )
         offsets = (uniform.to(self.counts.device, non_blocking=True) * self.counts).long()
         return self.first_rows + offsets

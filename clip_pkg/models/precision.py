@@ -98,7 +98,7 @@ def choose_precision(
             torch.bfloat16 if gains else None,
             torch.contiguous_format if planes else torch.channels_last,
         )
-    if not use_amp:
+    if not use_amp or device.type == "mps":  # half precision was never measured on Apple's GPUs
         return Precision(device.type, None)
     if amp_dtype == "auto":
         half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -7,6 +7,7 @@ child process also gets CUDA_DEVICE_ORDER=PCI_BUS_ID and sees only the devices o
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,9 +31,9 @@ GIB = 1 << 30
 class Device:
     """A GPU, a MIG instance, the CPU, or a place in a cluster.
 
-    id: the user's name for it, also used in the names of log files (`0`, a UUID, `cpu`).
-    visible: CUDA_VISIBLE_DEVICES of its processes; empty for the CPU. cluster: kind of the cluster
-    that the place belongs to; empty on this machine.
+    id: the user's name for it, also used in the names of log files (`0`, a UUID, `mps`, `cpu`).
+    visible: CUDA_VISIBLE_DEVICES of its processes; empty for the CPU and for Apple's GPU. cluster:
+    kind of the cluster that the place belongs to; empty on this machine.
     """
 
     id: str
@@ -47,12 +48,16 @@ class Device:
     @property
     def torch_name(self) -> str:
         """Torch's name for the device in a process that sees no other."""
-        return "cuda:0" if self.is_gpu else "cpu"
+        return "cuda:0" if self.is_gpu else self.id if self.id in OTHERS else "cpu"
 
     @property
     def log_tag(self) -> str:
-        """`gpu0`, `cpu` or the kind of cluster, for names of log files."""
-        return self.cluster or (f"gpu{self.id}" if self.is_gpu else "cpu")
+        """`gpu0`, `mps`, `cpu` or the kind of cluster, for names of log files."""
+        return self.cluster or (f"gpu{self.id}" if self.is_gpu else self.id)
+
+
+CPU, MPS = "cpu", "mps"
+OTHERS = {CPU: Device(CPU, "", "CPU"), MPS: Device(MPS, "", "Apple GPU")}
 
 
 def child_environment(devices: Sequence[Device], inherited: Mapping[str, str]) -> dict[str, str]:
@@ -120,9 +125,17 @@ def parse_ids(text: str) -> tuple[str, ...]:
     if repeated:
         raise UserError(f"--gpus: {', '.join(repeated)} is listed twice; list each device once")
     for one in ids:
-        if not (one.isdigit() or one.startswith(("GPU-", "MIG-"))):
-            raise UserError(f"--gpus: invalid device {one!r}; write indices or UUIDs such as 0,1")
+        if not (one.isdigit() or one.startswith(("GPU-", "MIG-")) or ids in ((CPU,), (MPS,))):
+            raise UserError(
+                f"--gpus: invalid device {one!r}; write indices or UUIDs such as 0,1, or one of "
+                "cpu and mps"
+            )
     return ids
+
+
+def has_apple_gpu() -> bool:
+    """Whether this is a Mac with an Apple chip, whose GPU torch calls `mps`."""
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
 def find_devices(
@@ -134,9 +147,11 @@ def find_devices(
     """Choose the devices of a run; returns them and notices for the user.
 
     wanted: ids given by the user; None for all. An inherited CUDA_VISIBLE_DEVICES is respected:
-    indices then count within it, as for any CUDA program. Without a GPU the CPU is used. Raises
-    UserError for a GPU that does not exist.
+    indices then count within it, as for any CUDA program. Without an NVIDIA GPU, that of an Apple
+    chip is used, else the CPU. Raises UserError for a GPU that does not exist.
     """
+    if wanted == (CPU,):
+        return (OTHERS[CPU],), []
     gpus = installed_gpus() if gpus is None else gpus
     environment = os.environ if environment is None else environment
     visible = environment.get("CUDA_VISIBLE_DEVICES")
@@ -151,10 +166,12 @@ def find_devices(
                 allowed.append(replace(by_key[key], id=str(position)))
             else:
                 break  # as in CUDA, an unknown entry hides all that follow
+    if not allowed and has_apple_gpu():
+        return (OTHERS[MPS],), []
+    if wanted == (MPS,):
+        raise UserError("--gpus: mps is the GPU of an Apple chip, which this machine has not")
     if not allowed:
-        return (Device("cpu", "", "CPU"),), [
-            "No usable NVIDIA GPU found: training runs on the CPU."
-        ]
+        return (OTHERS[CPU],), ["No usable NVIDIA GPU found: training runs on the CPU."]
     if wanted is None:
         return tuple(allowed), []
     by_id = {name: device for device in allowed for name in (device.id, device.visible)}

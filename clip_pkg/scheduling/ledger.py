@@ -47,8 +47,10 @@ class Ledger:
             try:
                 # A line that was cut off by a crash must not damage the next one.
                 size = os.fstat(descriptor).st_size
-                if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                    os.write(descriptor, b"\n")
+                if size:
+                    os.lseek(descriptor, size - 1, os.SEEK_SET)  # it is written at the end anyway
+                    if os.read(descriptor, 1) != b"\n":
+                        os.write(descriptor, b"\n")
                 while self._unwritten:
                     encoded = self._unwritten[0]
                     if os.write(descriptor, encoded) < len(encoded):

@@ -11,6 +11,7 @@ checkpoint: scancel sends it, and Slurm before it requeues a job. The launcher s
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def run(task: Task, log_file: Path, count_file: Path) -> int:
     if place is not None:
         where = "CPU" if place.device == "cpu" else f"GPU {place.device_id}"
         where += f", {place.threads} CPU thread(s)"
-    log(f"Slurm job {name} on {os.uname().nodename}: {where}")
+    log(f"Slurm job {name} on {platform.node()}: {where}")
     if problem:
         log(f"NOTE: {problem}")
     if place is None:
@@ -176,7 +177,7 @@ def place_of(environment: Mapping[str, str], log_file: Path) -> tuple[TaskPlacem
     if devices[0].is_gpu:
         return replace(place, device=devices[0].torch_name, device_id=gpus), ""
     if has_nvidia_library():
-        where = f"GPU {gpus} of {os.uname().nodename}"
+        where = f"GPU {gpus} of {platform.node()}"
         return None, f"Slurm allocated {where}, but its driver finds none"
     return place, (
         f"Slurm allocated GPU {gpus}, but this node has no NVIDIA driver: training runs on the CPU"

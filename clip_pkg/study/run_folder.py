@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ def sole_launcher(run: RunPaths) -> Iterator[None]:
     with _acquired(run):
         # The holder is only named to others: a full disk must not stop the run.
         with suppress(OSError):
-            write_text(run.holder, f"process {os.getpid()} on {os.uname().nodename}", durable=False)
+            write_text(run.holder, f"process {os.getpid()} on {platform.node()}", durable=False)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clip_pkg.base.errors import CheckpointError, DamagedFile, DataError
+from clip_pkg.base.errors import CheckpointError, DamagedFile, DataError, UserError
 from clip_pkg.base.paths import FoldPaths
 from clip_pkg.data.augmentation import LabelMixing
 from clip_pkg.data.batches import EvalBatches, TrainBatches
@@ -20,6 +20,7 @@ from clip_pkg.data.sampling import derive_seed
 from clip_pkg.data.text_cache import TextCache
 from clip_pkg.losses.class_weights import class_weights
 from clip_pkg.losses.contract import Objective
+from clip_pkg.losses.functional.numerics import widest_float
 from clip_pkg.models.checkpoint import load_checkpoint
 from clip_pkg.models.classifier import objective_for
 from clip_pkg.models.image_text import ImageTextModel, build_model
@@ -316,7 +317,11 @@ def _build_model(
         model.image_encoder.recompute_activations()
     precision = precision_of(config, device, model.image_encoder)
     model = model.to(memory_format=precision.memory_format)
-    objective = objective_for(config, class_counts.tolist(), model.vocabulary_size).to(device)
+    objective = objective_for(config, class_counts.tolist(), model.vocabulary_size)
+    needs_float64 = any(one.dtype is torch.float64 for one in objective.buffers())
+    if needs_float64 and widest_float(device) is not torch.float64:
+        raise UserError(f'"{config.loss.type}" needs float64, which {device} lacks; use --gpus cpu')
+    objective = objective.to(device)
     for module in (model, objective):
         ranks.copy_from_leader([*module.parameters(), *module.buffers()])
     return model, objective, precision

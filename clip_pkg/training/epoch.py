@@ -140,7 +140,7 @@ def evaluate(
             running.add(objective(inputs), len(chunk), correct)
         return Evaluation(
             scores=running.fetch(),
-            probabilities=probabilities(logits).cpu().numpy(),
+            probabilities=probabilities(logits).cpu().double().numpy(),
             targets=targets.cpu().numpy(),
             index=index.cpu().numpy(),
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clip_pkg.losses.contract import LossOutput
+from clip_pkg.losses.functional.numerics import widest_float
 from clip_pkg.training.history import Columns
 
 TERM, STATISTIC = "term:", "statistic:"
@@ -57,9 +58,10 @@ class RunningScores:
         values = {f"{TERM}{name}": term for name, term in output.terms.items()}
         values |= {f"{STATISTIC}{name}": value for name, value in output.statistics.items()}
         values["loss"] = output.total
-        sums = {name: value.detach().double() * count for name, value in values.items()}
+        kind = widest_float(output.total.device)
+        sums = {name: value.detach().to(kind) * count for name, value in values.items()}
         if correct is not None:
-            sums["correct"] = correct.double()
+            sums["correct"] = correct.to(kind)
         for name, value in sums.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += count

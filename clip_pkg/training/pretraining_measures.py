@@ -21,6 +21,7 @@ from clip_pkg.data.augmentation import Augmentation
 from clip_pkg.data.batches import EvalBatches
 from clip_pkg.data.pixel_sources import PixelSource
 from clip_pkg.data.sampling import derive_seed
+from clip_pkg.losses.functional.numerics import widest_float
 from clip_pkg.metrics.representation import (
     alignment,
     effective_rank,
@@ -68,7 +69,7 @@ class RecentPairs:
 
     def measures(self) -> Columns:
         """Columns of an epoch's row."""
-        first, second = (torch.cat(views) for views in zip(*self._batches, strict=True))
+        first, second = (_wide(torch.cat(views)) for views in zip(*self._batches, strict=True))
         return {
             "alignment": alignment(first, second),
             "uniformity": uniformity(first),
@@ -126,8 +127,13 @@ def _features(
             found = [(encoder(batch.images).float(), batch.targets) for batch in batches]
     finally:
         encoder.train(was_training)
-    values, labels = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+    values, labels = (_wide(torch.cat(tensors)) for tensors in zip(*found, strict=True))
     return values, labels
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Move to the CPU what is computed in float64, if its device has none."""
+    return tensor if widest_float(tensor.device) is torch.float64 else tensor.cpu()
 
 
 def label_probe(

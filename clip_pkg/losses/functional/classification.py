@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip_pkg.losses.functional.numerics import full_precision
+from clip_pkg.losses.functional.numerics import full_precision, widest_float
 
 Reduction = Literal["weighted_mean", "sum_over_batch_size"]
 
@@ -65,7 +65,7 @@ def weighted_cross_entropy(
     if class_weights is None:
         if class_counts is None:
             raise ValueError("weighted_cross_entropy needs class_weights or class_counts")
-        counts = class_counts.to(torch.float64)
+        counts = class_counts.to(widest_float(class_counts.device))
         divisor = counts.numel() * (counts + smooth)
         class_weights = torch.where(divisor > 0, counts.sum() / divisor.clamp(min=1e-300), 0.0)
     return _reduced(

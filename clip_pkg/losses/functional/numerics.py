@@ -31,6 +31,11 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, but float32 on Apple's GPUs, which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Widen half-precision tensor arguments and keep autocast out of `function`."""
 
