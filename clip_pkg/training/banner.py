@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from clip_pkg.config.loss_blocks import LossConfig, term_labels
+from clip_pkg.config.loss_blocks import LossConfig, WeightMethod, term_labels
 from clip_pkg.config.rules import corrects_imbalance_twice
 from clip_pkg.config.schema import RunConfig
 from clip_pkg.models.image_text import ImageTextModel
@@ -17,9 +17,23 @@ from clip_pkg.training.batch_norm import batch_norms
 from clip_pkg.training.ranks import Ranks
 
 
-def setting_lines(block: BaseModel, left_out: Collection[str]) -> list[tuple[str, str]]:
-    """`(key, value)` pairs of a block's settings, except for some."""
-    return [(name, _value(value)) for name, value in block if name not in left_out]
+def setting_lines(
+    block: BaseModel, left_out: Collection[str], effective: Mapping[str, Any] | None = None
+) -> list[tuple[str, str]]:
+    """`(key, value)` pairs of a block's settings, except for some.
+
+    effective: by key, values that the training uses where they may differ from the config's; the
+    config's is then added, as in `amp_dtype: float32 (config: auto)`.
+    """
+    used = effective or {}
+    return [
+        (name, _used(value, used.get(name, value))) for name, value in block if name not in left_out
+    ]
+
+
+def _used(configured: Any, effective: Any) -> str:
+    text = _value(effective)
+    return text if effective == configured else f"{text} (config: {_value(configured)})"
 
 
 def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -30,7 +44,7 @@ def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[st
     """
     labels = term_labels([config.loss, *config.aux_losses])
     shown = type(config.loss).model_fields
-    settings = _settings(config.loss)
+    settings = _settings(config.loss, config.weight_method)
     lines = [
         ("Loss Type", config.loss.type),
         *(line for name, line in settings.items() if shown[name].title),
@@ -43,18 +57,21 @@ def loss_lines(config: RunConfig, weights: Mapping[str, float]) -> list[tuple[st
     ]
     for aux in config.aux_losses:
         lines.append(("Auxiliary Loss", aux.type))
-        lines += [(f"  {name}", value) for name, value in _settings(aux).values()]
+        lines += [
+            (f"  {name}", value) for name, value in _settings(aux, config.weight_method).values()
+        ]
     return lines
 
 
-def _settings(block: LossConfig) -> dict[str, tuple[str, str]]:
-    """Lines of a loss block by setting."""
+def _settings(block: LossConfig, weight_method: WeightMethod) -> dict[str, tuple[str, str]]:
+    """Lines of a loss block by setting; weight_method: the config's."""
     fields = type(block).model_fields
     weights = {*block.weight_settings, *block.share_settings}
+    used = {"class_weighting": block.class_weight_method(weight_method) or "none"}
     return {
         name: (
             fields[name].title or name,
-            _two_decimals(value) if name in weights else _value(value),
+            _two_decimals(value) if name in weights else _used(value, used.get(name, value)),
         )
         for name, value in block.settings().items()
     }

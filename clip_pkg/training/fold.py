@@ -45,7 +45,7 @@ from clip_pkg.training.epoch import Evaluation, evaluate
 from clip_pkg.training.frozen_features import FeatureRows, Unchanged
 from clip_pkg.training.history import Columns, History
 from clip_pkg.training.loss_scores import MeanScores, RunningScores
-from clip_pkg.training.optimisation import Diverged
+from clip_pkg.training.optimisation import WARMUP_SHARE, Diverged
 from clip_pkg.training.ranks import ALONE, Ranks
 from clip_pkg.training.step import TrainingStep
 from clip_pkg.training.trainer import Interrupted, Learner, Stop, identification
@@ -306,13 +306,15 @@ class FoldLearner(Learner):
         if encoder.family not in ("prompts", "none") or encoder.start is not None:
             n_prompts = sum(len(rows) for rows in self.texts.prompts)
             texts = f"{n_prompts} prompts from {self.texts.source}"
-        # Where the config leaves the choice to the program.
-        effective = config.model_copy(
-            update={
-                "horizontal_flip": config.flips_horizontally,
-                "amp_dtype": str(self.step.precision).removeprefix("mixed "),
-            }
-        )
+        precision = self.step.precision
+        effective = {  # where a setting leaves it open, or is limited
+            "horizontal_flip": config.flips_horizontally,
+            "use_amp": precision.dtype is not None,
+            "amp_dtype": str(precision.dtype or torch.float32).removeprefix("torch."),
+            "micro_batch_size": self.task.images_at_once,
+            "warmup_epochs": min(config.warmup_epochs, WARMUP_SHARE * config.epochs),
+            "compile": self.model.image_encoder.is_compiled,
+        }
         return [
             ("image_encoder_name", config.image_encoder_name),
             ("text_encoder_name", config.text_encoder_name),
@@ -322,7 +324,7 @@ class FoldLearner(Learner):
                 ", ".join(f"{c} {n}" for c, n in zip(self.manifest.classes, counts, strict=True)),
             ),
             ("Class texts", texts),
-            *setting_lines(effective, IN_BANNER_ALREADY),
+            *setting_lines(config, IN_BANNER_ALREADY, effective),
         ]
 
     def log_epoch(

@@ -52,7 +52,7 @@ def lines(loss: dict[str, Any], aux: list[dict[str, Any]] | None = None) -> list
                 "class_loss_weight: 0.125",
                 "contrastive_loss_weight: 1.00",
                 "positives: same_class",
-                "class_weighting: auto",
+                "class_weighting: inverse_freq (config: auto)",
                 "focal: gamma 1.0, alpha none",
             ],
         ),
