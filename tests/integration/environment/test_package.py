@@ -69,3 +69,17 @@ def test_the_source_distribution_has_what_a_build_needs(tmp_path: Path) -> None:
     with tarfile.open(built("sdist", tmp_path)) as archive:
         names = {Path(*Path(name).parts[1:]).as_posix() for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", *tracked()} <= names
+
+
+def test_the_container_is_well_made_and_copies_what_exists() -> None:
+    """Built where a Docker daemon and its registry can be had, which is not in these tests."""
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, "Dockerfile"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    lines = (CHECKOUT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    sources = [one for line in lines if line.startswith("COPY ") for one in line.split()[1:-1]]
+    kept = (CHECKOUT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert len(sources) == 5
+    for source in sources:
+        assert (CHECKOUT / source).exists()
+        assert f"!{source}" in kept
