@@ -7,7 +7,6 @@ numbers to the last bit. By default a sample is tried; CLIP_PKG_FAULTS=all tries
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from support.faults import ACTIONS, Change, Disk, Study
+from support.outcomes import EVERYTHING
 from support.tiny import make_folder
 
 pytestmark = pytest.mark.slow
-EVERYTHING = os.environ.get("CLIP_PKG_FAULTS") == "all"
 POINTS, PROCESS_POINTS, POWER_POINTS = 16, 1, 4  # of a sample
 NEVER_READ = ("/logs/", "/tensorboard/", "progress.json", "holder")
 NAMED = ("open", "rename", "mkdir", "unlink")  # calls that can lack the permission

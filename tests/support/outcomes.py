@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from clip_pkg.results.summary import without_times
 from clip_pkg.training.worker import SECONDS_TO_CHECKPOINT
 
+EVERYTHING = os.environ.get("CLIP_PKG_FAULTS") == "all"  # instead of a sample of the faults
 # A worker whose launcher was killed, on a machine that is slow to let its threads run.
 SECONDS_TO_END = SECONDS_TO_CHECKPOINT + 22
 
