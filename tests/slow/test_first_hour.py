@@ -97,6 +97,8 @@ def test_every_printed_command_works_as_pasted(tmp_path: Path) -> None:
     assert (clone / "checkpoints/clip_models/report/index.html").exists()
     assert (clone / "predictions.csv").exists()
     assert not (clone / "single_label_data").exists()
+    for script in ("main_clip.py", "train.py"):  # as other guides call it
+        assert f"usage: python3 {script} " in pasted(f"python3 {script} --help", clone)
 
     # From elsewhere, what is printed names the clone.
     again = pasted(f"bash '{clone}/run_train_clip.sh'", tmp_path)
