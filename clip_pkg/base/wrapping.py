@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from clip_pkg.base.errors import shown
 
-WIDEST_PART = 20  # columns that a part may claim
-WIDEST_WHOLE = 18  # columns that a name may claim without being broken
+WIDEST_PART = 13  # columns that a part may claim, so that six numbers fit beside it in 80
+WIDEST_WHOLE = 15  # columns that a name may claim without being broken
+UNLIMITED = 10_000  # columns
 
 
 class Parts:
@@ -49,7 +50,15 @@ class Parts:
         yield Text("\n".join(lines), overflow="fold")
 
 
-def add_name_column(table: Table, heading: str, names: Iterable[str]) -> None:
-    """Add a column for `Parts` of these names, in which no part need be broken."""
-    least = [Parts(name).least_width for name in (heading, *names)]
-    table.add_column(heading, overflow="fold", min_width=max(least))
+class NameTable(Table):
+    """A table whose first column holds `Parts`; the other columns share what those need not."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Break names only where the table would be too wide."""
+        names = self.columns[0]
+        names.width = None
+        unlimited = options.update(max_width=UNLIMITED)
+        if Measurement.get(console, unlimited, self).maximum > options.max_width:
+            cells = [cell for cell in names.cells if isinstance(cell, Parts)]
+            names.width = max(cell.least_width for cell in [Parts(str(names.header)), *cells])
+        yield from super().__rich_console__(console, options)

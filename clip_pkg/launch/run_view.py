@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rich.live import Live
 from rich.table import Table
 
-from clip_pkg.base.wrapping import Parts, add_name_column
+from clip_pkg.base.wrapping import NameTable, Parts
 from clip_pkg.launch.terminal import Terminal, duration
 from clip_pkg.scheduling.devices import Device
 from clip_pkg.scheduling.job import Assignment, JobState
@@ -114,8 +114,8 @@ class RunView(Observer):
             }
             left = seconds_left(self._left.values(), shares, self.estimates, len(running))
             title += f", about {duration(left)} left"
-        table = Table(title=title, expand=True)
-        add_name_column(table, FOLD_COLUMNS[0], [one.task.name for one in running])
+        table = NameTable(title=title, expand=True)
+        table.add_column(FOLD_COLUMNS[0], overflow="fold")
         for name in FOLD_COLUMNS[1:]:
             table.add_column(name, no_wrap=True, min_width=STEP_WIDTH if name == "Step" else None)
         for assignment in running:

@@ -19,7 +19,7 @@ from rich.text import Text
 from clip_pkg.base.errors import DamagedFile, RunFolderError, shown, some
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import FoldPaths, RunPaths
-from clip_pkg.base.wrapping import Parts, add_name_column
+from clip_pkg.base.wrapping import NameTable, Parts
 from clip_pkg.launch.run_view import progress_cells
 from clip_pkg.launch.terminal import Terminal, duration, shortened
 from clip_pkg.scheduling.devices import Device, find_devices, gpu_utilization
@@ -138,15 +138,18 @@ def read_status(output_dir: Path) -> RunStatus:
             if task is not None:
                 here_too = replace(task, run_dir=path.parent)
                 pretrainings.append(_fold(here_too, record, is_alive=bool(launcher)))
-    is_listed = [record.configs is None or one.task.name in record.configs for one in folds]
+
+    def is_listed(fold: FoldStatus) -> bool:
+        return record.configs is None or fold.task.name in record.configs
+
     return RunStatus(
         run=run,
         record=record,
-        folds=tuple(itertools.compress(folds, is_listed)),
+        folds=tuple(filter(is_listed, folds)),
         pretrainings=tuple(pretrainings),
         launcher=launcher,
         damaged=tuple(damaged),
-        earlier=tuple(one for one, listed in zip(folds, is_listed, strict=True) if not listed),
+        earlier=tuple(itertools.filterfalse(is_listed, folds)),
     )
 
 
@@ -294,9 +297,9 @@ def _matrix(folds: Sequence[FoldStatus]) -> Table:
     }
     repeats = f"; every {max(sizes)} folds are a repeat" if len(sizes) == 1 and max(sizes) else ""
     title = f"Validation accuracy % at the best epoch{repeats}"
-    table = Table(title=title, title_justify="left")
+    table = NameTable(title=title, title_justify="left")
     prefix, names = shortened(list(by_config))
-    add_name_column(table, "Config", names)
+    table.add_column("Config", overflow="fold")
     if columns > MAX_FOLD_COLUMNS:
         for name in ("done", "running", "failed", "waiting"):
             table.add_column(name, justify="right")
@@ -330,10 +333,10 @@ def _counts(folds: Sequence[FoldStatus]) -> list[Text]:
 
 
 def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
-    table = Table(title="Running", title_justify="left")
+    table = NameTable(title="Running", title_justify="left")
     names = ["Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s"]
     names += [] if is_narrow else ["GPU %", "Attempt", "Last step"]
-    add_name_column(table, names[0], [fold.task.name for fold in folds])
+    table.add_column(names[0], overflow="fold")
     for name in names[1:]:
         table.add_column(name, no_wrap=True)
     busy = {} if is_narrow else _utilization(folds)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from clip_pkg.base.wrapping import Parts, add_name_column
+from clip_pkg.base.wrapping import NameTable, Parts
 from clip_pkg.launch.terminal import shortened
 from clip_pkg.metrics.table import HEADLINE_METRICS
 from clip_pkg.results.comparison_records import folds_cell, spread_of
@@ -30,12 +30,12 @@ def results_table(summaries: Sequence[Mapping[str, Any]], *, is_narrow: bool) ->
 
     is_narrow: only what fits into 80 columns.
     """
-    table = Table(
+    table = NameTable(
         title="Headline: without what choosing the epoch added (95 % CI); others: mean ± SD over "
         "folds at the best epoch"
     )
     prefix, names = shortened([summary["config"]["name"] for summary in summaries])
-    add_name_column(table, "Config", names)
+    table.add_column("Config", overflow="fold")
     table.add_column("Folds", justify="right")
     table.add_column("Headline acc %", justify="right", no_wrap=True)
     metrics = [row.name for row in HEADLINE_METRICS][: SHOWN_IF_NARROW if is_narrow else None]
@@ -59,8 +59,8 @@ def results_table(summaries: Sequence[Mapping[str, Any]], *, is_narrow: bool) ->
 
 def failures_table(failures: Sequence[tuple[Task, FoldFailure]]) -> Table:
     """One row per fold that failed: why, and where to read more."""
-    table = Table(title="Failed folds", title_style="bold red")
-    add_name_column(table, "Config", [task.name for task, _ in failures])
+    table = NameTable(title="Failed folds", title_style="bold red")
+    table.add_column("Config", overflow="fold")
     table.add_column("Fold", justify="right")
     table.add_column("Reason", overflow="fold", ratio=2)
     table.add_column("Log", overflow="fold", ratio=1)

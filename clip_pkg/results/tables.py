@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from clip_pkg.base.spreadsheet import escape_cell
-from clip_pkg.base.wrapping import Parts, add_name_column
+from clip_pkg.base.wrapping import NameTable, Parts
 
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -85,8 +85,8 @@ class Table:
 
 def rich_table(table: Table) -> RichTable:
     """For a terminal; the first column has names."""
-    shown, rows = RichTable(title=Text(table.title)), (*table.rows, *table.reference)
-    add_name_column(shown, table.columns[0], [row[0] for row in rows])
+    shown, rows = NameTable(title=Text(table.title)), (*table.rows, *table.reference)
+    shown.add_column(table.columns[0], overflow="fold")
     for name, is_number in list(zip(table.columns, table.is_number, strict=True))[1:]:
         shown.add_column(Text(name), overflow="fold", justify="right" if is_number else "left")
     for first, *cells in rows:

@@ -127,17 +127,16 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _task_table(tasks: Sequence[Task], estimates: Estimates) -> Table:
-    from rich.table import Table
 
-    from clip_pkg.base.wrapping import Parts, add_name_column
+    from clip_pkg.base.wrapping import NameTable, Parts
     from clip_pkg.launch.terminal import duration
     from clip_pkg.study.tasks import finished
 
     by_config: dict[Path, list[Task]] = {}
     for task in tasks:
         by_config.setdefault(task.run_dir, []).append(task)
-    table = Table(title="Tasks", title_justify="left")
-    add_name_column(table, "Config", [run_dir.name for run_dir in by_config])
+    table = NameTable(title="Tasks", title_justify="left")
+    table.add_column("Config", overflow="fold")
     for name in ("Folds", "Done", "GPUs", "Pinned to", "One fold", "Left"):
         table.add_column(name, justify="right")
     for run_dir, mine in by_config.items():
