@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rich.live import Live
@@ -16,11 +16,10 @@ from clip_pkg.scheduling.job import Assignment, JobState
 from clip_pkg.scheduling.loop import Observer
 from clip_pkg.scheduling.queue import Estimates, seconds_left
 from clip_pkg.study.progress import Progress, read_progress
-from clip_pkg.study.tasks import FoldFailure, FoldResult, Task, finished, nouns
+from clip_pkg.study.tasks import FoldFailure, FoldResult, PretrainTask, Task, finished, nouns
 
 SECONDS_BETWEEN_REDRAWS = 0.5
 STEP_WIDTH = 11  # `train 15/20`: columns keep their places while epochs pass
-FOLD_COLUMNS = ("Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s")
 
 
 @dataclass
@@ -115,8 +114,8 @@ class RunView(Observer):
             left = seconds_left(self._left.values(), shares, self.estimates, len(running))
             title += f", about {duration(left)} left"
         table = NameTable(title=title, expand=True)
-        table.add_column(FOLD_COLUMNS[0], overflow="fold")
-        for name in FOLD_COLUMNS[1:]:
+        table.add_column("Config", overflow="fold")
+        for name in progress_columns([one.task for one in running]):
             table.add_column(name, no_wrap=True, min_width=STEP_WIDTH if name == "Step" else None)
         for assignment in running:
             task = assignment.task
@@ -127,6 +126,16 @@ class RunView(Observer):
                 *progress_cells(states[task.display_name], task),
             )
         return table
+
+
+def progress_columns(tasks: Iterable[Task]) -> tuple[str, ...]:
+    """Headings beside the config's name; the metric that is monitored, if all have the same one."""
+    names = {
+        "probe_acc" if isinstance(task, PretrainTask) else task.config.early_stopping_monitor
+        for task in tasks
+    }
+    monitored = names.pop() if len(names) == 1 else "Monitored"
+    return ("Fold", "Device", "Epoch", "Step", monitored, "Images/s")
 
 
 def progress_cells(state: Progress | None, task: Task) -> tuple[str, str, str, str]:

@@ -20,7 +20,7 @@ from clip_pkg.base.errors import DamagedFile, RunFolderError, shown, some
 from clip_pkg.base.exit_codes import ExitCode
 from clip_pkg.base.paths import FoldPaths, RunPaths
 from clip_pkg.base.wrapping import NameTable, Parts
-from clip_pkg.launch.run_view import progress_cells
+from clip_pkg.launch.run_view import progress_cells, progress_columns
 from clip_pkg.launch.terminal import Terminal, duration, shortened
 from clip_pkg.scheduling.devices import Device, find_devices, gpu_utilization
 from clip_pkg.scheduling.ledger import RunRecord, TaskRecord, read_ledger
@@ -334,10 +334,9 @@ def _counts(folds: Sequence[FoldStatus]) -> list[Text]:
 
 def _running_table(folds: Sequence[FoldStatus], *, is_narrow: bool) -> Table:
     table = NameTable(title="Running", title_justify="left")
-    names = ["Config", "Fold", "Device", "Epoch", "Step", "Monitored", "Images/s"]
-    names += [] if is_narrow else ["GPU %", "Attempt", "Last step"]
-    table.add_column(names[0], overflow="fold")
-    for name in names[1:]:
+    table.add_column("Config", overflow="fold")
+    more = () if is_narrow else ("GPU %", "Attempt", "Last step")
+    for name in (*progress_columns([fold.task for fold in folds]), *more):
         table.add_column(name, no_wrap=True)
     busy = {} if is_narrow else _utilization(folds)
     for fold in folds:

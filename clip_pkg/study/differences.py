@@ -27,7 +27,7 @@ def differences(prepared: PreparedConfig, paths: ConfigPaths, found: Identity) -
     changed = prepared.identity.differences(found)
     lines = []
     if "config" in changed:
-        lines += _keys(prepared.config, _read(paths.config)) or ["settings"]
+        lines += _keys(prepared.config, _read(paths.config)) or ["settings: config.json does not say which"]
     if "data" in changed:
         lines.append(_images(prepared, _read(paths.folds_info)))
     elif "splits" in changed and "config" not in changed:
@@ -74,7 +74,7 @@ def _shown(value: Any) -> str:
 
 
 def _images(prepared: PreparedConfig, old: Mapping[str, Any]) -> str:
-    with suppress(KeyError, IndexError, TypeError):
+    with suppress(KeyError, IndexError, TypeError, ValueError):
         fold = old["folds"][0]
         was, now = int(fold["n_train"]) + int(fold["n_val"]), len(prepared.manifest)
         if was != now:
