@@ -12,11 +12,10 @@ prepare_environment dev
 python=.venv/bin/python
 # Tests run in several processes, whose threads would wait for each other's cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-# One file per process at a time, slow ones first (tests/conftest.py sorts them). Two processes more than
-# cores up to four, because slow tests often wait for others. `-n 0` runs everything in one process, for
-# debuggers.
+# One file per process at a time, slow ones first (tests/conftest.py sorts them); one process more than
+# cores, because slow tests often wait for others. `-n 0` runs everything in one process, for debuggers.
 cores=$("$python" -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
-pytest=("$python" -m pytest --numprocesses $((cores < 2 ? cores + 2 : 4)) --dist loadfile --no-loadscope-reorder)
+pytest=("$python" -m pytest --numprocesses $((cores < 4 ? cores + 1 : 4)) --dist loadfile --no-loadscope-reorder)
 
 echo "ruff check";  "$python" -m ruff check .
 echo "ruff format"; "$python" -m ruff format --check .

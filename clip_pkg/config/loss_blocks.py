@@ -123,6 +123,7 @@ class LossConfig(LossBlock):
         hard_term: which of its terms takes the largest share, as in "its proxy term".
         needs_tokens: whether it reads the token ids of the class texts.
         share_settings: settings that divide the total among its terms.
+        adjusts_for_counts: whether it corrects class imbalance by itself.
         can_be_recorded: false if it waits for the device, or if shapes depend on values; its steps
             are then not recorded as a CUDA graph.
     """
@@ -132,6 +133,7 @@ class LossConfig(LossBlock):
     hard_term: ClassVar[str] = "it"
     needs_tokens: ClassVar[bool] = False
     share_settings: ClassVar[tuple[str, ...]] = ()
+    adjusts_for_counts: ClassVar[bool] = False
     can_be_recorded: ClassVar[bool] = True
 
     @property
@@ -153,8 +155,8 @@ class LossConfig(LossBlock):
         return weight_method if chosen == "auto" else chosen
 
 
-class ClassifierConfig(LossConfig):
-    """What losses with a cross-entropy over the classes share."""
+class HasClassifierConfig(LossConfig):
+    """What losses with logits of the classes share."""
 
     uses_texts: ClassVar[TextUse] = "classifier"
 
@@ -165,13 +167,6 @@ class ClassifierConfig(LossConfig):
             "the image embedding."
         ),
     )
-    class_weighting: ClassWeighting = Field(
-        "none",
-        description=(
-            "Class weights of the cross-entropy, from the training fold's counts. `auto` takes "
-            "the config's `weight_method`."
-        ),
-    )
 
     @property
     def classifier_words(self) -> str:
@@ -179,6 +174,18 @@ class ClassifierConfig(LossConfig):
         if self.classifier == "linear":
             return "a linear layer on the image embedding"
         return "scaled cosines of image and class-text features"
+
+
+class ClassifierConfig(HasClassifierConfig):
+    """What losses with a cross-entropy over the classes share."""
+
+    class_weighting: ClassWeighting = Field(
+        "none",
+        description=(
+            "Class weights of the cross-entropy, from the training fold's counts. `auto` takes "
+            "the config's `weight_method`."
+        ),
+    )
 
 
 class FocalConfig(StrictModel):

@@ -6,7 +6,7 @@ not have is an error, because every class forbids extras.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from clip_pkg.config.loss_blocks import (
     ClassifierConfig,
     ClassWeighting,
     FocalConfig,
+    HasClassifierConfig,
     LossConfig,
     NonNegative,
     Positive,
@@ -293,6 +294,64 @@ class BceLossConfig(PairLossConfig):
     type: Literal["bce"] = "bce"
 
 
+class LogitAdjustLossConfig(HasClassifierConfig):
+    """Cross-entropy of logits that are shifted by the log frequencies of the classes."""
+
+    builder = "long_tail:AdjustedSoftmaxObjective"
+    terms = (TermLabel("logit_adjust", "LogitAdjust", "adj"),)
+    source = "Menon et al. 2021, arXiv:2007.07314, equation 10"
+    wording = (
+        "logit-adjusted cross-entropy (Menon et al. 2021; τ = {self.tau:g}) on "
+        "{self.classifier_words}"
+    )
+    soft_targets = "yes"
+    adjusts_for_counts = True
+
+    type: Literal["logit_adjust"] = "logit_adjust"
+    tau: NonNegative = Field(1.0, description="τ: strength of the shift; 0 is plain cross-entropy.")
+
+
+class BalancedSoftmaxLossConfig(HasClassifierConfig):
+    """Cross-entropy of a softmax in which each class weighs its number of images."""
+
+    builder = "long_tail:AdjustedSoftmaxObjective"
+    terms = (TermLabel("balanced_softmax", "BalancedSoftmax", "bal"),)
+    source = "Ren et al. 2020, arXiv:2007.10740, equation 4"
+    wording = "balanced softmax (Ren et al. 2020) on {self.classifier_words}"
+    soft_targets = "yes"
+    adjusts_for_counts = True
+    tau: ClassVar[float] = 1.0
+
+    type: Literal["balanced_softmax"] = "balanced_softmax"
+
+
+class LdamLossConfig(HasClassifierConfig):
+    """Margins that are larger for rarer classes, and class weights in the last epochs."""
+
+    builder = "long_tail:LdamObjective"
+    terms = (TermLabel("ldam", "LDAM", "ldam"),)
+    source = "Cao et al. 2019, arXiv:1906.07413, equations 12 and 13, section 3.3"
+    wording = (
+        "the label-distribution-aware margin loss (Cao et al. 2019; largest margin "
+        "{self.max_margin:g}, scale {self.scale:g}, class weights from {self.reweight_from:g} of "
+        "the epochs on)"
+    )
+    adjusts_for_counts = True
+
+    type: Literal["ldam"] = "ldam"
+    max_margin: Annotated[float, Field(ge=0, le=2)] = Field(
+        0.5, description="Margin of the rarest class, on the cosine."
+    )
+    scale: Positive = Field(30.0, description="Factor on the cosines.")
+    reweight_from: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.8,
+        description=(
+            "Share of the epochs after which classes are weighted by their effective numbers; 1: "
+            "never."
+        ),
+    )
+
+
 MainLossConfig: TypeAlias = Annotated[
     ClipLossConfig
     | SuperClipLossConfig
@@ -305,7 +364,10 @@ MainLossConfig: TypeAlias = Annotated[
     | ProxyLossConfig
     | CombinedLossConfig
     | InfoNceLossConfig
-    | BceLossConfig,
+    | BceLossConfig
+    | LogitAdjustLossConfig
+    | BalancedSoftmaxLossConfig
+    | LdamLossConfig,
     Field(discriminator="type"),
 ]
 

@@ -55,8 +55,11 @@ def notices(config: ConfigKeys) -> dict[JsonPath, str]:
         )
     if corrects_imbalance_twice(config):
         found["use_weighted_sampling",] = (
-            f'corrects class imbalance, and the class weights of "{config.loss.type}" correct it '
-            "a second time; keep one of the two: set use_weighted_sampling to false, or "
+            f'corrects class imbalance, and "{config.loss.type}", by its nature, corrects it a '
+            "second time; set use_weighted_sampling to false"
+            if config.loss.adjusts_for_counts
+            else f'corrects class imbalance, and the class weights of "{config.loss.type}" correct '
+            "it a second time; keep one of the two: set use_weighted_sampling to false, or "
             'class_weighting of loss to "none"'
         )
     if config.loss.type == "ce_infonce" and config.loss.classifier == "text":
@@ -73,9 +76,9 @@ def notices(config: ConfigKeys) -> dict[JsonPath, str]:
 
 
 def corrects_imbalance_twice(config: ConfigKeys) -> bool:
-    """Whether rare classes are drawn more often and also weigh more in the loss."""
+    """Whether rare classes are drawn more often, and the loss corrects for their rarity too."""
     weighted = config.loss.class_weight_method(config.weight_method) is not None
-    return config.use_weighted_sampling and weighted
+    return config.use_weighted_sampling and (weighted or config.loss.adjusts_for_counts)
 
 
 def _losses(config: ConfigKeys) -> Iterator[tuple[JsonPath, LossConfig]]:

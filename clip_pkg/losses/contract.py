@@ -149,6 +149,9 @@ class Objective(nn.Module):
     def forward(self, inputs: LossInputs) -> LossOutput:
         raise NotImplementedError
 
+    def start_epoch(self, done: float) -> None:
+        """Prepare for an epoch; done: share of all epochs that are over, from 0 to below 1."""
+
     def weighted_sum(
         self, terms: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> LossOutput:
@@ -236,6 +239,11 @@ class ComposedObjective(Objective):
             terms |= further.terms
             statistics |= further.statistics
         return self.weighted_sum(terms, statistics)
+
+    def start_epoch(self, done: float) -> None:
+        for objective in (self.main, *self.auxiliary.values()):
+            assert isinstance(objective, Objective)
+            objective.start_epoch(done)
 
     def prediction_logits(self, inputs: LossInputs) -> Tensor:
         return self.main.prediction_logits(inputs)

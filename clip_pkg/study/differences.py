@@ -27,7 +27,9 @@ def differences(prepared: PreparedConfig, paths: ConfigPaths, found: Identity) -
     changed = prepared.identity.differences(found)
     lines = []
     if "config" in changed:
-        lines += _keys(prepared.config, _read(paths.config)) or ["settings: config.json does not say which"]
+        lines += _keys(prepared.config, _read(paths.config)) or [
+            "settings: config.json does not say which"
+        ]
     if "data" in changed:
         lines.append(_images(prepared, _read(paths.folds_info)))
     elif "splits" in changed and "config" not in changed:
@@ -36,7 +38,7 @@ def differences(prepared: PreparedConfig, paths: ConfigPaths, found: Identity) -
         lines.append(_texts(prepared, _read(paths.class_texts)))
     if "numerics version" in changed:
         mine = prepared.identity.numerics
-        lines.append(f"version of the numbers: {found.numerics} → {mine}, see CHANGELOG.md")
+        lines.append(f"numerics version: {found.numerics} → {mine}, see CHANGELOG.md")
     return lines
 
 

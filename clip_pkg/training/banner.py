@@ -97,9 +97,14 @@ def fold_notices(task: ModelTask, model: ImageTextModel, ranks: Ranks) -> tuple[
     """One sentence per circumstance that affects a fold's numbers without being visible there."""
     notices, config = [], task.config
     if corrects_imbalance_twice(config):
+        by_loss, remedy = (
+            (f'"{config.loss.type}"', "use_weighted_sampling to false")
+            if config.loss.adjusts_for_counts
+            else ("the class weights of the loss", 'loss.class_weighting to "none"')
+        )
         notices.append(
-            "Class imbalance is corrected twice: by weighted sampling and by the class weights of "
-            'the loss. Set loss.class_weighting to "none" to correct it once.'
+            f"Class imbalance is corrected twice: by weighted sampling and by {by_loss}. Set "
+            f"{remedy} to correct it once."
         )
     norms, at_once = batch_norms(model.image_encoder), task.images_at_once
     consequence = (

@@ -137,6 +137,7 @@ class FoldLearner(Learner):
         self.step.negatives_generator.manual_seed(seed("negatives"))
         self.model.train()
         self.objective.train()
+        self.objective.start_epoch((epoch - 1) / self.task.config.epochs)
 
     def train_on(self, batch: Batch, running: RunningScores) -> LossOutput:
         outcome = self._take(batch)

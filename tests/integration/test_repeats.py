@@ -102,7 +102,7 @@ def test_the_first_repeat_is_the_only_one_of_a_run_without_repeats(
         )
         assert (mine / "predictions.csv").read_bytes() == (theirs / "predictions.csv").read_bytes()
     shutil.copytree(repeated.output, once.parent / "twice")
-    assert "different config, splits" in train("--config-file", once, output="twice", check=2)
+    assert "n_repeats: 2 → 1\n" in train("--config-file", once, output="twice", check=2)
 
 
 def test_its_splits_can_be_imported(

@@ -20,6 +20,7 @@ from clip_pkg.losses.functional.labelled_contrast import (
     supcon,
     supcon_mean_over_batch,
 )
+from clip_pkg.losses.functional.long_tail import adjusted_cross_entropy, ldam
 from clip_pkg.losses.functional.margins import arcface, cosface
 from clip_pkg.losses.functional.proxies import (
     center_half,
@@ -61,6 +62,7 @@ __all__ = [
     "PairStatistics",
     "TokenTerms",
     "VicregTerms",
+    "adjusted_cross_entropy",
     "arcface",
     "bce_pos_neg",
     "center_half",
@@ -83,6 +85,7 @@ __all__ = [
     "info_nce",
     "info_nce_sampled_negatives",
     "kcl_gaussian",
+    "ldam",
     "multi_positive_clip",
     "nt_xent",
     "nt_xent_labels",

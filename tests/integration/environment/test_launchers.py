@@ -147,7 +147,7 @@ def test_help_makes_nothing(checkout: Checkout) -> None:
 
 
 CORES = len(os.sched_getaffinity(0))
-PARALLEL = f"--numprocesses {4 if CORES > 1 else 3} --dist loadfile --no-loadscope-reorder"
+PARALLEL = f"--numprocesses {min(CORES + 1, 4)} --dist loadfile --no-loadscope-reorder"
 
 
 def test_the_test_launcher_ends_with_the_tests(launchable: Checkout) -> None:

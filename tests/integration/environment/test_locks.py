@@ -69,7 +69,9 @@ def test_lock_fits_the_ranges_of_the_project(name: str, extras: Sequence[str]) -
 def test_dev_lock_includes_the_runtime_lock() -> None:
     dev = pins("dev")
     for name, pin in pins("runtime").items():
-        assert str(dev[name]) == str(pin)
+        assert version(dev[name]) == version(pin)
+        # What training needs on one system, a tool of the tests may need on all.
+        assert dev[name].marker in (pin.marker, None)
 
 
 def test_bench_lock_agrees_with_the_dev_lock_that_it_is_installed_beside() -> None:

@@ -52,7 +52,9 @@ def test_table_has_a_row_of_four_cells_per_key():
     assert {key.key for key in config_keys()} < set(rows)
     assert rows["epochs"].startswith("| `epochs` | `100` | a whole number from 1 to 1000000 | ")
     assert "(`superclip`)" in next(line for line in lines if "`loss.class_loss_weight`" in line)
-    assert "`loss.classifier` (`ce`, `focal`, `ce_infonce`, `combined`)" in "\n".join(lines)
+    kinds = "`ce`, `focal`, `ce_infonce`, `combined`"
+    assert f"`loss.class_weighting` ({kinds})" in "\n".join(lines)
+    assert f"`loss.classifier` ({kinds}, `logit_adjust`, " in "\n".join(lines)
     assert rows["aux_losses[].mining"].startswith("| `aux_losses[].mining` (`triplet`) | ")
     assert rows["loss.focal.gamma"].startswith("| `loss.focal.gamma` | `2.0` | a number of at")
     assert "sweep" in rows

@@ -32,7 +32,12 @@ def translate(values):
         ),
         (
             {"main_loss_type": "ce_infonce", "contrast_weight": 0.5, "infonce_temp": 0.07},
-            {"type": "ce_infonce", "contrast_weight": 0.5, "infonce_temp": 0.07},
+            {
+                "type": "ce_infonce",
+                "classifier": "linear",
+                "contrast_weight": 0.5,
+                "infonce_temp": 0.07,
+            },
         ),
         ({"loss_type": "CE"}, {"type": "ce"}),
         (

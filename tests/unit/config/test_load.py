@@ -102,7 +102,7 @@ BASE = '[\n{},\n{{"name": "x",\n{}}}\n]'
         ('"loss": 3', "loss", "an object in braces whose"),
         ('"loss": {}', "loss", 'an object in braces whose "type" is one of "clip", "superclip"'),
         ('"loss": {"type": "superclop"}', "loss.type", 'did you mean "superclip"?'),
-        ('"loss": {"type": 3}', "loss.type", '"infonce", "bce", not 3'),
+        ('"loss": {"type": 3}', "loss.type", '"balanced_softmax", "ldam", not 3'),
         ('"loss": {"type": "clip", "gamma": 1}', "loss.gamma", "known here are type, positives"),
         (
             '"loss": {"type": "superclip", "class_weighting": "x"}',

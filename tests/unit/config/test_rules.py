@@ -78,7 +78,7 @@ def test_without_a_text_encoder_only_losses_without_texts(kind):
     (problem,) = problems(values).items()
     assert problem[0] == "loss"
     assert f'"{kind}" needs class texts, but text_encoder_name is "none"' in problem[1]
-    has_way = kind in ("ce", "focal", "combined")
+    has_way = kind in ("ce", "focal", "combined", "logit_adjust", "balanced_softmax", "ldam")
     assert ('set its classifier to "linear"' in problem[1]) == has_way
     if has_way:
         values["loss"]["classifier"] = "linear"
