@@ -15,7 +15,7 @@ def program() -> str:
     """
     started = Path(sys.argv[0])
     if started.name == "clip-pkg":
-        return "clip-pkg"
+        return "clip-pkg" if shutil.which("clip-pkg") else shlex.quote(sys.argv[0])
     script = sys.argv[0] if started.suffix == ".py" and started.stem != "__main__" else ""
     python = "python" if shutil.which("python") or not shutil.which("python3") else "python3"
     return f"{python} {shlex.quote(script or 'train_clip.py')}"

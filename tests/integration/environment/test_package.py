@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -47,14 +48,18 @@ def test_the_wheel_starts_elsewhere(tmp_path: Path) -> None:
     pip = [environment / "bin/python", "-m", "pip", "install", "--no-deps", "--no-index", "-q"]
     subprocess.run([*pip, "--force-reinstall", wheel], check=True)
 
-    def run(*words: str | Path) -> str:
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    def run(*words: str | Path, path: Path | None = None) -> str:
+        found = os.pathsep.join([*([str(path)] if path else []), os.environ["PATH"]])
+        variables = {**os.environ, "PATH": found, "COLUMNS": "500"}
+        done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     program = environment / "bin/clip-pkg"
-    shown = run(program, "--help")
+    shown = run(program, "--help", path=environment / "bin")
     assert shown.startswith("usage: clip-pkg ")
+    # Where a shell would not find it, what is printed to be pasted names it in full.
+    assert run(program, "--help", path=tmp_path).startswith(f"usage: {program} ")
     assert "train_clip.py" not in shown
     assert "usage: " in run(environment / "bin/python", "-m", "clip_pkg", "predict", "--help")
     files = {"train_clip_config.json": ".", "class_texts_digits.json": "class_texts"}
