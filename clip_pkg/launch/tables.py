@@ -22,13 +22,13 @@ from clip_pkg.results.comparison_tables import (
 from clip_pkg.study.progress import FoldProfile
 from clip_pkg.study.tasks import FoldFailure, Task
 
-SHOWN_IF_NARROW = 2  # metrics beside the headline
+WIDTH_WITHOUT_METRICS, WIDTH_OF_METRIC = 50, 15  # columns of the terminal
 
 
-def results_table(summaries: Sequence[Mapping[str, Any]], *, is_narrow: bool) -> Table:
+def results_table(summaries: Sequence[Mapping[str, Any]], *, width: int) -> Table:
     """One row per config: the headline's accuracy, and mean ± SD over folds at the best epoch.
 
-    is_narrow: only what fits into 80 columns.
+    width: of the terminal; metrics that do not fit are left out.
     """
     table = NameTable(
         title="Headline: without what choosing the epoch added (95 % CI); others: mean ± SD over "
@@ -36,14 +36,12 @@ def results_table(summaries: Sequence[Mapping[str, Any]], *, is_narrow: bool) ->
     )
     prefix, names = shortened([summary["config"]["name"] for summary in summaries])
     table.add_column("Config", overflow="fold")
-    table.add_column("Folds", justify="right")
-    table.add_column("Headline acc %", justify="right", no_wrap=True)
-    metrics = [row.name for row in HEADLINE_METRICS][: SHOWN_IF_NARROW if is_narrow else None]
-    for name in metrics:
-        table.add_column(title(name), justify="right", no_wrap=True)
     is_tested = any(summary["test"] for summary in summaries)
-    if is_tested:
-        table.add_column("Test acc %", justify="right")
+    room = (width - WIDTH_WITHOUT_METRICS) // WIDTH_OF_METRIC - is_tested
+    metrics = [row.name for row in HEADLINE_METRICS][: max(1, room)]
+    headings = ["Folds", "Headline acc %", *map(title, metrics)]
+    for heading in [*headings, "Test acc %"] if is_tested else headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     table.caption = f"… stands for {prefix}" if prefix else None
     for name, summary in zip(names, summaries, strict=True):
         best, headline = summary["average_results"], summary.get("headline")

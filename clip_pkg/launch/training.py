@@ -166,7 +166,7 @@ def _finish(
     configs: list[RunConfig] = [one.config for one in preparation.configs]
     summaries = [written.of(config.name) for config in configs]
     terminal.line()
-    terminal.show(results_table(summaries, is_narrow=terminal.is_narrow))
+    terminal.show(results_table(summaries, width=terminal.console.width))
     terminal.line(f"Epochs: {summaries[0]['epoch_choice']}.")
     _show_profiles(tasks, terminal)
     terminal.notes(dict.fromkeys(note for summary in summaries for note in summary["notices"]))

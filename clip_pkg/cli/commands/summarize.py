@@ -40,7 +40,7 @@ def run(parsed: argparse.Namespace) -> int:
     if not summaries:
         raise RunFolderError("\n  ".join(["nothing can be summarised:", *refused]))
     terminal = Terminal()
-    terminal.show(results_table(summaries, is_narrow=terminal.is_narrow))
+    terminal.show(results_table(summaries, width=terminal.console.width))
     for summary in summaries:
         if not summary["complete"]:
             done = summary["average_results"]["n"]

@@ -19,6 +19,7 @@ from clip_pkg.base.paths import RunPaths
 from clip_pkg.cli import main
 from clip_pkg.launch.run_view import RunView
 from clip_pkg.launch.status import read_status, render
+from clip_pkg.launch.tables import results_table
 from clip_pkg.launch.terminal import NARROW, Terminal
 from clip_pkg.scheduling.ledger import Ledger
 from clip_pkg.scheduling.queue import Estimates
@@ -77,6 +78,17 @@ def test_a_finished_run(finished_run: Path, capsys: pytest.CaptureFixture[str]) 
     for accuracy in summary["fold_results"]["fold_val_acc"]:
         assert f"{accuracy:.1f}" in text
     assert main(["status", str(finished_run / "out"), "--watch"]) == 0  # it is over already
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_the_table_of_results_fits_and_loses_nothing(finished_run: Path, width: int) -> None:
+    found = [json.loads(path.read_text()) for path in finished_run.glob("out/*/cv_summary.json")]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(results_table(found, width=width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("2/2") == 2
+    assert "…" not in text.replace("… stands for", "").replace("│ …", "")
 
 
 def test_configs_of_earlier_lists_are_not_counted(finished_run: Path) -> None:
