@@ -13,10 +13,16 @@ import pytest
 
 from support.tiny import CHECKOUT
 
+PYTHON = "/usr/bin/python3"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("git"), reason="needs git, to know a clone's files"),
-    pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="needs /usr/bin/python3"),
+    pytest.mark.skipif(
+        not shutil.which(PYTHON)
+        or subprocess.run([PYTHON, "-c", "import venv, ensurepip"], capture_output=True).returncode
+        != 0,
+        reason="needs the system's Python, with its module venv",
+    ),
 ]
 
 # What a shell knows about the network, which decides where packages are installed from.
